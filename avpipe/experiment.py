@@ -1,0 +1,38 @@
+"""An experiment: everything that decides a run's numbers but the data, the code and the seed."""
+
+import hashlib
+import json
+from typing import Any, Literal
+
+from pydantic import Field
+
+from avpipe.config import Recipe, Section
+
+Setting = Literal["supervised", "weakly-supervised"]
+Role = Literal["audio", "visual", "motion"]
+
+
+class Experiment(Section):
+    """The recipe behind a table's row in one setting. Two tables that ask for the same share its runs."""
+
+    task: str = Field(description="what trains and evaluates it: localization, parsing, ...")
+    model: str = Field(description="a name of avpipe.models.list_models()")
+    options: dict[str, Any] = Field(default_factory=dict, description="keyword arguments of the model")
+    features: dict[Role, str] = Field(description="role in the model's batch -> extractor")
+    setting: Setting
+    recipe: Recipe
+
+    @property
+    def id(self) -> str:
+        """For example `avin-supervised-3f2a91c4`: readable, and different whenever anything above is."""
+        text = json.dumps(self.model_dump(mode="json"), sort_keys=True)
+        return f"{self.model}-{self.setting}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+
+    def to_json(self) -> str:
+        """One line that `from_json` reads back; what the workflow passes to `avpipe train`."""
+        return json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+
+    @classmethod
+    def from_json(cls, text: str) -> "Experiment":
+        """The experiment that `to_json` wrote. Raises pydantic's ValidationError on unknown or wrong keys."""
+        return cls.model_validate_json(text)

@@ -1,0 +1,43 @@
+"""Models: one file a paper. This table is all that importing `avpipe.models` loads."""
+
+from typing import TYPE_CHECKING, Any
+
+from avpipe import lazy
+from avpipe.lazy import LazyTable
+from avpipe.models.base import AVBatch, AVOutput, ModelCard
+
+if TYPE_CHECKING:
+    from torch import nn
+
+__all__ = ["MODELS", "AVBatch", "AVOutput", "ModelCard", "create_model", "list_models", "model_card"]
+
+MODELS: LazyTable = {
+    "avel": "avpipe.models.avel:AVEL",
+    "avin": "avpipe.models.avin:AVIN",
+}
+
+
+def list_models() -> list[str]:
+    """The names that `create_model` takes."""
+    return sorted(MODELS)
+
+
+def create_model(name: str, **options: Any) -> "nn.Module":
+    """Build the model `name`: `forward(AVBatch) -> AVOutput`.
+
+    Args:
+        name: one of `list_models()`.
+        options: keyword arguments of the model's class; sizes of the data (`num_classes`, `audio_dim`,
+            `visual_dim`) default to the paper's.
+
+    Raises:
+        UnknownNameError: for a model or an option that does not exist, or a value an option does not take.
+    """
+    lazy.check_options(lazy.target(MODELS, name, "model"), options, f"model {name!r}")
+    return lazy.load(MODELS, name, "model")(**options)
+
+
+def model_card(name: str) -> ModelCard:
+    """The `CARD` that stands beside the model's class."""
+    module = lazy.target(MODELS, name, "model").split(":")[0]
+    return lazy.load({name: f"{module}:CARD"}, name, "model")

@@ -1,0 +1,67 @@
+"""What every model takes, returns and says about itself."""
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass
+class AVBatch:
+    """Features of B clips. A modality that the experiment does not use is None.
+
+    Args:
+        audio: (B, T, D_a) float.
+        visual: (B, T, D_v), or a spatial map (B, T, H, W, D_v), float; (B, T, F, D_v) for several frames a
+            segment.
+        motion: (B, T, D_m) float, features of a 3D network.
+    """
+
+    audio: "Tensor | None" = None
+    visual: "Tensor | None" = None
+    motion: "Tensor | None" = None
+
+
+@dataclass
+class AVOutput:
+    """What a model says of B clips. C is the number of event categories, background not counted.
+
+    A localization model gives either `segment_logits`, or `event_logits` with `category_logits`.
+
+    Args:
+        segment_logits: (B, T, C + 1) unnormalised; the last class is background.
+        event_logits: (B, T), unnormalised: is there an event, whichever it is.
+        category_logits: (B, C), unnormalised, of the whole clip.
+        losses: further terms of the training loss, name -> scalar tensor, added as they are.
+        attention: what can be looked at, name -> tensor (for figures); never used for the loss.
+    """
+
+    segment_logits: "Tensor | None" = None
+    event_logits: "Tensor | None" = None
+    category_logits: "Tensor | None" = None
+    losses: "dict[str, Tensor]" = field(default_factory=dict)
+    attention: "dict[str, Tensor]" = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """What `docs/models.md` says of a model; stands as `CARD` beside the class.
+
+    Args:
+        title: the name the field uses.
+        paper: authors, title, venue, year.
+        task: the task that trains it ("localization", "parsing", ...).
+        inputs: features of the published numbers, in words.
+        parameters: trainable parameters with the paper's sizes and default options.
+        code: where the authors' code is, or "none public".
+        assumptions: what no source says and we chose.
+    """
+
+    title: str
+    paper: str
+    task: str
+    inputs: str
+    parameters: int
+    code: str
+    assumptions: tuple[str, ...] = ()

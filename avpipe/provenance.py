@@ -1,0 +1,130 @@
+"""Which code, which environment: what Snakemake does not notice, and what every result carries.
+
+Snakemake does not see that an imported module was edited. So each rule carries
+`params: code=fingerprint("avpipe.features.vggish", ...)`: a hash of the syntax trees of those modules and of
+everything in avpipe that they import, transitively. Comments, docstrings and formatting do not count; neither
+do the lazy tables (`avpipe.lazy.LazyTable`), so that adding a model does not make the others stale: a job
+names the module of its own model instead.
+"""
+
+import ast
+import hashlib
+import importlib.metadata
+import os
+import platform
+import sys
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+PACKAGE = "avpipe"
+ROOT = Path(__file__).parent
+
+
+def fingerprint(*modules: str) -> str:
+    """Sixteen hex digits that change when the meaning of `modules`, or of what they import in avpipe, changes.
+
+    Args:
+        modules: dotted names, for example "avpipe.models.avin". Nothing is imported or run.
+
+    Raises:
+        ModuleNotFoundError: if a named module does not exist in avpipe.
+        SyntaxError: if a source file does not parse.
+    """
+    names = import_closure(*modules)
+    text = "".join(f"{name}:{_module_hash(name)};" for name in sorted(names))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def import_closure(*modules: str) -> set[str]:
+    """The named modules and every avpipe module that they import, directly or not, wherever in their source."""
+    found: set[str] = set()
+    waiting = list(modules)
+    while waiting:
+        name = waiting.pop()
+        if name not in found:
+            found.add(name)
+            waiting.extend(_imports(name) - found)
+    return found
+
+
+def _path(module: str) -> Path | None:
+    """The source file of a dotted name inside avpipe, or None if it names no module (but an attribute)."""
+    base = ROOT.joinpath(*module.split(".")[1:])
+    if base.with_suffix(".py").is_file() and base != ROOT:
+        return base.with_suffix(".py")
+    return base / "__init__.py" if (base / "__init__.py").is_file() else None
+
+
+@cache
+def _tree(module: str) -> ast.Module:
+    path = _path(module)
+    if path is None:
+        raise ModuleNotFoundError(f"no module {module} in {ROOT}")
+    return ast.parse(path.read_text(encoding="utf-8"), str(path))
+
+
+@cache
+def _imports(module: str) -> set[str]:
+    """The avpipe modules that `module` imports; `from package import name` counts both where both are modules."""
+    path = _path(module)
+    package = module if path and path.name == "__init__.py" else module.rpartition(".")[0]
+    names: set[str] = set()
+    for node in ast.walk(_tree(module)):
+        if isinstance(node, ast.Import):
+            names.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                parts = package.split(".")
+                base = ".".join([*parts[: len(parts) - node.level + 1], *([base] if base else [])])
+            names.add(base)
+            names.update(f"{base}.{alias.name}" for alias in node.names)
+    return {name for name in names if name.split(".")[0] == PACKAGE and _path(name) is not None}
+
+
+@cache
+def _module_hash(module: str) -> str:
+    tree = _Meaning().visit(ast.parse(ast.unparse(_tree(module))))
+    return hashlib.sha256(ast.dump(tree).encode()).hexdigest()
+
+
+class _Meaning(ast.NodeTransformer):
+    """Drops docstrings and lazy tables."""
+
+    def _without_docstring(self, node: Any) -> Any:
+        self.generic_visit(node)
+        first = node.body[0] if node.body else None
+        if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and isinstance(first.value.value, str):
+            node.body = node.body[1:] or [ast.Pass()]
+        return node
+
+    visit_Module = visit_ClassDef = visit_FunctionDef = visit_AsyncFunctionDef = _without_docstring
+
+    def visit_AnnAssign(self, node: ast.AnnAssign) -> Any:
+        is_table = ast.unparse(node.annotation).rpartition(".")[2] == "LazyTable"
+        return None if is_table and node.value is not None else node
+
+
+LIBRARIES = ("numpy", "torch", "torchvision", "torchaudio", "torchvggish", "decord", "av", "zarr", "pandas", "pyarrow", "snakemake")
+
+
+def environment() -> dict[str, Any]:
+    """Versions and machine behind a result: avpipe, Python, libraries, processor, cores, GPU if torch is loaded."""
+    versions = {}
+    for library in LIBRARIES:
+        try:
+            versions[library] = importlib.metadata.version(library)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    found: dict[str, Any] = {
+        "avpipe": importlib.metadata.version(PACKAGE),
+        "python": platform.python_version(),
+        "platform": f"{platform.system()} {platform.machine()}",
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "libraries": versions,
+    }
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        found["gpu"] = torch.cuda.get_device_name()
+    return found

@@ -7,9 +7,16 @@ from typing import Any, Literal
 from pydantic import Field
 
 from avpipe.config import Recipe, Section
+from avpipe.lazy import check_options, target
+from avpipe.models import MODELS
 
 Setting = Literal["supervised", "weakly-supervised"]
 Role = Literal["audio", "visual", "motion"]
+
+
+def check_model(model: str, options: dict[str, Any]) -> None:
+    """Raise `UnknownNameError` where the model, or an option of it, does not exist. The model is not imported."""
+    check_options(target(MODELS, model, "model"), options, f"model {model!r}")
 
 
 class Experiment(Section):

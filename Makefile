@@ -5,7 +5,7 @@ PYTHON ?= python3
 CORES ?= $(shell $(PYTHON) -c "import os; print(len(os.sched_getaffinity(0)))")
 BIN := .venv/bin
 
-.PHONY: help setup results quick test lint format lock bench report clean
+.PHONY: help setup results quick report test format docs lock bench clean
 
 help:  ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -23,3 +23,38 @@ setup: .venv/.installed  ## create .venv and install exactly what requirements.l
 
 lock:  ## resolve requirements.lock anew from pyproject.toml
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-header --no-annotate --group lock pyproject.toml -o requirements.lock
+
+SNAKEMAKE := $(BIN)/snakemake --cores $(CORES)
+
+results: setup  ## fill every table and figure of the demo study (results/demo)
+	$(SNAKEMAKE) all
+	@echo; cat results/demo/tables/avin_comparison.md
+
+quick: setup  ## one table and one figure from a few rendered clips (results/quick)
+	$(SNAKEMAKE) --configfile workflow/configs/quick.yaml all
+	@echo; cat results/quick/tables/avin_fusion.md
+
+report: results  ## Snakemake's report of the demo study: results/demo/report.zip
+	$(SNAKEMAKE) --report results/demo/report.zip
+
+test: setup  ## tests, linters and type checker
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/snakefmt --check Snakefile workflow/rules
+	$(BIN)/mypy
+	$(BIN)/snakemake --lint
+	$(BIN)/pytest -n $(CORES) --dist worksteal
+
+format: setup  ## format Python and Snakemake files
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/snakefmt Snakefile workflow/rules
+
+docs: setup  ## write docs/config.md, docs/models.md and the schema anew from the code
+	$(BIN)/python -m avpipe.docs
+
+bench: setup  ## measure speed and memory: prints the table of benchmarks/README.md
+	$(BIN)/python benchmarks/run.py
+
+clean:  ## remove what the demo studies made
+	rm -rf results/demo results/quick

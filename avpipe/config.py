@@ -31,14 +31,19 @@ class Source(Section):
 
     kind: Literal["local", "http"] = Field(description="local folder, or http(s) URL pattern")
     path: str | None = Field(None, description="local: the folder")
-    pattern: str = Field("{source}.mp4", description="local: file below `path`; {source} is the id (or relative path) that the annotations give, {clip} the clip's name")
+    pattern: str = Field(
+        "{source}.mp4",
+        description="local: file below `path`; {source} is the id (or relative path) that the annotations give, {clip} the clip's name",
+    )
     url: str | None = Field(None, description="http: URL with {source} or {clip}")
 
     @model_validator(mode="after")
     def _needs(self) -> "Source":
         if self.kind == "local" and not self.path:
             raise ValueError("a local source needs `path`, the folder that holds the clips")
-        if self.kind == "http" and not (self.url and re.match(r"https?://", self.url) and ("{source}" in self.url or "{clip}" in self.url)):
+        if self.kind == "http" and not (
+            self.url and re.match(r"https?://", self.url) and ("{source}" in self.url or "{clip}" in self.url)
+        ):
             raise ValueError("an http source needs `url`, http(s)://..., with {source} or {clip} in it")
         return self
 
@@ -48,34 +53,70 @@ class DatasetConfig(Section):
 
     name: str = Field(pattern=NAME, description="results go to results/{name}")
     kind: str = Field(description="format of the annotations: demo, ave, llp, folder")
-    annotations: str | None = Field(None, description="folder of the dataset's own annotation files (ave, llp); for `folder`, the folder of videos itself")
+    annotations: str | None = Field(
+        None,
+        description="folder of the dataset's own annotation files (ave, llp); for `folder`, the folder of videos itself",
+    )
     sources: tuple[Source, ...] = Field((), description="where to get the clips, tried in order")
-    options: dict[str, Any] = Field(default_factory=dict, description="options of the dataset's reader, for example how many clips the demo renders")
+    options: dict[str, Any] = Field(
+        default_factory=dict,
+        description="options of the dataset's reader, for example how many clips the demo renders",
+    )
 
 
 class MediaConfig(Section):
     """The canonical clip."""
 
-    preset: str = Field("canonical", pattern=NAME, description="name of the canonical format; segments go to segments/{preset}")
+    preset: str = Field(
+        "canonical",
+        pattern=NAME,
+        description="name of the canonical format; segments go to segments/{preset}",
+    )
     timeout: float = Field(120.0, gt=0, description="seconds after which ffmpeg is stopped for one clip")
 
 
 class ExtractorConfig(Section):
     """One feature: backbone, preprocessing, pooling. The defaults are those of the published features."""
 
-    backbone: str = Field(description="vggish, resnet18, resnet50, resnet152, vgg16, vgg19, r2plus1d_18, r3d_18")
-    weights: Literal["pretrained", "random"] = Field("pretrained", description="published weights, or seeded random ones")
+    backbone: str = Field(
+        description="vggish, resnet18, resnet50, resnet152, vgg16, vgg19, r2plus1d_18, r3d_18"
+    )
+    weights: Literal["pretrained", "random"] = Field(
+        "pretrained", description="published weights, or seeded random ones"
+    )
     seed: int = Field(0, ge=0, description="seed of random weights")
-    pooling: Literal["vector", "map"] = Field("vector", description="globally pooled vector, or the last spatial map (H, W, D)")
-    fps: int = Field(1, ge=1, le=16, description="frames a second (a segment) that the network sees; 3D networks take them as one clip of frames")
-    average: bool = Field(True, description="average the frames of a segment; without it the array gets a frame axis (clips, T, fps, ...); no effect on vggish and 3D networks")
-    image_size: int = Field(224, ge=32, description="side of the square that 2D networks see; 3D networks: 112 is customary")
-    resize: Literal["squash", "crop"] = Field("squash", description="squash the frame to the square (AVE's features) or scale the short side and crop the centre")
+    pooling: Literal["vector", "map"] = Field(
+        "vector", description="globally pooled vector, or the last spatial map (H, W, D)"
+    )
+    fps: int = Field(
+        1,
+        ge=1,
+        le=16,
+        description="frames a second (a segment) that the network sees; 3D networks take them as one clip of frames",
+    )
+    average: bool = Field(
+        True,
+        description="average the frames of a segment; without it the array gets a frame axis (clips, T, fps, ...); no effect on vggish and 3D networks",
+    )
+    image_size: int = Field(
+        224, ge=32, description="side of the square that 2D networks see; 3D networks: 112 is customary"
+    )
+    resize: Literal["squash", "crop"] = Field(
+        "squash",
+        description="squash the frame to the square (AVE's features) or scale the short side and crop the centre",
+    )
     precision: Literal["float32", "bfloat16"] = Field("float32", description="arithmetic of the network")
     dtype: Literal["float16", "float32"] = Field("float32", description="type in which features are stored")
-    last_relu: bool = Field(True, description="vggish only: after the last ReLU (AVE's and LLP's features) or before it (TensorFlow's current VGGish)")
-    pca: bool = Field(False, description="vggish only: PCA, clipping and quantization as in the AudioSet release")
-    batch_size: int = Field(32, ge=1, description="images (2D), clips of frames (3D) or log-mel examples a forward pass")
+    last_relu: bool = Field(
+        True,
+        description="vggish only: after the last ReLU (AVE's and LLP's features) or before it (TensorFlow's current VGGish)",
+    )
+    pca: bool = Field(
+        False, description="vggish only: PCA, clipping and quantization as in the AudioSet release"
+    )
+    batch_size: int = Field(
+        32, ge=1, description="images (2D), clips of frames (3D) or log-mel examples a forward pass"
+    )
 
 
 class Recipe(Section):
@@ -87,7 +128,9 @@ class Recipe(Section):
     lr: float = Field(1e-3, gt=0)
     weight_decay: float = Field(0.0, ge=0)
     momentum: float = Field(0.9, ge=0, description="sgd only")
-    schedule: Literal["constant", "step", "milestones", "plateau", "cosine"] = Field("constant", description="of the learning rate")
+    schedule: Literal["constant", "step", "milestones", "plateau", "cosine"] = Field(
+        "constant", description="of the learning rate"
+    )
     step: int = Field(10, ge=1, description="step: epochs between decays; plateau: patience in epochs")
     milestones: tuple[int, ...] = Field((), description="milestones: epochs after which the rate decays")
     gamma: float = Field(0.1, gt=0, le=1, description="factor of a decay")
@@ -95,27 +138,54 @@ class Recipe(Section):
     shuffle: bool = Field(True, description="a new seeded order each epoch; false is AVEL's released code")
     drop_last: bool = Field(False, description="drop the last, partial batch; true is AVEL's released code")
     evaluate_every: int = Field(1, ge=1, description="epochs between evaluations on the validation split")
-    protocol: Literal["validation", "last", "best_test"] = Field("validation", description="which checkpoint a table reports; best_test only to compare with papers that chose on the test split")
-    loss: str = Field("default", description="of the task; localization: cross_entropy, or soft_margin (AVEL's code: MultiLabelSoftMarginLoss on softmax probabilities); default is the model's paper's")
-    pooling: Literal["default", "max", "mean"] = Field("default", description="weakly-supervised localization: how segment scores become a clip's; default is the model's paper's")
+    protocol: Literal["validation", "last", "best_test"] = Field(
+        "validation",
+        description="which checkpoint a table reports; best_test only to compare with papers that chose on the test split",
+    )
+    loss: str = Field(
+        "default",
+        description="of the task; localization: cross_entropy, or soft_margin (AVEL's code: MultiLabelSoftMarginLoss on softmax probabilities); default is the model's paper's",
+    )
+    pooling: Literal["default", "max", "mean"] = Field(
+        "default",
+        description="weakly-supervised localization: how segment scores become a clip's; default is the model's paper's",
+    )
 
 
 class Study(Section):
     """Everything that decides what `all` means. config.yaml is the default study; workflow/configs/ holds others."""
 
     dataset: DatasetConfig
-    folder: str | None = Field(None, description="shorthand for `--config folder=DIR`: a plain folder of videos, for the `folder` dataset")
+    folder: str | None = Field(
+        None,
+        description="shorthand for `--config folder=DIR`: a plain folder of videos, for the `folder` dataset",
+    )
+    weights: Literal["pretrained", "random"] | None = Field(
+        None, description="shorthand for `--config weights=random`: overrides `weights` of every extractor"
+    )
+    weights_folder: str | None = Field(
+        None, description="folder of downloaded weights (default: the user's cache folder)"
+    )
     shard_size: int = Field(256, ge=1, description="clips a job; changing it renumbers the shards")
     media: MediaConfig = Field(default_factory=MediaConfig)
-    extractors: dict[str, ExtractorConfig] = Field(default_factory=dict, description="features to extract, by the name of their array")
-    bundles: tuple[tuple[str, ...], ...] = Field((), description="extractors that share one job, so that a clip is decoded once for all of them")
+    extractors: dict[str, ExtractorConfig] = Field(
+        default_factory=dict, description="features to extract, by the name of their array"
+    )
+    features: tuple[str, ...] = Field((), description="extractors to run though no table needs them")
+    bundles: tuple[tuple[str, ...], ...] = Field(
+        (), description="extractors that share one job, so that a clip is decoded once for all of them"
+    )
     tables: tuple[str, ...] = Field((), description="tables to fill: names of files in workflow/tables")
     figures: tuple[str, ...] = Field((), description="figures to draw: names of files in workflow/figures")
     seeds: tuple[int, ...] = Field((0, 1, 2), description="seeds of every experiment")
     training: Recipe = Field(default_factory=Recipe, description="the protocol of every experiment")
-    recipes: dict[str, dict[str, Any]] = Field(default_factory=dict, description="named changes to `training` that a table's row may ask for")
+    recipes: dict[str, dict[str, Any]] = Field(
+        default_factory=dict, description="named changes to `training` that a table's row may ask for"
+    )
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
-    notice: str | None = Field(None, description="said in the title of every table; for studies whose numbers are no reproduction")
+    notice: str | None = Field(
+        None, description="said in the title of every table; for studies whose numbers are no reproduction"
+    )
 
     @field_validator("extractors")
     @classmethod
@@ -127,6 +197,9 @@ class Study(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> "Study":
+        for name in self.features:
+            if name not in self.extractors:
+                raise ValueError(f"features: no extractor {name!r}; {suggest(name, list(self.extractors))}")
         bundled = [name for bundle in self.bundles for name in bundle]
         for name in bundled:
             if name not in self.extractors:
@@ -139,7 +212,7 @@ class Study(Section):
             try:
                 Recipe.model_validate({**self.training.model_dump(), **changes})
             except ValidationError as error:
-                raise ValueError(f"recipes.{name}: {_describe(error, Recipe)}") from error
+                raise ValueError(f"recipes.{name}: {describe(error, Recipe)}") from error
         return self
 
     def recipe(self, name: str | None, changes: dict[str, Any] | None = None) -> Recipe:
@@ -155,21 +228,37 @@ def validate_study(config: dict[str, Any], where: str = "the configuration") -> 
     try:
         study = Study.model_validate(config)
     except ValidationError as error:
-        raise ConfigError(f"{where} is wrong:\n{_describe(error, Study)}") from None
-    if study.folder is not None and study.dataset.kind == "folder":
-        folder = Path(study.folder)
-        if not folder.is_dir():
-            raise ConfigError(f"folder: {folder} is not a folder")
-        dataset = study.dataset.model_copy(
-            update={"annotations": str(folder), "sources": (Source(kind="local", path=str(folder), pattern="{source}"),)}
-        )
-        study = study.model_copy(update={"dataset": dataset})
-    elif study.dataset.kind == "folder":
-        raise ConfigError("the folder study needs --config folder=DIR, the folder that holds the videos")
+        raise ConfigError(f"{where} is wrong:\n{describe(error, Study)}") from None
     return study
 
 
-def _describe(error: ValidationError, root: type[BaseModel]) -> str:
+def resolve(study: Study) -> Study:
+    """Put the shorthands where they belong: `folder=DIR` into the dataset, `weights=random` into every extractor.
+
+    Raises `ConfigError` if the folder is missing, is no folder, or is given to another kind of dataset.
+    """
+    changes: dict[str, Any] = {}
+    if study.weights is not None:
+        weights = {"weights": study.weights}
+        changes["extractors"] = {n: e.model_copy(update=weights) for n, e in study.extractors.items()}
+    if study.dataset.kind == "folder":
+        if study.folder is None:
+            raise ConfigError("the folder study needs --config folder=DIR, the folder that holds the videos")
+        if not Path(study.folder).is_dir():
+            raise ConfigError(f"folder: {study.folder} is not a folder")
+        source = Source(kind="local", path=study.folder, pattern="{source}")
+        changes["dataset"] = study.dataset.model_copy(
+            update={"annotations": study.folder, "sources": (source,)}
+        )
+    elif study.folder is not None:
+        raise ConfigError(
+            f"folder: this study's dataset is of kind {study.dataset.kind}; "
+            "for a folder of videos add --configfile workflow/configs/folder.yaml"
+        )
+    return study.model_copy(update=changes)
+
+
+def describe(error: ValidationError, root: type[BaseModel]) -> str:
     """One line a mistake: the key's full name, what is wrong, the nearest known key."""
     lines = []
     for mistake in error.errors():
@@ -198,7 +287,14 @@ def _section(root: type[BaseModel], path: list[str]) -> type[BaseModel] | None:
         field = section.model_fields.get(part)
         if field is None:  # an index of a list or a key of a dictionary: stay
             continue
-        section = next((kind for kind in _types(field.annotation) if isinstance(kind, type) and issubclass(kind, BaseModel)), None)
+        section = next(
+            (
+                kind
+                for kind in _types(field.annotation)
+                if isinstance(kind, type) and issubclass(kind, BaseModel)
+            ),
+            None,
+        )
     return section
 
 

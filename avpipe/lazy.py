@@ -64,8 +64,11 @@ def options_of(qualified: str) -> dict[str, dict[str, Any]]:
         node = next((n for n in node.body if isinstance(n, ast.FunctionDef) and n.name == "__init__"), None)
     if not isinstance(node, ast.FunctionDef):
         raise UnknownNameError(f"{qualified} is neither a function nor a class with __init__")
-    aliases = {n.targets[0].id: n.value for n in tree.body
-               if isinstance(n, ast.Assign) and isinstance(n.targets[0], ast.Name)}
+    aliases = {
+        n.targets[0].id: n.value
+        for n in tree.body
+        if isinstance(n, ast.Assign) and isinstance(n.targets[0], ast.Name)
+    }
     options = {}
     for argument, default in zip(node.args.kwonlyargs, node.args.kw_defaults, strict=True):
         annotation = argument.annotation
@@ -82,7 +85,10 @@ def options_of(qualified: str) -> dict[str, dict[str, Any]]:
 
 def _choices(annotation: ast.expr | None) -> list[Any] | None:
     """The values of a `Literal[...]` annotation, else None."""
-    if isinstance(annotation, ast.Subscript) and ast.unparse(annotation.value) in ("Literal", "typing.Literal"):
+    if isinstance(annotation, ast.Subscript) and ast.unparse(annotation.value) in (
+        "Literal",
+        "typing.Literal",
+    ):
         elements = annotation.slice.elts if isinstance(annotation.slice, ast.Tuple) else [annotation.slice]
         return [ast.literal_eval(element) for element in elements]
     return None
@@ -102,5 +108,3 @@ def check_options(qualified: str, options: Mapping[str, Any], who: str) -> None:
             raise UnknownNameError(f"{who}: option {name} is one of {choices}, not {value!r}")
         if types and (not isinstance(value, types) or (isinstance(value, bool) and bool not in types)):
             raise UnknownNameError(f"{who}: option {name} is of type {known[name]['type']}, not {value!r}")
-
-

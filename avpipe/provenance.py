@@ -17,6 +17,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from avpipe import __version__
+
 PACKAGE = "avpipe"
 ROOT = Path(__file__).parent
 
@@ -95,7 +97,11 @@ class _Meaning(ast.NodeTransformer):
     def _without_docstring(self, node: Any) -> Any:
         self.generic_visit(node)
         first = node.body[0] if node.body else None
-        if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and isinstance(first.value.value, str):
+        if (
+            isinstance(first, ast.Expr)
+            and isinstance(first.value, ast.Constant)
+            and isinstance(first.value.value, str)
+        ):
             node.body = node.body[1:] or [ast.Pass()]
         return node
 
@@ -106,7 +112,19 @@ class _Meaning(ast.NodeTransformer):
         return None if is_table and node.value is not None else node
 
 
-LIBRARIES = ("numpy", "torch", "torchvision", "torchaudio", "torchvggish", "decord", "av", "zarr", "pandas", "pyarrow", "snakemake")
+LIBRARIES = (
+    "numpy",
+    "torch",
+    "torchvision",
+    "torchaudio",
+    "torchvggish",
+    "decord",
+    "av",
+    "zarr",
+    "pandas",
+    "pyarrow",
+    "snakemake",
+)
 
 
 def environment() -> dict[str, Any]:
@@ -118,7 +136,7 @@ def environment() -> dict[str, Any]:
         except importlib.metadata.PackageNotFoundError:
             continue
     found: dict[str, Any] = {
-        "avpipe": importlib.metadata.version(PACKAGE),
+        "avpipe": __version__,
         "python": platform.python_version(),
         "platform": f"{platform.system()} {platform.machine()}",
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),

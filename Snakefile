@@ -1,0 +1,34 @@
+# avpipe: from annotation files to the tables of papers.
+#
+#   snakemake --cores 8 --use-conda all                              the demo study, config.yaml
+#   snakemake --cores 8 --configfile workflow/configs/ave.yaml all   another study: its file replaces config.yaml
+#
+# A paper table is the target; workflow/tables/*.yaml say which experiments exist, and the rest follows.
+from snakemake.utils import min_version
+
+min_version("9.25")
+
+
+# A study is one file, never laid over another: a key left out must not silently keep the demo's value.
+if not workflow.overwrite_configfiles:
+
+    configfile: "config.yaml"
+
+
+report: "workflow/report/workflow.rst"
+
+
+include: "workflow/rules/common.smk"
+include: "workflow/rules/datasets.smk"
+include: "workflow/rules/download.smk"
+include: "workflow/rules/media.smk"
+include: "workflow/rules/features.smk"
+include: "workflow/rules/training.smk"
+include: "workflow/rules/tables.smk"
+include: "workflow/rules/report.smk"
+
+
+rule all:
+    default_target: True
+    input:
+        all_results,

@@ -1,0 +1,293 @@
+"""`avpipe STAGE ...`: parses arguments and calls one function. All that the workflow's rules ever call."""
+
+import json
+import sys
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import Annotated, Any, ParamSpec
+
+import typer
+
+from avpipe import __version__
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+
+
+def group(name: str, about: str) -> typer.Typer:
+    """A stage's commands."""
+    stage = typer.Typer(no_args_is_help=True, help=about)
+    app.add_typer(stage, name=name)
+    return stage
+
+
+datasets = group("datasets", "Annotation files to manifest: which clips exist and what is true of them.")
+download = group("download", "Clip names to files on disk.")
+media = group("media", "Files to canonical clips in tar shards.")
+features = group("features", "Canonical clips to zarr arrays.")
+weights = group("weights", "Published weights of the backbones.")
+tables = group("tables", "Runs to the tables of papers.")
+report = group("report", "Runs and clips to figures.")
+
+P = ParamSpec("P")
+
+
+def readable_errors(command: Callable[P, None]) -> Callable[P, None]:
+    """Print errors that a person can mend as one message, without a traceback; exit with 1 (130 for Ctrl-C)."""
+
+    @wraps(command)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            command(*args, **kwargs)
+        except (ValueError, OSError) as error:
+            if "--debug" in sys.argv:
+                raise
+            typer.echo(f"error: {error}", err=True)
+            raise typer.Exit(1) from None
+        except KeyboardInterrupt:
+            typer.echo("stopped; finished work is kept, run the same command again to go on", err=True)
+            raise typer.Exit(130) from None
+
+    return wrapped
+
+
+Out = Annotated[Path, typer.Option(help="Where the result goes; written whole or not at all.")]
+Results = Annotated[Path, typer.Option(help="The study's folder, results/{dataset}.")]
+StudyOption = Annotated[str, typer.Option(help="The study: a yaml or json file, or json itself.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
+WeightsFolder = Annotated[
+    Path | None, typer.Option(help="Folder of downloaded weights; default: the user's cache folder.")
+]
+
+
+def _mapping(text: str, what: str) -> dict[str, Any]:
+    """A mapping given as json, or as the name of a yaml or json file."""
+    import yaml
+
+    if not text.lstrip().startswith("{"):
+        if not Path(text).is_file():
+            raise ValueError(f"{what}: no file {text}")
+        text = Path(text).read_text(encoding="utf-8")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(f"{what} is not valid yaml: {error}") from None
+    if not isinstance(value, dict):
+        raise ValueError(f"{what} must be a mapping, found {type(value).__name__}")
+    return value
+
+
+def _counts(counts: dict[Any, int]) -> str:
+    return ", ".join(f"{count} {status}" for status, count in sorted(counts.items())) or "nothing to do"
+
+
+@app.callback()
+def main(
+    debug: Annotated[bool, typer.Option(help="Show Python's traceback of an error.")] = False,
+    version: Annotated[bool, typer.Option(help="Print the version and stop.")] = False,
+) -> None:
+    if version:
+        typer.echo(f"avpipe {__version__}")
+        raise typer.Exit
+
+
+@datasets.command("demo")
+@readable_errors
+def demo(
+    out: Out, options: Annotated[str, typer.Option(help="json: how many clips, the seed, ...")] = "{}"
+) -> None:
+    """Render the demo dataset: mp4 files and annotation files in the formats of AVE and LLP."""
+    from avpipe import lazy
+    from avpipe.datasets.demo import render_demo
+
+    chosen = _mapping(options, "--options")
+    lazy.check_options("avpipe.datasets.demo:render_demo", chosen, "the demo dataset")
+    render_demo(out, **chosen)
+
+
+@datasets.command("manifest")
+@readable_errors
+def manifest(
+    name: Annotated[str, typer.Option(help="Name of the dataset.")],
+    kind: Annotated[str, typer.Option(help="Format of its annotation files: ave, llp, folder, demo.")],
+    annotations: Annotated[
+        Path, typer.Option(help="Folder of its annotation files (for `folder`, of the videos).")
+    ],
+    out: Out,
+    shard_size: Annotated[int, typer.Option(help="Clips a job.")] = 256,
+    options: Annotated[str, typer.Option(help="json: options of the reader.")] = "{}",
+    source: Annotated[
+        list[str] | None, typer.Option(help="json of a source (kind, path, pattern); may be repeated.")
+    ] = None,
+) -> None:
+    """Read annotation files; write manifest.parquet, events.parquet, categories.csv, issues.csv to the folder OUT."""
+    from avpipe.config import Source
+    from avpipe.datasets import read_annotations
+    from avpipe.datasets.manifest import write_manifest
+
+    sources = [Source.model_validate(_mapping(text, "--source")) for text in source or []]
+    local = [(Path(s.path), s.pattern) for s in sources if s.kind == "local" and s.path]
+    read = read_annotations(kind, annotations, **_mapping(options, "--options"))
+    index = write_manifest(read, name, out, shard_size, local)
+    typer.echo(
+        f"{index['clips']} clips in {len(index['shards'])} shards: {_counts(index['splits'])}; issues: {_counts(index['issues'])}"
+    )
+
+
+@download.command("shard")
+@readable_errors
+def download_shard(
+    manifest: Annotated[Path, typer.Option(help="manifest.parquet.")],
+    shard: Annotated[int, typer.Option()],
+    out: Annotated[Path, typer.Option(help="Table of outcomes, one row a clip.")],
+    files: Annotated[Path, typer.Option(help="Folder for downloaded files; kept when the job fails.")],
+    source: Annotated[
+        list[str] | None, typer.Option(help="json of a source; tried in the order given.")
+    ] = None,
+) -> None:
+    """Find or download the clips of one shard."""
+    from avpipe.config import Source
+    from avpipe.download.fetch import fetch_shard
+
+    sources = [Source.model_validate(_mapping(text, "--source")) for text in source or []]
+    typer.echo(_counts(fetch_shard(manifest, shard, sources, out, files)))
+
+
+@media.command("normalise")
+@readable_errors
+def normalise(
+    downloads: Annotated[Path, typer.Option(help="The shard's table of downloads.")],
+    manifest: Annotated[Path, typer.Option(help="manifest.parquet.")],
+    shard: Annotated[int, typer.Option()],
+    tar: Annotated[Path, typer.Option(help="The tar of canonical clips to write.")],
+    table: Annotated[Path, typer.Option(help="The table of outcomes to write.")],
+    preset: Annotated[str, typer.Option(help="Canonical format.")] = "canonical",
+    timeout: Annotated[float, typer.Option(help="Seconds a clip may take.")] = 120.0,
+    workers: Annotated[int, typer.Option(help="ffmpeg processes at a time.")] = 1,
+) -> None:
+    """Turn one shard's files into canonical clips: exact length, frame rate, size and sample rate."""
+    from avpipe.media.normalise import normalise_shard
+
+    typer.echo(_counts(normalise_shard(downloads, manifest, shard, preset, tar, table, timeout, workers)))
+
+
+@media.command("clips")
+@readable_errors
+def clips(
+    manifest: Annotated[Path, typer.Option(help="manifest.parquet.")],
+    out: Annotated[Path, typer.Option(help="clips.parquet.")],
+    tables: Annotated[Path, typer.Option(help="Folder of the shards' tables of outcomes, {shard}.parquet.")],
+) -> None:
+    """Gather what became of every clip that the annotations name into clips.parquet."""
+    from avpipe.media.clips import gather_clips
+
+    gather_clips(manifest, sorted(tables.glob("*.parquet")), out)
+
+
+@features.command("extract")
+@readable_errors
+def extract(
+    extractor: Annotated[
+        list[str],
+        typer.Option(
+            help="Name of an array, or json {name: {backbone: ..., ...}}; repeated extractors share one decoding of each clip."
+        ),
+    ],
+    segments: Annotated[Path, typer.Option(help="The shard's tar of canonical clips.")],
+    manifest: Annotated[Path, typer.Option(help="manifest.json.")],
+    shard: Annotated[int, typer.Option()],
+    out: Annotated[Path, typer.Option(help="Folder of the arrays, features/.")],
+    device: Device = "auto",
+    weights: WeightsFolder = None,
+    threads: Annotated[int, typer.Option(help="Processor threads.")] = 1,
+) -> None:
+    """Compute features of one shard. A bare name (resnet152) means that backbone with the published settings."""
+    from avpipe.config import ExtractorConfig
+    from avpipe.features.extract import extract_shard
+
+    configs = {}
+    for text in extractor:
+        named = _mapping(text, "--extractor") if text.lstrip().startswith("{") else {text: {"backbone": text}}
+        configs |= {name: ExtractorConfig.model_validate(config) for name, config in named.items()}
+    timings = extract_shard(
+        segments, manifest, shard, configs, out, device=device, weights_folder=weights, threads=threads
+    )
+    typer.echo(json.dumps(timings))
+
+
+@app.command()
+@readable_errors
+def train(
+    experiment: Annotated[str, typer.Option(help="The experiment: json, or a json or yaml file.")],
+    results: Results,
+    seed: Annotated[
+        list[int], typer.Option(help="May be repeated; all seeds share one load of the features.")
+    ],
+    device: Device = "auto",
+    threads: Annotated[int, typer.Option(help="Processor threads.")] = 1,
+    log: Annotated[Path | None, typer.Option(help="Log file to name in metrics.json.")] = None,
+) -> None:
+    """Train and evaluate one experiment; writes runs/{experiment}/seed{n}/metrics.json and predictions.parquet."""
+    from avpipe.experiment import Experiment
+    from avpipe.training.loop import train_experiment
+
+    train_experiment(
+        Experiment.model_validate(_mapping(experiment, "--experiment")), results, seed, device, log, threads
+    )
+
+
+@tables.command("write")
+@readable_errors
+def table_write(
+    table: Annotated[str, typer.Argument(help="Name of a table.")],
+    spec: Annotated[str, typer.Option(help="Its file in workflow/tables, or the file's content as json.")],
+    study: StudyOption,
+    results: Results,
+) -> None:
+    """Write one table as csv, md, tex and html."""
+    from avpipe.config import validate_study
+    from avpipe.tables.aggregate import write_table
+    from avpipe.tables.spec import parse_table
+
+    chosen = validate_study(_mapping(study, "--study"), "--study")
+    write_table(table, parse_table(_mapping(spec, "--spec"), table, chosen), chosen, results)
+
+
+@app.command()
+@readable_errors
+def why(
+    table: Annotated[str, typer.Argument()],
+    row: Annotated[str, typer.Argument()],
+    metric: Annotated[str, typer.Argument()],
+    setting: Annotated[
+        str | None, typer.Option(help="supervised or weakly-supervised; default: all of the table's.")
+    ] = None,
+    study: StudyOption = "config.yaml",
+    workflow: Annotated[Path, typer.Option(help="Folder that holds tables/.")] = Path("workflow"),
+    results: Annotated[Path | None, typer.Option(help="default: results/{dataset}")] = None,
+) -> None:
+    """Say where a cell of a table comes from: runs, numbers, configuration, code, environment, log."""
+    from avpipe.config import validate_study
+    from avpipe.tables.aggregate import why as explain
+    from avpipe.tables.spec import load_table
+
+    chosen = validate_study(_mapping(study, "--study"), study)
+    folder = results or Path("results") / chosen.dataset.name
+    typer.echo(explain(table, row, metric, setting, load_table(workflow / "tables" / f"{table}.yaml", chosen), chosen, folder))
+
+
+@report.command("figure")
+@readable_errors
+def figure(
+    name: Annotated[str, typer.Argument(help="Name of a figure.")],
+    spec: Annotated[str, typer.Option(help="Its file in workflow/figures, or the file's content as json.")],
+    study: StudyOption,
+    results: Results,
+) -> None:
+    """Draw one figure as svg and png."""
+    from avpipe.config import validate_study
+    from avpipe.report.figures import draw_figure
+    from avpipe.tables.spec import parse_figure
+
+    chosen = validate_study(_mapping(study, "--study"), "--study")
+    draw_figure(name, parse_figure(_mapping(spec, "--spec"), name, chosen), chosen, results)

@@ -1,0 +1,150 @@
+"""What the Snakefile asks of avpipe: the modules behind each rule, where a study's files lie, what `all` is.
+
+Kept here, not in the rules, so that it is tested and typed. Light: no torch, no pandas.
+"""
+
+import json
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from avpipe import lazy, provenance
+from avpipe.config import Study
+from avpipe.datasets import DATASETS
+from avpipe.experiment import Experiment
+from avpipe.features.spec import chunk_path
+from avpipe.models import MODELS
+from avpipe.tables.spec import FigureSpec, TableSpec, load_figure, load_table
+from avpipe.training import TASKS
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a rule's jobs run: the modules whose code decides their result, and their conda environment."""
+
+    modules: tuple[str, ...]
+    environment: str
+
+
+JOBS = {
+    "demo": Job(("avpipe.datasets.demo",), "media"),
+    "manifest": Job(("avpipe.datasets.manifest",), "media"),
+    "fetch": Job(("avpipe.download.fetch",), "download"),
+    "normalise": Job(("avpipe.media.normalise",), "media"),
+    "clips": Job(("avpipe.media.clips",), "media"),
+    "extract": Job(("avpipe.features.extract",), "torch"),
+    "train": Job(("avpipe.training.loop",), "torch"),
+    "table": Job(("avpipe.tables.aggregate",), "report"),
+    "figure": Job(("avpipe.report.figures",), "report"),
+}
+"""Rule -> its job. The reader of a dataset, and the task and model of a run, are added where they are known."""
+
+
+def code(rule: str, *more: str) -> str:
+    """The fingerprint of a rule's code, with the modules `more` that its job loads by name."""
+    return provenance.fingerprint(*JOBS[rule].modules, *more)
+
+
+def reader_code(kind: str) -> str:
+    """The fingerprint of the manifest's code for a dataset of this kind."""
+    return code("manifest", lazy.target(DATASETS, kind, "dataset").split(":")[0])
+
+
+def train_code(experiment: Experiment) -> str:
+    """The fingerprint of everything that a run of `experiment` executes: loop, task and that one model."""
+    task = lazy.target(TASKS, experiment.task, "task").split(":")[0]
+    return code("train", task, lazy.target(MODELS, experiment.model, "model").split(":")[0])
+
+
+class Plan:
+    """A study's tables, figures and experiments, and the files they need."""
+
+    def __init__(self, study: Study, workflow: Path) -> None:
+        self.study = study
+        self.tables: dict[str, TableSpec] = {
+            n: load_table(self._file(workflow, "tables", n), study) for n in study.tables
+        }
+        self.figures: dict[str, FigureSpec] = {
+            n: load_figure(self._file(workflow, "figures", n), study) for n in study.figures
+        }
+        specs = [*self.tables.values(), *self.figures.values()]
+        self.experiments: dict[str, Experiment] = {
+            e.id: e for spec in specs for e in spec.experiments(study).values()
+        }
+
+    @staticmethod
+    def _file(workflow: Path, folder: str, name: str) -> Path:
+        path = workflow / folder / f"{name}.yaml"
+        if not path.is_file():
+            known = [file.stem for file in (workflow / folder).glob("*.yaml")]
+            raise lazy.UnknownNameError(
+                f"{folder}: no {name!r} in {workflow / folder}; {lazy.suggest(name, known)}"
+            )
+        return path
+
+    @property
+    def results(self) -> str:
+        """The study's folder."""
+        return f"results/{self.study.dataset.name}"
+
+    @property
+    def extractors(self) -> list[str]:
+        """The features that a table needs or that the study asks for, in the study's order."""
+        needed = {name for e in self.experiments.values() for name in e.features.values()} | set(
+            self.study.features
+        )
+        return [name for name in self.study.extractors if name in needed]
+
+    @property
+    def bundles(self) -> list[tuple[str, ...]]:
+        """The needed extractors, grouped by the job that computes them."""
+        needed = self.extractors
+        bundles = [tuple(name for name in bundle if name in needed) for bundle in self.study.bundles]
+        bundled = {name for bundle in bundles for name in bundle}
+        return [bundle for bundle in bundles if bundle] + [(name,) for name in needed if name not in bundled]
+
+    def chunk(self, extractor: str, shard: int | str) -> str:
+        """The file that holds one shard of a feature: the output of the extraction job. `shard` may be a wildcard."""
+        return (
+            f"{self.results}/features/{extractor}.zarr/{chunk_path(self.study.extractors[extractor], shard)}"
+        )
+
+    def runs(self, experiments: list[Experiment], file: str) -> list[str]:
+        """The file of that name of every seed of the experiments."""
+        ids = sorted({experiment.id for experiment in experiments})
+        return [f"{self.results}/runs/{i}/seed{seed}/{file}" for i in ids for seed in self.study.seeds]
+
+    def narrowed(self, spec: TableSpec | FigureSpec) -> str:
+        """The part of the study that decides a table or figure, as json.
+
+        So a job's parameters change only when what it shows does, not when another table is asked for.
+        """
+        study, used = (
+            self.study,
+            {n for e in spec.experiments(self.study).values() for n in e.features.values()},
+        )
+        recipes = {name: study.recipes[name] for name in sorted(spec.recipe_names()) if name in study.recipes}
+        part = {
+            "dataset": {"name": study.dataset.name, "kind": study.dataset.kind},
+            "media": study.media.model_dump(mode="json"),
+            "extractors": {
+                n: study.extractors[n].model_dump(mode="json") for n in study.extractors if n in used
+            },
+            "seeds": list(study.seeds),
+            "training": study.training.model_dump(mode="json"),
+            "recipes": recipes,
+            "notice": study.notice,
+        }
+        return json.dumps(part, sort_keys=True)
+
+
+@cache
+def _index(path: str, modified: int) -> dict[str, Any]:
+    index: dict[str, Any] = json.loads(Path(path).read_text(encoding="utf-8"))
+    return index
+
+
+def manifest_index(path: str | Path) -> dict[str, Any]:
+    """The content of manifest.json, read once for each version of the file."""
+    return _index(str(path), Path(path).stat().st_mtime_ns)

@@ -1,0 +1,120 @@
+# The study, and the functions by which rules ask for inputs and parameters.
+import errno
+import json
+import os
+import sys
+from pathlib import Path
+
+from snakemake.exceptions import WorkflowError
+
+sys.path.insert(0, workflow.basedir)
+
+from avpipe.config import resolve, validate_study
+from avpipe.datasets.manifest import inventory
+from avpipe.workflow import Plan, code, manifest_index, reader_code, train_code
+
+try:
+    study = resolve(validate_study(config))
+    plan = Plan(study, Path(workflow.basedir) / "workflow")
+except (ValueError, OSError) as error:
+    raise WorkflowError(str(error)) from None
+
+# Jobs run the code of this checkout: with the Python that runs Snakemake, or with that of their conda environment.
+_uses_conda = any(str(method).endswith("conda") for method in workflow.deployment_settings.deployment_method)
+_path = "" if _uses_conda else f'export PATH="{Path(sys.executable).parent}:$PATH"; '
+shell.prefix(f'set -euo pipefail; {_path}export PYTHONPATH="{workflow.basedir}"; ')
+
+
+wildcard_constraints:
+    dataset=study.dataset.name,
+    shard=r"\d+",
+    preset=study.media.preset,
+    experiment=r"[A-Za-z0-9_-]+",
+    table=r"[A-Za-z0-9_-]+",
+    figure=r"[A-Za-z0-9_-]+",
+
+
+def all_results(wildcards):
+    """Every table, figure and array that the study asks for, and what became of every clip."""
+    tables = [f"{plan.results}/tables/{name}.{suffix}" for name in plan.tables for suffix in ("csv", "md", "tex", "html")]
+    figures = [f"{plan.results}/figures/{name}.{suffix}" for name in plan.figures for suffix in ("svg", "png")]
+    return [f"{plan.results}/clips.parquet", *tables, *figures, *feature_chunks(plan.extractors)]
+
+
+def manifest_file(name):
+    """A file that the manifest's job wrote; asking for it makes Snakemake run that job first."""
+    return getattr(checkpoints.manifest.get(dataset=study.dataset.name).output, name)
+
+
+def shards():
+    """The numbers of the shards, once the manifest is there."""
+    return [int(number) for number in manifest_index(manifest_file("index"))["shards"]]
+
+
+def feature_chunks(extractors):
+    """The file of every shard of the extractors' arrays."""
+    return [plan.chunk(name, shard) for name in extractors for shard in shards()]
+
+
+def segment_files(suffix):
+    """The tar, or the table of outcomes, of every shard."""
+    return [f"{plan.results}/segments/{study.media.preset}/{shard}.{suffix}" for shard in shards()]
+
+
+def shard_digest(wildcards, input):
+    """Changes when the manifest's rows of this shard, or its local source files, do.
+
+    So adding clips or changing one file reruns that shard only, though the manifest is a new file.
+    """
+    return manifest_index(input.index)["shards"][wildcards.shard]
+
+
+def labels_digest(wildcards, input):
+    """Changes when events or categories do, though the manifest may be a new file."""
+    return manifest_index(input.index)["labels"]
+
+
+def source_inventory(wildcards, input):
+    """Changes when a file in a local source folder does: then the manifest is made again.
+
+    Snakemake asks again after the demo is rendered, where FileNotFoundError says that it is not yet.
+    """
+    roots = [Path(source.path) for source in study.dataset.sources if source.kind == "local"]
+    for root in roots:
+        if str(root) in input and not root.exists():
+            raise FileNotFoundError(errno.ENOENT, "not rendered yet", str(root))
+    return inventory(roots)
+
+
+def annotation_files(wildcards):
+    """The dataset's own annotation files; of a plain folder there are none, its inventory counts."""
+    folder = Path(study.dataset.annotations or f"{plan.results}/annotations")
+    if study.dataset.kind == "demo":
+        return [f"{plan.results}/annotations", f"{plan.results}/source"]
+    if study.dataset.kind == "folder":
+        return []
+    files = sorted(str(file) for file in folder.glob("*") if file.is_file() and not file.name.startswith("."))
+    if not files:
+        raise WorkflowError(f"dataset.annotations: no files in {folder}; put the annotation files of {study.dataset.kind} there")
+    return files
+
+
+def source_options():
+    """The dataset's sources as the jobs take them."""
+    return [f"--source={source.model_dump_json(exclude_none=True)}" for source in study.dataset.sources]
+
+
+def experiment_of(wildcards):
+    """The experiment of a run's path."""
+    if wildcards.experiment not in plan.experiments:
+        raise WorkflowError(f"no table or figure of this study asks for experiment {wildcards.experiment}")
+    return plan.experiments[wildcards.experiment]
+
+
+def share_of_cores(wildcards):
+    """Threads of a job, so that the shards of a small study still use every core."""
+    try:
+        jobs = len(manifest_index(f"{plan.results}/manifest.json")["shards"])
+    except FileNotFoundError:
+        jobs = 1
+    return max(1, (workflow.cores or 1) // max(1, min(jobs, workflow.cores or 1)))

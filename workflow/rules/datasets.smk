@@ -1,0 +1,45 @@
+# Stage 1: annotation files to the manifest.
+
+
+rule demo:
+    output:
+        annotations=directory("results/{dataset}/annotations"),
+        source=directory("results/{dataset}/source"),
+    log:
+        "results/{dataset}/logs/demo.log",
+    params:
+        code=code("demo"),
+        options=json.dumps(study.dataset.options, sort_keys=True),
+    conda:
+        "../../envs/media.yaml"
+    threads: 64
+    shell:
+        "python -m avpipe datasets demo --out results/{wildcards.dataset} --options {params.options:q} > {log} 2>&1"
+
+
+# A checkpoint, because the number of shards is known only when the annotations are read.
+checkpoint manifest:
+    input:
+        annotation_files,
+    output:
+        manifest="results/{dataset}/manifest.parquet",
+        index="results/{dataset}/manifest.json",
+        events="results/{dataset}/events.parquet",
+        categories="results/{dataset}/categories.csv",
+        issues="results/{dataset}/issues.csv",
+    log:
+        "results/{dataset}/logs/manifest.log",
+    params:
+        code=reader_code(study.dataset.kind),
+        inventory=source_inventory,
+        kind=study.dataset.kind,
+        annotations=study.dataset.annotations or f"{plan.results}/annotations",
+        options="{}" if study.dataset.kind == "demo" else json.dumps(study.dataset.options, sort_keys=True),
+        sources=source_options(),
+        shard_size=study.shard_size,
+    conda:
+        "../../envs/media.yaml"
+    shell:
+        "python -m avpipe datasets manifest --name {wildcards.dataset} --kind {params.kind}"
+        " --annotations {params.annotations:q} --options {params.options:q} {params.sources:q}"
+        " --shard-size {params.shard_size} --out results/{wildcards.dataset} > {log} 2>&1"

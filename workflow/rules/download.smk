@@ -1,0 +1,23 @@
+# Stage 2: clip names to files on disk. Downloaded files are kept outside declared outputs: a failed job loses none.
+
+
+rule fetch:
+    input:
+        manifest=ancient("results/{dataset}/manifest.parquet"),
+        index=ancient("results/{dataset}/manifest.json"),
+    output:
+        "results/{dataset}/downloads/{shard}.parquet",
+    log:
+        "results/{dataset}/logs/fetch/{shard}.log",
+    params:
+        code=code("fetch"),
+        clips=shard_digest,
+        sources=source_options(),
+        files="results/{dataset}/downloads/files",
+    conda:
+        "../../envs/download.yaml"
+    resources:
+        downloads=1,
+    shell:
+        "python -m avpipe download shard --manifest {input.manifest} --shard {wildcards.shard} {params.sources:q}"
+        " --out {output} --files {params.files} > {log} 2>&1"

@@ -1,0 +1,46 @@
+# Stage 3: files to canonical clips, one uncompressed tar a shard.
+
+
+rule normalise:
+    input:
+        downloads="results/{dataset}/downloads/{shard}.parquet",
+        manifest=ancient("results/{dataset}/manifest.parquet"),
+    output:
+        tar="results/{dataset}/segments/{preset}/{shard}.tar",
+        table="results/{dataset}/segments/{preset}/{shard}.parquet",
+    log:
+        "results/{dataset}/logs/normalise/{preset}/{shard}.log",
+    benchmark:
+        "results/{dataset}/benchmarks/normalise/{preset}/{shard}.tsv"
+    params:
+        code=code("normalise"),
+        timeout=study.media.timeout,
+    conda:
+        "../../envs/media.yaml"
+    threads: share_of_cores
+    shell:
+        "python -m avpipe media normalise --downloads {input.downloads} --manifest {input.manifest}"
+        " --shard {wildcards.shard} --preset {wildcards.preset} --tar {output.tar} --table {output.table}"
+        " --timeout {params.timeout} --workers {threads} > {log} 2>&1"
+
+
+def outcome_tables(wildcards):
+    """Every shard's table of outcomes."""
+    return segment_files("parquet")
+
+
+rule clips:
+    input:
+        manifest="results/{dataset}/manifest.parquet",
+        tables=outcome_tables,
+    output:
+        "results/{dataset}/clips.parquet",
+    log:
+        "results/{dataset}/logs/clips.log",
+    params:
+        code=code("clips"),
+        folder=f"{plan.results}/segments/{study.media.preset}",
+    conda:
+        "../../envs/media.yaml"
+    shell:
+        "python -m avpipe media clips --manifest {input.manifest} --tables {params.folder} --out {output} > {log} 2>&1"

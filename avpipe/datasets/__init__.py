@@ -1,1 +1,37 @@
+"""Datasets: which clips exist and what is true of them. This table is all that importing this package loads."""
 
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from avpipe import lazy
+from avpipe.lazy import LazyTable
+
+if TYPE_CHECKING:
+    from avpipe.datasets.base import Annotations
+
+__all__ = ["DATASETS", "read_annotations"]
+
+DATASETS: LazyTable = {
+    "ave": "avpipe.datasets.ave:read_ave",
+    "demo": "avpipe.datasets.demo:read_demo",
+    "folder": "avpipe.datasets.folder:read_folder",
+    "llp": "avpipe.datasets.llp:read_llp",
+}
+
+
+def read_annotations(kind: str, annotations: str | Path, **options: Any) -> "Annotations":
+    """Read a dataset's own annotation files.
+
+    Args:
+        kind: the format, a name of `DATASETS`.
+        annotations: the folder of the annotation files; for `folder`, the folder of videos itself.
+        options: keyword-only arguments of the format's reader.
+
+    Raises:
+        UnknownNameError: for a format or an option that does not exist.
+        AnnotationError: for a file that is missing or broken; it names the file, the line and what was expected.
+    """
+    qualified = lazy.target(DATASETS, kind, "kind of dataset")
+    lazy.check_options(qualified, options, f"the reader of {kind} annotations")
+    annotations_of: Annotations = lazy.load(DATASETS, kind, "kind of dataset")(Path(annotations), **options)
+    return annotations_of

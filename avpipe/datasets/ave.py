@@ -1,0 +1,151 @@
+"""AVE (Tian et al., Audio-Visual Event Localization in Unconstrained Videos, ECCV 2018): the released text files.
+
+`Annotations.txt` has one line a clip, `Category&VideoID&Quality&Start&End`; a header line that starts with `Category&VideoID` is
+left out. `trainSet.txt`, `valSet.txt` and `testSet.txt` list the same lines by split, in the order of
+the released `{train,val,test}_order.h5`, which the column `split_order` keeps.
+
+* A line is a clip: an id that occurs again is a clip of its own, named `{id}~2`.
+* Categories are numbered by first appearance in `Annotations.txt`; background follows them.
+* An event is the seconds [Start, End) of the 10 s excerpt that the authors cut. The files do not say where in
+  the YouTube video the excerpt lies: start and end are NaN, the whole of the file that a source has.
+* Two rows of the authors' `labels.h5` are said to carry two categories (AVE-ECCV18 issue 10). The text files
+  have one each; they are what is read here.
+
+Issue codes: `refused_id` (see `avpipe.datasets.base`), `repeated_id` (an id in several rows), `conflicting_labels`
+(rows of one id whose intervals overlap and whose categories differ), `id_in_train_and_val` and so on,
+`zero_length_event`, `reversed_event` (both leave the clip without an event: background), `no_split`.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from itertools import combinations
+from pathlib import Path
+from typing import NamedTuple
+
+from avpipe.datasets.base import (
+    CLIP_COLUMNS,
+    EVENT_COLUMNS,
+    ISSUE_COLUMNS,
+    AnnotationError,
+    Annotations,
+    Issue,
+    Line,
+    number_repeats,
+    read_lines,
+    refused,
+    shared_id_issues,
+    table,
+    youtube_name,
+)
+
+SET_FILES = {"train": "trainSet.txt", "val": "valSet.txt", "test": "testSet.txt"}
+
+
+class _Row(NamedTuple):
+    line: Line
+    category: str
+    identifier: str
+    onset: float
+    offset: float
+
+
+def read_ave(annotations: Path) -> Annotations:
+    """Read the folder that holds AVE's `Annotations.txt`, `trainSet.txt`, `valSet.txt` and `testSet.txt`.
+
+    Raises:
+        AnnotationError: for a missing file, a malformed line, or a line of a set that `Annotations.txt` does not
+            have (any more often).
+    """
+    rows = _read_rows(annotations / "Annotations.txt")
+    names = [youtube_name(row.identifier) for row in rows]
+    clips = number_repeats([name for name, _ in names])
+    issues = [
+        refused(clip, row.line, row.identifier)
+        for clip, row, (_, source) in zip(clips, rows, names, strict=True)
+        if not source
+    ]
+    events = []
+    for clip, row in zip(clips, rows, strict=True):
+        if row.onset < row.offset:
+            events.append((clip, "audiovisual", row.category, row.onset, row.offset))
+        else:
+            code = "zero_length_event" if row.onset == row.offset else "reversed_event"
+            issues.append(
+                (code, clip, f"{row.line.place}: {row.line.text!r} has no event; all of it is background")
+            )
+    issues += _repeat_issues(rows, clips)
+    splits = _read_sets(annotations, rows)
+    issues += [
+        ("no_split", clip, f"{row.line.place} is in none of {', '.join(SET_FILES.values())}")
+        for clip, row, (split, _) in zip(clips, rows, splits, strict=True)
+        if split == "none"
+    ]
+    frame = table(
+        [
+            (clip, split, source, float("nan"), float("nan"), order)
+            for clip, (_, source), (split, order) in zip(clips, names, splits, strict=True)
+        ],
+        {**CLIP_COLUMNS, "split_order": "int64"},
+    )
+    return Annotations(
+        categories=tuple(dict.fromkeys(row.category for row in rows)),
+        clips=frame,
+        events=table(events, EVENT_COLUMNS),
+        issues=table(issues + shared_id_issues(frame), ISSUE_COLUMNS),
+    )
+
+
+def _read_rows(path: Path) -> list[_Row]:
+    rows = []
+    for line in read_lines(path):
+        if line.number == 1 and line.text.startswith("Category&VideoID"):
+            continue
+        category, identifier, _, start, end = line.fields("&", "Category VideoID Quality Start End")
+        if not category or not category.isprintable():
+            raise line.error("a category's name in the first field")
+        rows.append(_Row(line, category, identifier, line.seconds(start), line.seconds(end)))
+    if not rows:
+        raise AnnotationError(f"{path} has a header and no line; expected one line a clip")
+    return rows
+
+
+def _read_sets(folder: Path, rows: Sequence[_Row]) -> list[tuple[str, int]]:
+    """For each row its split and its position in the split's file; ("none", ...) in the rows' order if in no file."""
+    waiting: dict[str, list[int]] = defaultdict(list)
+    for index, row in reversed(list(enumerate(rows))):
+        waiting[row.line.text].append(index)
+    found: list[tuple[str, int] | None] = [None] * len(rows)
+    for split, name in SET_FILES.items():
+        lines = (line for line in read_lines(folder / name) if not line.text.startswith("Category&VideoID"))
+        for order, line in enumerate(lines):
+            if not waiting[line.text]:
+                raise line.error("a line of Annotations.txt that no set has named before")
+            found[waiting[line.text].pop()] = (split, order)
+    outside = iter(range(len(rows)))
+    return [where if where is not None else ("none", next(outside)) for where in found]
+
+
+def _repeat_issues(rows: Sequence[_Row], clips: Sequence[str]) -> list[Issue]:
+    """`repeated_id` for ids in several rows; `conflicting_labels` if they name different categories at one time."""
+    counts = Counter(row.identifier for row in rows)
+    groups: dict[str, list[tuple[str, _Row]]] = defaultdict(list)
+    for clip, row in zip(clips, rows, strict=True):
+        if counts[row.identifier] > 1:
+            groups[row.identifier].append((clip, row))
+    issues = []
+    for identifier, group in groups.items():
+        first = group[0][0]
+        listed = "; ".join(f"{clip} {row.category} {row.onset:g}-{row.offset:g}" for clip, row in group)
+        issues.append(("repeated_id", first, f"{identifier!r} has {len(group)} rows: {listed}"))
+        if any(
+            a.category != b.category and max(a.onset, b.onset) < min(a.offset, b.offset)
+            for (_, a), (_, b) in combinations(group, 2)
+        ):
+            issues.append(
+                (
+                    "conflicting_labels",
+                    first,
+                    f"the same seconds of {identifier!r} have several categories: {listed}",
+                )
+            )
+    return issues

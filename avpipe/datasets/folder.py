@@ -1,0 +1,138 @@
+"""Any folder of videos: every file below it with the extension of a video or audio container is a clip.
+
+A clip's name follows from its own path alone, so that it stays when files come and go: `edge/rotated.mov` becomes
+`edge~rotated~mov`. Where that would not be safe or not reversible (spaces, other letters, further dots, a leading
+dash, more than 100 characters), the name is what is left of the path, cut, with the first ten digits of the
+path's SHA-256: `-rf.mp4` becomes `rf~mp4~` and ten digits. The `source` is the path itself, relative to the folder.
+
+Folders that are symbolic links are not entered, nor are files taken that a link puts outside the folder.
+Split is "none"; there are no events and no categories.
+
+Issue codes: `ignored_files` (one row with the counts by extension), `outside_link`, `broken_link`, `refused_id`
+(a file name that is not UTF-8: the clip is listed under a name with a hash, its source is "").
+"""
+
+import hashlib
+import os
+import re
+import stat
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+from avpipe.datasets.base import (
+    CLIP_COLUMNS,
+    EVENT_COLUMNS,
+    ISSUE_COLUMNS,
+    AnnotationError,
+    Annotations,
+    Issue,
+    table,
+)
+
+# fmt: off
+VIDEO = frozenset((
+    "3g2", "3gp", "asf", "avi", "f4v", "flv", "h264", "hevc", "m2ts", "m2v", "m4v", "mjpeg", "mkv", "mov", "mp4", "mpeg", "mpg",
+    "mts", "mxf", "ogm", "ogv", "qt", "rm", "rmvb", "ts", "vob", "webm", "wmv", "y4m",
+))
+AUDIO = frozenset((
+    "aac", "ac3", "aif", "aiff", "amr", "ape", "au", "flac", "m4a", "mka", "mp2", "mp3", "oga", "ogg", "opus", "wav", "wma",
+))
+# fmt: on
+
+_PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]*(/[A-Za-z0-9_-]+)*\.[A-Za-z0-9]+")
+_LONGEST = 100
+
+
+def read_folder(annotations: Path) -> Annotations:
+    """List the videos and sound files below the folder `annotations`, sorted by path.
+
+    Raises:
+        AnnotationError: if it is not a folder, a folder in it cannot be read, or it has no such file.
+    """
+    if not annotations.is_dir():
+        raise AnnotationError(f"{annotations} is not a folder; expected the folder that holds the videos")
+    issues: list[Issue] = []
+    ignored: Counter[str] = Counter()
+    clips = []
+    root = os.path.realpath(annotations)
+    for relative, is_link in sorted(_files(annotations)):
+        extension = _extension(relative)
+        if extension not in VIDEO | AUDIO:
+            ignored[f".{extension}" if extension else "no extension"] += 1
+            continue
+        name, source = clip_name(relative), relative
+        problem = _link_problem(annotations / relative, root) if is_link else None
+        if problem:
+            target = str((annotations / relative).readlink())
+            issues.append((problem, "", f"{relative!r} links to {target!r}; left out"))
+            continue
+        if not _is_text(relative):
+            issues.append(("refused_id", name, f"{relative!r} is not UTF-8; rename the file"))
+            source = ""
+        clips.append((name, "none", source, float("nan"), float("nan")))
+    if ignored:
+        counts = ", ".join(f"{count} {extension}" for extension, count in ignored.most_common(20))
+        message = f"{ignored.total()} files are neither video nor sound: {counts!a}"
+        issues.append(("ignored_files", "", message))
+    if not clips:
+        known = " ".join(sorted(VIDEO | AUDIO))
+        raise AnnotationError(
+            f"{annotations} has no video or sound file (extensions: {known}); other files: {ignored.total()}"
+        )
+    return Annotations(
+        categories=(),
+        clips=table(clips, CLIP_COLUMNS),
+        events=table([], EVENT_COLUMNS),
+        issues=table(issues, ISSUE_COLUMNS),
+    )
+
+
+def clip_name(relative: str) -> str:
+    """The name of the clip at a relative path with `/` between its parts and a known extension."""
+    if _PLAIN.fullmatch(relative) and len(relative) <= _LONGEST:
+        return relative.replace("/", "~").replace(".", "~")
+    rest = re.sub(r"[^A-Za-z0-9_]+", "_", relative.rpartition(".")[0]).strip("_")[-_LONGEST:] or "clip"
+    digest = hashlib.sha256(os.fsencode(relative)).hexdigest()
+    return f"{rest}~{_extension(relative)}~{digest[:10]}"
+
+
+def _files(folder: Path) -> Iterator[tuple[str, bool]]:
+    """Relative path (with `/`) and whether it is a link, of every regular file or link to one below `folder`."""
+    waiting = [""]
+    while waiting:
+        inside = waiting.pop()
+        try:
+            with os.scandir(folder / inside) as entries:
+                for entry in entries:
+                    if entry.is_dir(follow_symlinks=False):
+                        waiting.append(f"{inside}{entry.name}/")
+                    elif entry.is_symlink() or stat.S_ISREG(entry.stat(follow_symlinks=False).st_mode):
+                        yield f"{inside}{entry.name}", entry.is_symlink()
+        except OSError as error:
+            raise AnnotationError(
+                f"cannot list {folder / inside}: {error.strerror}; make it readable or move it away"
+            ) from error
+
+
+def _extension(relative: str) -> str:
+    """What follows the last dot of the file's name, in lower case; "" without a dot."""
+    return (
+        relative.rpartition("/")[2].rpartition(".")[2].lower() if "." in relative.rpartition("/")[2] else ""
+    )
+
+
+def _link_problem(path: Path, root: str) -> str | None:
+    """Why a link is not taken: its target is gone or is no file, or lies outside the folder."""
+    target = os.path.realpath(path)
+    if os.path.commonpath([target, root]) != root:
+        return "outside_link"
+    return None if Path(target).is_file() else "broken_link"
+
+
+def _is_text(name: str) -> bool:
+    try:
+        name.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -1,0 +1,258 @@
+"""LLP (Tian et al., Unified Multisensory Perception: Weakly-Supervised Audio-Visual Video Parsing, ECCV 2020).
+
+Tab-separated files with a header line. `AVVP_train.csv`, `AVVP_val_pd.csv` and `AVVP_test_pd.csv` have a line a clip, `filename
+event_labels`: the weak labels (modality "video"), comma-joined. `AVVP_eval_audio.csv` and `AVVP_eval_visual.csv` have a line an
+event, `filename onset offset event_labels`, for val and test together: what is heard, what is seen.
+
+* A file name is the 11 characters of a YouTube id, `_start_end`, in seconds, some with a fraction. Ids contain `_`
+  and `-`, so names are cut by position. A clip is named by its id, as the authors' feature files are (a second window of one
+  video would be `{id}~2`), and ends at start + 10, as in the authors' download script, whatever the name says.
+* Categories are numbered as in the authors' code, which no file's order gives: `CATEGORIES`.
+* The audio file was corrected in April 2024; nearly all published numbers used the one before. Choose it with
+  `audio_csv` (this project's copy is called `AVVP_eval_audio.pre2024.csv`).
+* `AVVP_dataset_full.csv`, where present, must list the lines of the three splits; it protects against truncated files.
+
+Issue codes: `refused_id` (see `avpipe.datasets.base`), `odd_window` (a name whose window is not 10 s), `repeated_id`,
+`id_in_train_and_val` and so on, `duplicate_label` (a category twice in a weak label); of the two files of events:
+`unknown_audio_name` and `unknown_visual_name` (one a name that no split lists; its events are left out, as in the
+authors' evaluation), `zero_length_event` and `reversed_event` (left out), `duplicate_event` (the same line
+again; left out), `audio_outside_label` and `visual_outside_label` (an event whose category the clip's weak label lacks; kept).
+"""
+
+import re
+from collections import defaultdict
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from avpipe.datasets.base import (
+    CLIP_COLUMNS,
+    EVENT_COLUMNS,
+    ISSUE_COLUMNS,
+    YOUTUBE_ID,
+    AnnotationError,
+    Annotations,
+    Issue,
+    Line,
+    number_repeats,
+    read_lines,
+    refused,
+    refused_name,
+    shared_id_issues,
+    table,
+)
+from avpipe.lazy import suggest
+
+CATEGORIES = (
+    "Speech", "Car", "Cheering", "Dog", "Cat", "Frying_(food)", "Basketball_bounce", "Fire_alarm", "Chainsaw", "Cello", "Banjo",
+    "Singing", "Chicken_rooster", "Violin_fiddle", "Vacuum_cleaner", "Baby_laughter", "Accordion", "Lawn_mower", "Motorcycle",
+    "Helicopter", "Acoustic_guitar", "Telephone_bell_ringing", "Baby_cry_infant_cry", "Blender", "Clapping",
+)  # fmt: skip
+"""The 25 categories in the index order of the authors' code."""
+
+SPLIT_FILES = {"train": "AVVP_train.csv", "val": "AVVP_val_pd.csv", "test": "AVVP_test_pd.csv"}
+FULL_FILE = "AVVP_dataset_full.csv"
+VISUAL_FILE = "AVVP_eval_visual.csv"
+CLIP_SECONDS = 10.0
+
+_NAME = re.compile(
+    rf"(?P<id>{YOUTUBE_ID.pattern})_(?P<start>[0-9]+(?:\.[0-9]+)?)_(?P<end>[0-9]+(?:\.[0-9]+)?)"
+)
+
+Event = tuple[str, str, str, float, float]
+"""clip, modality, category, onset, offset."""
+
+
+class _Listed(NamedTuple):
+    """A line of a split's file."""
+
+    line: Line
+    name: str
+    split: str
+    order: int
+    labels: tuple[str, ...]
+
+
+class _Window(NamedTuple):
+    """What a file name says; `seconds` is its length."""
+
+    clip: str
+    source: str
+    start: float
+    seconds: float
+
+
+class _Dense(NamedTuple):
+    """A line of a file of events."""
+
+    line: Line
+    name: str
+    onset: float
+    offset: float
+    category: str
+
+
+def read_llp(annotations: Path, *, audio_csv: str = "AVVP_eval_audio.csv") -> Annotations:
+    """Read the folder of LLP's csv files.
+
+    Args:
+        annotations: the folder.
+        audio_csv: name of the file of audio events in it; the version before April 2024 is in most papers' numbers.
+
+    Raises:
+        AnnotationError: for a missing file, a malformed line, an unknown category, a file name listed twice, or
+            split files that disagree with `AVVP_dataset_full.csv`.
+    """
+    return read_parsing_files(annotations, CATEGORIES, audio_csv)
+
+
+def read_parsing_files(folder: Path, categories: Sequence[str], audio_csv: str) -> Annotations:
+    """Read files in LLP's format with any categories; everything else as `read_llp`."""
+    listed = _read_splits(folder, categories)
+    windows = [_window(entry.name) for entry in listed]
+    clips = number_repeats([window.clip for window in windows])
+    issues: list[Issue] = []
+    for clip, window, entry in zip(clips, windows, listed, strict=True):
+        if not window.source:
+            issues.append(refused(clip, entry.line, entry.name))
+        elif window.seconds != CLIP_SECONDS:
+            issues.append(
+                (
+                    "odd_window",
+                    clip,
+                    f"{entry.line.place}: {entry.name!r} lasts {window.seconds:g} s; taken as {CLIP_SECONDS:g}",
+                )
+            )
+        if clip != window.clip:
+            issues.append(
+                ("repeated_id", clip, f"{entry.line.place}: {entry.name!r} is a further clip of the same id")
+            )
+    frame = table(
+        [
+            (clip, entry.split, window.source, window.start, window.start + CLIP_SECONDS, entry.order)
+            for clip, window, entry in zip(clips, windows, listed, strict=True)
+        ],
+        {**CLIP_COLUMNS, "split_order": "int64"},
+    )
+    events = _weak_events(clips, listed, issues)
+    clip_of = {entry.name: clip for clip, entry in zip(clips, listed, strict=True)}
+    labels_of = {entry.name: entry.labels for entry in listed}
+    for modality, name in (("audio", audio_csv), ("visual", VISUAL_FILE)):
+        rows = _read_dense(folder / name, categories)
+        events += _dense_events(rows, modality, clip_of, labels_of, issues)
+    return Annotations(
+        categories=tuple(categories),
+        clips=frame,
+        events=table(events, EVENT_COLUMNS),
+        issues=table(issues + shared_id_issues(frame), ISSUE_COLUMNS),
+    )
+
+
+def _window(name: str) -> _Window:
+    """What a file name says; of a name that is none, a refused clip without source and times."""
+    match = _NAME.fullmatch(name)
+    if match is None:
+        return _Window(refused_name(name), "", float("nan"), CLIP_SECONDS)
+    start, end = float(match["start"]), float(match["end"])
+    return _Window(match["id"], match["id"], start, round(end - start, 3))
+
+
+def _rows(path: Path, columns: str) -> Iterator[tuple[Line, list[str]]]:
+    """The fields of each line after the header, which must be `columns`."""
+    lines = read_lines(path)
+    header = next(lines)
+    if header.fields("\t", columns) != columns.split():
+        raise header.error(f"the header {columns!r}, tab-separated")
+    for line in lines:
+        yield line, line.fields("\t", columns)
+
+
+def _read_splits(folder: Path, categories: Sequence[str]) -> list[_Listed]:
+    listed = []
+    first: dict[str, Line] = {}
+    for split, file in SPLIT_FILES.items():
+        for order, (line, (name, labels)) in enumerate(_rows(folder / file, "filename event_labels")):
+            if name in first:
+                raise line.error(f"a file name that is listed once; {first[name].place} has it as well")
+            first[name] = line
+            weak = tuple(_category(line, label, categories) for label in labels.split(","))
+            listed.append(_Listed(line, name, split, order, weak))
+    if not listed:
+        raise AnnotationError(f"{folder}: {', '.join(SPLIT_FILES.values())} list no clip")
+    if (folder / FULL_FILE).is_file():
+        _check_full(folder, first.keys())
+    return listed
+
+
+def _check_full(folder: Path, names: Collection[str]) -> None:
+    """Raise `AnnotationError` unless `AVVP_dataset_full.csv` lists these file names and no others."""
+    full = {name for _, (name, _) in _rows(folder / FULL_FILE, "filename event_labels")}
+    for here, there, where in ((names, full, FULL_FILE), (full, names, "the split files")):
+        missing = [name for name in here if name not in there]
+        if missing:
+            raise AnnotationError(
+                f"{folder}: {FULL_FILE} and the split files ({', '.join(SPLIT_FILES.values())}) should list the same "
+                f"clips, but {len(missing)} are not in {where}, for example {missing[0]!r}; is a file cut off?"
+            )
+
+
+def _category(line: Line, label: str, categories: Sequence[str]) -> str:
+    if label not in categories:
+        raise line.error(f"a category where it has {label!r}; {suggest(label, list(categories))}")
+    return label
+
+
+def _weak_events(clips: Sequence[str], listed: Sequence[_Listed], issues: list[Issue]) -> list[Event]:
+    """The weak labels, each category once a clip. Appends to `issues`."""
+    events = []
+    for clip, entry in zip(clips, listed, strict=True):
+        distinct = dict.fromkeys(entry.labels)
+        if len(distinct) < len(entry.labels):
+            message = f"{entry.line.place}: a category stands twice in {','.join(entry.labels)!r}"
+            issues.append(("duplicate_label", clip, message))
+        events += [(clip, "video", category, float("nan"), float("nan")) for category in distinct]
+    return events
+
+
+def _read_dense(path: Path, categories: Sequence[str]) -> list[_Dense]:
+    return [
+        _Dense(line, name, line.seconds(onset), line.seconds(offset), _category(line, category, categories))
+        for line, (name, onset, offset, category) in _rows(path, "filename onset offset event_labels")
+    ]
+
+
+def _dense_events(
+    rows: Sequence[_Dense],
+    modality: str,
+    clip_of: Mapping[str, str],
+    labels_of: Mapping[str, tuple[str, ...]],
+    issues: list[Issue],
+) -> list[Event]:
+    """The events of one modality, without those that no evaluation can use. Appends to `issues`."""
+    unknown: dict[str, list[str]] = defaultdict(list)
+    seen = set()
+    events = []
+    for line, name, onset, offset, category in rows:
+        clip = clip_of.get(name, "")
+        again = (name, onset, offset, category) in seen
+        seen.add((name, onset, offset, category))
+        if not clip:
+            unknown[name].append(line.place)
+        if onset >= offset:
+            code = "zero_length_event" if onset == offset else "reversed_event"
+            issues.append((code, clip, f"{line.place}: {line.text!r} lasts no time; left out"))
+        if again:
+            issues.append(
+                ("duplicate_event", clip, f"{line.place}: {line.text!r} stands there before; left out")
+            )
+        if not clip or onset >= offset or again:
+            continue
+        events.append((clip, modality, category, onset, offset))
+        if category not in labels_of[name]:
+            message = f"{line.place}: {category} is not in the clip's label {','.join(labels_of[name])!r}"
+            issues.append((f"{modality}_outside_label", clip, message))
+    issues += [
+        (f"unknown_{modality}_name", "", f"{name!r} is in no split; left out: {', '.join(places)}")
+        for name, places in unknown.items()
+    ]
+    return events

@@ -1,0 +1,102 @@
+"""What the runs of an experiment say: their numbers, or why they have none."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from avpipe.config import Study
+from avpipe.experiment import Experiment
+from avpipe.files import read_json
+
+
+@dataclass(frozen=True)
+class Run:
+    """One seed of an experiment.
+
+    Args:
+        name: its folder below the study's results, `runs/{experiment}/seed{n}`.
+        seed: n.
+        problem: why the run gives no number, or None.
+        record: the content of metrics.json; empty where there is none.
+    """
+
+    name: str
+    seed: int
+    problem: str | None = None
+    record: dict[str, Any] = field(default_factory=dict)
+
+    def value(self, protocol: str, metric: str) -> float | str:
+        """The metric (a fraction) on the test split at the checkpoint that `protocol` chooses, or why there is none."""
+        if self.problem is not None:
+            return self.problem
+        chosen = self.record["metrics"].get(protocol)
+        if not isinstance(chosen, dict):
+            return f"metrics.json has no protocol {protocol}"
+        value = chosen.get(metric)
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            return f"metrics.json gives no {metric} (it has: {', '.join(sorted(chosen)) or 'nothing'})"
+        return float(value)
+
+    def missing_clips(self) -> list[str]:
+        """For each split with unusable clips a phrase such as "test clips 59 of 62"."""
+        counts = self.record.get("counts") or {}
+        splits = [
+            split for split in ("train", "val", "test") if split in counts and f"{split}_named" in counts
+        ]
+        return [
+            f"{split} clips {counts[split]} of {counts[f'{split}_named']}"
+            for split in splits
+            if counts[split] < counts[f"{split}_named"]
+        ]
+
+
+def read_run(results: Path, experiment: Experiment, seed: int) -> Run:
+    """Read `results`/runs/{experiment}/seed{n}/metrics.json. What is wrong with it becomes the run's `problem`."""
+    name = f"runs/{experiment.id}/seed{seed}"
+    path = results / name / "metrics.json"
+    try:
+        record = read_json(path)
+    except FileNotFoundError:
+        return Run(name, seed, "no run yet (metrics.json is missing)")
+    except (OSError, ValueError) as error:
+        return Run(name, seed, f"metrics.json cannot be read: {error}")
+    if not isinstance(record, dict) or record.get("status") not in ("ok", "failed"):
+        return Run(name, seed, "metrics.json says neither ok nor failed")
+    if record["status"] == "failed":
+        return Run(name, seed, f"failed: {record.get('reason') or 'no reason given'}", record)
+    if not isinstance(record.get("metrics"), dict):
+        return Run(name, seed, "metrics.json has no metrics", record)
+    return Run(name, seed, None, record)
+
+
+@dataclass(frozen=True)
+class Notice:
+    """Why the numbers of a table or figure are no reproduction.
+
+    Args:
+        tag: what its title starts with, for example "DEMO, RANDOM WEIGHTS".
+        text: the same in a sentence or two.
+    """
+
+    tag: str
+    text: str
+
+
+def notice(study: Study, experiments: Iterable[Experiment]) -> Notice | None:
+    """The notice of a table or figure with these experiments: on the demo, with random weights, or if the study says so."""
+    used = {name for experiment in experiments for name in experiment.features.values()}
+    random = sorted(
+        name for name in used if name in study.extractors and study.extractors[name].weights == "random"
+    )
+    said = study.notice.strip().rstrip(".") if study.notice else ""
+    demo = study.dataset.kind == "demo" or "demo" in said.lower()
+    tags = [*(["DEMO"] if demo else []), *(["RANDOM WEIGHTS"] if random else [])]
+    if not (tags or said):
+        return None
+    sentences = [said] if said else ["DEMO: the clips are rendered"] if demo else []
+    if random:
+        sentences.append(f"Random weights in {', '.join(random)}")
+    if "reproduction" not in said.lower():
+        sentences.append("Not a reproduction of the published numbers")
+    return Notice(", ".join(tags) or "NOT A REPRODUCTION", ". ".join(sentences) + ".")

@@ -1,0 +1,370 @@
+"""A paper's table, or a figure, as data: which experiments it needs and which numbers the paper printed.
+
+One YAML file a table in `workflow/tables/`, one a figure in `workflow/figures/`; the file's name is the table's
+name. The workflow reads them before it plans anything, so importing this module loads no torch and no pandas.
+
+    title: Comparison with existing methods       # stands above the table
+    paper: Ramaswamy, ..., ICASSP 2020
+    printed: slide "Results (performance comparison in %)"
+    task: localization                            # what trains and evaluates every row
+    metrics: {accuracy: Acc.}                     # name in metrics.json -> heading of the column
+    settings: [supervised, weakly-supervised]     # default: both
+    decimals: 1                                   # of the printed numbers; default 1
+    defaults:                                     # for rows that do not say otherwise (a row's key replaces all of it)
+      model: avin
+      features: {audio: vggish, visual: vgg16_map}
+      recipe: short
+    rows:
+      - row: avin                                 # slug: in the csv, and for `avpipe why`
+        method: AVIN (Ours)                       # as printed
+        remark: audio+visual                      # optional, as printed
+        model: avin                               # a name of avpipe.models.list_models()
+        options: {fusion: mfb}                    # keyword arguments of the model
+        features: {audio: vggish, visual: vgg16_map}   # role in the model's batch -> extractor of the study
+        recipe: {epochs: 50}                      # changes to the study's `training`, or the name of one of its `recipes`
+        settings: [supervised]                    # where the row exists; default: all of the table's
+        published: {supervised: 75.2}             # or {supervised: {accuracy: 75.2}} where there are several metrics
+      - row: dam
+        method: DAM
+        gap: the model is not in avpipe yet       # instead of a model: published number and a gap with this reason
+        published: {supervised: 74.5}             # a number that the paper does not print is left out
+
+A figure has `kind: categories` or `kind: segments`, one `setting`, rows in the same form (without published numbers
+and gaps) and the `options` of its kind.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import yaml
+from pydantic import Field, PrivateAttr, ValidationError
+
+from avpipe.config import NAME, ConfigError, Recipe, Section, Study, describe
+from avpipe.experiment import Experiment, Role, Setting, check_model
+from avpipe.lazy import UnknownNameError, suggest
+
+TEMPLATES = Path(__file__).parent / "templates"
+"""What `avpipe.tables.render` fills in; an input of the rule that writes a table."""
+
+SUPERVISED: tuple[Setting, ...] = ("supervised", "weakly-supervised")
+
+
+class Defaults(Section):
+    """What a row has when it does not say otherwise."""
+
+    model: str | None = None
+    features: dict[Role, str] = Field(default_factory=dict)
+    recipe: str | dict[str, Any] | None = None
+
+
+class Row(Section):
+    """A method as the paper prints it, and the experiment behind it, or the reason why there is none."""
+
+    row: str = Field(pattern=NAME)
+    method: str
+    remark: str | None = None
+    model: str | None = None
+    options: dict[str, Any] = Field(default_factory=dict)
+    features: dict[Role, str] | None = None
+    recipe: str | dict[str, Any] | None = None
+    settings: tuple[Setting, ...] | None = None
+    gap: str | None = Field(None, min_length=1)
+    published: dict[Setting, float | dict[str, float]] = Field(default_factory=dict)
+
+
+class Spec(Section):
+    """What a table and a figure have in common: rows that are experiments."""
+
+    title: str
+    paper: str
+    printed: str = Field(description="where the paper prints it")
+    task: str
+    defaults: Defaults = Field(default_factory=Defaults)
+    rows: tuple[Row, ...] = Field(min_length=1)
+    _where: str = PrivateAttr(default="table")
+
+    @property
+    def name(self) -> str:
+        """The file's name without its ending."""
+        return Path(self._where).stem
+
+    def all_settings(self) -> tuple[Setting, ...]:
+        """The settings that the rows are run in."""
+        raise NotImplementedError
+
+    def find(self, row: str) -> Row:
+        """The row with this slug. Raises `ConfigError` with a suggestion."""
+        for candidate in self.rows:
+            if candidate.row == row:
+                return candidate
+        raise ConfigError(f"{self.name} has no row {row!r}; {suggest(row, [r.row for r in self.rows])}")
+
+    def model_of(self, row: Row) -> str | None:
+        """The row's model, or None where the row is a gap."""
+        return None if row.gap else row.model or self.defaults.model
+
+    def features_of(self, row: Row) -> dict[Role, str]:
+        """Role -> extractor."""
+        return dict(row.features if row.features is not None else self.defaults.features)
+
+    def settings_of(self, row: Row) -> tuple[Setting, ...]:
+        """The settings in which the row is run; none for a gap."""
+        if row.gap:
+            return ()
+        return tuple(s for s in self.all_settings() if row.settings is None or s in row.settings)
+
+    def recipe_names(self) -> set[str]:
+        """The study's `recipes` that the rows ask for."""
+        recipes = [self._recipe_of(row) for row in self.rows if not row.gap]
+        return {recipe for recipe in recipes if isinstance(recipe, str)}
+
+    def _recipe_of(self, row: Row) -> str | dict[str, Any] | None:
+        return row.recipe if row.recipe is not None else self.defaults.recipe
+
+    def experiments(self, study: Study) -> dict[tuple[str, Setting], Experiment]:
+        """(row, setting) -> experiment, gaps left out.
+
+        Raises:
+            ConfigError: for an extractor or a recipe that the study does not have; names file, row and key.
+        """
+        found: dict[tuple[str, Setting], Experiment] = {}
+        for row in self.rows:
+            settings = self.settings_of(row)
+            recipe = self._recipe(row, study) if settings else None
+            for role, extractor in self.features_of(row).items() if settings else ():
+                if extractor not in study.extractors:
+                    known = suggest(extractor, list(study.extractors))
+                    message = f"the study has no extractor {extractor!r} in its `extractors`; {known}"
+                    raise self._error(row, f"features.{role}", message)
+            for setting in settings:
+                found[row.row, setting] = Experiment(
+                    task=self.task,
+                    model=self.model_of(row) or "",
+                    options=row.options,
+                    features=self.features_of(row),
+                    setting=setting,
+                    recipe=recipe or study.training,
+                )
+        return found
+
+    def _recipe(self, row: Row, study: Study) -> Recipe:
+        recipe = self._recipe_of(row)
+        try:
+            if isinstance(recipe, dict):
+                return study.recipe(None, recipe)
+            return study.recipe(recipe)
+        except ConfigError as error:
+            raise self._error(row, "recipe", f"{error} (in the study's `recipes`)") from None
+        except ValidationError as error:
+            raise self._error(row, "recipe", describe(error, Recipe).strip()) from None
+
+    def _error(self, row: Row, key: str, message: str) -> ConfigError:
+        return ConfigError(f"{self._where}, row {row.row!r}: {key}: {message}")
+
+    def problems(self) -> Iterator[tuple[Row, str, str]]:
+        """What is wrong and can be seen without a study: (row, key, message)."""
+        for row in self.rows:
+            if sum(other.row == row.row for other in self.rows) > 1:
+                yield row, "row", "two rows have this name; names are unique in a table"
+            for setting in row.settings or ():
+                if setting not in self.all_settings():
+                    yield row, "settings", f"{setting!r} is not among {list(self.all_settings())}"
+            if row.gap:
+                parts = ("model", "options", "features", "recipe", "settings")
+                wrong = [key for key in parts if getattr(row, key)]
+                if wrong:
+                    yield row, "gap", f"a row with a gap runs nothing; remove {', '.join(wrong)}, or the gap"
+            else:
+                yield from self._experiment_problems(row)
+
+    def _experiment_problems(self, row: Row) -> Iterator[tuple[Row, str, str]]:
+        model = self.model_of(row)
+        if model is None:
+            yield row, "model", "is missing; name a model, or give `gap: reason` where none exists yet"
+        else:
+            try:
+                check_model(model, row.options)
+            except UnknownNameError as error:
+                yield row, "options" if "option" in str(error) else "model", str(error)
+        if not self.features_of(row):
+            yield row, "features", "are missing; for example {audio: vggish}"
+        recipe = self._recipe_of(row)
+        if isinstance(recipe, dict):
+            try:
+                Recipe.model_validate(recipe)
+            except ValidationError as error:
+                yield row, "recipe", describe(error, Recipe).strip()
+
+
+class TableSpec(Spec):
+    """A table of a paper."""
+
+    metrics: dict[str, str] = Field(min_length=1, description="name in metrics.json -> heading")
+    settings: tuple[Setting, ...] = Field(SUPERVISED, min_length=1)
+    decimals: int = Field(1, ge=0, le=6)
+
+    def all_settings(self) -> tuple[Setting, ...]:
+        """The table's settings, in its order."""
+        return self.settings
+
+    def published(self, row: Row, setting: Setting, metric: str) -> float | None:
+        """The number that the paper prints, or None."""
+        numbers = row.published.get(setting)
+        return numbers.get(metric) if isinstance(numbers, dict) else numbers
+
+    def problems(self) -> Iterator[tuple[Row, str, str]]:
+        """Those of any rows, and published numbers that belong to no column."""
+        yield from super().problems()
+        for row in self.rows:
+            for setting, numbers in row.published.items():
+                if setting not in self.settings:
+                    yield row, f"published.{setting}", f"the table's settings are {list(self.settings)}"
+                if isinstance(numbers, dict):
+                    for metric in sorted(set(numbers) - set(self.metrics)):
+                        known = suggest(metric, list(self.metrics))
+                        yield row, f"published.{setting}.{metric}", f"no such metric; {known}"
+                elif len(self.metrics) > 1:
+                    metrics = ", ".join(self.metrics)
+                    yield row, f"published.{setting}", f"say which metric the number belongs to: {metrics}"
+
+
+class CategoriesOptions(Section):
+    """Which categories stand in the bar chart."""
+
+    categories: tuple[str, ...] = Field(
+        default=(), description="these, in this order; empty: those with most test segments"
+    )
+    limit: int = Field(default=10, ge=1, description="how many, where `categories` is empty")
+    background: bool = Field(default=True, description="one more group of bars for segments without an event")
+
+
+class SegmentsOptions(Section):
+    """Which clip the timeline shows."""
+
+    clip: str | None = Field(
+        default=None,
+        description="its id; none: a test clip with an event shorter than the clip, of average correctness",
+    )
+    seed: int | None = Field(
+        default=None, description="whose predictions are shown; none: the study's first seed"
+    )
+
+
+class FigureSpec(Spec):
+    """A figure of a paper."""
+
+    kind: Literal["categories", "segments"]
+    setting: Setting = "supervised"
+
+    @property
+    def shows_clip(self) -> bool:
+        """Whether it needs the clips themselves, not only the predictions."""
+        return self.kind == "segments"
+
+    def all_settings(self) -> tuple[Setting, ...]:
+        """The figure's one setting."""
+        return (self.setting,)
+
+    def problems(self) -> Iterator[tuple[Row, str, str]]:
+        """Those of any rows, and what only a table can show."""
+        yield from super().problems()
+        for row in self.rows:
+            for key in ("gap", "published"):
+                if getattr(row, key):
+                    yield row, key, "a figure cannot show it; leave it to the table"
+
+
+class CategoriesFigure(FigureSpec):
+    """Accuracy per category, bars of the rows side by side."""
+
+    options: CategoriesOptions = Field(default_factory=CategoriesOptions)
+
+
+class SegmentsFigure(FigureSpec):
+    """The segments of one test clip with the truth and each row's prediction."""
+
+    options: SegmentsOptions = Field(default_factory=SegmentsOptions)
+
+
+_KINDS: dict[str, type[FigureSpec]] = {"categories": CategoriesFigure, "segments": SegmentsFigure}
+_Spec = TypeVar("_Spec", bound=Spec)
+
+
+def load_table(path: Path, study: Study | None = None) -> TableSpec:
+    """Read `workflow/tables/{name}.yaml`.
+
+    Raises:
+        ConfigError: names file, row and key of each mistake; with `study`, also extractors and recipes that the
+            study does not have.
+    """
+    return parse_table(_mapping(path), str(path), study)
+
+
+def load_figure(path: Path, study: Study | None = None) -> FigureSpec:
+    """Read `workflow/figures/{name}.yaml`; raises as `load_table` does."""
+    return parse_figure(_mapping(path), str(path), study)
+
+
+def parse_table(data: dict[str, Any], where: str, study: Study | None = None) -> TableSpec:
+    """Check the content of a table's file; `where` (a path, or the table's name) stands in error messages."""
+    return _checked(TableSpec, where, data, study)
+
+
+def parse_figure(data: dict[str, Any], where: str, study: Study | None = None) -> FigureSpec:
+    """Check the content of a figure's file; `where` (a path, or the figure's name) stands in error messages."""
+    kind = data.get("kind")
+    if kind not in _KINDS:
+        raise ConfigError(f"{where}: kind: found {kind!r}; known: {', '.join(_KINDS)}")
+    return _checked(_KINDS[kind], where, data, study)
+
+
+def _mapping(path: Path) -> dict[str, Any]:
+    try:
+        data = yaml.load(path.read_text(encoding="utf-8"), _UniqueKeys)
+    except FileNotFoundError:
+        raise ConfigError(f"{path} does not exist") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not valid YAML: {error}") from None
+    if not isinstance(data, dict):
+        raise ConfigError(f"{path}: expected keys such as title and rows, found {type(data).__name__}")
+    return data
+
+
+class _UniqueKeys(yaml.SafeLoader):
+    """Safe YAML in which a key that stands twice is an error: the second would silently win."""
+
+
+def _unique_mapping(loader: _UniqueKeys, node: yaml.MappingNode) -> dict[Any, Any]:
+    keys = [loader.construct_object(key, deep=True) for key, _ in node.value]
+    for key in keys:
+        if keys.count(key) > 1:
+            message = f"the key {key!r} stands twice"
+            raise yaml.constructor.ConstructorError(None, None, message, node.start_mark)
+    return loader.construct_mapping(node, deep=True)
+
+
+_UniqueKeys.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _unique_mapping)
+
+
+def _checked(kind: type[_Spec], where: str, data: dict[str, Any], study: Study | None) -> _Spec:
+    try:
+        spec = kind.model_validate(data)
+    except ValidationError as error:
+        raise ConfigError(f"{where} is wrong:\n{_with_slugs(describe(error, kind), data)}") from None
+    spec._where = where
+    problems = [f"  row {row.row!r}: {key}: {message}" for row, key, message in spec.problems()]
+    if problems:
+        raise ConfigError("\n".join([f"{where} is wrong:", *dict.fromkeys(problems)]))
+    if study is not None:
+        spec.experiments(study)
+    return spec
+
+
+def _with_slugs(text: str, data: dict[str, Any]) -> str:
+    """`rows.3.optons: ...` -> `row 'avin': optons: ...`, for those rows that have a name."""
+    rows = data.get("rows")
+    for index, row in reversed(list(enumerate(rows if isinstance(rows, list) else ()))):
+        if isinstance(row, dict) and isinstance(row.get("row"), str):
+            text = text.replace(f"  rows.{index}.", f"  row {row['row']!r}: ")
+    return text

@@ -1,1 +1,8 @@
+"""Training and evaluation: features and labels -> runs. This table is all that importing the package loads."""
 
+from avpipe.lazy import LazyTable
+
+TASKS: LazyTable = {
+    "localization": "avpipe.training.localization:Localization",
+}
+"""What `Experiment.task` may be: a class made as `Task(experiment, data, model_class)`, see `avpipe.training.task`."""

@@ -1,0 +1,116 @@
+"""AVEL: Tian, Shi, Li, Duan and Xu, Audio-Visual Event Localization in Unconstrained Videos, ECCV 2018.
+
+An LSTM in both directions over each modality's segments; concatenation; a small classifier of every segment.
+The visual cells of a segment are first summed with weights that its sound decides. Sizes, initialisation,
+activation order, losses and pooling are those of the released code (YapengTian/AVE-ECCV18: models.py,
+models_weakly.py); the forms that were not released are listed in `CARD.assumptions`.
+"""
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from avpipe.models.base import AVBatch, AVOutput, ModelCard
+from avpipe.models.layers import (
+    AudioGuidedAttention,
+    audio_of,
+    classifier,
+    same_segments,
+    spatial_average,
+    visual_of,
+)
+
+CARD = ModelCard(
+    title="AVEL",
+    paper="Y. Tian, J. Shi, B. Li, Z. Duan and C. Xu, Audio-Visual Event Localization in Unconstrained Videos, ECCV 2018",
+    task="localization",
+    inputs="VGGish (128), VGG-19 block5_pool maps (7 x 7 x 512); later papers also ResNet-152 maps (7 x 7 x 2048)",
+    parameters=1_335_246,
+    code="https://github.com/YapengTian/AVE-ECCV18",
+    assumptions=(
+        "One modality alone (not released): the same LSTM and classifier on that modality; visual maps are averaged over their cells.",
+        "Audio and visual without attention (not released): global average pooling of the map in place of the attended sum.",
+        "Features of another width than the released ones change the first layers only: attention hidden 512, LSTM 128 a direction, classifier 64.",
+        "Maps of another size than 7 x 7: the 49 of the attention's score map becomes the number of cells.",
+    ),
+)
+
+
+class AVEL(nn.Module):
+    """Audio-visual event localization with audio-guided visual attention.
+
+    Weakly supervised, the released code takes each class's maximum over time before the softmax; both losses are
+    MultiLabelSoftMarginLoss on softmax probabilities (a sigmoid is applied once more inside). These are the
+    task's defaults for this model; a recipe may ask for others.
+
+    Args:
+        num_classes: event categories C; the output has C + 1, background last.
+        audio_dim: D_a.
+        visual_dim: D_v.
+        visual_cells: H * W of the visual map; 1 where features are vectors, which need no attention.
+        inputs: modalities that the model uses; the others of a batch are not looked at.
+        attention: audio-guided visual attention (both modalities and maps only); else global average pooling.
+        audio_term: how the sound enters the attention, see `AudioGuidedAttention`; "per_cell" is the released code.
+        hidden_dim: of each direction of the LSTMs.
+    """
+
+    default_loss = "soft_margin"
+    default_pooling = "max"
+
+    def __init__(
+        self,
+        *,
+        num_classes: int = 28,
+        audio_dim: int = 128,
+        visual_dim: int = 512,
+        visual_cells: int = 49,
+        inputs: Literal["audio+visual", "audio", "visual"] = "audio+visual",
+        attention: bool = True,
+        audio_term: Literal["per_cell", "per_channel"] = "per_cell",
+        hidden_dim: int = 128,
+    ) -> None:
+        super().__init__()
+        self.audio_dim, self.visual_dim = audio_dim, visual_dim
+        self.attention: AudioGuidedAttention | None = None
+        self.audio_lstm: nn.LSTM | None = None
+        self.visual_lstm: nn.LSTM | None = None
+        if inputs == "audio+visual" and attention and visual_cells > 1:
+            self.attention = AudioGuidedAttention(audio_dim, visual_dim, visual_cells, audio_term=audio_term)
+        if inputs != "visual":
+            self.audio_lstm = nn.LSTM(audio_dim, hidden_dim, batch_first=True, bidirectional=True)
+        if inputs != "audio":
+            self.visual_lstm = nn.LSTM(visual_dim, hidden_dim, batch_first=True, bidirectional=True)
+        self.cells = visual_cells if self.attention else None
+        modalities = 2 if inputs == "audio+visual" else 1
+        self.classifier = classifier(modalities * 2 * hidden_dim, num_classes + 1)
+
+    def forward(self, batch: AVBatch) -> AVOutput:
+        """Classify every segment.
+
+        Args:
+            batch: audio (B, T, D_a); visual (B, T, D_v) or (B, T, H, W, D_v).
+
+        Returns:
+            `segment_logits` (B, T, C + 1); `attention["visual"]` (B, T, H, W) where there is attention.
+
+        Raises:
+            ValueError: a modality is missing or has another shape.
+        """
+        encoded: list[Tensor] = []
+        seen: dict[str, Tensor] = {}
+        if self.audio_lstm is not None:
+            encoded.append(
+                self.audio_lstm(audio_of(batch.audio, self.audio_dim, "AVEL"))[0]
+            )  # (B, T, 2 * hidden)
+        if self.visual_lstm is not None:
+            visual = visual_of(batch.visual, self.visual_dim, "AVEL", self.cells)
+            if encoded:
+                same_segments(encoded[0], visual, "AVEL")
+            if self.attention is not None:
+                pooled, seen["visual"] = self.attention(batch.audio, visual)  # (B, T, D_v), (B, T, H, W)
+            else:
+                pooled = spatial_average(visual)  # (B, T, D_v)
+            encoded.append(self.visual_lstm(pooled)[0])  # (B, T, 2 * hidden)
+        logits = self.classifier(torch.relu(torch.cat(encoded, dim=-1)))  # (B, T, C + 1)
+        return AVOutput(segment_logits=logits, attention=seen)

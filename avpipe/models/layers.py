@@ -1,0 +1,132 @@
+"""What several papers' models share: input checks, audio-guided visual attention, the classifier's shape.
+
+Letters as in design.md, section 5: B clips, T segments, H and W a map's cells, D feature width, C categories.
+"""
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+
+def audio_of(audio: Tensor | None, dim: int, model: str) -> Tensor:
+    """The audio features (B, T, `dim`), checked. Raises ValueError where they are missing or of another shape."""
+    if audio is None:
+        raise ValueError(
+            f"{model} needs audio features (B, T, {dim}); the batch has none: name an extractor for the role `audio`"
+        )
+    if audio.ndim != 3 or audio.shape[-1] != dim:
+        raise ValueError(
+            f"{model} needs audio features (B, T, {dim}), found {tuple(audio.shape)}; set `audio_dim` or another extractor"
+        )
+    return audio
+
+
+def visual_of(visual: Tensor | None, dim: int, model: str, cells: int | None = None) -> Tensor:
+    """The visual features, (B, T, `dim`) or maps (B, T, H, W, `dim`), checked.
+
+    Args:
+        cells: H * W of the maps that the model was built for; None if it takes maps of any size, and vectors.
+
+    Raises:
+        ValueError: where they are missing or of another shape.
+    """
+    form = (
+        f"(B, T, {dim}) or maps (B, T, H, W, {dim})"
+        if cells is None
+        else f"maps (B, T, H, W, {dim}) with H x W = {cells}"
+    )
+    if visual is None:
+        raise ValueError(
+            f"{model} needs visual features {form}; the batch has none: name an extractor for the role `visual`"
+        )
+    wrong_map = cells is not None and (visual.ndim != 5 or visual.shape[2] * visual.shape[3] != cells)
+    if visual.ndim not in (3, 5) or visual.shape[-1] != dim or wrong_map:
+        advice = "set `visual_dim` and `visual_cells`, or another extractor (pooling: map, average: true)"
+        raise ValueError(f"{model} needs visual features {form}, found {tuple(visual.shape)}; {advice}")
+    return visual
+
+
+def same_segments(audio: Tensor, visual: Tensor, model: str) -> None:
+    """Raise ValueError unless both modalities have the same clips and segments."""
+    if audio.shape[:2] != visual.shape[:2]:
+        raise ValueError(
+            f"{model}: audio has (B, T) = {tuple(audio.shape[:2])} but visual has {tuple(visual.shape[:2])}; "
+            "both need the same clips and segments"
+        )
+
+
+def spatial_average(visual: Tensor) -> Tensor:
+    """(B, T, H, W, D) -> (B, T, D), global average pooling; vectors (B, T, D) as they are."""
+    return visual.mean(dim=(2, 3)) if visual.ndim == 5 else visual
+
+
+class AudioGuidedAttention(nn.Module):
+    """Where to look, asked by what is heard: a weighted sum of a map's cells (Tian et al., ECCV 2018, sec. 3.3).
+
+    With v the K = H * W cells and a the audio of one segment, v' = ReLU(U_v v), a' = ReLU(U_a a),
+
+        w = softmax over cells of W_f tanh(W_v v' + W_a a'),   output = sum over cells of w_k v_k
+
+    W_v and W_a give K numbers (49 for 7 x 7) and W_f turns the K numbers of a cell into its score. In the released
+    code (AVE-ECCV18, models.py) the k-th number of W_a a' is added to all K numbers of *cell* k, so the audio
+    moves each cell by a scalar of its own. In the equation (as recalled, the paper is not at hand) it
+    is added to the k-th number of every cell. `audio_term` chooses.
+
+    Args:
+        audio_dim: D_a.
+        visual_dim: D_v.
+        cells: K; 49 with the released sizes.
+        hidden_dim: width of v' and a'; 512 as released.
+        audio_term: "per_cell" as released, "per_channel" as in the equation.
+    """
+
+    def __init__(
+        self,
+        audio_dim: int,
+        visual_dim: int,
+        cells: int,
+        hidden_dim: int = 512,
+        audio_term: Literal["per_cell", "per_channel"] = "per_cell",
+    ) -> None:
+        super().__init__()
+        self.audio_term = audio_term
+        self.embed_audio = nn.Linear(audio_dim, hidden_dim)
+        self.embed_visual = nn.Linear(visual_dim, hidden_dim)
+        self.map_visual = nn.Linear(hidden_dim, cells, bias=False)
+        self.map_audio = nn.Linear(hidden_dim, cells, bias=False)
+        self.score = nn.Linear(cells, 1, bias=False)
+        xavier_(self)
+
+    def forward(self, audio: Tensor, visual: Tensor) -> tuple[Tensor, Tensor]:
+        """Attend.
+
+        Args:
+            audio: (B, T, D_a).
+            visual: (B, T, H, W, D_v).
+
+        Returns:
+            The attended features (B, T, D_v) and the weights (B, T, H, W), which sum to one over the cells.
+        """
+        batch, segments, height, width, dim = visual.shape
+        cells = visual.reshape(batch, segments, height * width, dim)  # (B, T, H, W, D_v) -> (B, T, K, D_v)
+        from_visual = self.map_visual(torch.relu(self.embed_visual(cells)))  # (B, T, K, K)
+        from_audio = self.map_audio(torch.relu(self.embed_audio(audio)))  # (B, T, K)
+        from_audio = from_audio.unsqueeze(-1 if self.audio_term == "per_cell" else -2)
+        weights = self.score(torch.tanh(from_visual + from_audio)).squeeze(-1).softmax(dim=-1)  # (B, T, K)
+        attended = (weights.unsqueeze(-2) @ cells).squeeze(-2)  # (B, T, 1, K) @ (B, T, K, D_v) -> (B, T, D_v)
+        return attended, weights.view(batch, segments, height, width)
+
+
+def classifier(in_dim: int, classes: int, hidden_dim: int = 64) -> nn.Sequential:
+    """Linear, ReLU, Linear with Xavier weights: the released AVEL's classifier (64 hidden units)."""
+    head = nn.Sequential(nn.Linear(in_dim, hidden_dim), nn.ReLU(), nn.Linear(hidden_dim, classes))
+    xavier_(head)
+    return head
+
+
+def xavier_(module: nn.Module) -> None:
+    """Xavier-uniform weights for every Linear below `module`; biases keep torch's default."""
+    for layer in module.modules():
+        if isinstance(layer, nn.Linear):
+            nn.init.xavier_uniform_(layer.weight)

@@ -1,0 +1,177 @@
+"""Audio-visual event localization: which event, or background, is each segment of a clip?
+
+Supervised, a clip's truth is the category of each segment. Weakly supervised it is the set of the clip's categories
+(background, for a clip without any event) and segment scores are pooled over time. Both are evaluated on segments.
+"""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from avpipe.datasets.labels import clip_labels, segment_labels
+from avpipe.experiment import Experiment
+from avpipe.lazy import suggest
+from avpipe.metrics.localization import segment_accuracy
+from avpipe.models.base import AVOutput
+from avpipe.training.data import Data
+from avpipe.training.task import Predictions
+
+
+def soft_margin(logits: Tensor, target: Tensor) -> Tensor:
+    """The released AVEL's loss: MultiLabelSoftMarginLoss on softmax probabilities.
+
+    The loss applies a sigmoid to the probabilities once more, so that it moves only between about 0.709 (uniform over
+    29 classes) and 0.680 (certain and right).
+
+    Args:
+        logits: (..., K).
+        target: (..., K), 0 or 1.
+
+    Returns:
+        (...), the mean over the K classes.
+    """
+    return functional.multilabel_soft_margin_loss(logits.softmax(dim=-1), target, reduction="none")
+
+
+def cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
+    """Cross-entropy with the target as a distribution; several categories of a clip share it equally.
+
+    Args:
+        logits: (..., K).
+        target: (..., K), 0 or 1.
+
+    Returns:
+        (...); 0 where the target is all zero.
+    """
+    target = target / target.sum(dim=-1, keepdim=True).clamp(min=1)
+    return -(target * logits.log_softmax(dim=-1)).sum(dim=-1)
+
+
+LOSSES = {"soft_margin": soft_margin, "cross_entropy": cross_entropy}
+
+
+def pool_over_time(scores: Tensor, pooling: str) -> Tensor:
+    """Segment scores (B, T, K) -> clip scores (B, K): each class's "max" (AVEL's code) or "mean"."""
+    return scores.amax(dim=1) if pooling == "max" else scores.mean(dim=1)
+
+
+class Localization:
+    """The task of an experiment; see `avpipe.training.task.Task`.
+
+    A model that answers with `segment_logits` is trained by the recipe's loss on them, and each segment is predicted to be
+    the largest of C + 1. A model with `event_logits` and `category_logits` (CMRAN's and CPSP's released rule) is
+    trained, supervised, by binary cross-entropy on the event and the recipe's loss on the category of clips that have one; weakly, by the
+    recipe's loss on the pooled products sigmoid(event) * category over C classes, clips without an event left out.
+    A segment of it is predicted to be the clip's largest category where sigmoid(event) > 0.5, else background.
+
+    Args:
+        experiment: setting, recipe.loss and recipe.pooling are used.
+        data: clips and events.
+        model: its `default_loss` and `default_pooling` are what "default" means.
+
+    Raises:
+        ValueError: for a loss that does not exist.
+    """
+
+    main_metric = "accuracy"
+
+    def __init__(self, experiment: Experiment, data: Data, model: type[Any]) -> None:
+        recipe = experiment.recipe
+        loss = str(model.default_loss) if recipe.loss == "default" else recipe.loss
+        if loss not in LOSSES:
+            raise ValueError(f"localization has no loss {loss!r}; {suggest(loss, list(LOSSES))}")
+        self.criterion = LOSSES[loss]
+        self.pooling = str(model.default_pooling) if recipe.pooling == "default" else recipe.pooling
+        self.weak = experiment.setting == "weakly-supervised"
+        self.data = data
+        self.background = len(data.categories)
+        self.truth = {
+            name: segment_labels(data.events, split.clips, data.categories, data.segments)
+            for name, split in data.splits.items()
+        }
+
+    def targets(self, device: torch.device) -> dict[str, Tensor]:
+        """`target`: (N, T, C + 1) supervised, (N, C + 1) weakly supervised, 0 or 1, float32."""
+        if self.weak:
+            present = clip_labels(self.data.events, self.data.splits["train"].clips, self.data.categories) > 0
+            target = np.concatenate([present, ~present.any(axis=1, keepdims=True)], axis=1)  # (N, C + 1)
+        else:
+            target = np.eye(self.background + 1, dtype=bool)[self.truth["train"]]  # (N, T) -> (N, T, C + 1)
+        return {"target": torch.from_numpy(target).to(device, torch.float32)}
+
+    def loss(self, output: AVOutput, targets: dict[str, Tensor]) -> Tensor:
+        """The recipe's loss and the model's own further terms."""
+        target = targets["target"]
+        if output.segment_logits is not None:
+            scores = (
+                pool_over_time(output.segment_logits, self.pooling) if self.weak else output.segment_logits
+            )
+            loss = self.criterion(scores, target).mean()
+        else:
+            loss = self._two_part_loss(*_two_parts(output), target)
+        return torch.stack([loss, *output.losses.values()]).sum()
+
+    def _two_part_loss(self, event: Tensor, category: Tensor, target: Tensor) -> Tensor:
+        """Of event (B, T) and category (B, C) logits."""
+        if self.weak:
+            scores = pool_over_time(
+                event.sigmoid().unsqueeze(-1) * category.unsqueeze(1), self.pooling
+            )  # (B, C)
+            return self._category_loss(scores, target[:, :-1])
+        event_loss = functional.binary_cross_entropy_with_logits(event, 1 - target[..., -1])
+        return event_loss + self._category_loss(category, target[..., :-1].amax(dim=1))
+
+    def _category_loss(self, logits: Tensor, present: Tensor) -> Tensor:
+        """The recipe's loss over the clips with an event, (B, C) and (B, C); zero if there is none."""
+        has_event = present.amax(dim=-1)  # (B,), 0 or 1
+        return (self.criterion(logits, present) * has_event).sum() / has_event.sum().clamp(min=1)
+
+    def predict(self, output: AVOutput) -> dict[str, Tensor]:
+        """`prediction` (B, T) int64, C = background, and its probability `confidence` (B, T)."""
+        if output.segment_logits is not None:
+            confidence, prediction = output.segment_logits.softmax(dim=-1).max(dim=-1)
+            return {"prediction": prediction, "confidence": confidence}
+        event_logits, category_logits = _two_parts(output)
+        event = event_logits.sigmoid()  # (B, T)
+        probability, category = category_logits.softmax(dim=-1).max(dim=-1, keepdim=True)  # (B, 1)
+        prediction = torch.where(event > 0.5, category, self.background)
+        return {
+            "prediction": prediction,
+            "confidence": torch.where(event > 0.5, event * probability, 1 - event),
+        }
+
+    def metrics(self, predictions: Predictions, split: str) -> dict[str, float]:
+        """`accuracy`: right segments over all segments of the split."""
+        return {"accuracy": segment_accuracy(self.truth[split], predictions["prediction"])}
+
+    def table(self, predictions: Predictions, split: str) -> pd.DataFrame:
+        """One row a segment: clip, segment, truth, prediction, confidence."""
+        clips, (_, segments) = self.data.splits[split].clips["clip"].to_numpy(), self.truth[split].shape
+        return pd.DataFrame(
+            {
+                "clip": np.repeat(clips, segments),
+                "segment": np.tile(np.arange(segments), len(clips)),
+                "truth": self.truth[split].ravel(),
+                "prediction": predictions["prediction"].ravel(),
+                "confidence": predictions["confidence"].ravel().astype(np.float64),
+            }
+        )
+
+    def empty_table(self) -> pd.DataFrame:
+        """The columns of `table`, no row."""
+        shape = self.truth["test"].shape
+        blank = {"prediction": np.zeros(shape, np.int64), "confidence": np.zeros(shape)}
+        return self.table(blank, "test").head(0)
+
+
+def _two_parts(output: AVOutput) -> tuple[Tensor, Tensor]:
+    """Event and category logits. Raises ValueError if the model gave neither these nor segment logits."""
+    if output.event_logits is None or output.category_logits is None:
+        raise ValueError(
+            "a localization model must give `segment_logits`, or `event_logits` with `category_logits`"
+        )
+    return output.event_logits, output.category_logits

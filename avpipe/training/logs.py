@@ -1,0 +1,87 @@
+"""What a person sees of a run: lines or a progress bar, log.csv, TensorBoard."""
+
+import csv
+import io
+import shutil
+import sys
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from torch.utils.tensorboard import SummaryWriter
+
+from avpipe.files import write_text
+
+LINES = 20
+"""Plain lines a run, about, where there is no terminal."""
+
+Row = dict[str, float]
+
+
+class RunLog:
+    """The log of one run; use as a context manager.
+
+    Args:
+        folder: runs/{experiment}/seed{n}; gets log.csv and tensorboard/.
+        name: stands before every line.
+        epochs: of the whole run.
+        rows: epochs already done by a job that was killed; they are logged again first.
+    """
+
+    def __init__(self, folder: Path, name: str, epochs: int, rows: list[Row]) -> None:
+        self.folder, self.name, self.epochs, self.rows = folder, name, epochs, rows
+        self.every = max(1, epochs // LINES)
+        shutil.rmtree(folder / "tensorboard", ignore_errors=True)
+        self.tensorboard = SummaryWriter(str(folder / "tensorboard"))
+        for row in rows:
+            self._to_tensorboard(row)
+        self.progress: Progress | None = None
+        self.bar: TaskID | None = None
+
+    def __enter__(self) -> "RunLog":
+        console = Console(stderr=True)
+        if console.is_terminal:
+            columns = (
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeRemainingColumn(),
+            )
+            self.progress = Progress(*columns, console=console)
+            self.progress.start()
+            self.bar = self.progress.add_task(self.name, total=self.epochs, completed=len(self.rows))
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self.progress is not None:
+            self.progress.stop()
+        self.tensorboard.close()
+
+    def epoch(self, row: Row) -> None:
+        """Record an epoch; scores are there for the epochs that were evaluated."""
+        self.rows.append(row)
+        self._to_tensorboard(row)
+        numbers = "  ".join(f"{name} {value:.4g}" for name, value in row.items() if name != "epoch")
+        if self.progress is not None and self.bar is not None:
+            self.progress.update(self.bar, advance=1, description=f"{self.name}  {numbers}")
+        elif row["epoch"] % self.every == 0 or row["epoch"] == self.epochs:
+            say(f"{self.name}: epoch {row['epoch']:.0f}/{self.epochs}  {numbers}")
+
+    def write_csv(self) -> None:
+        """Write log.csv: one row an epoch, the columns in the order in which they first came."""
+        columns = list(dict.fromkeys(name for row in self.rows for name in row))
+        text = io.StringIO()
+        writer = csv.DictWriter(text, columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(self.rows)
+        write_text(self.folder / "log.csv", text.getvalue())
+
+    def _to_tensorboard(self, row: Row) -> None:
+        for name, value in row.items():
+            if name != "epoch":
+                self.tensorboard.add_scalar(name, value, int(row["epoch"]))
+
+
+def say(line: str) -> None:
+    """A plain line on stderr, where Snakemake's log picks it up."""
+    print(line, file=sys.stderr, flush=True)

@@ -1,0 +1,372 @@
+"""The one training loop: every task, every model.
+
+An experiment's seeds are trained one after another on features that are loaded once. A run is decided by the seed:
+weights are drawn on the CPU from it, batches are shuffled by a generator of its own, algorithms are
+deterministic where torch has deterministic ones. After each evaluation the three protocols' checkpoints are kept as
+their scores and predictions on the test split, so every run records what each protocol would have reported.
+Within an epoch nothing waits for the device.
+"""
+
+import contextlib
+import os
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from avpipe import lazy, provenance
+from avpipe.config import Recipe
+from avpipe.experiment import Experiment
+from avpipe.models import MODELS, create_model
+from avpipe.training import TASKS
+from avpipe.training.data import Data, Reader, load_data, open_reader
+from avpipe.training.logs import RunLog, say
+from avpipe.training.results import Checkpoint, Outcome, better, write_run
+from avpipe.training.resume import load_state, save_state
+from avpipe.training.task import Predictions, Task
+
+EVALUATION_BATCH = 128
+
+
+def train_experiment(
+    experiment: Experiment,
+    results: Path,
+    seeds: Sequence[int],
+    device: str = "auto",
+    log: Path | None = None,
+    threads: int | None = None,
+    *,
+    save_every: float = 30.0,
+    resident_bytes: int | None = None,
+) -> None:
+    """Train and evaluate every seed; write `runs/{experiment.id}/seed{n}/` with metrics.json and predictions.parquet.
+
+    A run without usable clips or with a loss that is not finite is written as failed, with the reason. A job that was
+    killed goes on from the last state saved, with the same numbers as if it had not been.
+
+    Args:
+        experiment: what to train.
+        results: R, the dataset's folder.
+        seeds: of the runs.
+        device: "auto" (a GPU if there is one), "cpu", "cuda" or "cuda:N".
+        log: the job's log file, to be named in metrics.json; lines go to stderr.
+        threads: of the processor; None leaves torch's choice.
+        save_every: seconds between saved states.
+        resident_bytes: memory that features may take; None: half of what is free. Decides speed, not numbers.
+
+    Raises:
+        FileNotFoundError: features or tables are missing.
+        ValueError: the experiment does not fit the model, the task or the features.
+    """
+    if threads is not None:
+        torch.set_num_threads(threads)
+    place = choose_device(device)
+    folder = results / "runs" / experiment.id
+    data = load_data(experiment.features, results)
+    task_class = lazy.load(TASKS, experiment.task, "task")
+    task: Task = task_class(experiment, data, lazy.load(MODELS, experiment.model, "model"))
+    context = {
+        "experiment": experiment.model_dump(mode="json"),
+        "experiment_id": experiment.id,
+        "device": str(place),
+        "code": code_fingerprint(experiment),
+    }
+    reason = why_not(experiment, data)
+    with deterministic(place):
+        reader = None if reason else open_reader(data, place, resident_bytes)
+        if reader is not None:
+            counts = ", ".join(f"{len(split)}/{split.named} {name}" for name, split in data.splits.items())
+            say(f"{experiment.id}: usable clips {counts}; features {reader.where}; {place}")
+        for seed in seeds:
+            if reader is None:
+                say(f"{experiment.id} seed {seed}: failed, {reason}")
+                outcome = Outcome(reason=reason)
+            else:
+                identity = {**context, "seed": seed, "data": data.digest, "torch": str(torch.__version__)}
+                run = Run(experiment, data, task, reader, place, seed, folder, identity)
+                outcome = run.train(save_every)
+            chosen = outcome.checkpoints.get(experiment.recipe.protocol)
+            table = (
+                task.empty_table()
+                if outcome.reason or chosen is None
+                else task.table(chosen.predictions, "test")
+            )
+            facts = {
+                "seed": seed,
+                "counts": data.counts(),
+                "log": str(log) if log else None,
+                "features": describe_features(experiment, data),
+                "environment": provenance.environment(),
+            }
+            write_run(folder / f"seed{seed}", outcome, table, {**context, **facts})
+    for seed in seeds:
+        resume_file(folder, seed).unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # the folder stays where other seeds are being trained
+        (folder / ".resume").rmdir()
+
+
+def choose_device(device: str) -> torch.device:
+    """The device of "auto", "cpu", "cuda" or "cuda:N". Raises ValueError where it is not there."""
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise ValueError(f"device {device!r}: torch finds no CUDA GPU here; use `device: auto` or `cpu`")
+    return torch.device(device)
+
+
+def why_not(experiment: Experiment, data: Data) -> str | None:
+    """Why the experiment cannot run on these clips, or None."""
+    recipe = experiment.recipe
+    needed = ["train", "test"]
+    if recipe.protocol == "validation" or recipe.schedule == "plateau":
+        needed.append("val")
+    for name in needed:
+        split = data.splits[name]
+        if not len(split):
+            roles = ", ".join(
+                f"{extractor} ({role})" for role, extractor in sorted(experiment.features.items())
+            )
+            return f"no usable clip in the split {name}: {split.named} named, none has valid {roles}"
+    if recipe.drop_last and len(data.splits["train"]) < recipe.batch_size:
+        return f"{len(data.splits['train'])} training clips make no batch of {recipe.batch_size} (recipe: drop_last)"
+    return None
+
+
+def code_fingerprint(experiment: Experiment) -> str:
+    """The fingerprint of everything that a run executes: this loop, the task and that one model."""
+    named = ((TASKS, experiment.task, "task"), (MODELS, experiment.model, "model"))
+    modules = [lazy.target(table, name, kind).split(":")[0] for table, name, kind in named]
+    return provenance.fingerprint(__name__, *modules)
+
+
+def describe_features(experiment: Experiment, data: Data) -> dict[str, dict[str, Any]]:
+    """Role -> extractor, and weights and their hash as the array's attributes have them."""
+    described: dict[str, dict[str, Any]] = {}
+    for role, extractor in experiment.features.items():
+        attributes = dict(data.features[role].array.attrs)
+        described[role] = {
+            "extractor": extractor,
+            "weights": attributes.get("weights"),
+            "sha256": attributes.get("sha256"),
+        }
+    return described
+
+
+def resume_file(folder: Path, seed: int) -> Path:
+    """Where the state of a seed is kept."""
+    return folder / ".resume" / f"seed{seed}.pt"
+
+
+@contextlib.contextmanager
+def deterministic(device: torch.device) -> Iterator[None]:
+    """Deterministic algorithms where torch has them (a warning where not), and the caller's random state kept."""
+    before = (
+        torch.are_deterministic_algorithms_enabled(),
+        torch.is_deterministic_algorithms_warn_only_enabled(),
+    )
+    debugging: Any = torch.utils.deterministic
+    fill = debugging.fill_uninitialized_memory
+    if device.type == "cuda":
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what cuBLAS needs to be deterministic
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    debugging.fill_uninitialized_memory = False  # a debugging aid that costs time
+    try:
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            yield
+    finally:
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+        debugging.fill_uninitialized_memory = fill
+
+
+@dataclass
+class Run:
+    """One seed of an experiment: what stays the same while it is trained."""
+
+    experiment: Experiment
+    data: Data
+    task: Task
+    reader: Reader
+    device: torch.device
+    seed: int
+    folder: Path
+    identity: dict[str, Any]
+
+    def train(self, save_every: float) -> Outcome:
+        """Train from the last saved state, or from the start."""
+        recipe = self.experiment.recipe
+        torch.manual_seed(self.seed)  # weights, then dropout
+        model = create_model(self.experiment.model, **self._options()).to(self.device)
+        optimizer = make_optimizer(recipe, model)
+        schedule = make_schedule(recipe, optimizer)
+        shuffler = torch.Generator().manual_seed(self.seed)
+        parts = {"model": model, "optimizer": optimizer, "schedule": schedule}
+        outcome = Outcome(parameters=sum(p.numel() for p in model.parameters()))
+        rows = self._restore(parts, shuffler, outcome)
+        targets = self.task.targets(self.device)
+        name = f"{self.experiment.id} seed {self.seed}"
+        started, saved = time.perf_counter() - outcome.seconds, time.perf_counter()
+        with RunLog(self.folder / f"seed{self.seed}", name, recipe.epochs, rows) as log:
+            for epoch in range(len(rows) + 1, recipe.epochs + 1):
+                if outcome.reason:
+                    break
+                rate = float(optimizer.param_groups[0]["lr"])
+                loss = self._epoch(model, optimizer, shuffler, targets)
+                row = {"epoch": epoch, "lr": rate, "loss": loss}
+                if loss != loss or abs(loss) == float("inf"):
+                    outcome.reason = (
+                        f"the loss became {loss} in epoch {epoch}; try a smaller lr, or clip_norm"
+                    )
+                elif epoch % recipe.evaluate_every == 0 or epoch == recipe.epochs:
+                    row |= self._evaluate(model, epoch, outcome)
+                self._step_schedule(schedule, row)
+                log.epoch(row)
+                outcome.seconds = time.perf_counter() - started
+                done = epoch == recipe.epochs or outcome.reason is not None
+                if done or time.perf_counter() - saved >= save_every:
+                    self._save(parts, shuffler, outcome, log.rows)
+                    log.write_csv()
+                    saved = time.perf_counter()
+            if outcome.reason:
+                say(f"{name}: failed, {outcome.reason}")
+        return outcome
+
+    def _options(self) -> dict[str, Any]:
+        """The experiment's options; sizes that it does not set are the data's."""
+        known = lazy.options_of(lazy.target(MODELS, self.experiment.model, "model"))
+        sizes = {name: size for name, size in self.data.sizes().items() if name in known}
+        return {**sizes, **self.experiment.options}
+
+    def _epoch(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        shuffler: torch.Generator,
+        targets: dict[str, Tensor],
+    ) -> float:
+        """One pass over the training clips; the mean loss a clip."""
+        recipe = self.experiment.recipe
+        count = len(self.data.splits["train"])
+        order = torch.randperm(count, generator=shuffler) if recipe.shuffle else torch.arange(count)
+        batches = order.to(self.device).split(recipe.batch_size)
+        if recipe.drop_last and len(batches[-1]) < recipe.batch_size:
+            batches = batches[:-1]
+        model.train()
+        total = torch.zeros((), device=self.device)
+        start = self.data.splits["train"].start
+        for positions, batch in zip(batches, self.reader.batches([b + start for b in batches]), strict=True):
+            picked = {name: target.index_select(0, positions) for name, target in targets.items()}
+            optimizer.zero_grad(set_to_none=True)
+            loss = self.task.loss(model(batch), picked)
+            loss.backward()
+            if recipe.clip_norm is not None:
+                nn.utils.clip_grad_norm_(model.parameters(), recipe.clip_norm)
+            optimizer.step()
+            total += loss.detach() * len(positions)
+        return float(total) / sum(len(positions) for positions in batches)
+
+    def _evaluate(self, model: nn.Module, epoch: int, outcome: Outcome) -> dict[str, float]:
+        """Score the validation and test splits; keep the checkpoints that a protocol would choose."""
+        main = self.task.main_metric
+        scores: dict[str, float] = {}
+        predictions = self.predict(model, "test")
+        metrics = self.task.metrics(predictions, "test")
+        if len(self.data.splits["val"]):
+            on_val = self.task.metrics(self.predict(model, "val"), "val")
+            scores |= {f"val_{name}": value for name, value in on_val.items()}
+            if better(on_val[main], outcome.checkpoints.get("validation")):
+                outcome.checkpoints["validation"] = Checkpoint(epoch, on_val[main], metrics, predictions)
+        if better(metrics[main], outcome.checkpoints.get("best_test")):
+            outcome.checkpoints["best_test"] = Checkpoint(epoch, metrics[main], metrics, predictions)
+        outcome.checkpoints["last"] = Checkpoint(epoch, None, metrics, predictions)
+        return scores | {f"test_{name}": value for name, value in metrics.items()}
+
+    @torch.inference_mode()
+    def predict(self, model: nn.Module, split: str) -> Predictions:
+        """The task's predictions for every usable clip of a split."""
+        model.eval()
+        clips = self.data.splits[split]
+        order = torch.arange(clips.start, clips.start + len(clips), device=self.device).split(
+            EVALUATION_BATCH
+        )
+        parts = [self.task.predict(model(batch)) for batch in self.reader.batches(order)]
+        return {name: torch.cat([part[name] for part in parts]).cpu().numpy() for name in parts[0]}
+
+    def _step_schedule(self, schedule: Any, row: dict[str, float]) -> None:
+        """An epoch of the learning rate's schedule; a plateau looks at the epochs that were evaluated."""
+        if isinstance(schedule, torch.optim.lr_scheduler.ReduceLROnPlateau):
+            if f"val_{self.task.main_metric}" in row:
+                schedule.step(row[f"val_{self.task.main_metric}"])
+        elif schedule is not None:
+            schedule.step()
+
+    def _save(
+        self, parts: dict[str, Any], shuffler: torch.Generator, outcome: Outcome, rows: list[dict[str, float]]
+    ) -> None:
+        """Save where the run stands."""
+        state = {name: part.state_dict() if part is not None else None for name, part in parts.items()}
+        state |= {
+            "reason": outcome.reason,
+            "seconds": outcome.seconds,
+            "rows": rows,
+            "shuffler": shuffler.get_state(),
+        }
+        state["checkpoints"] = {name: kept.to_state() for name, kept in outcome.checkpoints.items()}
+        state["random"] = torch.get_rng_state()
+        if self.device.type == "cuda":
+            state["random_cuda"] = torch.cuda.get_rng_state(self.device)
+        save_state(resume_file(self.folder, self.seed), self.identity, state)
+
+    def _restore(
+        self, parts: dict[str, Any], shuffler: torch.Generator, outcome: Outcome
+    ) -> list[dict[str, float]]:
+        """Go to the last saved state, if there is one of this very run; the rows of its log."""
+        state, problem = load_state(resume_file(self.folder, self.seed), self.identity)
+        if problem:
+            say(f"starting seed {self.seed} from the beginning: {problem}")
+        if state is None:
+            return []
+        for name, part in parts.items():
+            if part is not None:
+                part.load_state_dict(state[name])
+        shuffler.set_state(state["shuffler"])
+        torch.set_rng_state(state["random"])
+        if self.device.type == "cuda":
+            torch.cuda.set_rng_state(state["random_cuda"], self.device)
+        outcome.reason, outcome.seconds = state["reason"], state["seconds"]
+        outcome.checkpoints = {
+            name: Checkpoint.from_state(kept) for name, kept in state["checkpoints"].items()
+        }
+        say(f"seed {self.seed}: going on after epoch {len(state['rows'])}")
+        return list(state["rows"])
+
+
+def make_optimizer(recipe: Recipe, model: nn.Module) -> torch.optim.Optimizer:
+    """The recipe's optimizer, in torch's fused form."""
+    if recipe.optimizer == "sgd":
+        return torch.optim.SGD(
+            model.parameters(),
+            recipe.lr,
+            momentum=recipe.momentum,
+            weight_decay=recipe.weight_decay,
+            fused=True,
+        )
+    kind = torch.optim.AdamW if recipe.optimizer == "adamw" else torch.optim.Adam
+    return kind(model.parameters(), recipe.lr, weight_decay=recipe.weight_decay, fused=True)
+
+
+def make_schedule(recipe: Recipe, optimizer: torch.optim.Optimizer) -> Any:
+    """The learning rate's schedule, stepped once an epoch; None if it is constant."""
+    schedules = torch.optim.lr_scheduler
+    if recipe.schedule == "step":
+        return schedules.StepLR(optimizer, recipe.step, recipe.gamma)
+    if recipe.schedule == "milestones":
+        return schedules.MultiStepLR(optimizer, list(recipe.milestones), recipe.gamma)
+    if recipe.schedule == "plateau":
+        return schedules.ReduceLROnPlateau(optimizer, mode="max", factor=recipe.gamma, patience=recipe.step)
+    if recipe.schedule == "cosine":
+        return schedules.CosineAnnealingLR(optimizer, recipe.epochs)
+    return None

@@ -1,0 +1,81 @@
+"""A run's outcome and the two files that tables and figures read."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from avpipe.files import whole_file, write_json
+from avpipe.training.task import Predictions
+
+PROTOCOLS = ("validation", "last", "best_test")
+"""How the checkpoint is chosen: best on the validation split (first of equals), the last epoch, best on the test split."""
+
+
+@dataclass
+class Checkpoint:
+    """What the model of one epoch does on the test split."""
+
+    epoch: int
+    chosen_by: float | None
+    metrics: dict[str, float]
+    predictions: Predictions
+
+    def to_state(self) -> dict[str, Any]:
+        """For `resume.save_state`."""
+        return {**vars(self), "predictions": {k: torch.from_numpy(v) for k, v in self.predictions.items()}}
+
+    @classmethod
+    def from_state(cls, state: dict[str, Any]) -> "Checkpoint":
+        """The inverse of `to_state`."""
+        return cls(**{**state, "predictions": {k: v.numpy() for k, v in state["predictions"].items()}})
+
+
+@dataclass
+class Outcome:
+    """How a run ended; `reason` is None unless it failed."""
+
+    reason: str | None = None
+    checkpoints: dict[str, Checkpoint] = field(default_factory=dict)
+    parameters: int = 0
+    seconds: float = 0.0
+
+
+def better(new: float, old: Checkpoint | None) -> bool:
+    """Strictly better than the checkpoint kept; anything but NaN beats none."""
+    if old is None or old.chosen_by is None:
+        return not np.isnan(new)
+    return new > old.chosen_by
+
+
+def write_run(folder: Path, outcome: Outcome, table: pd.DataFrame, facts: dict[str, Any]) -> None:
+    """Write predictions.parquet, then metrics.json.
+
+    Args:
+        folder: runs/{experiment}/seed{n}.
+        outcome: how the run ended.
+        table: predictions on the test split of the protocol's checkpoint; no row if the run failed.
+        facts: what else metrics.json says: experiment, seed, counts, environment, ...
+    """
+    with whole_file(folder / "predictions.parquet") as temporary:
+        table.to_parquet(temporary, index=False)
+    chosen = {protocol: outcome.checkpoints.get(protocol) for protocol in PROTOCOLS}
+    write_json(
+        folder / "metrics.json",
+        {
+            **facts,
+            "status": "failed" if outcome.reason else "ok",
+            "reason": outcome.reason,
+            "metrics": {protocol: c.metrics for protocol, c in chosen.items() if c}
+            if not outcome.reason
+            else {},
+            "epochs": {protocol: c.epoch for protocol, c in chosen.items() if c}
+            if not outcome.reason
+            else {},
+            "parameters": outcome.parameters,
+            "seconds": round(outcome.seconds, 3),
+        },
+    )

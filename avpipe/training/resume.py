@@ -1,0 +1,39 @@
+"""Where a run stands, kept so that a killed job goes on with the same numbers.
+
+One file a seed, `runs/{experiment}/.resume/seed{n}.pt`: outside the outputs that Snakemake deletes when a job fails. A
+finished seed keeps its file until every seed of the job is written, so a job killed at its third seed does not
+train the first two again.
+"""
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from avpipe.files import whole_file
+
+
+def save_state(path: Path, identity: dict[str, Any], state: dict[str, Any]) -> None:
+    """Write `state` (tensors, numbers, strings, lists and dictionaries) whole, with what it belongs to."""
+    with whole_file(path) as temporary:
+        torch.save({"identity": identity, "state": state}, temporary)
+
+
+def load_state(path: Path, identity: dict[str, Any]) -> tuple[dict[str, Any] | None, str]:
+    """The state saved for exactly this `identity`, and why there is none.
+
+    Returns:
+        (state, "") or (None, reason), the reason being empty where there is no file.
+    """
+    if not path.is_file():
+        return None, ""
+    try:
+        saved = torch.load(path, map_location="cpu", weights_only=True)
+        found, state = saved["identity"], saved["state"]
+    except (RuntimeError, pickle.UnpicklingError, EOFError, KeyError, TypeError) as error:
+        return None, f"{path} cannot be read ({type(error).__name__})"
+    different = sorted(key for key in identity.keys() | found.keys() if identity.get(key) != found.get(key))
+    if different:
+        return None, f"{path} belongs to another {', '.join(different)}"
+    return state, ""

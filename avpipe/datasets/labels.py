@@ -1,0 +1,104 @@
+"""Events as arrays: the category of every second, and the categories of every clip."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+_ROUNDING = 1e-9
+"""Share of a second that is nothing: 0.1 to 0.6 covers half a second in binary fractions too."""
+
+
+def segment_labels(
+    events: pd.DataFrame, clips: pd.DataFrame, categories: Sequence[str], segments: int = 10
+) -> npt.NDArray[np.int64]:
+    """The category of every 1 s segment of every clip, from the audio-visual events.
+
+    Segment t, the seconds [t, t + 1), has a category if events of that category together cover at least half of it; of
+    several categories the one that covers most of it, then the first of `categories`. Else it is background, C. So an
+    interval of whole seconds [onset, offset) gives the segments onset to offset - 1, as in AVE's own labels.
+
+    Args:
+        events: columns clip, modality, category, onset, offset (seconds). Only modality "audiovisual" and only events of
+            `clips` count.
+        clips: its column clip names the N rows of the result.
+        categories: the C categories in index order.
+        segments: T.
+
+    Returns:
+        (N, T) int64, values 0 to C.
+
+    Raises:
+        ValueError: for an event of a category that `categories` does not have.
+    """
+    rows, indices, chosen = _located(events, clips, categories, "audiovisual")
+    onset, offset = chosen["onset"].to_numpy(), chosen["offset"].to_numpy()
+    labels = np.full((len(clips), segments), len(categories), dtype=np.int64)
+    most = np.full((len(clips), segments), 0.5 - 2 * _ROUNDING)
+    for index in np.unique(indices):
+        own = indices == index
+        share = _covered(rows[own], onset[own], offset[own], len(clips), segments)
+        more = share > most + _ROUNDING
+        labels[more] = index
+        most[more] = share[more]
+    return labels
+
+
+def clip_labels(
+    events: pd.DataFrame, clips: pd.DataFrame, categories: Sequence[str], modality: str = "audiovisual"
+) -> npt.NDArray[np.float32]:
+    """Which categories occur in every clip: what weakly supervised training is told.
+
+    Args:
+        events: as in `segment_labels`.
+        clips: its column clip names the N rows of the result.
+        categories: the C categories in index order; background is not among them.
+        modality: of the events that count; "video" are LLP's weak labels.
+
+    Returns:
+        (N, C) float32 of 0 and 1.
+
+    Raises:
+        ValueError: for an event of a category that `categories` does not have.
+    """
+    rows, indices, _ = _located(events, clips, categories, modality)
+    labels = np.zeros((len(clips), len(categories)), dtype=np.float32)
+    labels[rows, indices] = 1
+    return labels
+
+
+def _located(
+    events: pd.DataFrame, clips: pd.DataFrame, categories: Sequence[str], modality: str
+) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp], pd.DataFrame]:
+    """The events of `clips` in one modality, with the index of the clip and of the category of each."""
+    chosen = events[events["modality"] == modality]
+    rows = pd.Index(clips["clip"]).get_indexer(pd.Index(chosen["clip"]))
+    chosen, rows = chosen[rows >= 0], rows[rows >= 0]
+    indices = pd.Index(list(categories), dtype=object).get_indexer(pd.Index(chosen["category"], dtype=object))
+    if (indices < 0).any():
+        raise ValueError(
+            f"events have the category {chosen['category'][indices < 0].iloc[0]!r}, not one of {[*categories]}"
+        )
+    return rows, indices, chosen
+
+
+def _covered(
+    rows: npt.NDArray[np.intp],
+    onset: npt.NDArray[np.float64],
+    offset: npt.NDArray[np.float64],
+    clips: int,
+    segments: int,
+) -> npt.NDArray[np.float64]:
+    """The share of each segment of each clip that lies in the union of the clip's intervals, (clips, segments)."""
+    order = np.lexsort((onset, rows))
+    rows, onset, offset = rows[order], onset[order], offset[order]
+    reached = pd.Series(offset).groupby(rows).cummax().groupby(rows).shift(fill_value=-np.inf).to_numpy()
+    onset = np.maximum(onset, reached)[:, None]  # what an earlier interval covers counts once
+    start = np.arange(segments)
+    shares = np.clip(
+        np.minimum(offset[:, None], start + 1) - np.maximum(onset, start), 0, 1
+    )  # (intervals, T)
+    covered = np.zeros((clips, segments))
+    np.add.at(covered, rows, shares)
+    return covered

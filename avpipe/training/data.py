@@ -189,7 +189,7 @@ def open_reader(data: Data, device: torch.device, resident_bytes: int | None = N
 class Resident:
     """Features in memory, of the device or of the computer."""
 
-    def __init__(self, tensors: dict[str, Tensor], device: torch.device) -> None:
+    def __init__(self, tensors: Mapping[Role, Tensor], device: torch.device) -> None:
         self.tensors, self.device = tensors, device
         self.where = f"in memory ({next(iter(tensors.values())).device.type})"
 
@@ -203,7 +203,7 @@ class Resident:
 class Lazy:
     """Features in their zarr arrays; a thread reads one batch ahead."""
 
-    def __init__(self, arrays: Mapping[str, Any], rows: np.ndarray, device: torch.device) -> None:
+    def __init__(self, arrays: Mapping[Role, Any], rows: np.ndarray, device: torch.device) -> None:
         self.arrays, self.rows, self.device = arrays, rows, device
         self.where = "on disk (larger than the memory that is free)"
 
@@ -218,11 +218,11 @@ class Lazy:
             if ahead is not None:
                 yield self._batch(ahead.result())
 
-    def _read(self, positions: np.ndarray) -> dict[str, np.ndarray]:
+    def _read(self, positions: np.ndarray) -> dict[Role, np.ndarray]:
         rows, inverse = np.unique(self.rows[positions], return_inverse=True)  # zarr reads sorted rows best
         return {role: np.asarray(array.oindex[rows])[inverse] for role, array in self.arrays.items()}
 
-    def _batch(self, read: dict[str, np.ndarray]) -> AVBatch:
+    def _batch(self, read: dict[Role, np.ndarray]) -> AVBatch:
         return AVBatch(**{r: torch.from_numpy(a).to(self.device, torch.float32) for r, a in read.items()})
 
 

@@ -21,6 +21,7 @@ _ADVICE = {
     errno.EROFS: "the file system is read-only: choose another results folder",
     errno.EPERM: "not permitted: make the folder writable or choose another results folder",
     errno.ENOTDIR: "a file stands where a folder is needed",
+    errno.EEXIST: "a file stands where a folder is needed",
 }
 
 

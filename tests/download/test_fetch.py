@@ -1,0 +1,162 @@
+"""A shard's clips are asked of the sources in order, each once, and each ends as a row."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from avpipe.config import Source
+from avpipe.download.fetch import fetch_shard
+from avpipe.files import OutputError
+
+COLUMNS = ["clip", "status", "reason", "path", "bytes", "sha256", "attempts", "seconds", "found_in"]
+
+
+@pytest.fixture(autouse=True)
+def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("avpipe.download.web.time.sleep", lambda _: None)
+
+
+def manifest_of(folder: Path, clips: Sequence[str], shard: int = 0) -> Path:
+    """A manifest with `clips` in one shard, row numbers against the order of the file, and one clip in another."""
+    rows = [
+        {"clip": clip, "source": clip, "start": math.nan, "end": math.nan, "shard": shard, "row": row}
+        for row, clip in enumerate(clips)
+    ]
+    other = {
+        "clip": "elsewhere",
+        "source": "elsewhere",
+        "start": 0.0,
+        "end": 1.0,
+        "shard": shard + 1,
+        "row": 99,
+    }
+    pd.DataFrame([other, *reversed(rows)]).to_parquet(folder / "manifest.parquet")
+    return folder / "manifest.parquet"
+
+
+def local(folder: Path) -> Source:
+    folder.mkdir(exist_ok=True)
+    return Source(kind="local", path=str(folder))
+
+
+def run(folder: Path, manifest: Path, *sources: Source) -> pd.DataFrame:
+    fetch_shard(manifest, 0, sources, folder / "0.parquet", folder / "files")
+    return pd.read_parquet(folder / "0.parquet")
+
+
+def test_each_clip_of_the_shard_is_one_row_in_the_manifests_order(tmp_path: Path) -> None:
+    source = local(tmp_path / "videos")
+    (tmp_path / "videos" / "b.mp4").write_bytes(b"b")
+    manifest = manifest_of(tmp_path, ["c", "b", "a"])
+    counts = fetch_shard(manifest, 0, [source], tmp_path / "out.parquet", tmp_path / "files")
+    table = pd.read_parquet(tmp_path / "out.parquet")
+    assert list(table.columns) == COLUMNS
+    assert list(table["clip"]) == ["c", "b", "a"]
+    assert list(table.status) == ["missing", "present", "missing"]
+    assert counts == {"missing": 2, "present": 1}
+
+
+def test_the_first_source_that_has_a_clip_wins(tmp_path: Path, server: Any) -> None:
+    first, second = local(tmp_path / "first"), local(tmp_path / "second")
+    (tmp_path / "first" / "a.mp4").write_bytes(b"first")
+    (tmp_path / "second" / "a.mp4").write_bytes(b"second")
+    (tmp_path / "second" / "b.mp4").write_bytes(b"second")
+    server.answers["/c.mp4"] = lambda request: request.reply(200, b"web")
+    web = Source(kind="http", url=server.url + "/{source}.mp4")
+    table = run(tmp_path, manifest_of(tmp_path, ["a", "b", "c"]), first, second, web)
+    assert [Path(path).read_bytes() for path in table.path] == [b"first", b"second", b"web"]
+    assert list(table.found_in) == ["local", "local", "http 127.0.0.1"]
+    assert [path for path, _ in server.asked] == ["/c.mp4"]
+
+
+def test_where_all_fail_every_reason_is_told_and_hope_decides_the_status(tmp_path: Path, server: Any) -> None:
+    for name, code in (("gone", 404), ("busy", 429)):
+        server.answers[f"/{name}/a.mp4"] = lambda request, code=code: request.reply(code, Retry_After="9999")
+    sources = [
+        Source(kind="http", url=server.url + "/busy/{source}.mp4"),
+        Source(kind="http", url=server.url + "/gone/{source}.mp4"),
+        local(tmp_path / "videos"),
+    ]
+    row = run(tmp_path, manifest_of(tmp_path, ["a"]), *sources).iloc[0]
+    assert row.status == "rate_limited"
+    for part in ("429", "404", "a.mp4 is not there"):
+        assert part in row.reason
+    assert row.attempts == 3
+
+
+def test_an_unsafe_clip_name_touches_no_source_and_no_path(tmp_path: Path, server: Any) -> None:
+    web = Source(kind="http", url=server.url + "/{source}.mp4")
+    table = run(tmp_path, manifest_of(tmp_path, ["../../evil", "a/b", "good"]), web)
+    assert list(table.status) == ["refused_id", "refused_id", "unavailable"]
+    assert [path for path, _ in server.asked] == ["/good.mp4"]
+
+
+def test_a_second_run_asks_again_only_for_what_may_have_changed(tmp_path: Path, server: Any) -> None:
+    server.answers["/have.mp4"] = lambda request: request.reply(200, b"clip")
+    server.answers["/busy.mp4"] = lambda request: request.reply(429, Retry_After="9999")
+    manifest = manifest_of(tmp_path, ["have", "gone", "busy"])
+    web = Source(kind="http", url=server.url + "/{source}.mp4")
+    first = run(tmp_path, manifest, web)
+    (tmp_path / "0.parquet").unlink()  # as Snakemake does before a job
+    second = run(tmp_path, manifest, web)
+    pd.testing.assert_frame_equal(first.drop(columns="seconds"), second.drop(columns="seconds"))
+    assert {path: server.count(path) for path in ("/have.mp4", "/gone.mp4", "/busy.mp4")} == {
+        "/have.mp4": 1,
+        "/gone.mp4": 1,
+        "/busy.mp4": 2,
+    }
+
+
+def test_a_downloaded_file_that_changed_or_vanished_is_fetched_again(tmp_path: Path, server: Any) -> None:
+    for clip in "ab":
+        server.answers[f"/{clip}.mp4"] = lambda request: request.reply(200, b"clip")
+    manifest = manifest_of(tmp_path, ["a", "b"])
+    web = Source(kind="http", url=server.url + "/{source}.mp4")
+    first = run(tmp_path, manifest, web)
+    Path(first.path[0]).write_bytes(b"bent")
+    Path(first.path[1]).unlink()
+    assert list(run(tmp_path, manifest, web).status) == ["present", "present"]
+    assert [Path(path).read_bytes() for path in first.path] == [b"clip", b"clip"]
+
+
+def test_another_url_is_asked_although_the_old_one_was_final(tmp_path: Path, server: Any) -> None:
+    manifest = manifest_of(tmp_path, ["a"])
+    run(tmp_path, manifest, Source(kind="http", url=server.url + "/old/{source}.mp4"))
+    server.answers["/new/a.mp4"] = lambda request: request.reply(200, b"clip")
+    table = run(tmp_path, manifest, Source(kind="http", url=server.url + "/new/{source}.mp4"))
+    assert list(table.status) == ["present"]
+
+
+def test_a_journal_line_cut_off_by_a_kill_is_ignored(tmp_path: Path, server: Any) -> None:
+    manifest = manifest_of(tmp_path, ["gone"])
+    web = Source(kind="http", url=server.url + "/{source}.mp4")
+    run(tmp_path, manifest, web)
+    journal = tmp_path / "files" / "journal" / "0.jsonl"
+    journal.write_text(journal.read_text()[:-5])
+    assert list(run(tmp_path, manifest, web).status) == ["unavailable"]
+    assert server.count("/gone.mp4") == 2
+    run(tmp_path, manifest, web)
+    assert server.count("/gone.mp4") == 2, "the line after the torn one counts"
+
+
+def test_results_keep_no_secret_of_a_url(tmp_path: Path, server: Any) -> None:
+    run(
+        tmp_path,
+        manifest_of(tmp_path, ["a"]),
+        Source(kind="http", url=server.url + "/{source}.mp4?token=hush"),
+    )
+    written = [path for path in (tmp_path / "files").rglob("*") if path.is_file()] + [tmp_path / "0.parquet"]
+    assert all(b"hush" not in path.read_bytes() for path in written)
+
+
+def test_no_sources_and_no_room_say_what_to_do(tmp_path: Path) -> None:
+    manifest = manifest_of(tmp_path, ["a"])
+    with pytest.raises(ValueError, match="no sources"):
+        fetch_shard(manifest, 0, [], tmp_path / "out.parquet", tmp_path / "files")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match="folder is needed"):
+        fetch_shard(manifest, 0, [local(tmp_path)], tmp_path / "out.parquet", tmp_path / "file")

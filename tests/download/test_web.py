@@ -1,0 +1,277 @@
+"""Downloads from a small server on the loopback address: what arrives, what is kept, and how failures are told apart."""
+
+import email.utils
+import hashlib
+import math
+import random
+import socket
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from avpipe.config import Source
+from avpipe.download import Status
+from avpipe.download.base import WantedClip
+from avpipe.download.web import WebFetcher
+from avpipe.files import OutputError
+
+BODY = random.Random(0).randbytes(300_000)
+CLIP = WantedClip("clip", "a", math.nan, math.nan)
+
+
+@pytest.fixture(autouse=True)
+def no_waiting(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Waits between attempts are noted, not waited."""
+    waits: list[float] = []
+    monkeypatch.setattr("avpipe.download.web.time.sleep", waits.append)
+    return waits
+
+
+def fetcher(server: Any, path: str = "/{source}.mp4", **limits: Any) -> WebFetcher:
+    return WebFetcher(Source(kind="http", url=server.url + path), **limits)
+
+
+def answer(code: int, body: bytes = b"", **headers: str) -> Any:
+    return lambda request: request.reply(code, body, **headers)
+
+
+def in_turn(*answers: Any) -> Any:
+    """One answer a request; the last for all that follow."""
+    left = list(answers)
+    return lambda request: (left.pop(0) if len(left) > 1 else left[0])(request)
+
+
+def broken_off(request: Any, sent: int = 100_000) -> None:
+    """Announce the whole body, send a part, hang up."""
+    request.send_response(200)
+    request.send_header("Content-Length", str(len(BODY)))
+    request.send_header("Content-Type", "video/mp4")
+    request.send_header("ETag", '"v1"')
+    request.end_headers()
+    request.wfile.write(BODY[:sent])
+
+
+def ranged(request: Any) -> None:
+    """What a good server does with Range and If-Range."""
+    asked = request.headers.get("Range")
+    if asked and request.headers.get("If-Range") == '"v1"':
+        start = int(asked.removeprefix("bytes=").rstrip("-"))
+        request.reply(
+            206, BODY[start:], ETag='"v1"', Content_Range=f"bytes {start}-{len(BODY) - 1}/{len(BODY)}"
+        )
+    else:
+        request.reply(200, BODY, ETag='"v1"')
+
+
+def test_a_file_arrives_whole_with_its_digest(server: Any, tmp_path: Path) -> None:
+    server.answers["/a.mp4"] = answer(200, BODY)
+    outcome = fetcher(server).fetch(CLIP, tmp_path / "clip")
+    assert outcome.status is Status.PRESENT
+    assert outcome.path == str(tmp_path / "clip.mp4")
+    assert Path(outcome.path).read_bytes() == BODY
+    assert (outcome.bytes, outcome.sha256) == (len(BODY), hashlib.sha256(BODY).hexdigest())
+    assert outcome.attempts == 1
+    assert outcome.found_in == "http 127.0.0.1"
+    assert [path.name for path in tmp_path.iterdir()] == ["clip.mp4"], "nothing temporary is left"
+
+
+def test_the_extension_comes_from_the_url_or_the_content_type(server: Any, tmp_path: Path) -> None:
+    server.answers["/get"] = answer(200, BODY, Content_Type="video/webm")
+    server.answers["/odd"] = answer(200, BODY, Content_Type="application/octet-stream")
+    for path, name in (("/get?id={source}", "clip.webm"), ("/odd?id={source}", "clip.media")):
+        assert fetcher(server, path).fetch(CLIP, tmp_path / "clip").path == str(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("code", "status", "attempts"),
+    [
+        (404, Status.UNAVAILABLE, 1),
+        (410, Status.UNAVAILABLE, 1),
+        (401, Status.PRIVATE, 1),
+        (403, Status.PRIVATE, 1),
+        (451, Status.REGION_BLOCKED, 1),
+        (429, Status.RATE_LIMITED, 3),
+        (500, Status.NETWORK_ERROR, 3),
+        (503, Status.NETWORK_ERROR, 3),
+    ],
+)
+def test_final_answers_are_taken_once_and_others_tried_again(
+    server: Any, tmp_path: Path, code: int, status: Status, attempts: int
+) -> None:
+    server.answers["/a.mp4"] = answer(code)
+    outcome = fetcher(server, attempts=3).fetch(CLIP, tmp_path / "clip")
+    assert outcome.status is status
+    assert str(code) in outcome.reason
+    assert outcome.attempts == server.count("/a.mp4") == attempts
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_waits_grow_and_are_scattered(server: Any, tmp_path: Path, no_waiting: list[float]) -> None:
+    server.answers["/a.mp4"] = answer(500)
+    fetcher(server, attempts=4).fetch(CLIP, tmp_path / "clip")
+    assert len(no_waiting) == 3
+    assert all(2**n / 2 <= wait <= 2**n for n, wait in enumerate(no_waiting))
+
+
+def test_the_server_says_how_long_to_wait(server: Any, tmp_path: Path, no_waiting: list[float]) -> None:
+    date = email.utils.formatdate(time.time() + 20, usegmt=True)
+    server.answers["/a.mp4"] = in_turn(
+        answer(429, Retry_After="7"), answer(503, Retry_After=date), answer(200, BODY)
+    )
+    assert fetcher(server).fetch(CLIP, tmp_path / "clip").status is Status.PRESENT
+    assert no_waiting[0] == 7
+    assert no_waiting[1] == pytest.approx(20, abs=2)
+
+
+def test_a_server_that_asks_for_too_much_patience_is_left(server: Any, tmp_path: Path) -> None:
+    server.answers["/a.mp4"] = answer(429, Retry_After="3600")
+    outcome = fetcher(server, patience=60).fetch(CLIP, tmp_path / "clip")
+    assert (outcome.status, outcome.attempts) == (Status.RATE_LIMITED, 1)
+
+
+def test_a_connection_that_breaks_is_continued_where_it_broke(server: Any, tmp_path: Path) -> None:
+    server.answers["/a.mp4"] = in_turn(broken_off, ranged)
+    outcome = fetcher(server).fetch(CLIP, tmp_path / "clip")
+    assert Path(str(outcome.path)).read_bytes() == BODY
+    assert server.asked == [("/a.mp4", None), ("/a.mp4", "bytes=100000-")]
+
+
+def test_a_partial_file_is_continued_by_the_next_run(server: Any, tmp_path: Path) -> None:
+    server.answers["/a.mp4"] = broken_off
+    outcome = fetcher(server, attempts=1).fetch(CLIP, tmp_path / "clip")
+    assert outcome.status is Status.NETWORK_ERROR
+    assert "100000 of 300000" in outcome.reason
+    server.answers["/a.mp4"] = ranged
+    assert fetcher(server).fetch(CLIP, tmp_path / "clip").sha256 == hashlib.sha256(BODY).hexdigest()
+    assert server.asked[-1] == ("/a.mp4", "bytes=100000-")
+
+
+def test_a_partial_file_of_another_version_is_thrown_away(server: Any, tmp_path: Path) -> None:
+    new = BODY[::-1]
+    server.answers["/a.mp4"] = in_turn(broken_off, answer(200, new, ETag='"v2"'))
+    outcome = fetcher(server).fetch(CLIP, tmp_path / "clip")
+    assert Path(str(outcome.path)).read_bytes() == new
+
+
+@pytest.mark.parametrize("wrong", [answer(416), answer(206, b"x", Content_Range="bytes 5-5/6")])
+def test_a_server_that_cannot_continue_starts_anew(server: Any, tmp_path: Path, wrong: Any) -> None:
+    server.answers["/a.mp4"] = in_turn(broken_off, wrong, answer(200, BODY))
+    assert Path(str(fetcher(server).fetch(CLIP, tmp_path / "clip").path)).read_bytes() == BODY
+    assert server.asked[-1] == ("/a.mp4", None)
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        answer(200, b"<p>Sign in</p>", Content_Type="text/html; charset=utf-8"),
+        answer(200, b"\n <!DOCTYPE html><p>Sign in</p>"),
+    ],
+)
+def test_a_web_page_is_not_taken_for_a_clip(server: Any, tmp_path: Path, page: Any) -> None:
+    server.answers["/a.mp4"] = page
+    outcome = fetcher(server).fetch(CLIP, tmp_path / "clip")
+    assert outcome.status is Status.UNAVAILABLE
+    assert "web page" in outcome.reason
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_empty_file_is_corrupt(server: Any, tmp_path: Path) -> None:
+    server.answers["/a.mp4"] = answer(200)
+    assert fetcher(server).fetch(CLIP, tmp_path / "clip").status is Status.CORRUPT
+
+
+@pytest.mark.parametrize("announced", ["300000", ""])
+def test_a_file_over_the_limit_is_refused_announced_or_not(
+    server: Any, tmp_path: Path, announced: str
+) -> None:
+    server.answers["/a.mp4"] = answer(200, BODY, Content_Length=announced)
+    outcome = fetcher(server, largest=200_000).fetch(CLIP, tmp_path / "clip")
+    assert outcome.status is Status.TOO_LARGE
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_download_that_takes_too_long_is_stopped_and_kept_for_later(server: Any, tmp_path: Path) -> None:
+    def drip(request: Any) -> None:
+        request.send_response(200)
+        request.send_header("Content-Length", str(len(BODY)))
+        request.end_headers()
+        for _ in range(200):
+            request.wfile.write(BODY[:100])
+            request.wfile.flush()
+            time_to_pass.wait(0.02)
+
+    time_to_pass = threading.Event()
+    server.answers["/a.mp4"] = drip
+    outcome = fetcher(server, seconds=0.15).fetch(CLIP, tmp_path / "clip")
+    assert outcome.status is Status.TIMED_OUT
+    assert (tmp_path / "clip.part").stat().st_size > 0
+
+
+def test_a_silent_server_and_a_closed_port_are_network_errors(server: Any, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}/{{source}}"
+        silent = WebFetcher(Source(kind="http", url=url), attempts=1, silence=0.1)
+        assert silent.fetch(CLIP, tmp_path / "clip").status is Status.NETWORK_ERROR
+    closed = WebFetcher(Source(kind="http", url=url), attempts=1)
+    outcome = closed.fetch(CLIP, tmp_path / "clip")
+    assert outcome.status is Status.NETWORK_ERROR
+    assert "refused" in outcome.reason
+
+
+def test_redirects_are_followed_but_not_for_ever(server: Any, tmp_path: Path) -> None:
+    server.answers["/a.mp4"] = answer(302, Location="/b.mp4")
+    server.answers["/b.mp4"] = answer(200, BODY)
+    server.answers["/round.mp4"] = answer(307, Location="/round.mp4")
+    assert fetcher(server).fetch(CLIP, tmp_path / "clip").status is Status.PRESENT
+    outcome = fetcher(server, "/round.mp4?{source}").fetch(CLIP, tmp_path / "round")
+    assert outcome.status is Status.REFUSED_URL
+
+
+@pytest.mark.parametrize("target", ["file:///etc/passwd", "ftp://127.0.0.1/x", "gopher://127.0.0.1/"])
+def test_a_redirect_to_another_protocol_is_refused(server: Any, tmp_path: Path, target: str) -> None:
+    server.answers["/a.mp4"] = answer(302, Location=target)
+    assert fetcher(server).fetch(CLIP, tmp_path / "clip").status is Status.REFUSED_URL
+
+
+def test_a_redirect_to_another_private_address_is_refused_before_anything_is_sent(
+    server: Any, another_server: Callable[[], Any], tmp_path: Path
+) -> None:
+    with another_server() as inside:  # 127.0.0.2 is another address of this machine
+        inside.answers["/secret.mp4"] = answer(200, BODY)
+        port = inside.url.rpartition(":")[2]
+        with socket.create_server(("127.0.0.2", 0)) as listener:
+            other = listener.getsockname()[1]
+            server.answers["/a.mp4"] = answer(302, Location=f"http://127.0.0.2:{other}/secret.mp4")
+            outcome = fetcher(server).fetch(CLIP, tmp_path / "clip")
+            assert outcome.status is Status.REFUSED_URL
+            assert "127.0.0.2" in outcome.reason
+            connection, _ = listener.accept()
+            with connection:
+                assert connection.recv(100) == b""
+        server.answers["/a.mp4"] = answer(302, Location=f"http://127.0.0.1:{port}/secret.mp4")
+        assert fetcher(server).fetch(CLIP, tmp_path / "clip").status is Status.PRESENT, (
+            "the same private host"
+        )
+
+
+@pytest.mark.parametrize(
+    ("source", "path"),
+    [("a b", "/a%20b.mp4"), ("a?x=1#y", "/a%3Fx%3D1%23y.mp4"), ("é\r\nX: y", "/%C3%A9%0D%0AX%3A%20y.mp4")],
+)
+def test_an_id_cannot_leave_the_path_of_the_url(server: Any, tmp_path: Path, source: str, path: str) -> None:
+    server.answers[path] = answer(200, BODY)
+    wanted = WantedClip("clip", source, math.nan, math.nan)
+    assert fetcher(server).fetch(wanted, tmp_path / "clip").status is Status.PRESENT
+    climbing = WantedClip("clip", f"../{source}", math.nan, math.nan)
+    assert fetcher(server).fetch(climbing, tmp_path / "clip").status is Status.REFUSED_ID
+
+
+def test_a_file_where_the_folder_should_be_is_our_error_not_the_networks(server: Any, tmp_path: Path) -> None:
+    server.answers["/a.mp4"] = answer(200, BODY)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match="folder is needed"):
+        fetcher(server).fetch(CLIP, tmp_path / "file" / "clip")

@@ -1,0 +1,109 @@
+from pathlib import Path
+
+import pytest
+import yaml
+
+from avpipe.config import ConfigError, Recipe, resolve, validate_study
+
+ROOT = Path(__file__).resolve().parent.parent
+MINIMAL = {"dataset": {"name": "d", "kind": "demo"}}
+
+
+def wrong(**changes: object) -> str:
+    with pytest.raises(ConfigError) as caught:
+        validate_study({**MINIMAL, **changes})
+    return str(caught.value)
+
+
+def test_a_minimal_study_gets_the_defaults() -> None:
+    study = validate_study(MINIMAL)
+    assert (study.shard_size, study.seeds, study.training) == (256, (0, 1, 2), Recipe())
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"shard_sise": 3}, "shard_sise: no such key; did you mean 'shard_size'?"),
+        ({"training": {"epocs": 3}}, "training.epocs: no such key; did you mean 'epochs'?"),
+        ({"training": {"lr": -1}}, "training.lr: Input should be greater than 0 (found -1)"),
+        (
+            {"extractors": {"a": {"backbone": "vggish", "poling": "map"}}},
+            "extractors.a.poling: no such key; did you mean 'pooling'?",
+        ),
+        ({"extractors": {"a/b": {"backbone": "vggish"}}}, "extractor name 'a/b'"),
+        (
+            {"bundles": [["vggsh"]], "extractors": {"vggish": {"backbone": "vggish"}}},
+            "no extractor 'vggsh'; did you mean 'vggish'?",
+        ),
+        ({"bundles": [["a", "a"]], "extractors": {"a": {"backbone": "vggish"}}}, "stands in two bundles"),
+        ({"features": ["a"]}, "features: no extractor 'a'"),
+        ({"seeds": [1, 1]}, "seeds: need at least one, each once"),
+        ({"recipes": {"paper": {"lr": 0}}}, "recipes.paper:   lr: Input should be greater than 0"),
+        ({"dataset": {"name": "../x", "kind": "demo"}}, "dataset.name"),
+        ({"dataset": {"name": "x"}}, "dataset.kind: is missing"),
+        (
+            {"dataset": {"name": "x", "kind": "ave", "sources": [{"kind": "local"}]}},
+            "a local source needs `path`",
+        ),
+        (
+            {
+                "dataset": {
+                    "name": "x",
+                    "kind": "ave",
+                    "sources": [{"kind": "http", "url": "ftp://x/{source}"}],
+                }
+            },
+            "an http source needs `url`",
+        ),
+    ],
+)
+def test_a_mistake_is_named_with_its_key(changes: dict[str, object], message: str) -> None:
+    assert message in wrong(**changes)
+
+
+def test_every_mistake_is_reported_at_once() -> None:
+    message = wrong(shard_sise=3, training={"epocs": 1})
+    assert "shard_sise" in message
+    assert "training.epocs" in message
+
+
+@pytest.mark.parametrize(
+    "path",
+    [ROOT / "config.yaml", *sorted((ROOT / "workflow" / "configs").glob("*.yaml"))],
+    ids=lambda p: p.name,
+)
+def test_the_studies_that_come_with_avpipe_are_valid(path: Path) -> None:
+    validate_study(yaml.safe_load(path.read_text()), path.name)
+
+
+def test_a_named_recipe_changes_the_default_one_and_a_row_changes_that() -> None:
+    study = validate_study({**MINIMAL, "training": {"epochs": 7}, "recipes": {"paper": {"lr": 0.5}}})
+    recipe = study.recipe("paper", {"batch_size": 3})
+    assert (recipe.epochs, recipe.lr, recipe.batch_size) == (7, 0.5, 3)
+    with pytest.raises(ConfigError, match="did you mean 'paper'"):
+        study.recipe("papr")
+
+
+def test_the_folder_shorthand_fills_in_the_dataset(tmp_path: Path) -> None:
+    study = resolve(validate_study({"dataset": {"name": "f", "kind": "folder"}, "folder": str(tmp_path)}))
+    assert study.dataset.annotations == str(tmp_path)
+    assert [source.path for source in study.dataset.sources] == [str(tmp_path)]
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"dataset": {"name": "f", "kind": "folder"}}, "needs --config folder=DIR"),
+        ({"dataset": {"name": "f", "kind": "folder"}, "folder": "/nowhere"}, "/nowhere is not a folder"),
+        ({**MINIMAL, "folder": "/tmp"}, "add --configfile workflow/configs/folder.yaml"),
+    ],
+)
+def test_a_wrong_folder_says_what_to_do(config: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        resolve(validate_study(config))
+
+
+def test_the_weights_shorthand_reaches_every_extractor() -> None:
+    extractors = {"a": {"backbone": "vggish"}, "b": {"backbone": "resnet18", "weights": "random"}}
+    study = resolve(validate_study({**MINIMAL, "extractors": extractors, "weights": "random"}))
+    assert {e.weights for e in study.extractors.values()} == {"random"}

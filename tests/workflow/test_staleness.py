@@ -1,0 +1,161 @@
+"""What reruns after a change: exactly what depends on it."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+
+from .conftest import TABLE, Checkout, sources_to
+
+pytestmark = pytest.mark.slow
+
+TABLES = {f"tables/small.{suffix}" for suffix in ("csv", "md", "tex", "html")}
+MANIFEST = {"manifest.parquet", "manifest.json", "events.parquet", "categories.csv", "issues.csv"}
+
+
+def stages(written: set[str]) -> dict[str, set[str]]:
+    """The written files by the stage that wrote them."""
+    found: dict[str, set[str]] = {}
+    for name in written:
+        found.setdefault(name.split("/")[0], set()).add(name)
+    return found
+
+
+def shards_of(names: set[str]) -> set[str]:
+    """The shard numbers in names like segments/canonical/2.tar or features/look.zarr/c/2/0/0."""
+    return {
+        name.split("/c/")[1].split("/")[0] if "/c/" in name else Path(name).stem
+        for name in names
+        if "zarr.json" not in name
+    }
+
+
+def test_a_second_run_does_nothing(checkout: Checkout) -> None:
+    done = checkout.run()
+    assert "Nothing to be done" in done.stdout + done.stderr
+
+
+def test_comments_and_docstrings_rerun_nothing(checkout: Checkout) -> None:
+    for name in (
+        "models/avin.py",
+        "training/loop.py",
+        "features/extract.py",
+        "media/normalise.py",
+        "datasets/ave.py",
+    ):
+        path = checkout.root / "avpipe" / name
+        path.write_text(path.read_text() + "\n# a comment\n")
+    table = checkout.root / "workflow" / "tables" / "small.yaml"
+    table.write_text("# a comment\n" + table.read_text())
+    assert checkout.rerun() == set()
+
+
+def test_editing_a_model_reruns_its_runs_and_tables_only(checkout: Checkout) -> None:
+    path = checkout.root / "avpipe" / "models" / "avin.py"
+    path.write_text(path.read_text() + "\nEDITED = True\n")
+    written = checkout.rerun()
+    avin = checkout.experiment("avin")
+    assert written - TABLES == {name for name in checkout.files() if name.startswith(avin)}
+    assert written >= TABLES
+
+
+def test_adding_a_model_to_the_table_of_models_reruns_nothing(checkout: Checkout) -> None:
+    checkout.edit(
+        "avpipe/models/__init__.py",
+        "MODELS: LazyTable = {",
+        'MODELS: LazyTable = {\n    "new": "avpipe.models.avin:AVIN",',
+    )
+    assert checkout.rerun() == set()
+
+
+def test_editing_how_tables_are_written_reruns_tables_only(checkout: Checkout) -> None:
+    path = checkout.root / "avpipe" / "tables" / "aggregate.py"
+    path.write_text(path.read_text() + "\nEDITED = True\n")
+    assert checkout.rerun() == TABLES
+
+
+def test_changing_one_clip_reruns_its_shard_and_what_reads_features(checkout: Checkout) -> None:
+    import pandas as pd
+
+    manifest = pd.read_parquet(checkout.root / "results" / "small" / "manifest.parquet")
+    clip = manifest[manifest.shard == 1].iloc[0]
+    other = manifest[manifest.shard == 0].iloc[0]
+    clips = checkout.root / "data" / "clips"
+    shutil.copyfile(clips / f"{other.source}.mp4", clips / f"{clip.source}.mp4")
+    written = stages(checkout.rerun())
+    assert set(written) == {"downloads", "segments", "features", "clips.parquet", "runs", "tables"} | MANIFEST
+    assert all(shards_of(written[stage]) == {"1"} for stage in ("downloads", "segments", "features"))
+
+
+def test_adding_clips_runs_the_new_shards_and_the_unfinished_last_one(checkout: Checkout) -> None:
+    data = checkout.root / "data"
+    before = (checkout.root / "results" / "small" / "rows.csv").read_text()
+    lines = (data / "annotations" / "Annotations.txt").read_text().splitlines()
+    old = next(line for line in lines if line.count("&") == 4 and "Quality" not in line)
+    source = old.split("&")[1]
+    new = "abcdefghijk"
+    shutil.copyfile(data / "clips" / f"{source}.mp4", data / "clips" / f"{new}.mp4")
+    for name in ("Annotations.txt", "trainSet.txt"):
+        path = data / "annotations" / name
+        path.write_text(path.read_text().rstrip("\n") + "\n" + old.replace(source, new) + "\n")
+    written = stages(checkout.rerun())
+    assert (checkout.root / "results" / "small" / "rows.csv").read_text().startswith(before), (
+        "rows are never renumbered"
+    )
+    assert all(shards_of(written[stage]) == {"3"} for stage in ("downloads", "segments", "features"))
+    assert {"runs", "tables"} <= set(written)
+
+
+def test_adding_a_row_runs_that_row_and_the_table(checkout: Checkout) -> None:
+    row = {
+        "row": "late",
+        "method": "AVIN, added",
+        "model": "avin",
+        "options": {"fusion": "add"},
+        "features": {"audio": "sound", "visual": "look"},
+    }
+    path = checkout.root / "workflow" / "tables" / "small.yaml"
+    old = {name for name in checkout.files() if name.startswith("runs/")}
+    path.write_text(yaml.safe_dump({**TABLE, "rows": [*TABLE["rows"], row]}))
+    written = checkout.rerun()
+    assert written >= TABLES
+    assert not written & old
+    assert {name.split("/")[0] for name in written - TABLES} == {"runs"}
+
+
+def test_changing_an_option_of_training_reruns_runs_and_tables(checkout: Checkout) -> None:
+    checkout.configure(training={"epochs": 3, "batch_size": 8})
+    assert set(stages(checkout.rerun())) == {"runs", "tables"}
+
+
+def test_changing_an_option_of_one_extractor_reruns_what_reads_it(checkout: Checkout) -> None:
+    extractors = yaml.safe_load((checkout.root / "study.yaml").read_text())["extractors"]
+    checkout.configure(extractors={**extractors, "look": {**extractors["look"], "seed": 5}}, bundles=[])
+    checkout.run("--touch")  # bundles are another rule; take the old arrays as they are, then change the seed
+    checkout.configure(extractors={**extractors, "look": {**extractors["look"], "seed": 6}}, bundles=[])
+    written = checkout.rerun()
+    assert any(name.startswith("features/look.zarr/") for name in written)
+    assert not any(name.startswith("features/sound.zarr/") for name in written)
+    assert not any(name.startswith(checkout.experiment("avel")) for name in written)
+    assert any(name.startswith(checkout.experiment("avin")) for name in written)
+
+
+def test_settings_of_the_machine_rerun_nothing(checkout: Checkout) -> None:
+    done = checkout.run(cores=1)
+    assert "Nothing to be done" in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("bookkeeping", [True, False], ids=["with .snakemake", "results only"])
+def test_a_fresh_clone_with_old_results_copied_in_reruns_nothing(
+    finished: Checkout, tmp_path: Path, bookkeeping: bool
+) -> None:
+    root = tmp_path / "somewhere" / "clone"
+    root.mkdir(parents=True)
+    sources_to(root)  # new files, with new times
+    shutil.copy(finished.root / "study.yaml", root)
+    shutil.copy(finished.root / "workflow" / "tables" / "small.yaml", root / "workflow" / "tables")
+    for name in ("data", "results", *([".snakemake"] if bookkeeping else [])):
+        shutil.copytree(finished.root / name, root / name)  # keeps times, as `cp -a` and `rsync -a` do
+    done = Checkout(root).run()
+    assert "Nothing to be done" in done.stdout + done.stderr

@@ -13,11 +13,8 @@ from avpipe.experiment import Experiment, Setting
 from avpipe.files import write_text
 from avpipe.lazy import suggest
 from avpipe.tables.render import RENDERERS
-from avpipe.tables.runs import Notice, Run, notice, read_run
+from avpipe.tables.runs import Notice, Run, notice, read_run, shortened
 from avpipe.tables.spec import Row, TableSpec
-
-LONGEST_REASON = 240
-"""Characters of a failure's reason in a note; `avpipe why` gives all of it."""
 
 
 @dataclass(frozen=True)
@@ -129,9 +126,7 @@ def _notes(found: dict[int, float | str], runs: list[Run]) -> tuple[str, ...]:
     seeds: dict[str, list[int]] = {}
     for seed, value in found.items():
         if isinstance(value, str):
-            reason = " ".join(value.split())
-            short = reason if len(reason) <= LONGEST_REASON else reason[: LONGEST_REASON - 1] + "…"
-            seeds.setdefault(short, []).append(seed)
+            seeds.setdefault(shortened(value), []).append(seed)
     notes = [f"{_seeds(numbers)}: {reason}" for reason, numbers in seeds.items()]
     notes += dict.fromkeys(phrase for run in runs for phrase in run.missing_clips())
     if len({run.record.get("code") for run in runs if run.problem is None}) > 1:

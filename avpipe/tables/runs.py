@@ -9,6 +9,9 @@ from avpipe.config import Study
 from avpipe.experiment import Experiment
 from avpipe.files import read_json
 
+LONGEST_REASON = 240
+"""Characters of a failure's reason in a note; `avpipe why` gives all of it."""
+
 
 @dataclass(frozen=True)
 class Run:
@@ -68,6 +71,12 @@ def read_run(results: Path, experiment: Experiment, seed: int) -> Run:
     if not isinstance(record.get("metrics"), dict):
         return Run(name, seed, "metrics.json has no metrics", record)
     return Run(name, seed, None, record)
+
+
+def shortened(reason: str) -> str:
+    """One line of at most `LONGEST_REASON` characters."""
+    line = " ".join(reason.split())
+    return line if len(line) <= LONGEST_REASON else f"{line[: LONGEST_REASON - 1]}…"
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,169 @@
+"""The segments of one clip: frames, sound, truth, and what each method says."""
+
+import itertools
+import textwrap
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+
+from avpipe.report.style import BACKGROUND, COLOURS, INK, SOFT, WARNING, wrapped
+
+WIDTH = 11.0
+"""Inches of the whole figure."""
+_FRAME = 160
+"""Pixels a side at which frames are drawn."""
+
+
+@dataclass(frozen=True)
+class Timeline:
+    """What the figure shows. T is the number of segments, one second each.
+
+    Args:
+        clip: its name.
+        categories: names of the C categories; index C is background.
+        truth: (T,) integers.
+        predictions: method -> (T,) integers, or the reason why there are none.
+        frames: (T, H, W, 3) uint8, one a segment; or why there are none.
+        waveform: (samples,) float32 in -1..1 at `sample_rate`; or why there is none.
+        sample_rate: samples a second.
+    """
+
+    clip: str
+    categories: tuple[str, ...]
+    truth: npt.NDArray[np.integer]
+    predictions: Mapping[str, npt.NDArray[np.integer] | str]
+    frames: npt.NDArray[np.uint8] | str
+    waveform: npt.NDArray[np.floating] | str
+    sample_rate: int = 16000
+
+
+def draw_timeline(timeline: Timeline, title: str, notice: str | None) -> Figure:
+    """Frames and waveform over time; below them a band for the truth and one for each method.
+
+    Wrong segments are hatched, so that nothing depends on seeing colours.
+    """
+    heights = [1.0, 0.6] + [0.5] * (1 + len(timeline.predictions))
+    figure = Figure(figsize=(WIDTH, sum(heights) + 1.35), layout="constrained")
+    figure.suptitle(wrapped(title, WIDTH - 1, 12), x=0.008, ha="left", size=12, weight="bold")
+    figure.supxlabel(_caption(timeline), x=0.008, ha="left", size=8, color=SOFT)
+    axes: list[Axes] = list(figure.subplots(len(heights), 1, sharex=True, height_ratios=heights))
+    colours = _colours(timeline)
+    _draw_frames(axes[0], timeline)
+    _draw_waveform(axes[1], timeline)
+    _draw_band(axes[2], "Truth", timeline.truth, timeline, colours)
+    for axis, (method, prediction) in zip(axes[3:], timeline.predictions.items(), strict=True):
+        if isinstance(prediction, str):
+            _label(axis, method)
+            _say(axis, prediction)
+        else:
+            right = 100 * float(np.mean(prediction == timeline.truth))
+            _draw_band(axis, f"{method}\n{right:.0f} % right", prediction, timeline, colours)
+    for axis in axes:
+        axis.set_xlim(0, len(timeline.truth))
+        axis.tick_params(left=False, labelleft=False, bottom=axis is axes[-1], labelbottom=axis is axes[-1])
+        for side in ("left", "bottom"):
+            axis.spines[side].set_visible(False)
+    axes[-1].set_xticks(range(len(timeline.truth) + 1))
+    axes[-1].set_xlabel("seconds")
+    if notice:
+        axes[0].set_title(wrapped(notice, WIDTH - 2), loc="left", size=9, color=WARNING)
+    return figure
+
+
+def _caption(timeline: Timeline) -> str:
+    return f"Clip {timeline.clip}. One frame and one label a second; hatched segments are wrong."
+
+
+def _colours(timeline: Timeline) -> dict[int, str]:
+    """Category -> colour, in the order in which truth and predictions name them."""
+    labels = [timeline.truth, *(p for p in timeline.predictions.values() if not isinstance(p, str))]
+    named = dict.fromkeys(int(label) for row in labels for label in row if label < len(timeline.categories))
+    return {label: COLOURS[i % len(COLOURS)] for i, label in enumerate(named)}
+
+
+def _label(axis: Axes, text: str) -> None:
+    axis.set_ylabel(text, rotation=0, ha="right", va="center", labelpad=8)
+
+
+def _say(axis: Axes, text: str) -> None:
+    width = axis.get_figure(root=True).get_figwidth() - 2  # type: ignore[union-attr]
+    axis.set_ylim(0, 1)
+    axis.text(0.05, 0.5, wrapped(text, width), va="center", color=WARNING)
+
+
+def _draw_frames(axis: Axes, timeline: Timeline) -> None:
+    _label(axis, "Frames")
+    if isinstance(timeline.frames, str):
+        _say(axis, timeline.frames)
+        return
+    for second, frame in enumerate(timeline.frames):
+        step = max(1, min(frame.shape[:2]) // _FRAME)
+        axis.imshow(frame[::step, ::step], extent=(second + 0.02, second + 0.98, 0, 1), aspect="auto")
+    axis.set_ylim(0, 1)
+
+
+def _draw_waveform(axis: Axes, timeline: Timeline) -> None:
+    """The lowest and the highest sample of each fiftieth of a second, scaled to the loudest."""
+    _label(axis, "Sound")
+    if isinstance(timeline.waveform, str):
+        _say(axis, timeline.waveform)
+        return
+    block = timeline.sample_rate // 50
+    whole = timeline.waveform[: len(timeline.waveform) // block * block].reshape(-1, block)
+    peak = max(float(np.abs(timeline.waveform).max(initial=0.0)), 1e-6)
+    times = (np.arange(len(whole)) + 0.5) / 50
+    axis.fill_between(times, whole.min(axis=1) / peak, whole.max(axis=1) / peak, color=SOFT, linewidth=0.3)
+    axis.set_ylim(-1.05, 1.05)
+
+
+def _draw_band(
+    axis: Axes, name: str, labels: npt.NDArray[np.integer], timeline: Timeline, colours: dict[int, str]
+) -> None:
+    """A box for each stretch of segments with the same label, its name inside."""
+    _label(axis, name)
+    axis.set_ylim(0, 1)
+    starts = [0, *(int(t) for t in np.flatnonzero(np.diff(labels)) + 1), len(labels)]
+    for start, end in itertools.pairwise(starts):
+        label = int(labels[start])
+        colour = colours.get(label, BACKGROUND)
+        text = timeline.categories[label] if label < len(timeline.categories) else "background"
+        axis.broken_barh([(start + 0.02, end - start - 0.04)], (0.05, 0.9), facecolor=colour)
+        for segment in range(start, end):
+            if labels[segment] != timeline.truth[segment]:
+                axis.broken_barh(
+                    [(segment + 0.02, 0.96)],
+                    (0.05, 0.9),
+                    facecolor="none",
+                    edgecolor=INK,
+                    hatch="////",
+                    linewidth=0.8,
+                )
+        box = {"facecolor": colour, "edgecolor": "none", "pad": 1.5}
+        axis.text(
+            (start + end) / 2,
+            0.5,
+            _fitted(text, end - start),
+            ha="center",
+            va="center",
+            size=8,
+            color=_readable(colour),
+            bbox=box,
+            linespacing=1.15,
+        )
+
+
+def _fitted(text: str, seconds: int) -> str:
+    """The name in lines that fit a box of that many seconds, broken at spaces only."""
+    return "\n".join(textwrap.wrap(text, width=14 * seconds, break_long_words=False, break_on_hyphens=False))
+
+
+def _readable(colour: str) -> str:
+    """Black or white, whichever stands out more on `colour` (relative luminance of WCAG)."""
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in to_rgb(colour)]
+    luminance = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+    return "white" if luminance < 0.18 else INK

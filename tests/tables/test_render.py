@@ -1,0 +1,165 @@
+"""The four formats show the same table, escape what they are given, and say loudly what is no reproduction."""
+
+import re
+from html.parser import HTMLParser
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from avpipe.tables.aggregate import Cell, Table
+from avpipe.tables.render import RENDERERS, as_html, as_latex, as_markdown, escape_latex, escape_markdown
+from avpipe.tables.runs import Notice
+from avpipe.tables.spec import TableSpec, parse_table
+
+WILD = r"50 % of <b>R&D</b>_{x} $y$ #1 ~ ^ \n | `c` *d*"
+
+
+def filled(spec: TableSpec, notice: Notice | None = None, **avel: Any) -> Table:
+    """AVEL as `avel` says, DAM a gap, only the supervised setting."""
+    first, second = spec.rows
+    cells = (
+        Cell(first, "supervised", "accuracy", 72.7, **avel),
+        Cell(second, "supervised", "accuracy", 74.5, notes=("no model yet",)),
+    )
+    return Table("small", spec, notice, cells)
+
+
+@pytest.fixture
+def data(table_data: dict[str, Any]) -> dict[str, Any]:
+    for row in table_data["rows"]:
+        row["published"].pop("weakly-supervised", None)
+    return table_data | {"settings": ["supervised"]}
+
+
+@pytest.fixture
+def spec(data: dict[str, Any]) -> TableSpec:
+    return parse_table(data, "small")
+
+
+MEASURED = {"mean": 71.96, "sd": 0.449, "n_seeds": 3, "protocol": "validation"}
+
+
+def test_markdown_shows_published_beside_measured_and_gaps(spec: TableSpec) -> None:
+    text = as_markdown(filled(spec, **MEASURED))
+    assert "| AVEL | 72.7 | 72.0 ± 0.4 (n=3) |" in text
+    assert "| DAM | 74.5 | gap [^1] |" in text
+    assert "[^1]: no model yet" in text
+    assert "checkpoint chosen on the validation split" in text
+
+
+def test_latex_shows_published_beside_measured_and_gaps(spec: TableSpec) -> None:
+    text = as_latex(filled(spec, **MEASURED))
+    assert re.search(r"AVEL\s+& 72\.7 & 72\.0 \$\\pm\$ 0\.4 \{\\scriptsize\(\$n\$=3\)\}\s+\\\\", text)
+    assert re.search(r"DAM\s+& 74\.5 & gap\\textsuperscript\{1\}\s+\\\\", text)
+    assert r"\textsuperscript{1} no model yet" in text
+    assert all(line in text for line in (r"\toprule", r"\midrule", r"\bottomrule"))
+
+
+class Page(HTMLParser):
+    """Checks that tags close, and collects header scopes, links and ids."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.scopes: list[str | None] = []
+        self.links: set[str] = set()
+        self.ids: set[str] = set()
+        self.feed(page)
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        given = dict(attrs)
+        if tag != "meta":
+            self.open.append(tag)
+        if tag == "th":
+            self.scopes.append(given.get("scope"))
+        self.links.update({str(given["href"])} if "href" in given else ())
+        self.ids.update({"#" + str(given["id"])} if "id" in given else ())
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def test_html_is_a_well_formed_page_with_named_headers_and_notes_that_links_reach(spec: TableSpec) -> None:
+    text = as_html(filled(spec, **MEASURED))
+    page = Page(text)
+    assert set(page.scopes) == {"col", "colgroup", "row"}
+    assert page.links == {"#note-1"} == page.ids
+    assert "prefers-color-scheme: dark" in text
+    assert "http" not in text  # nothing is loaded from outside
+    assert "72.0 ± 0.4</span>" in text
+    assert '<span class="gap">gap</span>' in text
+
+
+@pytest.mark.parametrize("ending", ["md", "tex", "html"])
+def test_the_title_says_when_a_table_is_no_reproduction(ending: str, spec: TableSpec) -> None:
+    notice = Notice("DEMO, RANDOM WEIGHTS", "Not a reproduction of anything.")
+    text = RENDERERS[ending](filled(spec, notice, **MEASURED))
+    assert "DEMO, RANDOM WEIGHTS" in text[: text.index("A small table")]
+    assert "Not a reproduction of anything." in text
+    assert "DEMO" not in RENDERERS[ending](filled(spec, **MEASURED))
+
+
+@pytest.mark.parametrize("ending", ["md", "tex", "html"])
+@pytest.mark.parametrize(("protocol", "label"), [("best_test", "best test"), ("last", "last epoch")])
+def test_other_protocols_than_validation_are_labelled(
+    ending: str, protocol: str, label: str, spec: TableSpec
+) -> None:
+    text = RENDERERS[ending](filled(spec, **MEASURED | {"protocol": protocol}))
+    assert f"=3, {label}" in text or f"$=3, {label}" in text
+    assert "validation" not in text
+    assert ("optimistic" in text) == (protocol == "best_test")
+
+
+def test_one_seed_has_no_spread(spec: TableSpec) -> None:
+    text = as_markdown(filled(spec, mean=70.0, n_seeds=1, protocol="validation"))
+    assert "| 70.0 (n=1) |" in text
+
+
+def test_the_best_measured_number_of_a_column_is_bold(data: dict[str, Any]) -> None:
+    data["rows"][1] = {"row": "other", "method": "Other", "model": "avel"}
+    spec = parse_table(data, "small")
+    first, second = spec.rows
+    cells = tuple(
+        Cell(r, "supervised", "accuracy", None, mean=m, n_seeds=1) for r, m in ((first, 60.0), (second, 70.0))
+    )
+    text = as_markdown(Table("small", spec, None, cells))
+    assert "**70.0**" in text
+    assert "**60.0**" not in text
+
+
+def test_names_and_reasons_are_escaped_in_every_format(data: dict[str, Any]) -> None:
+    data["rows"][1] |= {"method": WILD, "gap": WILD}
+    table = filled(parse_table(data, "small"), **MEASURED)
+    page = as_html(
+        Table(
+            table.name,
+            table.spec,
+            None,
+            (table.cells[0], Cell(table.spec.rows[1], "supervised", "accuracy", None, notes=(WILD,))),
+        )
+    )
+    assert "<b>" not in page
+    assert "&lt;b&gt;R&amp;D&lt;/b&gt;" in page
+    Page(page)
+    assert "<b>" not in as_markdown(table)
+    assert r"50 \% of \textless{}b\textgreater{}R\&D" in as_latex(table)
+
+
+@given(st.text())
+def test_escaped_latex_has_no_active_character_left(text: str) -> None:
+    rest = re.sub(
+        r"\\text(backslash|asciitilde|asciicircum|less|greater|bar)\{\}|\\ldots\{\}|\$\\(pm|times)\$|\\[&%$#_{}]|\{[][*]\}",
+        "",
+        escape_latex(text),
+    )
+    assert not set(rest) & set("\\&%$#_{}~^<>|\n\r")
+
+
+@given(st.text())
+def test_escaped_markdown_stays_in_its_cell(text: str) -> None:
+    escaped = escape_markdown(text)
+    assert "\n" not in escaped
+    assert not re.search(r"(?<!\\)(\\\\)*[|<`]", re.sub(r"\\\\", "", escaped))

@@ -1,0 +1,195 @@
+"""A table's file says which experiments exist; its mistakes are named with file, row and key."""
+
+import copy
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from avpipe.config import ConfigError, Study
+from avpipe.tables.spec import load_figure, load_table, parse_figure, parse_table
+
+
+def written(data: Any, folder: Path) -> Path:
+    path = folder / "small.yaml"
+    path.write_text(yaml.safe_dump(data), encoding="utf-8")
+    return path
+
+
+def test_reading_tables_loads_nothing_heavy() -> None:
+    probe = "import sys, avpipe.tables.spec; print({'torch', 'pandas', 'numpy', 'jinja2'} & set(sys.modules))"
+    assert (
+        subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True).stdout
+        == "set()\n"
+    )
+
+
+def test_each_row_with_a_model_is_an_experiment_in_each_setting(
+    study: Study, table_data: dict[str, Any]
+) -> None:
+    experiments = parse_table(table_data, "small", study).experiments(study)
+    assert list(experiments) == [("avel", "supervised"), ("avel", "weakly-supervised")]
+    experiment = experiments["avel", "supervised"]
+    assert experiment.features == {"audio": "vggish", "visual": "vgg16_map"}
+    assert experiment.recipe == study.training
+    assert experiment.id != experiments["avel", "weakly-supervised"].id
+
+
+def test_a_row_replaces_defaults_and_may_exist_in_one_setting_only(
+    study: Study, table_data: dict[str, Any]
+) -> None:
+    table_data["rows"][0] |= {
+        "options": {"inputs": "audio"}, "features": {"audio": "vggish"}, "settings": ["supervised"], "recipe": {"epochs": 5},
+    }  # fmt: skip
+    experiments = parse_table(table_data, "small", study).experiments(study)
+    assert list(experiments) == [("avel", "supervised")]
+    assert experiments["avel", "supervised"].features == {"audio": "vggish"}
+    assert experiments["avel", "supervised"].options == {"inputs": "audio"}
+    assert experiments["avel", "supervised"].recipe.epochs == 5
+
+
+def test_a_recipe_may_be_one_of_the_studys(study: Study, table_data: dict[str, Any]) -> None:
+    table_data["defaults"]["recipe"] = "short"
+    spec = parse_table(table_data, "small", study)
+    assert spec.recipe_names() == {"short"}
+    assert spec.experiments(study)["avel", "supervised"].recipe.epochs == 7
+
+
+def test_the_same_experiment_in_two_tables_is_one_run(study: Study, table_data: dict[str, Any]) -> None:
+    other = copy.deepcopy(table_data)
+    other["rows"][0] |= {"row": "ours", "method": "Another name"}
+    first = parse_table(table_data, "small", study).experiments(study)["avel", "supervised"]
+    second = parse_table(other, "other", study).experiments(study)["ours", "supervised"]
+    assert first.id == second.id
+
+
+def test_a_table_survives_being_passed_to_a_job_as_json(study: Study, table_data: dict[str, Any]) -> None:
+    spec = parse_table(table_data, "small", study)
+    again = parse_table(json.loads(spec.model_dump_json()), "small", study)
+    assert again == spec
+    assert again.experiments(study) == spec.experiments(study)
+
+
+@pytest.mark.parametrize(
+    ("row", "change", "message"),
+    [
+        (0, {"model": "avell"}, r"row 'avel': model: unknown model 'avell'; did you mean 'avel'\?"),
+        (0, {"options": {"input": "audio"}}, r"row 'avel': options: .*no option 'input'; did you mean 'inputs'\?"),
+        (0, {"options": {"inputs": "smell"}}, r"row 'avel': options: .*inputs is one of .*not 'smell'"),
+        (0, {"optons": {}}, r"row 'avel': optons: no such key; did you mean 'options'\?"),
+        (0, {"settings": ["fully"]}, r"row 'avel': settings.0: .*'supervised' or 'weakly-supervised'"),
+        (0, {"published": {"superviced": 1.0}}, r"row 'avel': published.superviced"),
+        (0, {"published": {"supervised": {"acuracy": 1.0}}}, r"published.supervised.acuracy: no such metric; did you mean"),
+        (0, {"published": {"supervised": "high"}}, r"row 'avel': published.supervised"),
+        (0, {"features": {"smell": "nose"}}, r"row 'avel': features.smell"),
+        (0, {"features": {"audio": "vgish"}}, r"row 'avel': features.audio: .*no extractor 'vgish'.*did you mean 'vggish'"),
+        (0, {"features": {}}, r"row 'avel': features: are missing"),
+        (0, {"recipe": {"epoch": 5}}, r"row 'avel': recipe: epoch: no such key; did you mean 'epochs'\?"),
+        (0, {"recipe": {"epochs": 0}}, r"row 'avel': recipe: epochs: .*greater than or equal to 1"),
+        (0, {"recipe": "long"}, r"row 'avel': recipe: no recipe 'long'"),
+        (0, {"model": None}, r"row 'avel': model: is missing"),
+        (1, {"model": "avel"}, r"row 'dam': gap: a row with a gap runs nothing; remove model"),
+        (1, {"row": "avel"}, r"row 'avel': row: two rows have this name"),
+        (1, {"row": "a/b"}, r"row 'a/b': row: String should match pattern"),
+    ],
+)  # fmt: skip
+def test_mistakes_are_named_with_file_row_and_key(
+    row: int, change: dict[str, Any], message: str, study: Study, table_data: dict[str, Any], tmp_path: Path
+) -> None:
+    table_data["rows"][row] |= change
+    path = written(table_data, tmp_path)
+    with pytest.raises(ConfigError, match=message) as error:
+        load_table(path, study)
+    assert str(path) in str(error.value)
+
+
+def test_all_mistakes_are_named_at_once(table_data: dict[str, Any]) -> None:
+    table_data["rows"][0]["model"] = "avell"
+    table_data["rows"][1]["options"] = {"a": 1}
+    with pytest.raises(ConfigError, match=r"(?s)row 'avel': model.*row 'dam': gap"):
+        parse_table(table_data, "small")
+
+
+def test_a_number_needs_its_metric_where_there_are_several(table_data: dict[str, Any]) -> None:
+    table_data["metrics"] = {"accuracy": "Acc.", "f1": "F1"}
+    with pytest.raises(
+        ConfigError, match=r"published\.supervised: say which metric the number belongs to: accuracy, f1"
+    ):
+        parse_table(table_data, "small")
+
+
+def test_a_published_number_outside_the_tables_settings_is_a_mistake(table_data: dict[str, Any]) -> None:
+    table_data["settings"] = ["supervised"]
+    with pytest.raises(ConfigError, match=r"published\.weakly-supervised: the table's settings are"):
+        parse_table(table_data, "small")
+
+
+def test_a_key_that_stands_twice_is_a_mistake(tmp_path: Path) -> None:
+    path = tmp_path / "twice.yaml"
+    path.write_text("title: A\nrows: []\ntitle: B\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match="'title' stands twice"):
+        load_table(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("- 1\n", "expected keys such as title and rows, found list"),
+        ("a: [1", "not valid YAML"),
+        ("a: \xff", "not valid YAML"),
+    ],
+)
+def test_a_file_that_is_no_table_is_refused(text: str, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "broken.yaml"
+    path.write_bytes(text.encode("latin-1"))
+    with pytest.raises(ConfigError, match=message):
+        load_table(path)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"absent\.yaml does not exist"):
+        load_table(tmp_path / "absent.yaml")
+
+
+@pytest.fixture
+def figure_data(table_data: dict[str, Any]) -> dict[str, Any]:
+    row = {"row": "avel", "method": "AVEL", "model": "avel"}
+    return {key: table_data[key] for key in ("title", "paper", "printed", "task", "defaults")} | {
+        "kind": "categories", "rows": [row],
+    }  # fmt: skip
+
+
+def test_a_figure_has_one_setting(study: Study, figure_data: dict[str, Any]) -> None:
+    assert list(parse_figure(figure_data, "bars", study).experiments(study)) == [("avel", "supervised")]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"kind": "pie"}, "bars: kind: found 'pie'; known: categories, segments"),
+        ({"options": {"limits": 3}}, "options.limits: no such key; did you mean 'limit'"),
+        ({"kind": "segments", "options": {"limit": 3}}, "options.limit: no such key"),
+        (
+            {"rows": [{"row": "dam", "method": "DAM", "gap": "none"}]},
+            "row 'dam': gap: a figure cannot show it",
+        ),
+    ],
+)
+def test_mistakes_in_a_figures_file_are_named(
+    change: dict[str, Any], message: str, figure_data: dict[str, Any]
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        parse_figure(figure_data | change, "bars")
+
+
+def test_only_a_timeline_needs_the_clips(figure_data: dict[str, Any]) -> None:
+    assert not parse_figure(figure_data, "bars").shows_clip
+    assert parse_figure(figure_data | {"kind": "segments"}, "clip").shows_clip
+
+
+def test_a_figures_file_is_read_with_its_kind(figure_data: dict[str, Any], tmp_path: Path) -> None:
+    assert load_figure(written(figure_data, tmp_path)).name == "small"

@@ -1,0 +1,91 @@
+"""The tables and figures that come with avpipe: what they say of the papers, and that every row can be built."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from avpipe.config import Study, validate_study
+from avpipe.models import create_model
+from avpipe.tables.spec import load_figure, load_table
+
+ROOT = Path(__file__).resolve().parents[2]
+TABLES = sorted((ROOT / "workflow" / "tables").glob("*.yaml"))
+FIGURES = sorted((ROOT / "workflow" / "figures").glob("*.yaml"))
+
+
+@pytest.fixture(scope="module")
+def default_study() -> Study:
+    return validate_study(yaml.safe_load((ROOT / "config.yaml").read_text(encoding="utf-8")))
+
+
+def published(name: str) -> dict[str, tuple[float | None, float | None]]:
+    """row -> (supervised, weakly-supervised)."""
+    spec = load_table(ROOT / "workflow" / "tables" / f"{name}.yaml")
+    return {
+        row.row: (
+            spec.published(row, "supervised", "accuracy"),
+            spec.published(row, "weakly-supervised", "accuracy"),
+        )
+        for row in spec.rows
+    }
+
+
+@pytest.mark.parametrize("path", TABLES + FIGURES, ids=lambda path: path.stem)
+def test_every_row_names_a_model_that_can_be_built(path: Path, default_study: Study) -> None:
+    load = load_table if path.parent.name == "tables" else load_figure
+    for experiment in load(path, default_study).experiments(default_study).values():
+        create_model(experiment.model, **experiment.options)
+
+
+@pytest.mark.parametrize("path", FIGURES, ids=lambda path: path.stem)
+def test_no_figure_of_the_default_study_needs_runs_of_its_own(path: Path, default_study: Study) -> None:
+    tables = [load_table(table, default_study).experiments(default_study).values() for table in TABLES]
+    in_tables = {experiment.id for experiments in tables for experiment in experiments}
+    assert {e.id for e in load_figure(path, default_study).experiments(default_study).values()} <= in_tables
+
+
+def test_published_numbers_of_the_comparison_are_the_slides() -> None:
+    assert published("avin_comparison") == {
+        "audio": (62.3, 57.0), "visual": (57.4, 53.8), "avel": (72.7, 66.7), "avsdn": (72.8, 66.5),
+        "dam": (74.5, None), "avrb": (74.8, 68.9), "avin": (75.2, 69.4),
+    }  # fmt: skip
+
+
+def test_published_numbers_of_the_fusion_table_are_the_slides() -> None:
+    assert published("avin_fusion") == {
+        "multiplication": (60.3, 55.1), "addition": (63.4, 58.2), "concatenation": (65.7, 60.3), "avin": (75.2, 69.4),
+    }  # fmt: skip
+
+
+def test_published_numbers_of_the_ablation_are_the_slides() -> None:
+    assert published("avin_ablation") == {
+        "lstm": (70.1, 63.8), "mfb": (71.4, 66.7), "lstm_intra": (71.2, 65.4), "lstm_intra_inter": (73.5, 67.9),
+        "avin": (75.2, 69.4),
+    }  # fmt: skip
+
+
+def test_published_numbers_of_avels_forms_are_those_of_lin_et_al() -> None:
+    assert list(published("avel_forms").values()) == [
+        (59.5, 53.4), (55.3, 52.9), (71.4, 63.7), (72.7, 66.7), (65.0, 63.4), (74.0, 71.6), (74.7, 73.3),
+    ]  # fmt: skip
+
+
+def test_the_printed_numbers_stand_in_the_papers_text(shared: Path) -> None:
+    slides = (shared / "papers" / "avin_slides.txt").read_text(encoding="utf-8")
+    lin = (shared / "papers" / "avsdn.txt").read_text(encoding="utf-8")
+    for name, text in (("avin_comparison", slides), ("avin_fusion", slides), ("avin_ablation", slides)):
+        for supervised, weakly in published(name).values():
+            assert f"\t{supervised}\t{'-' if weakly is None else weakly}" in text
+    for numbers in published("avel_forms").values():
+        assert all(f"| {number} |" in lin for number in numbers)
+
+
+def test_the_avin_row_is_one_experiment_in_all_its_tables(default_study: Study) -> None:
+    ids = {
+        load_table(ROOT / "workflow" / "tables" / f"{name}.yaml")
+        .experiments(default_study)["avin", "supervised"]
+        .id
+        for name in ("avin_comparison", "avin_fusion", "avin_ablation")
+    }
+    assert len(ids) == 1

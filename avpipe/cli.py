@@ -273,7 +273,8 @@ def why(
 
     chosen = validate_study(_mapping(study, "--study"), study)
     folder = results or Path("results") / chosen.dataset.name
-    typer.echo(explain(table, row, metric, setting, load_table(workflow / "tables" / f"{table}.yaml", chosen), chosen, folder))
+    spec = load_table(workflow / "tables" / f"{table}.yaml", chosen)
+    typer.echo(explain(table, row, metric, setting, spec, chosen, folder))
 
 
 @report.command("figure")

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from avpipe.download.outcome import Outcome
 
-CLIP_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_~-]{0,199}")
+CLIP_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_~-]{0,127}")
 """Clip names that may touch a path: no separator, and no dot, because a WebDataset key ends at the first one."""
 
 
@@ -55,12 +55,6 @@ class Fetcher(Protocol):
             OutputError: if the file cannot be written.
         """
         ...
-
-
-def fill(pattern: str, clip: WantedClip) -> str:
-    """`pattern` with `{source}` and `{clip}` filled in; nothing else is special, and a value is not looked at again."""
-    values = {"{source}": clip.source, "{clip}": clip.clip}
-    return re.sub(r"\{(?:source|clip)\}", lambda match: values[match.group()], pattern)
 
 
 def sha256_of(path: Path) -> str:

@@ -93,6 +93,8 @@ def _fetch(clip: WantedClip, fetchers: Sequence[Fetcher], files: Path, journal: 
     """Ask the sources in order until one has the clip."""
     if not CLIP_NAME.fullmatch(clip.clip):
         return Outcome(Status.REFUSED_ID, f"the name {clip.clip!r} is unsafe as a file name")
+    if not clip.source:
+        return Outcome(Status.REFUSED_ID, "the annotations give an id that is unsafe; issues.csv shows it")
     outcomes = []
     for fetcher in fetchers:
         key = fetcher.key(clip)

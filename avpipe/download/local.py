@@ -3,7 +3,8 @@
 from pathlib import Path
 
 from avpipe.config import Source
-from avpipe.download.base import WantedClip, fill, sha256_of
+from avpipe.datasets.manifest import local_file
+from avpipe.download.base import WantedClip, sha256_of
 from avpipe.download.outcome import Outcome, Status
 
 
@@ -26,22 +27,23 @@ class LocalFetcher:
         """Looking again costs nothing."""
 
     def fetch(self, clip: WantedClip, destination: Path) -> Outcome:
-        """Point to the file. `destination` is not used: nothing is copied."""
-        relative = fill(self.pattern, clip)
-        try:
-            return self._look(relative)
-        except ValueError:  # a NUL character
-            return Outcome(Status.REFUSED_ID, f"{relative!r} is not a file name", attempts=1)
-        except OSError as error:
-            return Outcome(Status.MISSING, f"{relative} cannot be read: {error.strerror}", attempts=1)
+        """Point to the file. `destination` is not used: nothing is copied.
 
-    def _look(self, relative: str) -> Outcome:
-        path = self.root / relative
-        if not path.resolve().is_relative_to(self.root.resolve()):
-            reason = f"{relative!r} leads out of the folder {self.root}; name the folder that it leads to as a source"
-            return Outcome(Status.REFUSED_ID, reason, attempts=1)
-        if not path.is_file():
-            what = "is not a file" if path.exists() else "is not there"
-            return Outcome(Status.MISSING, f"{relative} {what}", attempts=1)
-        size = path.stat().st_size
-        return Outcome(Status.PRESENT, "", str(path), size, sha256_of(path), attempts=1, found_in=self.name)
+        Raises:
+            ValueError: for a pattern that `avpipe.datasets.manifest.local_file` does not take.
+        """
+        path = local_file(self.root, self.pattern, clip.clip, clip.source)
+        try:
+            if path is None or not path.resolve().is_relative_to(self.root.resolve()):
+                reason = f"{clip.source!r} leads out of {self.root}; name the folder it leads to as a source"
+                return Outcome(Status.REFUSED_ID, reason, attempts=1)
+            relative = path.relative_to(self.root)
+            if not path.is_file():
+                what = "is not a file" if path.exists() else "is not there"
+                return Outcome(Status.MISSING, f"{relative} {what}", attempts=1)
+            size = path.stat().st_size
+            return Outcome(
+                Status.PRESENT, "", str(path), size, sha256_of(path), attempts=1, found_in=self.name
+            )
+        except OSError as error:
+            return Outcome(Status.MISSING, f"{clip.source!r} cannot be read: {error.strerror}", attempts=1)

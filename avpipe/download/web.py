@@ -12,6 +12,7 @@ import ipaddress
 import json
 import mimetypes
 import random
+import re
 import time
 import urllib.error
 import urllib.parse
@@ -22,7 +23,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from avpipe.config import Source
-from avpipe.download.base import WantedClip, fill, sha256_of
+from avpipe.download.base import WantedClip, sha256_of
 from avpipe.download.outcome import Outcome, Status
 from avpipe.files import output_errors, whole_file, write_json
 
@@ -100,8 +101,8 @@ class WebFetcher:
 
     def key(self, clip: WantedClip) -> str:
         """The clip's URL; the id is quoted, so that it cannot reach another host or the query."""
-        quoted = WantedClip(clip.clip, urllib.parse.quote(clip.source, safe="/~"), clip.start, clip.end)
-        return fill(self.url, quoted)
+        values = {"{source}": urllib.parse.quote(clip.source, safe="/~"), "{clip}": clip.clip}
+        return re.sub(r"\{(?:source|clip)\}", lambda field: values[field.group()], self.url)
 
     def fetch(self, clip: WantedClip, destination: Path) -> Outcome:
         """Download the clip to `destination` + extension; see `Fetcher.fetch`."""

@@ -95,6 +95,15 @@ def test_an_unsafe_clip_name_touches_no_source_and_no_path(tmp_path: Path, serve
     assert [path for path, _ in server.asked] == ["/good.mp4"]
 
 
+def test_an_id_that_the_annotations_refused_is_not_asked_for(tmp_path: Path, server: Any) -> None:
+    web = Source(kind="http", url=server.url + "/{clip}.mp4")
+    manifest = manifest_of(tmp_path, ["refused~0"])
+    table = pd.read_parquet(manifest)
+    table.assign(source="").to_parquet(manifest)
+    assert list(run(tmp_path, manifest, web).status) == ["refused_id"]
+    assert server.asked == []
+
+
 def test_a_second_run_asks_again_only_for_what_may_have_changed(tmp_path: Path, server: Any) -> None:
     server.answers["/have.mp4"] = lambda request: request.reply(200, b"clip")
     server.answers["/busy.mp4"] = lambda request: request.reply(429, Retry_After="9999")

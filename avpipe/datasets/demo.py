@@ -1,0 +1,176 @@
+"""The demo dataset: rendered clips as if downloaded, with annotation files in the formats of AVE and of LLP.
+
+`avpipe.datasets.demo_plan` says what happens in a clip, `demo_frames` and `demo_sounds` draw it. A clip is
+annotated twice: in AVE's files by its audio-visual event, in LLP's by all that is heard or seen, bystanders
+included.
+"""
+
+import io
+import multiprocessing
+import os
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import av
+import numpy as np
+
+from avpipe.datasets.demo_frames import render_frames
+from avpipe.datasets.demo_plan import CLASSES, SECONDS, ClipPlan, Interval, plan_clip
+from avpipe.datasets.demo_sounds import render_sound
+from avpipe.files import whole_file, write_text
+
+if TYPE_CHECKING:
+    from avpipe.datasets.base import Annotations
+
+MP4 = {"fflags": "+bitexact"}
+X264 = {"preset": "ultrafast", "crf": "27", "threads": "1"}
+AAC = {"aac_coder": "fast"}
+AAC_FRAME = 1024
+
+
+def render_demo(out: Path, *, clips: int = 240, seed: int = 0, workers: int | None = None) -> None:
+    """Render the demo dataset below `out`.
+
+    Writes `source/{id}.mp4` (H.264 and AAC, ten seconds), `annotations/ave/` (Annotations.txt, trainSet.txt,
+    valSet.txt, testSet.txt, categories.txt) and `annotations/llp/` (AVVP_*.csv), the annotations last. The
+    same seed gives the same bytes; more clips leave the first ones as they are, files that have the right
+    content already are not touched.
+
+    Args:
+        out: folder, made if it is not there.
+        clips: how many; 56 are the first with every class in every split.
+        seed: of everything that is drawn.
+        workers: processes; by default one a core.
+
+    Raises:
+        ValueError: if there are fewer clips than classes.
+        OutputError: if `out` cannot be written.
+    """
+    if clips < len(CLASSES):
+        raise ValueError(f"the demo needs at least {len(CLASSES)} clips, one of every class; found {clips}")
+    plans = [plan_clip(index, seed) for index in range(clips)]
+    workers = min(workers or len(os.sched_getaffinity(0)), clips)
+    render = partial(_render_clip, folder=out / "source")
+    if workers == 1:
+        for plan in plans:
+            render(plan)
+    else:
+        # A Pool rather than an executor: its processes end by themselves when this one is killed.
+        with multiprocessing.get_context("spawn").Pool(workers) as pool:
+            for _ in pool.imap_unordered(render, plans, chunksize=4):
+                pass
+    _write_ave(out / "annotations" / "ave", plans)
+    _write_llp(out / "annotations" / "llp", plans)
+
+
+def _render_clip(plan: ClipPlan, folder: Path) -> None:
+    path = folder / f"{plan.id}.mp4"
+    content = _encode(plan)
+    if not (path.is_file() and path.read_bytes() == content):
+        with whole_file(path) as temporary:
+            temporary.write_bytes(content)
+
+
+def _encode(plan: ClipPlan) -> bytes:
+    """An mp4 file. One thread and no version strings in the container: the same bytes every time."""
+    file = io.BytesIO()
+    with av.open(file, "w", format="mp4", options=MP4) as container:
+        video = container.add_stream("libx264", rate=plan.frame_rate, options=X264)
+        video.width, video.height, video.pix_fmt = plan.width, plan.height, "yuv420p"
+        layout = "mono" if plan.channels == 1 else "stereo"
+        audio = container.add_stream("aac", rate=plan.sample_rate, layout=layout, options=AAC)
+        audio.bit_rate = 48_000 * plan.channels
+        for image in render_frames(plan):
+            container.mux(video.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+        container.mux(video.encode())
+        waveform = render_sound(plan)
+        for start in range(0, waveform.shape[1], AAC_FRAME):
+            samples = np.ascontiguousarray(waveform[:, start : start + AAC_FRAME])
+            frame = av.AudioFrame.from_ndarray(samples, format="fltp", layout=layout)
+            frame.sample_rate, frame.pts = plan.sample_rate, start
+            container.mux(audio.encode(frame))
+        container.mux(audio.encode())
+    return file.getvalue()
+
+
+def read_demo(annotations: Path) -> "Annotations":
+    """Read the folder `annotations` that `render_demo` wrote: AVE's and LLP's files with those formats' readers.
+
+    Clips, splits and audio-visual events come from AVE's files, audio, visual and weak events from LLP's.
+
+    Raises:
+        AnnotationError: for a missing file or a malformed line, or if the two formats name different clips.
+    """
+    import pandas as pd
+
+    from avpipe.datasets.ave import read_ave
+    from avpipe.datasets.base import AnnotationError, Annotations
+    from avpipe.datasets.llp import read_parsing_files
+
+    ave = read_ave(annotations / "ave")
+    labels = {category.replace(" ", "_"): category for category in ave.categories}
+    llp = read_parsing_files(annotations / "llp", list(labels), "AVVP_eval_audio.csv")
+    splits = [dict(zip(one.clips["clip"], one.clips["split"], strict=True)) for one in (ave, llp)]
+    if splits[0] != splits[1]:
+        raise AnnotationError(
+            f"{annotations}: ave and llp name different clips or splits; render the demo again"
+        )
+    heard_and_seen = llp.events.assign(category=llp.events["category"].map(labels))
+    return Annotations(
+        categories=ave.categories,
+        clips=ave.clips,
+        events=pd.concat([ave.events, heard_and_seen], ignore_index=True),
+        issues=pd.concat([ave.issues, llp.issues], ignore_index=True),
+    )
+
+
+def _write_ave(folder: Path, plans: Sequence[ClipPlan]) -> None:
+    """AVE's files: a line a clip, its category, id, quality and the whole seconds of its event."""
+
+    def lines(chosen: Iterable[ClipPlan]) -> str:
+        rows = [(p.event, p.id) for p in chosen]
+        return "".join(f"{CLASSES[e.category].name}&{id}&good&{e.onset}&{e.offset}\n" for e, id in rows)
+
+    write_text(folder / "categories.txt", "".join(f"{kind.name}\n" for kind in CLASSES))
+    for split in ("train", "val", "test"):
+        write_text(folder / f"{split}Set.txt", lines(p for p in plans if p.split == split))
+    write_text(folder / "Annotations.txt", lines(plans))
+
+
+def _write_llp(folder: Path, plans: Sequence[ClipPlan]) -> None:
+    """LLP's files: the classes of every clip; for validation and test also what is heard and what is seen when."""
+    parts = {split: [p for p in plans if p.split == split] for split in ("train", "val", "test")}
+    dense = [*parts["val"], *parts["test"]]
+    write_text(folder / "AVVP_train.csv", _weak_labels(parts["train"]))
+    write_text(folder / "AVVP_val_pd.csv", _weak_labels(parts["val"]))
+    write_text(folder / "AVVP_test_pd.csv", _weak_labels(parts["test"]))
+    write_text(folder / "AVVP_eval_audio.csv", _dense_labels(dense, lambda plan: plan.heard))
+    write_text(folder / "AVVP_eval_visual.csv", _dense_labels(dense, lambda plan: plan.seen))
+    write_text(folder / "AVVP_dataset_full.csv", _weak_labels([*parts["train"], *dense]))
+
+
+def _llp_name(plan: ClipPlan) -> str:
+    return f"{plan.id}_0_{SECONDS}"
+
+
+def _llp_label(category: int) -> str:
+    return CLASSES[category].name.replace(" ", "_")
+
+
+def _weak_labels(plans: Iterable[ClipPlan]) -> str:
+    rows = ["filename\tevent_labels"]
+    for plan in plans:
+        labels = dict.fromkeys(_llp_label(interval.category) for interval in (*plan.heard, *plan.seen))
+        rows.append(f"{_llp_name(plan)}\t{','.join(labels)}")
+    return "\n".join(rows) + "\n"
+
+
+def _dense_labels(plans: Iterable[ClipPlan], intervals: Callable[[ClipPlan], Iterable[Interval]]) -> str:
+    rows = ["filename\tonset\toffset\tevent_labels"]
+    for plan in plans:
+        for interval in intervals(plan):
+            label = _llp_label(interval.category)
+            rows.append(f"{_llp_name(plan)}\t{interval.onset}\t{interval.offset}\t{label}")
+    return "\n".join(rows) + "\n"

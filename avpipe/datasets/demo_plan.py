@@ -1,0 +1,197 @@
+"""What happens in a clip of the demo dataset, before anything is drawn.
+
+Eight classes are the eight edges of a ring of four looks and four sounds: a class shares its look with one
+neighbour and its sound with the other. An audio-visual event is a look and a sound of the same class in the
+same second; everything else that is heard or seen is a bystander. So the ear alone cannot name a class, nor
+can the eye, and neither knows when the other one is there.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+SECONDS = 10
+LOOKS = ("striped", "checked", "ringed", "dotted")
+SOUNDS = ("chime", "hum", "rattle", "siren")
+SPLITS = ("train", "test", "train", "val", "train", "test", "train")
+"""Splits in turn. Seven of them and eight classes: each class meets each of them once in 56 clips."""
+
+FULL_LENGTH = 0.25
+"""Share of clips whose event lasts all ten seconds (AVE: 0.66)."""
+BYSTANDER = 0.6
+"""Probability of a sound that is not seen; and of a look that is not heard."""
+DISTURBED = (0.1, 0.1, 0.06)
+"""Probability of a second in which the objects are occluded, the sounds drowned, both."""
+
+FRAME_RATES = (24, 25, 30)
+FRAME_SIZES = ((160, 120), (176, 144), (192, 108))
+SAMPLE_RATES = (22050, 44100)
+ID_LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
+
+
+@dataclass(frozen=True)
+class EventClass:
+    """A look and a sound. Of two classes with the same look, or the same sound, one is livelier."""
+
+    look: int
+    sound: int
+    lively: bool
+
+    @property
+    def name(self) -> str:
+        """For example "Striped chime"."""
+        return f"{LOOKS[self.look]} {SOUNDS[self.sound]}".capitalize()
+
+
+CLASSES = tuple(EventClass(look=k // 2, sound=(k + 1) // 2 % 4, lively=k % 2 == 1) for k in range(8))
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A class (index in `CLASSES`) that is heard, or seen, in the seconds onset <= t < offset."""
+
+    category: int
+    onset: int
+    offset: int
+
+    @property
+    def seconds(self) -> range:
+        return range(self.onset, self.offset)
+
+
+@dataclass(frozen=True)
+class ClipPlan:
+    """A clip.
+
+    Args:
+        heard: sounds; the first is the event's, others are bystanders.
+        seen: looks; the first is the event's, others are bystanders.
+        occluded: seconds in which something hides every object; labels stay.
+        drowned: seconds in which noise drowns every sound; labels stay.
+    """
+
+    index: int
+    seed: int
+    id: str
+    split: str
+    heard: tuple[Interval, ...]
+    seen: tuple[Interval, ...]
+    occluded: frozenset[int]
+    drowned: frozenset[int]
+    frame_rate: int
+    width: int
+    height: int
+    sample_rate: int
+    channels: int
+
+    @property
+    def event(self) -> Interval:
+        """The audio-visual event: the seconds in which it is both heard and seen."""
+        sound, look = self.heard[0], self.seen[0]
+        return Interval(sound.category, max(sound.onset, look.onset), min(sound.offset, look.offset))
+
+    def random(self, purpose: str) -> np.random.Generator:
+        """Random numbers for one purpose, the same whatever was drawn for another."""
+        return _random(self.seed, self.index, purpose)
+
+
+def _random(seed: int, index: int, purpose: str) -> np.random.Generator:
+    return np.random.default_rng([seed, index, *purpose.encode()])
+
+
+def plan_clip(index: int, seed: int) -> ClipPlan:
+    """Clip number `index` of the demo with `seed`; how many clips there are makes no difference to it."""
+    rng = _random(seed, index, "plan")
+    sound, look = _event(rng, category=index % len(CLASSES))
+    heard: tuple[Interval, ...] = (sound,)
+    seen: tuple[Interval, ...] = (look,)
+    met = meetings(heard, seen)
+    if rng.random() < BYSTANDER:
+        heard = _add_bystander(rng, heard, allowed=lambda more: meetings(more, seen) == met)
+    if rng.random() < BYSTANDER:
+        seen = _add_bystander(rng, seen, allowed=lambda more: meetings(heard, more) == met)
+    occluded, drowned = _disturbed(rng, event=sorted(second for second, _ in met))
+    width, height = FRAME_SIZES[rng.integers(len(FRAME_SIZES))]
+    return ClipPlan(
+        index=index,
+        seed=seed,
+        id="".join(ID_LETTERS[i] for i in rng.integers(len(ID_LETTERS), size=11)),
+        split=SPLITS[index % len(SPLITS)],
+        heard=heard,
+        seen=seen,
+        occluded=occluded,
+        drowned=drowned,
+        frame_rate=int(rng.choice(FRAME_RATES)),
+        width=width,
+        height=height,
+        sample_rate=int(rng.choice(SAMPLE_RATES)),
+        channels=int(rng.integers(1, 3)),
+    )
+
+
+def meetings(heard: Iterable[Interval], seen: Iterable[Interval]) -> set[tuple[int, int]]:
+    """Every (second, class) in which that class's sound and that class's look are there, whosever they are."""
+    sounds = {(second, CLASSES[i.category].sound) for i in heard for second in i.seconds}
+    looks = {(second, CLASSES[i.category].look) for i in seen for second in i.seconds}
+    return {
+        (second, k)
+        for second in range(SECONDS)
+        for k, kind in enumerate(CLASSES)
+        if (second, kind.sound) in sounds and (second, kind.look) in looks
+    }
+
+
+def _event(rng: np.random.Generator, category: int) -> tuple[Interval, Interval]:
+    """When the event is heard and when it is seen: together for two seconds at least, rarely all the time."""
+    if rng.random() < FULL_LENGTH:
+        return Interval(category, 0, SECONDS), Interval(category, 0, SECONDS)
+    length = int(rng.integers(2, SECONDS - 1))
+    onset = int(rng.integers(0, SECONDS - length + 1))
+    offset = onset + length
+    # One of the two begins up to three seconds before the other, and one ends as much later.
+    early = rng.integers(0, 4, size=2) * rng.permutation(2)
+    late = rng.integers(0, 4, size=2) * rng.permutation(2)
+    onsets, offsets = np.maximum(onset - early, 0).tolist(), np.minimum(offset + late, SECONDS).tolist()
+    sound, look = (Interval(category, *times) for times in zip(onsets, offsets, strict=True))
+    return sound, look
+
+
+def _add_bystander(
+    rng: np.random.Generator,
+    there: tuple[Interval, ...],
+    allowed: Callable[[tuple[Interval, ...]], bool],
+) -> tuple[Interval, ...]:
+    """Another class for two to five seconds, where that makes no further audio-visual event; none if it does."""
+    for _ in range(50):
+        onset = int(rng.integers(0, SECONDS - 1))
+        offset = min(SECONDS, onset + int(rng.integers(2, 6)))
+        more = (*there, Interval(int(rng.integers(len(CLASSES))), onset, offset))
+        if more[-1].category != there[0].category and allowed(more):
+            return more
+    return there
+
+
+def _disturbed(rng: np.random.Generator, event: list[int]) -> tuple[frozenset[int], frozenset[int]]:
+    """Occluded and drowned seconds: anywhere but at the event's two ends, which nothing else would tell."""
+    kinds = rng.choice(4, size=SECONDS, p=[*DISTURBED, 1 - sum(DISTURBED)])
+    kinds[[event[0], event[-1]]] = 3
+    occluded, drowned = np.isin(kinds, (0, 2)), np.isin(kinds, (1, 2))
+    return frozenset(np.flatnonzero(occluded).tolist()), frozenset(np.flatnonzero(drowned).tolist())
+
+
+def mark_seconds(seconds: Iterable[int]) -> npt.NDArray[np.float64]:
+    """(SECONDS,), 1 in these seconds and 0 in the others."""
+    marks = np.zeros(SECONDS)
+    marks[list(seconds)] = 1
+    return marks
+
+
+def envelope(
+    levels: npt.NDArray[np.floating], times: npt.NDArray[np.floating], fade: float
+) -> npt.NDArray[np.float64]:
+    """One level a second, (SECONDS,), at `times` in seconds; it changes within `fade` seconds of each border."""
+    borders = np.arange(SECONDS)
+    knots = np.stack([borders + fade, borders + 1 - fade], axis=1).ravel()
+    return np.interp(times, knots, np.repeat(levels, 2))

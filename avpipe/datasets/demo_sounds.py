@@ -1,0 +1,80 @@
+"""The sounds of the demo: four voices, each at two paces, over ambient noise."""
+
+import numpy as np
+import numpy.typing as npt
+
+from avpipe.datasets.demo_plan import CLASSES, SECONDS, SOUNDS, ClipPlan, envelope, mark_seconds
+
+Samples = npt.NDArray[np.floating]
+
+PACES = (0.8, 1.3)
+"""Pace of the calm and of the lively one of two classes with the same voice, as a factor of the voice's own."""
+PACE_SPREAD = 0.15
+"""Standard deviation of a clip's pace, as the logarithm of a factor."""
+LOUDNESS = (-1.2, -0.7)
+"""Range of a clip's loudness of an event, log10 of the root mean square."""
+NOISE = (-1.7, -1.1)
+"""The same of the ambient noise."""
+LOUDNESS_SPREAD = 0.15
+"""Standard deviation from second to second, log10."""
+
+
+def render_sound(plan: ClipPlan) -> Samples:
+    """The clip's waveform, (channels, SECONDS * sample_rate), float32 within -1 .. 1."""
+    rng = plan.random("sound")
+    times = np.arange(SECONDS * plan.sample_rate, dtype=np.float32) / plan.sample_rate
+    drowned = mark_seconds(plan.drowned)
+    waveform = _noise(rng, len(times), slope=rng.uniform(0.2, 0.9)) * 10 ** rng.uniform(*NOISE)
+    for interval in plan.heard:
+        kind = CLASSES[interval.category]
+        pace = PACES[kind.lively] * np.exp(rng.normal(0, PACE_SPREAD))
+        loudness = 10 ** (rng.uniform(*LOUDNESS) + rng.normal(0, LOUDNESS_SPREAD, SECONDS))
+        loudness *= mark_seconds(interval.seconds) * (1 - 0.95 * drowned)
+        waveform += VOICES[SOUNDS[kind.sound]](rng, times, pace) * envelope(loudness, times, fade=0.01)
+    roar = np.tile(_noise(rng, plan.sample_rate, slope=0.1), SECONDS) * 10 ** rng.uniform(-0.9, -0.6)
+    waveform += roar * envelope(drowned, times, fade=0.05)
+    balance = rng.uniform(0.7, 1.0, size=(plan.channels, 1))
+    return np.tanh(waveform * balance).astype(np.float32)
+
+
+def _noise(rng: np.random.Generator, samples: int, slope: float) -> Samples:
+    """Noise whose amplitude falls with frequency to the power `slope` (0.5: pink); root mean square 1."""
+    real, imaginary = rng.standard_normal((2, samples // 2 + 1), dtype=np.float32)
+    harmonics = np.arange(len(real), dtype=np.float32)
+    noise = np.fft.irfft((real + 1j * imaginary) / np.maximum(harmonics, samples // 1000) ** slope, samples)
+    return noise / noise.std()
+
+
+def _chime(rng: np.random.Generator, times: Samples, pace: float) -> Samples:
+    """Strikes of a bell: three partials that ring out, about two strikes a second."""
+    since = (times * 2 * pace + rng.random()) % 1 / (2 * pace)
+    pitch = rng.uniform(600, 850)
+    partials = sum(np.sin(2 * np.pi * pitch * ratio * times) / ratio for ratio in (1, 2.76, 5.4))
+    return np.exp(-since * 7) * partials * 1.6
+
+
+def _hum(rng: np.random.Generator, times: Samples, pace: float) -> Samples:
+    """A low sawtooth that swells about four times a second."""
+    saw = (times * rng.uniform(85, 130)) % 1 - 0.5
+    return saw * (1 + 0.9 * np.sin(2 * np.pi * 4 * pace * times)) * 3
+
+
+def _rattle(rng: np.random.Generator, times: Samples, pace: float) -> Samples:
+    """Bursts of noise around 3 kHz, about seven a second."""
+    rate = round(1 / (times[1] - times[0]))
+    band = np.repeat(rng.standard_normal(len(times) // (rate // 1000) + 1, dtype=np.float32), rate // 1000)[
+        : len(times)
+    ]
+    burst = (times * 7 * pace) % 1 < 0.45
+    return band * np.sin(2 * np.pi * rng.uniform(2600, 3400) * times) * burst * 2
+
+
+def _siren(rng: np.random.Generator, times: Samples, pace: float) -> Samples:
+    """A tone that wails up and down over an octave, about once a second."""
+    start, low, rate = rng.random(), rng.uniform(950, 1250), 1.0 * pace
+    wail = 2 ** (0.5 - 0.5 * np.cos(2 * np.pi * (rate * times + start)))
+    phase = np.cumsum(low * wail) * (times[1] - times[0])
+    return np.sin(2 * np.pi * phase) * 1.4
+
+
+VOICES = {"chime": _chime, "hum": _hum, "rattle": _rattle, "siren": _siren}

@@ -10,6 +10,8 @@ the released `{train,val,test}_order.h5`, which the column `split_order` keeps.
   the YouTube video the excerpt lies: start and end are NaN, the whole of the file that a source has.
 * Two rows of the authors' `labels.h5` are said to carry two categories (AVE-ECCV18 issue 10). The text files
   have one each; they are what is read here.
+* `VWi2ENBuTbw` is annotated from 0 to 0. All of it is background here, as in the authors' `labels_closs.h5`; their
+  `mil_labels.h5` (weak supervision) gives it its category all the same.
 
 Issue codes: `refused_id` (see `avpipe.datasets.base`), `repeated_id` (an id in several rows), `conflicting_labels`
 (rows of one id whose intervals overlap and whose categories differ), `id_in_train_and_val` and so on,

@@ -1,0 +1,226 @@
+"""AVE's text files: the counts of the real ones, and what happens to broken or hostile ones."""
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from avpipe.datasets import read_annotations
+from avpipe.datasets.ave import read_ave
+from avpipe.datasets.base import AnnotationError, Annotations
+from avpipe.datasets.labels import clip_labels, segment_labels
+
+ROWS = ["Bark&AAAAAAAAAAA&good&0&10", "Cat&BBBBBBBBBBB&good&2&5", "Bark&-C_CCCCCCCC&good&3&7"]
+
+H5_HEADER = 2144
+"""Bytes before the numbers of the released h5 files: each has one dataset, stored in one piece at the end."""
+
+
+@pytest.fixture(scope="session")
+def ave(shared: Path) -> Annotations:
+    """The real files."""
+    return read_annotations("ave", shared / "data" / "ave")
+
+
+def write(folder: Path, rows: list[str], train: list[str], val: list[str], test: list[str]) -> Path:
+    folder.mkdir(exist_ok=True)
+    for name, lines in (("Annotations", rows), ("trainSet", train), ("valSet", val), ("testSet", test)):
+        (folder / f"{name}.txt").write_text(
+            "".join(f"{line}\n" for line in lines), encoding="utf-8", newline=""
+        )
+    return folder
+
+
+def small(folder: Path, first: str = ROWS[0]) -> Path:
+    """A dataset of three clips, one a split; `first` is the train clip's line."""
+    return write(folder, [first, *ROWS[1:]], [first], [ROWS[1]], [ROWS[2]])
+
+
+# The real files. The numbers are those of the shared reference, section 1 of ave_localization.md, which counted otherwise.
+
+
+def test_every_line_is_a_clip_in_the_files_order(ave: Annotations, shared: Path) -> None:
+    ids = [line.split("&")[1] for line in (shared / "data/ave/Annotations.txt").read_text().splitlines()]
+    assert len(ids) == 4143
+    assert ave.clips["source"].tolist() == ids
+    assert ave.clips["source"].nunique() == 4097
+    assert ave.clips["clip"].str.contains("~").sum() == 4143 - 4097
+    assert ave.clips[["start", "end"]].isna().all(axis=None)
+
+
+def test_there_are_28_categories_by_first_appearance(ave: Annotations, shared: Path) -> None:
+    assert ave.categories == tuple((shared / "data/ave/categories.txt").read_text().splitlines())
+    assert (len(ave.categories), ave.categories[0], ave.categories[27]) == (28, "Church bell", "Mandolin")
+
+
+def test_splits_have_the_set_files_lines_in_their_order(ave: Annotations, shared: Path) -> None:
+    rows = (shared / "data/ave/Annotations.txt").read_text().splitlines()
+    for split, count in (("train", 3339), ("val", 402), ("test", 402)):
+        own = ave.clips[ave.clips["split"] == split].sort_values("split_order")
+        lines = (shared / f"data/ave/{split}Set.txt").read_text().splitlines()
+        assert [rows[row] for row in own.index] == lines
+        assert own["split_order"].tolist() == list(range(count))
+
+
+def test_splits_are_those_of_the_released_order_files(ave: Annotations, shared: Path) -> None:
+    for split in ("train", "val", "test"):
+        own = ave.clips[ave.clips["split"] == split].sort_values("split_order")
+        released = (shared / f"data/ave/{split}_order.h5").read_bytes()[H5_HEADER:]
+        assert own.index.tolist() == np.frombuffer(released, "<i8").tolist()
+
+
+def test_the_quirks_are_reported(ave: Annotations) -> None:
+    assert Counter(ave.issues["code"]) == {
+        "repeated_id": 45,
+        "conflicting_labels": 45,
+        "id_in_train_and_val": 10,
+        "id_in_train_and_test": 8,
+        "zero_length_event": 1,
+    }
+    (empty,) = ave.issues[ave.issues["code"] == "zero_length_event"]["clip"]
+    assert empty == "VWi2ENBuTbw"
+    assert empty not in set(ave.events["clip"])
+
+
+def test_event_lengths_are_the_reference_s(ave: Annotations) -> None:
+    lengths = Counter((ave.events["offset"] - ave.events["onset"]).astype(int))
+    assert lengths == {2: 214, 3: 220, 4: 217, 5: 196, 6: 200, 7: 139, 8: 111, 9: 95, 10: 2750}
+
+
+def test_background_s_share_of_the_segments_is_the_reference_s(ave: Annotations) -> None:
+    for split, percent in (("train", 16.9), ("val", 18.2), ("test", 17.79)):
+        own = ave.clips[ave.clips["split"] == split]
+        background = segment_labels(ave.events, own, ave.categories) == 28
+        assert round(100 * background.mean(), 2 if split == "test" else 1) == percent
+        full = (~background).all(axis=1).mean()
+        assert round(100 * full, 1) == {"train": 66.8, "val": 64.2, "test": 64.9}[split]
+
+
+def test_segments_are_those_of_the_released_label_file(ave: Annotations, shared: Path) -> None:
+    released = (shared / "data/ave/labels_closs.h5").read_bytes()[H5_HEADER:]
+    has_event = np.frombuffer(released, "<f4").reshape(4143, 10)
+    assert np.array_equal(segment_labels(ave.events, ave.clips, ave.categories) < 28, has_event == 1)
+
+
+def test_weak_labels_are_those_of_the_released_file_but_for_the_event_of_no_length(
+    ave: Annotations, shared: Path
+) -> None:
+    released = (shared / "data/ave/mil_labels.h5").read_bytes()[H5_HEADER:]
+    theirs = np.frombuffer(released, "<f4").reshape(4143, 29)
+    ours = clip_labels(ave.events, ave.clips, ave.categories)
+    differ = np.flatnonzero((theirs[:, :28] != ours).any(axis=1))
+    assert ave.clips["clip"][differ].tolist() == [
+        "VWi2ENBuTbw"
+    ]  # theirs: Church bell, though no second of it is one
+
+
+def test_a_train_category_has_152_to_48_clips(ave: Annotations) -> None:
+    own = ave.clips[ave.clips["split"] == "train"]
+    per_category = clip_labels(ave.events, own, ave.categories).sum(axis=0)
+    assert (per_category.max(), per_category.min()) == (152, 48)
+    assert per_category.sum() == 3339 - 1  # the clip of the zero-length event has no category
+
+
+# Small files.
+
+
+def test_a_header_byte_order_marks_and_carriage_returns_change_nothing(tmp_path: Path) -> None:
+    plain = read_ave(small(tmp_path / "plain"))
+    folder = small(tmp_path / "windows")
+    for file in folder.iterdir():
+        lines = file.read_text()
+        if file.name == "Annotations.txt":
+            lines = "Category&VideoID&Quality&StartTime&EndTime\n" + lines
+        file.write_bytes(b"\xef\xbb\xbf" + lines.replace("\n", "\r\n").encode())
+    windows = read_ave(folder)
+    assert windows.clips.equals(plain.clips)
+    assert windows.events.equals(plain.events)
+
+
+def test_the_same_line_twice_is_two_clips_each_in_its_own_set(tmp_path: Path) -> None:
+    found = read_ave(write(tmp_path, [ROWS[0], ROWS[1], ROWS[0]], [ROWS[0]], [ROWS[1]], [ROWS[0]]))
+    assert found.clips["clip"].tolist() == ["AAAAAAAAAAA", "BBBBBBBBBBB", "AAAAAAAAAAA~2"]
+    assert found.clips["split"].tolist() == ["train", "val", "test"]
+    assert Counter(found.issues["code"]) == {
+        "repeated_id": 1,
+        "id_in_train_and_test": 1,
+    }  # no conflict: same category
+
+
+def test_a_line_in_no_set_is_kept_and_reported(tmp_path: Path) -> None:
+    found = read_ave(write(tmp_path, [*ROWS, "Cat&DDDDDDDDDDD&good&0&1"], [ROWS[0]], [ROWS[1]], [ROWS[2]]))
+    assert found.clips["split"].tolist() == ["train", "val", "test", "none"]
+    assert found.issues[["code", "clip"]].to_numpy().tolist() == [["no_split", "DDDDDDDDDDD"]]
+
+
+def test_a_reversed_event_leaves_background(tmp_path: Path) -> None:
+    found = read_ave(small(tmp_path, "Bark&AAAAAAAAAAA&good&7&3"))
+    assert found.issues["code"].tolist() == ["reversed_event"]
+    assert (segment_labels(found.events, found.clips.head(1), found.categories) == 2).all()
+
+
+def test_the_same_id_with_another_category_at_another_time_is_no_conflict(tmp_path: Path) -> None:
+    later = "Cat&AAAAAAAAAAA&good&6&8"
+    first = "Bark&AAAAAAAAAAA&good&0&6"
+    found = read_ave(write(tmp_path, [first, later, ROWS[1], ROWS[2]], [first, later], [ROWS[1]], [ROWS[2]]))
+    assert found.issues["code"].tolist() == ["repeated_id"]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("Bark&AAAAAAAAAAA&good&0", "expected 5 fields separated by '&'.*not 4"),
+        ("Bark&AAAAAAAAAAA&good&0&10&", "not 6"),
+        ("Bark&AAAAAAAAAAA&good&zero&10", "seconds from 0 to 10 where it has 'zero'"),
+        ("Bark&AAAAAAAAAAA&good&0&11", "where it has '11'"),
+        ("&AAAAAAAAAAA&good&0&10", "a category's name"),
+        ("B\0rk&AAAAAAAAAAA&good&0&10", "a category's name"),
+    ],
+)
+def test_a_malformed_line_is_an_error_with_file_line_and_content(
+    tmp_path: Path, line: str, message: str
+) -> None:
+    with pytest.raises(AnnotationError, match=message) as caught:
+        read_ave(write(tmp_path, [ROWS[0], line], [ROWS[0]], [ROWS[0]], [ROWS[0]]))
+    assert "Annotations.txt, line 2" in str(caught.value)
+    assert repr(line) in str(caught.value)
+
+
+def test_a_set_that_names_a_line_annotations_do_not_have_is_broken(tmp_path: Path) -> None:
+    with pytest.raises(AnnotationError, match=r"valSet\.txt, line 1.*Annotations\.txt"):
+        read_ave(write(tmp_path, ROWS, ROWS[:2], [ROWS[1]], [ROWS[2]]))  # named by train before
+
+
+@pytest.mark.parametrize("name", ["Annotations.txt", "trainSet.txt", "valSet.txt", "testSet.txt"])
+def test_a_missing_file_is_named(tmp_path: Path, name: str) -> None:
+    (small(tmp_path) / name).unlink()
+    with pytest.raises(AnnotationError, match=name):
+        read_ave(tmp_path)
+
+
+@given(identifier=st.text(st.characters(exclude_characters="&\n", exclude_categories=["Cs"]), max_size=30))
+def test_whatever_stands_for_an_id_the_clip_keeps_its_row_and_nothing_unsafe_its_name(
+    tmp_path_factory: pytest.TempPathFactory, identifier: str
+) -> None:
+    folder = small(tmp_path_factory.mktemp("ave"), f"Bark&{identifier}&good&0&10")
+    found = read_ave(folder)
+    clip, source = found.clips.loc[0, ["clip", "source"]]
+    assert len(found.clips) == 3
+    if source:
+        assert (clip, len(source)) == (source, 11)
+    else:
+        assert clip.startswith("refused~")
+        assert found.issues["code"].tolist() == ["refused_id"]
+        assert repr(identifier) in found.issues["message"][0]
+
+
+def test_two_different_refused_ids_are_two_clips_and_leak_nothing(tmp_path: Path) -> None:
+    rows = ["Bark&../../x&good&0&10", "Bark&&good&0&10", "Bark&../../x&good&0&10"]
+    found = read_ave(write(tmp_path, rows, [rows[0]], [rows[1]], [rows[2]]))
+    first, second, third = found.clips["clip"]
+    assert first != second
+    assert third == f"{first}~2"
+    assert not found.issues["code"].str.startswith("id_in").any()

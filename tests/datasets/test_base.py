@@ -1,0 +1,162 @@
+"""What readers share: lines of files, names of clips, tables that hold together."""
+
+import re
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from avpipe.datasets.base import (
+    CLIP_COLUMNS,
+    CLIP_NAME,
+    EVENT_COLUMNS,
+    ISSUE_COLUMNS,
+    AnnotationError,
+    Annotations,
+    Line,
+    number_repeats,
+    read_lines,
+    shared_id_issues,
+    table,
+    youtube_name,
+)
+
+NAN = float("nan")
+HOSTILE = [
+    "../../etc/passwd",
+    "-rf",
+    "--exec=rm -rf",
+    "a\nb",
+    "abc\0efghijk",
+    "",
+    " ",
+    "/etc/passwd",
+    "a" * 300,
+    "ünïcödé-id1",
+]
+
+
+def annotations(
+    clips=(("a", "train", "a", NAN, NAN),), events=(), issues=(), categories=("Bark",)
+) -> Annotations:
+    return Annotations(
+        categories, table(clips, CLIP_COLUMNS), table(events, EVENT_COLUMNS), table(issues, ISSUE_COLUMNS)
+    )
+
+
+def test_byte_order_marks_carriage_returns_and_empty_lines_do_not_matter(tmp_path: Path) -> None:
+    file = tmp_path / "list.txt"
+    file.write_bytes("\ufeffBark&ä\r\n\r\nCat\r\n".encode())
+    assert [(line.number, line.text) for line in read_lines(file)] == [(1, "Bark&ä"), (3, "Cat")]
+
+
+def test_only_line_feeds_end_a_line(tmp_path: Path) -> None:
+    file = tmp_path / "list.txt"
+    file.write_bytes("a\x0bb\x85c\u2028d\re".encode())
+    assert [line.text for line in read_lines(file)] == ["a\x0bb\x85c\u2028d\re"]
+
+
+def test_a_missing_file_is_reported_with_what_lies_beside_it(tmp_path: Path) -> None:
+    (tmp_path / "annotations.txt").touch()
+    with pytest.raises(AnnotationError, match=r"Annotations\.txt: No such file.*annotations\.txt"):
+        list(read_lines(tmp_path / "Annotations.txt"))
+    with pytest.raises(AnnotationError, match="no such folder"):
+        list(read_lines(tmp_path / "nowhere" / "Annotations.txt"))
+
+
+def test_an_empty_file_and_one_that_is_not_utf8_are_broken(tmp_path: Path) -> None:
+    file = tmp_path / "list.txt"
+    file.write_bytes(b"\n\n")
+    with pytest.raises(AnnotationError, match="is empty"):
+        list(read_lines(file))
+    file.write_bytes(b"Bark\nCaf\xe9\n")
+    with pytest.raises(AnnotationError, match=r"line 2.*not UTF-8"):
+        list(read_lines(file))
+
+
+@pytest.mark.parametrize("text", ["", "-1", "11", "1e1", "nan", "inf", "3 ", "٣", "1.", "0x1"])
+def test_what_is_no_time_inside_a_clip_is_an_error_that_shows_the_line(text: str) -> None:
+    with pytest.raises(AnnotationError, match=re.escape(repr(f"Bark {text}"))):
+        Line(Path("f.txt"), 3, f"Bark {text}").seconds(text)
+
+
+def test_times_may_have_fractions() -> None:
+    assert Line(Path("f.txt"), 1, "").seconds("9.25") == 9.25
+
+
+@pytest.mark.parametrize("identifier", HOSTILE)
+def test_a_hostile_id_becomes_a_safe_name_and_no_source(identifier: str) -> None:
+    name, source = youtube_name(identifier)
+    assert source == ""
+    assert re.fullmatch(CLIP_NAME, name)
+    assert name.startswith("refused~")
+
+
+@given(st.text())
+def test_a_source_is_a_youtube_id_or_nothing(identifier: str) -> None:
+    name, source = youtube_name(identifier)
+    assert re.fullmatch(CLIP_NAME, name)
+    assert source in ("", identifier)
+    assert source == "" or re.fullmatch(r"[A-Za-z0-9_-]{11}", source, re.ASCII)
+
+
+def test_ids_of_youtube_are_kept_dash_in_front_or_not() -> None:
+    assert youtube_name("-ccciEuH9FE") == ("-ccciEuH9FE", "-ccciEuH9FE")
+
+
+@given(st.lists(st.sampled_from(["x", "y", "z"])))
+def test_repeats_are_numbered_in_order(names: list[str]) -> None:
+    unique = number_repeats(names)
+    assert len(set(unique)) == len(names)
+    for position, (name, new) in enumerate(zip(names, unique, strict=True)):
+        earlier = names[:position].count(name)
+        assert new == (name if earlier == 0 else f"{name}~{earlier + 1}")
+
+
+def test_an_id_in_three_splits_is_three_leaks() -> None:
+    clips = table([(f"x~{s}", s, "x", NAN, NAN) for s in ("test", "train", "val")], CLIP_COLUMNS)
+    assert [code for code, *_ in shared_id_issues(clips)] == [
+        "id_in_train_and_val",
+        "id_in_train_and_test",
+        "id_in_val_and_test",
+    ]
+
+
+def test_refused_clips_and_clips_without_split_leak_nothing() -> None:
+    clips = [
+        ("a", "train", "", NAN, NAN),
+        ("b", "test", "", NAN, NAN),
+        ("c", "none", "x", NAN, NAN),
+        ("d", "test", "x", NAN, NAN),
+    ]
+    assert shared_id_issues(table(clips, CLIP_COLUMNS)) == []
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        ({"clips": [("a", "train", "a", NAN, NAN)] * 2}, "clip names repeat"),
+        ({"clips": [("a.b", "train", "a", NAN, NAN)]}, "clip names must match"),
+        ({"clips": [("a\n", "train", "a", NAN, NAN)]}, "clip names must match"),
+        ({"clips": [("", "train", "a", NAN, NAN)]}, "clip names must match"),
+        ({"clips": [("a", "validation", "a", NAN, NAN)]}, "split is one of"),
+        ({"clips": [("a", "train", "a", 3.0, 3.0)]}, "start < end"),
+        ({"clips": [("a", "train", "a", 3.0, NAN)]}, "start < end"),
+        ({"events": [("a", "audio", "Meow", 0.0, 1.0)]}, "category is one of"),
+        ({"events": [("a", "sound", "Bark", 0.0, 1.0)]}, "modality is one of"),
+        ({"events": [("b", "audio", "Bark", 0.0, 1.0)]}, "events belong to clips"),
+        ({"events": [("a", "audio", "Bark", 1.0, 1.0)]}, "onset < offset"),
+        ({"events": [("a", "audio", "Bark", NAN, NAN)]}, "onset < offset"),
+        ({"events": [("a", "video", "Bark", 0.0, 1.0)]}, "NaN for modality video"),
+        ({"categories": ("Bark", "Bark")}, "categories repeat"),
+    ],
+)
+def test_tables_that_contradict_each_other_are_refused(parts: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        annotations(**parts)
+
+
+def test_a_table_without_rows_keeps_its_types() -> None:
+    assert annotations().events["onset"].dtype == "float64"
+    assert annotations().issues.empty

@@ -1,0 +1,119 @@
+"""Events on the 1 s grid, against a slow second opinion that counts eighths of a second."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from avpipe.datasets.base import CLIP_COLUMNS, EVENT_COLUMNS, table
+from avpipe.datasets.labels import clip_labels, segment_labels
+
+CATEGORIES = ("Bark", "Cat", "Horse")
+NAN = float("nan")
+
+
+def clips(*names: str) -> pd.DataFrame:
+    return table([(name, "train", name, NAN, NAN) for name in names], CLIP_COLUMNS)
+
+
+def events(*rows: tuple[str, str, str, float, float]) -> pd.DataFrame:
+    return table(rows, EVENT_COLUMNS)
+
+
+def test_an_interval_of_whole_seconds_ends_before_its_offset() -> None:
+    labels = segment_labels(events(("b", "audiovisual", "Cat", 2, 5)), clips("a", "b"), CATEGORIES)
+    assert labels.tolist() == [[3] * 10, [3, 3, 1, 1, 1, 3, 3, 3, 3, 3]]
+
+
+@pytest.mark.parametrize(
+    ("onset", "offset", "segments"), [(0.5, 1, [0]), (0.51, 1.49, []), (0.1, 0.6, [0]), (1.5, 3.5, [1, 2, 3])]
+)
+def test_half_a_second_is_enough(onset: float, offset: float, segments: list[int]) -> None:
+    labels = segment_labels(events(("a", "audiovisual", "Bark", onset, offset)), clips("a"), CATEGORIES)
+    assert np.flatnonzero(labels[0] == 0).tolist() == segments
+
+
+def test_pieces_of_one_category_count_together_but_no_moment_counts_twice() -> None:
+    pieces = events(
+        ("a", "audiovisual", "Bark", 0.0, 0.25), ("a", "audiovisual", "Bark", 0.75, 1.0),
+        ("a", "audiovisual", "Bark", 2.0, 2.375), ("a", "audiovisual", "Bark", 2.125, 2.375), ("a", "audiovisual", "Bark", 2.0, 2.25),
+    )  # fmt: skip
+    assert segment_labels(pieces, clips("a"), CATEGORIES, 3).tolist() == [[0, 3, 3]]
+
+
+def test_of_two_categories_the_longer_wins_then_the_first() -> None:
+    both = events(
+        ("a", "audiovisual", "Cat", 0.0, 0.5), ("a", "audiovisual", "Horse", 0.25, 1.0),
+        ("a", "audiovisual", "Horse", 1.0, 2.0), ("a", "audiovisual", "Cat", 1.0, 2.0),
+    )  # fmt: skip
+    assert segment_labels(both, clips("a"), CATEGORIES, 2).tolist() == [[2, 1]]
+
+
+def test_what_is_only_heard_or_seen_is_background() -> None:
+    one_sided = events(
+        ("a", "audio", "Bark", 0, 10), ("a", "visual", "Cat", 0, 10), ("a", "video", "Cat", NAN, NAN)
+    )
+    assert (segment_labels(one_sided, clips("a"), CATEGORIES) == 3).all()
+
+
+def test_events_of_other_clips_are_left_out_and_unknown_categories_are_not() -> None:
+    other = events(("elsewhere", "audiovisual", "Bark", 0, 10))
+    assert (segment_labels(other, clips("a"), CATEGORIES) == 3).all()
+    with pytest.raises(ValueError, match="'Bark', not one of"):
+        segment_labels(events(("a", "audiovisual", "Bark", 0, 10)), clips("a"), ("Cat",))
+
+
+def test_clip_labels_are_those_of_one_modality() -> None:
+    mixed = events(
+        ("a", "audiovisual", "Bark", 0, 1), ("a", "video", "Cat", NAN, NAN), ("a", "video", "Horse", NAN, NAN)
+    )
+    assert clip_labels(mixed, clips("b", "a"), CATEGORIES).tolist() == [[0, 0, 0], [1, 0, 0]]
+    assert clip_labels(mixed, clips("b", "a"), CATEGORIES, "video").tolist() == [[0, 0, 0], [0, 1, 1]]
+    assert clip_labels(mixed, clips("a"), CATEGORIES).dtype == np.float32
+
+
+eighths = st.tuples(st.integers(0, 90), st.integers(1, 40)).map(
+    lambda pair: (pair[0] / 8, (pair[0] + pair[1]) / 8)
+)
+some_events = st.lists(
+    st.tuples(
+        st.sampled_from("abcx"),
+        st.sampled_from(["audiovisual", "audio"]),
+        st.sampled_from(CATEGORIES),
+        eighths,
+    ).map(lambda parts: (*parts[:3], *parts[3])),
+    max_size=12,
+)
+
+
+def slow_labels(rows: list[tuple[str, str, str, float, float]], names: str, segments: int) -> list[list[int]]:
+    """Eighth by eighth: which categories are there, and which has most of the segment's eight."""
+    labels = []
+    for name in names:
+        labels.append([])
+        for segment in range(segments):
+            counts = []
+            for category in CATEGORIES:
+                own = [
+                    (on, off)
+                    for clip, kind, what, on, off in rows
+                    if (clip, kind, what) == (name, "audiovisual", category)
+                ]
+                moments = [segment + k / 8 for k in range(8)]
+                counts.append(sum(any(on <= moment < off for on, off in own) for moment in moments))
+            labels[-1].append(counts.index(max(counts)) if max(counts) >= 4 else 3)
+    return labels
+
+
+@given(some_events, st.integers(1, 12))
+def test_segment_labels_agree_with_counting_eighths(rows: list, segments: int) -> None:
+    labels = segment_labels(events(*rows), clips("a", "c", "b"), CATEGORIES, segments)
+    assert labels.tolist() == slow_labels(rows, "acb", segments)
+
+
+@given(some_events)
+def test_clip_labels_agree_with_looking_for_each(rows: list) -> None:
+    found = {(clip, category) for clip, kind, category, *_ in rows if kind == "audio"}
+    expected = [[float((name, category) in found) for category in CATEGORIES] for name in "acb"]
+    assert clip_labels(events(*rows), clips("a", "c", "b"), CATEGORIES, "audio").tolist() == expected

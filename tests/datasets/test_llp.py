@@ -1,0 +1,270 @@
+"""LLP's csv files: the counts of the real ones, and what happens to broken or hostile ones."""
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from avpipe.datasets import read_annotations
+from avpipe.datasets.base import AnnotationError, Annotations
+from avpipe.datasets.labels import clip_labels
+from avpipe.datasets.llp import CATEGORIES, read_llp
+
+OLD_AUDIO = "AVVP_eval_audio.pre2024.csv"
+
+
+@pytest.fixture(scope="session")
+def llp(shared: Path) -> Annotations:
+    """The real files, with the corrected audio file."""
+    return read_annotations("llp", shared / "data" / "llp")
+
+
+def weak(*rows: str) -> str:
+    return "filename\tevent_labels\n" + "".join(f"{row}\n" for row in rows)
+
+
+def dense(*rows: str) -> str:
+    return "filename\tonset\toffset\tevent_labels\n" + "".join(f"{row}\n" for row in rows)
+
+
+def small(folder: Path, **changed: str) -> Path:
+    """A dataset of three clips, one a split; `changed` replaces files by their stem."""
+    folder.mkdir(exist_ok=True)
+    texts = {
+        "AVVP_train": weak("AAAAAAAAAAA_0_10\tDog"),
+        "AVVP_val_pd": weak("B_B-BBBBBBB_20_30\tSpeech,Dog"),
+        "AVVP_test_pd": weak("-CCCCCCCCCC_9.3_19.3\tCat"),
+        "AVVP_eval_audio": dense("B_B-BBBBBBB_20_30\t0\t4\tDog", "-CCCCCCCCCC_9.3_19.3\t1\t10\tCat"),
+        "AVVP_eval_visual": dense("B_B-BBBBBBB_20_30\t2\t4\tDog"),
+    }
+    for stem, text in {**texts, **changed}.items():
+        (folder / f"{stem}.csv").write_text(text, encoding="utf-8", newline="")
+    return folder
+
+
+# The real files. The numbers are those of the shared reference, section 1 of video_parsing.md, which counted otherwise.
+
+
+def test_the_splits_are_the_three_files_in_their_order(llp: Annotations, shared: Path) -> None:
+    rows = (shared / "data/llp/AVVP_dataset_full.csv").read_text().splitlines()[1:]
+    assert llp.clips["source"].tolist() == [row[:11] for row in rows]
+    assert Counter(llp.clips["split"]) == {"train": 10_000, "val": 649, "test": 1_200}
+    assert llp.clips.groupby("split")["split_order"].max().to_dict() == {
+        "train": 9_999,
+        "val": 648,
+        "test": 1_199,
+    }
+
+
+def test_clips_are_called_by_id_and_last_ten_seconds(llp: Annotations) -> None:
+    assert llp.clips["clip"].equals(llp.clips["source"])
+    assert (llp.clips["end"] - llp.clips["start"]).round(6).eq(10).all()
+    by_name = llp.clips.set_index("clip")
+    assert by_name.loc["4-WjGhtSX-s", ["start", "end"]].tolist() == [270, 280]
+    assert by_name.loc["Br4mum2rWtY", "start"] == 9.3
+
+
+def test_there_are_25_categories_in_the_authors_order(llp: Annotations) -> None:
+    assert len(llp.categories) == 25
+    assert (llp.categories[0], llp.categories[13], llp.categories[24]) == (
+        "Speech",
+        "Violin_fiddle",
+        "Clapping",
+    )
+
+
+def test_weak_labels_a_video_are_the_reference_s(llp: Annotations) -> None:
+    labels = clip_labels(llp.events, llp.clips, CATEGORIES, "video")
+    train = labels[(llp.clips["split"] == "train").to_numpy()]
+    test = labels[(llp.clips["split"] == "test").to_numpy()]
+    assert Counter(train.sum(axis=1)) == {1: 4032, 2: 5879, 3: 89}
+    # The reference counts 403 videos with one label and 650 with two; `Clapping,Clapping` is one label here.
+    assert Counter(test.sum(axis=1)) == {1: 403 + 1, 2: 650 - 1, 3: 118, 4: 25, 5: 3, 7: 1}
+    counts = dict(zip(CATEGORIES, train.sum(axis=0), strict=True))
+    assert (counts["Speech"], counts["Violin_fiddle"], counts["Singing"], counts["Dog"]) == (
+        4988,
+        1457,
+        1172,
+        761,
+    )
+    assert min(counts.items(), key=lambda item: item[1]) == ("Telephone_bell_ringing", 99)
+
+
+def grid(annotations: Annotations, split: str, modality: str) -> np.ndarray:
+    """(clips, categories, 10) of 0 and 1, second by second."""
+    own = annotations.clips[annotations.clips["split"] == split]["clip"].tolist()
+    chosen = annotations.events[annotations.events["modality"] == modality]
+    marks = np.zeros((len(own), 25, 10), dtype=int)
+    position = {clip: index for index, clip in enumerate(own)}
+    for event in chosen[chosen["clip"].isin(own)].itertuples():
+        marks[
+            position[event.clip], CATEGORIES.index(event.category), int(event.onset) : int(event.offset)
+        ] = 1
+    return marks
+
+
+def runs(marks: np.ndarray) -> int:
+    """Maximal runs of ones along the last axis."""
+    return int((np.diff(marks, axis=-1, prepend=0) == 1).sum())
+
+
+def test_dense_events_merged_on_the_grid_are_the_reference_s(llp: Annotations) -> None:
+    for split, audio, visual, both in (("val", 1440, 856, 872), ("test", 2638, 1625, 1617)):
+        heard, seen = grid(llp, split, "audio"), grid(llp, split, "visual")
+        assert (runs(heard), runs(seen), runs(heard * seen)) == (audio, visual, both)
+    assert (grid(llp, "test", "audio").sum(), grid(llp, "test", "visual").sum()) == (14_576, 11_789)
+
+
+def test_train_clips_have_weak_labels_only(llp: Annotations) -> None:
+    train = llp.clips[llp.clips["split"] == "train"]["clip"]
+    assert set(llp.events[llp.events["clip"].isin(train)]["modality"]) == {"video"}
+
+
+def test_clips_without_dense_events_are_as_many_as_the_reference_says(llp: Annotations) -> None:
+    def without(split: str, modality: str) -> int:
+        return int((grid(llp, split, modality).sum(axis=(1, 2)) == 0).sum())
+
+    # "5 test + 4 val videos have no audio row": rows of no length count as rows there, one a video here.
+    rows_of_no_length = llp.issues[llp.issues["code"].isin(["zero_length_event", "reversed_event"])]["clip"]
+    heard = set(llp.events[llp.events["modality"] == "audio"]["clip"])
+    only_empty = {clip for clip in rows_of_no_length if clip and clip not in heard}
+    assert without("test", "audio") + without("val", "audio") == 5 + 4 + len(only_empty)
+    assert without("test", "visual") == 121
+
+
+def test_the_quirks_are_reported(llp: Annotations) -> None:
+    assert Counter(llp.issues["code"]) == {
+        "unknown_audio_name": 8,
+        "unknown_visual_name": 7,
+        "zero_length_event": 5,
+        "reversed_event": 1,
+        "duplicate_event": 8,
+        "duplicate_label": 1,
+        "audio_outside_label": 76,  # the reference's 90 are these and the 14 rows of names that match no clip
+        "visual_outside_label": 51,  # 62 are these and 11 such rows
+    }
+    messages = "\n".join(llp.issues["message"])
+    for name in ("12eWNawPekw_30_40", "19jWnmYnlD8_30_400", "VMTJRpjbE_150_160", "Clapping,Clapping"):
+        assert name in messages
+
+
+def test_the_audio_file_before_april_2024_has_three_broken_rows_more(shared: Path, llp: Annotations) -> None:
+    old = read_annotations("llp", shared / "data" / "llp", audio_csv=OLD_AUDIO)
+    new_names = set(old.issues["message"]) - {
+        m.replace("AVVP_eval_audio.csv", OLD_AUDIO) for m in llp.issues["message"]
+    }
+    rows = [message.split("left out: ")[1].split(", ") for message in new_names]
+    assert sorted(len(places) for places in rows) == [
+        1,
+        2,
+    ]  # KvIjsmANkxI_10_20` once, Baby_cry_infant_cry twice
+    assert (llp.events["modality"] == "audio").sum() - (old.events["modality"] == "audio").sum() == 3
+
+
+# Small files.
+
+
+def test_names_are_cut_by_position(tmp_path: Path) -> None:
+    found = read_llp(small(tmp_path))
+    assert found.clips["clip"].tolist() == ["AAAAAAAAAAA", "B_B-BBBBBBB", "-CCCCCCCCCC"]
+    assert found.clips["start"].tolist() == [0, 20, 9.3]
+    assert found.issues.empty
+
+
+def test_byte_order_marks_and_carriage_returns_change_nothing(tmp_path: Path) -> None:
+    plain = read_llp(small(tmp_path / "plain"))
+    folder = small(tmp_path / "windows")
+    for file in folder.iterdir():
+        file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes().replace(b"\n", b"\r\n"))
+    windows = read_llp(folder)
+    assert windows.clips.equals(plain.clips)
+    assert windows.events.equals(plain.events)
+
+
+def test_a_second_window_of_a_video_is_a_clip_of_its_own_with_its_own_events(tmp_path: Path) -> None:
+    folder = small(
+        tmp_path,
+        AVVP_train=weak("B_B-BBBBBBB_70_80\tDog"),
+        AVVP_eval_audio=dense("B_B-BBBBBBB_20_30\t0\t4\tDog"),
+    )
+    found = read_llp(folder)
+    assert found.clips["clip"].tolist() == ["B_B-BBBBBBB", "B_B-BBBBBBB~2", "-CCCCCCCCCC"]
+    assert found.events[found.events["modality"] == "audio"]["clip"].tolist() == ["B_B-BBBBBBB~2"]
+    assert found.issues["code"].tolist() == ["repeated_id", "id_in_train_and_val"]
+
+
+def test_a_window_that_is_not_ten_seconds_is_taken_to_be_and_reported(tmp_path: Path) -> None:
+    found = read_llp(small(tmp_path, AVVP_train=weak("AAAAAAAAAAA_30_400\tDog")))
+    assert found.clips.loc[0, ["start", "end"]].tolist() == [30, 40]
+    assert found.issues["code"].tolist() == ["odd_window"]
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"AVVP_train": weak("AAAAAAAAAAA_0_10")}, r"AVVP_train.csv, line 2.*2 fields.*not 1"),
+        ({"AVVP_train": weak("AAAAAAAAAAA_0_10\tDgo")}, r"line 2.*'Dgo'; did you mean 'Dog'"),
+        ({"AVVP_train": weak("AAAAAAAAAAA_0_10\tDog,")}, r"line 2.*where it has ''"),
+        (
+            {"AVVP_train": weak("AAAAAAAAAAA_0_10\tDog", "AAAAAAAAAAA_0_10\tCat")},
+            r"line 3.*AVVP_train.csv:2 has it",
+        ),
+        ({"AVVP_train": "AAAAAAAAAAA_0_10\tDog\n"}, r"line 1.*the header 'filename event_labels'"),
+        ({"AVVP_train": "filename,event_labels\n"}, r"line 1.*separated by '\\t'"),
+        ({"AVVP_eval_audio": dense("B_B-BBBBBBB_20_30\t0\tDog")}, r"AVVP_eval_audio.csv, line 2.*4 fields"),
+        ({"AVVP_eval_visual": dense("B_B-BBBBBBB_20_30\t0\t12\tDog")}, r"AVVP_eval_visual.csv, line 2.*'12'"),
+        (
+            {"AVVP_dataset_full": weak("AAAAAAAAAAA_0_10\tDog")},
+            r"2 are not in AVVP_dataset_full.csv.*cut off",
+        ),
+        ({f"AVVP_{name}": weak() for name in ("train", "val_pd", "test_pd")}, "list no clip"),
+    ],
+)
+def test_a_broken_file_is_an_error_that_says_where(
+    tmp_path: Path, changed: dict[str, str], message: str
+) -> None:
+    with pytest.raises(AnnotationError, match=message):
+        read_llp(small(tmp_path, **changed))
+
+
+def test_a_split_file_that_was_cut_off_is_noticed_by_the_full_list(tmp_path: Path) -> None:
+    names = ["AAAAAAAAAAA_0_10", "B_B-BBBBBBB_20_30", "-CCCCCCCCCC_9.3_19.3", "DDDDDDDDDDD_0_10"]
+    folder = small(tmp_path, AVVP_dataset_full=weak(*(f"{name}\tDog" for name in names)))
+    with pytest.raises(AnnotationError, match="1 are not in the split files, for example 'DDDDDDDDDDD_0_10'"):
+        read_llp(folder)
+
+
+def test_another_audio_file_can_be_chosen_and_a_wrong_one_is_named(tmp_path: Path) -> None:
+    folder = small(tmp_path, other=dense("B_B-BBBBBBB_20_30\t5\t6\tSpeech"))
+    found = read_llp(folder, audio_csv="other.csv")
+    assert found.events[found.events["modality"] == "audio"]["onset"].tolist() == [5]
+    with pytest.raises(AnnotationError, match=r"mine\.csv.*AVVP_eval_audio\.csv"):
+        read_llp(folder, audio_csv="mine.csv")
+
+
+@given(name=st.text(st.characters(exclude_characters="\t\n", exclude_categories=["Cs"]), max_size=30))
+def test_whatever_stands_for_a_name_the_clip_keeps_its_row_and_nothing_unsafe_its_name(
+    tmp_path_factory: pytest.TempPathFactory, name: str
+) -> None:
+    found = read_llp(small(tmp_path_factory.mktemp("llp"), AVVP_train=weak(f"{name}\tDog")))
+    assert len(found.clips) == 3
+    if found.clips.loc[0, "source"]:
+        assert name.startswith(f"{found.clips.loc[0, 'clip']}_")
+    else:
+        assert found.clips.loc[0, "clip"].startswith("refused~")
+        assert pd.isna(found.clips.loc[0, "start"])
+        assert found.issues["code"].tolist() == ["refused_id"]
+        assert repr(name) in found.issues["message"][0]
+    assert (found.events["clip"] == found.clips.loc[0, "clip"]).sum() == 1
+
+
+@pytest.mark.parametrize(
+    "name", ["../../../etc/passwd", "-rf_0_10", "AAAAAAAAAAA", "AAAAAAAAAA/_0_10", "", "AAAAAAAAAAA_0_10 "]
+)
+def test_hostile_names_are_refused(tmp_path: Path, name: str) -> None:
+    found = read_llp(small(tmp_path, AVVP_train=weak(f"{name}\tDog")))
+    assert found.issues["code"].tolist() == ["refused_id"]

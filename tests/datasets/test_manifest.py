@@ -1,0 +1,331 @@
+"""Rows and shards that stay where they are, digests that change when they must, paths that stay below their root."""
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from avpipe.datasets import manifest as manifest_module
+from avpipe.datasets import read_annotations
+from avpipe.datasets.base import CLIP_COLUMNS, EVENT_COLUMNS, ISSUE_COLUMNS, Annotations, table
+from avpipe.datasets.manifest import (
+    LedgerError,
+    assign_rows,
+    inventory,
+    local_file,
+    read_ledger,
+    write_manifest,
+)
+
+NAN = float("nan")
+
+
+def annotations(clips: Sequence[str], split: str = "train", events: Sequence[tuple] = ()) -> Annotations:
+    rows = [(clip, split, f"{clip}.mp4", NAN, NAN) for clip in clips]
+    issues = table([("quirk", "", "line 1: 'a,\"b\"'")], ISSUE_COLUMNS)
+    return Annotations(
+        ("Bark", "Cat, purring"), table(rows, CLIP_COLUMNS), table(events, EVENT_COLUMNS), issues
+    )
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def rows_of(out: Path) -> dict[str, int]:
+    frame = pd.read_parquet(out / "manifest.parquet")
+    return dict(zip(frame["clip"], frame["row"], strict=True))
+
+
+def test_the_files_are_as_described(tmp_path: Path) -> None:
+    event = ("b", "audiovisual", "Bark", 0.5, 3.0)
+    index = write_manifest(annotations(["a", "b", "c"], events=[event]), "mine", tmp_path, 2, [])
+    frame = pd.read_parquet(tmp_path / "manifest.parquet")
+    assert frame.columns.tolist() == [
+        "clip",
+        "dataset",
+        "split",
+        "source",
+        "start",
+        "end",
+        "shard",
+        "row",
+        "split_order",
+    ]
+    assert frame["shard"].tolist() == [0, 0, 1]
+    assert frame.loc[1].drop(["start", "end"]).tolist() == ["b", "mine", "train", "b.mp4", 0, 1, 1]
+    assert frame["start"].isna().all()
+    assert [tuple(row) for row in pd.read_parquet(tmp_path / "events.parquet").to_numpy()] == [event]
+    assert (tmp_path / "rows.csv").read_text() == "clip\na\nb\nc\n"
+    assert pd.read_csv(tmp_path / "categories.csv").to_numpy().tolist() == [[0, "Bark"], [1, "Cat, purring"]]
+    assert pd.read_csv(tmp_path / "issues.csv", keep_default_na=False).to_numpy().tolist() == [
+        ["quirk", "", "line 1: 'a,\"b\"'"]
+    ]
+    assert json.loads((tmp_path / "manifest.json").read_text()) == index
+    digests = index.pop("shards")
+    assert list(digests) == ["0", "1"]
+    assert index == {
+        "dataset": "mine", "clips": 3, "rows": 3, "shard_size": 2, "splits": {"train": 3}, "categories": 2, "issues": {"quirk": 1},
+    }  # fmt: skip
+
+
+def test_the_same_input_gives_the_same_bytes(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        write_manifest(
+            annotations(["a", "b"], events=[("a", "video", "Bark", NAN, NAN)]),
+            "mine",
+            tmp_path / name,
+            256,
+            [],
+        )
+    assert contents(tmp_path / "one") == contents(tmp_path / "two")
+    before = contents(tmp_path / "one")
+    write_manifest(
+        annotations(["a", "b"], events=[("a", "video", "Bark", NAN, NAN)]), "mine", tmp_path / "one", 256, []
+    )
+    assert contents(tmp_path / "one") == before
+
+
+def test_nothing_of_pandas_is_in_the_parquet_files(tmp_path: Path) -> None:
+    write_manifest(annotations(["a"]), "mine", tmp_path, 256, [])
+    assert b"pandas" not in (tmp_path / "manifest.parquet").read_bytes()
+
+
+def test_adding_clips_appends_and_leaves_full_shards_alone(tmp_path: Path) -> None:
+    first = write_manifest(annotations(["b", "d", "f"]), "mine", tmp_path, 2, [])
+    then = write_manifest(annotations(["a", "b", "c", "d", "f"]), "mine", tmp_path, 2, [])
+    assert rows_of(tmp_path) == {"b": 0, "d": 1, "f": 2, "a": 3, "c": 4}
+    assert then["shards"]["0"] == first["shards"]["0"]
+    assert then["shards"]["1"] != first["shards"]["1"]
+    assert (then["clips"], then["rows"]) == (5, 5)
+
+
+def test_removed_clips_leave_holes_and_come_back_to_their_row(tmp_path: Path) -> None:
+    first = write_manifest(annotations(["a", "b", "c", "d"]), "mine", tmp_path, 2, [])
+    then = write_manifest(annotations(["b"]), "mine", tmp_path, 2, [])
+    assert (then["clips"], then["rows"], list(then["shards"])) == (1, 4, ["0"])
+    assert then["shards"]["0"] != first["shards"]["0"]
+    assert write_manifest(annotations(["a", "b", "c", "d"]), "mine", tmp_path, 2, []) == first
+
+
+def test_the_order_in_the_splits_is_the_annotations_whatever_the_rows(tmp_path: Path) -> None:
+    write_manifest(annotations(["b"]), "mine", tmp_path, 2, [])
+    write_manifest(annotations(["a", "b"]), "mine", tmp_path, 2, [])
+    frame = pd.read_parquet(tmp_path / "manifest.parquet")
+    assert dict(zip(frame["clip"], frame["split_order"], strict=True)) == {"a": 0, "b": 1}
+
+
+def test_a_changed_split_or_source_changes_its_shard_only(tmp_path: Path) -> None:
+    first = write_manifest(annotations(["a", "b", "c", "d"]), "mine", tmp_path, 2, [])
+    changed = annotations(["a", "b", "c", "d"])
+    changed.clips.loc[3, "split"] = "test"
+    then = write_manifest(changed, "mine", tmp_path, 2, [])
+    assert [then["shards"][k] == first["shards"][k] for k in "01"] == [True, False]
+
+
+def test_a_local_file_that_changes_or_appears_changes_its_shard_only(tmp_path: Path) -> None:
+    videos = tmp_path / "videos"
+    videos.mkdir()
+    (videos / "a.mp4").write_bytes(b"1")
+    some = annotations(["a", "b", "c", "d"])
+
+    def digests() -> dict[str, str]:
+        return write_manifest(
+            some, "mine", tmp_path / "out", 2, [(tmp_path / "missing", "{clip}.mp4"), (videos, "{source}")]
+        )["shards"]
+
+    first = digests()
+    assert digests() == first
+    (videos / "a.mp4").write_bytes(b"12")
+    longer = digests()
+    os.utime(videos / "a.mp4", ns=(1, 1))
+    touched = digests()
+    assert len({first["0"], longer["0"], touched["0"]}) == 3
+    assert first["1"] == longer["1"] == touched["1"]
+    (videos / "d.mp4").touch()
+    assert (digests()["0"], digests()["1"] == first["1"]) == (touched["0"], False)
+
+
+def test_a_project_copied_elsewhere_keeps_its_digests(tmp_path: Path) -> None:
+    found = []
+    for place in ("here", "there"):
+        (tmp_path / place).mkdir()
+        (tmp_path / place / "a.mp4").write_bytes(b"1")
+        os.utime(tmp_path / place / "a.mp4", ns=(5, 5))
+        found.append(
+            write_manifest(
+                annotations(["a"]), "mine", tmp_path / place / "out", 2, [(tmp_path / place, "{source}")]
+            )
+        )
+    assert found[0] == found[1]
+
+
+def test_killed_between_two_files_the_next_run_ends_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_manifest(annotations(["a", "c"]), "mine", tmp_path / "killed", 2, [])
+    write_manifest(annotations(["a", "c"]), "mine", tmp_path / "whole", 2, [])
+    write_manifest(annotations(["a", "b", "c"]), "mine", tmp_path / "whole", 2, [])
+    for victim in ("_write_parquet", "_write_csv"):
+        with monkeypatch.context() as patch:
+            patch.setattr(manifest_module, victim, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+            with pytest.raises(KeyboardInterrupt):
+                write_manifest(annotations(["a", "b", "c"]), "mine", tmp_path / "killed", 2, [])
+    write_manifest(annotations(["a", "b", "c"]), "mine", tmp_path / "killed", 2, [])
+    assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "cut off"),
+        ("clip", "cut off"),
+        ("clip\na\nb", "cut off"),
+        ("a\nb\n", "cut off or not written by avpipe"),
+        ("clip\na\n\nb\n", "line 3: ''"),
+        ("clip\na\n../b\n", "line 3: '../b'"),
+        ("clip\na\nb\na\n", "'a' has two rows"),
+    ],
+)
+def test_a_damaged_ledger_is_not_continued(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "rows.csv").write_text(text)
+    with pytest.raises(LedgerError, match=message):
+        write_manifest(annotations(["a"]), "mine", tmp_path, 2, [])
+    assert (tmp_path / "rows.csv").read_text() == text
+    assert not (tmp_path / "manifest.json").exists()
+
+
+@given(st.lists(st.lists(st.sampled_from("abcdefgh"), unique=True), max_size=6))
+def test_a_row_once_given_belongs_to_its_clip_forever(versions: list[list[str]]) -> None:
+    ledger: list[str] = []
+    given_rows: dict[str, int] = {}
+    for clips in versions:
+        rows, longer = assign_rows(ledger, clips)
+        assert longer[: len(ledger)] == ledger
+        assert longer[len(ledger) :] == [clip for clip in clips if clip not in ledger]
+        assert [longer[row] for row in rows] == clips
+        for clip, row in zip(clips, rows, strict=True):
+            assert given_rows.setdefault(clip, row) == row
+        ledger = longer
+
+
+def test_the_ledger_reads_back(tmp_path: Path) -> None:
+    assert read_ledger(tmp_path / "rows.csv") == []
+    write_manifest(annotations(["-a", "b~2", "refused~0"]), "mine", tmp_path, 2, [])
+    assert read_ledger(tmp_path / "rows.csv") == ["-a", "b~2", "refused~0"]
+
+
+def test_a_shard_size_below_one_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="shard_size must be 1 or more, not 0"):
+        write_manifest(annotations(["a"]), "mine", tmp_path, 0, [])
+
+
+def test_the_published_manifests_have_their_counts(tmp_path: Path, shared: Path) -> None:
+    for kind, clips, categories, splits in (
+        ("ave", 4_143, 28, {"train": 3_339, "val": 402, "test": 402}),
+        ("llp", 11_849, 25, {"train": 10_000, "val": 649, "test": 1_200}),
+    ):
+        index = write_manifest(read_annotations(kind, shared / "data" / kind), kind, tmp_path / kind, 256, [])
+        assert (index["clips"], index["rows"], index["categories"], index["splits"]) == (
+            clips,
+            clips,
+            categories,
+            splits,
+        )
+        assert len(index["shards"]) == -(-clips // 256)
+        frame = pd.read_parquet(tmp_path / kind / "manifest.parquet")
+        assert frame["row"].tolist() == list(range(clips))
+
+
+# Where the file of a clip lies.
+
+
+@given(
+    source=st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
+    | st.sampled_from(["..", "../x", "a/../../x", "/x", "a\0b", "{clip}"])
+)
+def test_no_source_leads_out_of_its_root(source: str) -> None:
+    root = Path("/somewhere/videos")
+    path = local_file(root, "{source}", "clip", source)
+    if path is not None:
+        assert Path(os.path.normpath(path)).is_relative_to(root)
+        assert "\0" not in str(path)
+
+
+def test_patterns_are_filled_with_source_and_clip() -> None:
+    root = Path("videos")
+    assert local_file(root, "{source}.mp4", "x~2", "-x") == root / "-x.mp4"
+    assert local_file(root, "{clip}/{source}.mkv", "x~2", "{clip}") == root / "x~2" / "{clip}.mkv"
+
+
+def test_a_refused_source_is_never_asked_for() -> None:
+    assert local_file(Path("videos"), "{source}.mp4", "refused~1", "") is None
+    assert local_file(Path("videos"), "{clip}.mp4", "refused~1", "") == Path("videos/refused~1.mp4")
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        "x.mp4",
+        "{}",
+        "{id}.mp4",
+        "{source.__class__}",
+        "{source!r}",
+        "{clip:>9}",
+        "{source",
+        "/{source}",
+        "../{source}",
+    ],
+)
+def test_a_pattern_that_could_do_more_is_refused(tmp_path: Path, pattern: str) -> None:
+    with pytest.raises(ValueError, match="pattern"):
+        write_manifest(annotations(["a"]), "mine", tmp_path, 2, [(tmp_path, pattern)])
+
+
+# The inventory.
+
+
+def test_the_inventory_changes_with_names_sizes_and_times(tmp_path: Path) -> None:
+    folder = tmp_path / "videos"
+    assert inventory([folder]) == "absent"
+    (folder / "sub").mkdir(parents=True)
+    seen = [inventory([folder])]
+    for change in (
+        lambda: (folder / "sub" / "a.mp4").touch(),
+        lambda: (folder / "sub" / "a.mp4").write_bytes(b"1"),
+        lambda: os.utime(folder / "sub" / "a.mp4", ns=(7, 7)),
+        lambda: (folder / "sub" / "a.mp4").rename(folder / "a.mp4"),
+        lambda: (folder / "b.mp4").symlink_to("nowhere"),
+    ):
+        change()
+        assert inventory([folder]) == inventory([folder])
+        seen.append(inventory([folder]))
+    assert len(set(seen)) == len(seen)
+
+
+def test_the_inventory_does_not_depend_on_where_a_folder_is_or_on_the_order_of_its_entries(
+    tmp_path: Path,
+) -> None:
+    for place, names in (("one", "ab"), ("two", "ba")):
+        (tmp_path / place).mkdir()
+        for name in names:
+            (tmp_path / place / name).touch()
+            os.utime(tmp_path / place / name, ns=(3, 3))
+    assert inventory([tmp_path / "one"]) == inventory([tmp_path / "two"])
+
+
+def test_the_inventory_of_several_roots_names_each_and_a_file_counts_as_well(tmp_path: Path) -> None:
+    (tmp_path / "list.txt").write_text("x")
+    first, second = inventory([tmp_path / "list.txt", tmp_path / "missing"]).split("+")
+    assert (len(first), second) == (16, "absent")
+
+
+def test_the_inventory_takes_odd_names_and_enters_no_linked_folder(tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to(tmp_path)
+    (tmp_path / "line\nbreak ü").touch()
+    assert len(inventory([tmp_path])) == 16

@@ -6,6 +6,7 @@ clip with truth and predictions. What is missing is said in the figure; it never
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypedDict
 
 import numpy as np
 import numpy.typing as npt
@@ -218,14 +219,12 @@ def read_timeline(spec: SegmentsFigure, rows: list[Predictions], study: Study, r
             predictions[method] = said
         else:
             predictions[f"{method}, {said}"] = _labels(table, clip, "prediction")
-    frames, waveform = read_clip(clip, study.media.preset, results)
     return Timeline(
         clip=clip,
         categories=categories,
         truth=_labels(first, clip, "truth"),
         predictions=predictions,
-        frames=frames,
-        waveform=waveform,
+        **read_clip(clip, study.media.preset, results),
     )
 
 
@@ -256,21 +255,34 @@ def typical_clip(predictions: pd.DataFrame, background: int) -> str:
     return str((candidates["right"] - candidates["right"].mean()).abs().round(9).idxmin())
 
 
-def read_clip(
-    clip: str, preset: str, results: Path
-) -> tuple[npt.NDArray[np.uint8] | str, npt.NDArray[np.float32] | str]:
-    """One frame a second and the waveform of a clip from its shard of segments; a phrase where there is none."""
-    clips = pd.read_parquet(results / "clips.parquet", columns=["clip", "shard"])
-    shards = clips.loc[clips["clip"] == clip, "shard"]
-    if shards.empty:
-        return (absent := f"clip {clip} is not in clips.parquet"), absent
-    path = results / "segments" / preset / f"{int(shards.iloc[0])}.tar"
+class ClipContent(TypedDict):
+    """Frames (T, H, W, 3) and waveform (samples,) of a clip, or why there are none; and the picture's real aspect."""
+
+    frames: npt.NDArray[np.uint8] | str
+    waveform: npt.NDArray[np.float32] | str
+    aspect: float
+
+
+def read_clip(clip: str, preset: str, results: Path) -> ClipContent:
+    """One frame a second and the waveform of a clip, from its shard of segments."""
+    clips = pd.read_parquet(results / "clips.parquet", columns=["clip", "shard", "width", "height"])
+    chosen = clips[clips["clip"] == clip]
+    if chosen.empty:
+        return _without(f"clip {clip} is not in clips.parquet")
+    row = chosen.iloc[0]
+    path = results / "segments" / preset / f"{int(row['shard'])}.tar"
     if not path.is_file():
-        return (absent := f"{path} is missing"), absent
+        return _without(f"{path} is missing")
     found = next((member for member in read_shard(path) if member.clip == clip), None)
     if found is None:
-        return (absent := f"clip {clip} is not in {path}"), absent
-    return (
-        "no video" if found.video is None else decode_frames(found.video, fps=1),
-        "no audio" if found.audio is None else decode_audio(found.audio),
-    )
+        return _without(f"clip {clip} is not in {path}")
+    known = pd.notna(row["width"]) and pd.notna(row["height"]) and row["height"] > 0
+    return {
+        "frames": "no video" if found.video is None else decode_frames(found.video, fps=1),
+        "waveform": "no audio" if found.audio is None else decode_audio(found.audio),
+        "aspect": float(row["width"] / row["height"]) if known else 1.0,
+    }
+
+
+def _without(reason: str) -> ClipContent:
+    return {"frames": reason, "waveform": reason, "aspect": 1.0}

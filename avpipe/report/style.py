@@ -8,6 +8,7 @@ from typing import Any
 
 import matplotlib
 from matplotlib.figure import Figure
+from matplotlib.transforms import Bbox
 
 from avpipe.files import whole_file
 
@@ -50,11 +51,23 @@ def figure_style() -> Iterator[None]:
 
 def write_figure(figure: Figure, base: Path, title: str) -> None:
     """Write `base`.svg and `base`.png, each whole or not at all, without dates."""
+    _freeze_layout(figure)
     svg, png = base.with_name(f"{base.name}.svg"), base.with_name(f"{base.name}.png")
     with whole_file(svg) as temporary:
         figure.savefig(temporary, format="svg", metadata={"Date": None, "Creator": None, "Title": title})
     with whole_file(png) as temporary:
         figure.savefig(temporary, format="png", dpi=160, metadata={"Software": None, "Title": title})
+
+
+def _freeze_layout(figure: Figure) -> None:
+    """Round what the layout engine found: its solver differs in the last bits from one time to the next."""
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
+    for axes in figure.axes:
+        axes.set_position(Bbox(axes.get_position().get_points().round(5)))
+    for text in figure.texts:
+        x, y = text.get_position()
+        text.set_position((round(x, 5), round(y, 5)))
 
 
 def wrapped(text: str, inches: float, points: float = 9.0) -> str:

@@ -31,6 +31,7 @@ class Timeline:
         frames: (T, H, W, 3) uint8, one a segment; or why there are none.
         waveform: (samples,) float32 in -1..1 at `sample_rate`; or why there is none.
         sample_rate: samples a second.
+        aspect: width over height of the picture before it was squashed to the canonical square.
     """
 
     clip: str
@@ -40,6 +41,7 @@ class Timeline:
     frames: npt.NDArray[np.uint8] | str
     waveform: npt.NDArray[np.floating] | str
     sample_rate: int = 16000
+    aspect: float = 1.0
 
 
 def draw_timeline(timeline: Timeline, title: str, notice: str | None) -> Figure:
@@ -47,7 +49,8 @@ def draw_timeline(timeline: Timeline, title: str, notice: str | None) -> Figure:
 
     Wrong segments are hatched, so that nothing depends on seeing colours.
     """
-    heights = [1.0, 0.6] + [0.5] * (1 + len(timeline.predictions))
+    picture = min(1.4, max(0.5, (WIDTH - 1.2) / len(timeline.truth) / timeline.aspect))
+    heights = [picture, 0.6] + [0.5] * (1 + len(timeline.predictions))
     figure = Figure(figsize=(WIDTH, sum(heights) + 1.35), layout="constrained")
     figure.suptitle(wrapped(title, WIDTH - 1, 12), x=0.008, ha="left", size=12, weight="bold")
     figure.supxlabel(_caption(timeline), x=0.008, ha="left", size=8, color=SOFT)

@@ -92,7 +92,8 @@ def clip_name(relative: str) -> str:
     """The name of the clip at a relative path with `/` between its parts and a known extension."""
     if _PLAIN.fullmatch(relative) and len(relative) <= _LONGEST:
         return relative.replace("/", "~").replace(".", "~")
-    rest = re.sub(r"[^A-Za-z0-9_-]+", "_", relative.rpartition(".")[0]).strip("_-")[-_LONGEST:] or "clip"
+    plain = re.sub(r"[^A-Za-z0-9_-]+", "_", relative.rpartition(".")[0])
+    rest = plain[-_LONGEST:].strip("_-") or "clip"
     digest = hashlib.sha256(relative.encode("utf-8", "surrogatepass")).hexdigest()
     return f"{rest}~{_extension(relative)}~{digest[:10]}"
 

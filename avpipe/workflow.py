@@ -13,7 +13,7 @@ from avpipe import lazy, provenance
 from avpipe.config import Study
 from avpipe.datasets import DATASETS
 from avpipe.experiment import Experiment
-from avpipe.features.spec import chunk_path
+from avpipe.features.spec import BACKBONES, NETWORKS, chunk_path
 from avpipe.models import MODELS
 from avpipe.tables.spec import FigureSpec, TableSpec, load_figure, load_table
 from avpipe.training import TASKS
@@ -55,6 +55,14 @@ def train_code(experiment: Experiment) -> str:
     """The fingerprint of everything that a run of `experiment` executes: loop, task and that one model."""
     task = lazy.target(TASKS, experiment.task, "task").split(":")[0]
     return code("train", task, lazy.target(MODELS, experiment.model, "model").split(":")[0])
+
+
+def extract_code(backbones: list[str]) -> str:
+    """The fingerprint of everything that an extraction with these backbones executes."""
+    unknown = [name for name in backbones if name not in BACKBONES]
+    if unknown:
+        raise lazy.UnknownNameError(f"unknown backbone {unknown[0]!r}; {lazy.suggest(unknown[0], list(BACKBONES))}")
+    return code("extract", *{NETWORKS[BACKBONES[name].kind].split(":")[0] for name in backbones})
 
 
 class Plan:

@@ -11,7 +11,7 @@ sys.path.insert(0, workflow.basedir)
 
 from avpipe.config import resolve, validate_study
 from avpipe.datasets.manifest import inventory
-from avpipe.workflow import Plan, code, manifest_index, reader_code, train_code
+from avpipe.workflow import Plan, code, extract_code, manifest_index, reader_code, train_code
 
 try:
     study = resolve(validate_study(config))

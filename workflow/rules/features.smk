@@ -16,7 +16,7 @@ for bundle in plan.bundles:
         benchmark:
             f"results/{{dataset}}/benchmarks/extract/{'_'.join(bundle)}/{{shard}}.tsv"
         params:
-            code=code("extract"),
+            code=extract_code([study.extractors[name].backbone for name in bundle]),
             extractors=[
                 "--extractor=" + json.dumps({name: study.extractors[name].model_dump(mode="json")}) for name in bundle
             ],

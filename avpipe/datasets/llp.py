@@ -116,17 +116,13 @@ def read_parsing_files(folder: Path, categories: Sequence[str], audio_csv: str) 
         if not window.source:
             issues.append(refused(clip, entry.line, entry.name))
         elif window.seconds != CLIP_SECONDS:
-            issues.append(
-                (
-                    "odd_window",
-                    clip,
-                    f"{entry.line.place}: {entry.name!r} lasts {window.seconds:g} s; taken as {CLIP_SECONDS:g}",
-                )
+            message = (
+                f"{entry.line.place}: {entry.name!r} lasts {window.seconds:g} s; taken as {CLIP_SECONDS:g}"
             )
+            issues.append(("odd_window", clip, message))
         if clip != window.clip:
-            issues.append(
-                ("repeated_id", clip, f"{entry.line.place}: {entry.name!r} is a further clip of the same id")
-            )
+            message = f"{entry.line.place}: {entry.name!r} is a further clip of the same id"
+            issues.append(("repeated_id", clip, message))
     frame = table(
         [
             (clip, entry.split, window.source, window.start, window.start + CLIP_SECONDS, entry.order)

@@ -155,5 +155,5 @@ def test_a_folder_that_cannot_be_listed_is_an_error(tmp_path: Path, monkeypatch:
         return really(path)
 
     monkeypatch.setattr(os, "scandir", scandir)
-    with pytest.raises(AnnotationError, match="cannot list .*closed.*Permission denied"):
+    with pytest.raises(AnnotationError, match=r"cannot list .*closed.*Permission denied"):
         read_folder(tmp_path)

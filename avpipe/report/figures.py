@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from avpipe.config import ConfigError, Study
 from avpipe.experiment import Experiment
 from avpipe.lazy import suggest
+from avpipe.media.presets import CANONICAL, PRESETS
 from avpipe.media.segments import decode_audio, decode_frames, read_shard
 from avpipe.metrics.localization import category_accuracy
 from avpipe.report.style import (
@@ -260,6 +261,7 @@ class ClipContent(TypedDict):
 
     frames: npt.NDArray[np.uint8] | str
     waveform: npt.NDArray[np.float32] | str
+    sample_rate: int
     aspect: float
 
 
@@ -277,12 +279,19 @@ def read_clip(clip: str, preset: str, results: Path) -> ClipContent:
     if found is None:
         return _without(f"clip {clip} is not in {path}")
     known = pd.notna(row["width"]) and pd.notna(row["height"]) and row["height"] > 0
+    format_ = PRESETS[preset]
     return {
-        "frames": "no video" if found.video is None else decode_frames(found.video, fps=1),
-        "waveform": "no audio" if found.audio is None else decode_audio(found.audio),
+        "frames": "no video" if found.video is None else decode_frames(found.video, 1, format_),
+        "waveform": "no audio" if found.audio is None else _mono(decode_audio(found.audio, format_)),
+        "sample_rate": format_.sample_rate,
         "aspect": float(row["width"] / row["height"]) if known else 1.0,
     }
 
 
+def _mono(waveform: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """(samples,) or (samples, channels) -> (samples,)."""
+    return waveform if waveform.ndim == 1 else waveform.mean(axis=1)
+
+
 def _without(reason: str) -> ClipContent:
-    return {"frames": reason, "waveform": reason, "aspect": 1.0}
+    return {"frames": reason, "waveform": reason, "sample_rate": CANONICAL.sample_rate, "aspect": 1.0}

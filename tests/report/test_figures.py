@@ -20,6 +20,7 @@ from avpipe.report import figures
 from avpipe.tables.spec import CategoriesFigure, FigureSpec, SegmentsFigure, parse_figure
 
 BELL, SPEECH, NOTHING = 0, 1, 2
+SHADES = [25 * second for second in range(10)]
 ONE_CLIP = {"a": ([BELL, BELL, SPEECH, NOTHING], [BELL, SPEECH, SPEECH, NOTHING])}
 OTHER_SEED = {"a": ([BELL, BELL, SPEECH, NOTHING], [BELL, BELL, NOTHING, NOTHING])}
 
@@ -173,17 +174,17 @@ def encoded_video(shades: list[int]) -> bytes:
 
 @pytest.fixture
 def with_clip(results: Path) -> Path:
-    """clips.parquet and a shard with clip "a": four seconds, dark to bright, with a tone; "mute" has no sound."""
+    """clips.parquet and a shard with clip "a": ten seconds, dark to bright, with a tone; "mute" has no sound."""
     sound = io.BytesIO()
-    tone = 0.5 * np.sin(2 * np.pi * 440 * np.arange(4 * 16000) / 16000)
+    tone = 0.5 * np.sin(2 * np.pi * 440 * np.arange(10 * 16000) / 16000)
     soundfile.write(sound, tone, 16000, format="FLAC")
-    video = encoded_video([0, 80, 160, 240])
+    video = encoded_video(SHADES)
     members = {
         "a.mp4": video,
         "a.flac": sound.getvalue(),
-        "a.json": b"{}",
+        "a.json": b'{"row": 0}',
         "mute.mp4": video,
-        "mute.json": b"{}",
+        "mute.json": b'{"row": 1}',
     }
     path = results / "segments" / "canonical" / "3.tar"
     path.parent.mkdir(parents=True)
@@ -200,10 +201,10 @@ def with_clip(results: Path) -> Path:
 def test_a_clips_frames_and_sound_come_from_its_shard(with_clip: Path) -> None:
     content = figures.read_clip("a", "canonical", with_clip)
     assert isinstance(content["frames"], np.ndarray)
-    assert content["frames"].shape == (4, 64, 64, 3)
-    assert np.allclose(content["frames"].mean(axis=(1, 2, 3)), [0, 80, 160, 240], atol=6)
+    assert content["frames"].shape == (10, 64, 64, 3)
+    assert np.allclose(content["frames"].mean(axis=(1, 2, 3)), SHADES, atol=6)
     assert isinstance(content["waveform"], np.ndarray)
-    assert content["waveform"].shape == (64000,)
+    assert content["waveform"].shape == (160_000,)
     assert content["aspect"] == pytest.approx(16 / 9)
 
 
@@ -213,7 +214,7 @@ def test_what_a_clip_does_not_have_is_said(with_clip: Path) -> None:
     assert (
         figures.read_clip("other", "canonical", with_clip)["frames"] == "clip other is not in clips.parquet"
     )
-    assert "small/3.tar is missing" in figures.read_clip("a", "small", with_clip)["frames"]
+    assert "other/3.tar is missing" in figures.read_clip("a", "other", with_clip)["frames"]
 
 
 def test_a_timeline_has_the_first_seed_that_each_row_has(

@@ -4,7 +4,8 @@ Snakemake does not see that an imported module was edited. So each rule carries
 `params: code=fingerprint("avpipe.features.vggish", ...)`: a hash of the syntax trees of those modules and of
 everything in avpipe that they import, transitively. Comments, docstrings and formatting do not count; neither
 do the lazy tables (`avpipe.lazy.LazyTable`), so that adding a model does not make the others stale: a job
-names the module of its own model instead.
+names the module of its own model instead. A module that reads files beside it names them, relative to its
+folder, in a literal `DATA_FILES = ("templates/*.jinja",)`; their bytes count as its code.
 """
 
 import ast
@@ -88,7 +89,22 @@ def _imports(module: str) -> set[str]:
 @cache
 def _module_hash(module: str) -> str:
     tree = _Meaning().visit(ast.parse(ast.unparse(_tree(module))))
-    return hashlib.sha256(ast.dump(tree).encode()).hexdigest()
+    digest = hashlib.sha256(ast.dump(tree).encode())
+    for path in _data_files(module):
+        digest.update(path.name.encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()
+
+
+def _data_files(module: str) -> list[Path]:
+    """The files that match the module's `DATA_FILES`, sorted."""
+    path = _path(module)
+    patterns = [
+        pattern
+        for node in _tree(module).body
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "DATA_FILES"
+        for pattern in ast.literal_eval(node.value)
+    ]
+    return sorted(file for pattern in patterns if path for file in path.parent.glob(pattern))
 
 
 class _Meaning(ast.NodeTransformer):

@@ -120,3 +120,18 @@ def test_the_environment_names_versions_and_machine() -> None:
     assert found["libraries"]["torch"]
     assert found["python"].startswith("3.")
     assert found["cores"] >= 1
+
+
+def test_a_file_that_a_module_reads_counts_as_its_code_and_no_other_file_does(package: Path) -> None:
+    (package / "models/c.py").write_text('C = 1\nDATA_FILES = ("pages/*.txt",)\n')
+    (package / "models/pages").mkdir()
+    page = package / "models/pages/a.txt"
+    page.write_text("one")
+    forget()
+    first = provenance.fingerprint("avpipe.models.c")
+    (package / "models/notes.txt").write_text("two")
+    forget()
+    assert provenance.fingerprint("avpipe.models.c") == first
+    page.write_text("two")
+    forget()
+    assert provenance.fingerprint("avpipe.models.c") != first

@@ -8,14 +8,15 @@ import io
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jinja2
 
-from avpipe.tables.spec import TEMPLATES
-
 if TYPE_CHECKING:
     from avpipe.tables.aggregate import Cell, Table
+
+DATA_FILES = ("templates/*.jinja",)  # part of the code's fingerprint, see avpipe.provenance
 
 COLUMNS = (
     "row",
@@ -129,7 +130,7 @@ RENDERERS: dict[str, Callable[["Table"], str]] = {
 
 def _environment(**options: Any) -> jinja2.Environment:
     return jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATES),
+        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

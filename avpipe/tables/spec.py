@@ -44,9 +44,6 @@ from avpipe.config import NAME, ConfigError, Recipe, Section, Study, describe
 from avpipe.experiment import Experiment, Role, Setting, check_model
 from avpipe.lazy import UnknownNameError, suggest
 
-TEMPLATES = Path(__file__).parent / "templates"
-"""What `avpipe.tables.render` fills in; an input of the rule that writes a table."""
-
 SUPERVISED: tuple[Setting, ...] = ("supervised", "weakly-supervised")
 
 

@@ -81,5 +81,5 @@ def message_figure(title: str, lines: list[str]) -> Figure:
     text = "\n".join(wrapped(line, width - 1) for line in lines)
     figure = Figure(figsize=(width, 1.2 + 0.18 * (text.count("\n") + 1)))
     figure.text(0.03, 0.93, wrapped(title, width - 1, 11), size=11, weight="bold", va="top")
-    figure.text(0.03, 0.60, text, color=WARNING, va="top", linespacing=1.4)
+    figure.text(0.03, 0.70, text, color=WARNING, va="top", linespacing=1.4)
     return figure

@@ -31,7 +31,15 @@ def load_state(path: Path, identity: dict[str, Any]) -> tuple[dict[str, Any] | N
     try:
         saved = torch.load(path, map_location="cpu", weights_only=True)
         found, state = saved["identity"], saved["state"]
-    except (RuntimeError, pickle.UnpicklingError, EOFError, KeyError, TypeError) as error:
+    except (
+        RuntimeError,
+        pickle.UnpicklingError,
+        EOFError,
+        LookupError,
+        TypeError,
+        ValueError,
+        AttributeError,
+    ) as error:
         return None, f"{path} cannot be read ({type(error).__name__})"
     different = sorted(key for key in identity.keys() | found.keys() if identity.get(key) != found.get(key))
     if different:

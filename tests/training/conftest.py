@@ -1,0 +1,122 @@
+"""A small study on disk, as the earlier stages leave it: three categories that anyone can tell apart."""
+
+import csv
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import zarr
+
+from avpipe.config import Recipe
+from avpipe.experiment import Experiment
+from avpipe.files import write_json
+
+CATEGORIES = ("Bark", "Bell", "Horn")
+SEGMENTS = 10
+SHARD = 16
+AUDIO_DIM, MAP = 6, (2, 2, 8)
+
+
+@dataclass
+class Study:
+    """A dataset's results folder, and what was put into it."""
+
+    results: Path
+    clips: pd.DataFrame
+    truth: np.ndarray
+
+    def split(self, name: str) -> np.ndarray:
+        """(N, T) true labels of a split."""
+        return self.truth[(self.clips["split"] == name).to_numpy()]
+
+
+def write_features(results: Path, name: str, values: np.ndarray) -> None:
+    """One zarr array, (rows, T, ...), chunk = clip, zarr shard = workflow shard."""
+    rows = -(-len(values) // SHARD) * SHARD
+    full = np.full((rows, *values.shape[1:]), np.nan, values.dtype)
+    full[: len(values)] = values
+    array = zarr.create_array(
+        store=results / "features" / f"{name}.zarr", shape=full.shape, dtype=full.dtype,
+        chunks=(1, *full.shape[1:]), shards=(SHARD, *full.shape[1:]), fill_value=np.nan, overwrite=True,
+        attributes={"weights": "random", "sha256": "0" * 64},
+    )  # fmt: skip
+    array[:] = full
+
+
+def write_study(
+    results: Path,
+    *,
+    splits: Sequence[tuple[str, int]] = (("train", 48), ("val", 16), ("test", 16)),
+    noise: float = 0.3,
+    dtype: str = "float32",
+) -> Study:
+    """Clips with one event each (every eighth clip has none); features show the category of each segment, with noise."""
+    random = np.random.default_rng(0)
+    names = [split for split, count in splits for _ in range(count)]
+    count, background = len(names), len(CATEGORIES)
+    truth = np.full((count, SEGMENTS), background)
+    events = []
+    for i in range(count):
+        if i % 8 != 7:
+            onset, length = random.integers(0, 4), random.integers(4, 7)
+            truth[i, onset : onset + length] = i % 3
+            events.append((f"clip{i}", "audiovisual", CATEGORIES[i % 3], float(onset), float(onset + length)))
+    clips = pd.DataFrame({
+        "clip": [f"clip{i}" for i in range(count)], "dataset": "toy", "split": names, "source": "", "start": 0.0, "end": 10.0,
+        "shard": np.arange(count) // SHARD, "row": np.arange(count), "status": "present", "reason": None,
+    })  # fmt: skip
+    results.mkdir(parents=True, exist_ok=True)
+    clips.to_parquet(results / "clips.parquet", index=False)
+    pd.DataFrame(events, columns=["clip", "modality", "category", "onset", "offset"]).to_parquet(
+        results / "events.parquet"
+    )
+    with (results / "categories.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["index", "category"])
+        writer.writerows(enumerate(CATEGORIES))
+    (results / "rows.csv").write_text("\n".join(["clip", *clips["clip"]]) + "\n")
+    write_json(results / "manifest.json", {"dataset": "toy", "rows": count, "shard_size": SHARD})
+    looks = random.normal(size=(background + 1, *MAP))
+    sounds = random.normal(size=(background + 1, AUDIO_DIM))
+    visual = looks[truth] + noise * random.normal(size=(count, SEGMENTS, *MAP))
+    audio = sounds[truth] + noise * random.normal(size=(count, SEGMENTS, AUDIO_DIM))
+    write_features(results, "ears", audio.astype(dtype))
+    write_features(results, "eyes", visual.astype(dtype))
+    return Study(results, clips, truth)
+
+
+@pytest.fixture
+def make_study(tmp_path: Path) -> Callable[..., Study]:
+    """Write a study: `make_study(splits=..., noise=..., dtype=...)`."""
+    return lambda **options: write_study(tmp_path / "results" / "toy", **options)
+
+
+@pytest.fixture(scope="session")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
+    """The default study, to be read only; runs go to folders of their own names."""
+    return write_study(tmp_path_factory.mktemp("study") / "results" / "toy")
+
+
+@pytest.fixture(scope="session")
+def describe() -> Callable[..., Experiment]:
+    """An experiment on the toy study; keyword arguments of the recipe, and model, options, features, setting."""
+
+    def make(
+        model: str = "avin",
+        setting: str = "supervised",
+        options: dict[str, Any] | None = None,
+        features: dict[str, str] | None = None,
+        **recipe: Any,
+    ) -> Experiment:
+        roles = features if features is not None else {"audio": "ears", "visual": "eyes"}
+        return Experiment.model_validate({
+            "task": "localization", "model": model, "setting": setting, "features": roles,
+            "options": {"hidden_dim": 8, **({"fusion_dim": 8} if model == "avin" else {}), **(options or {})},
+            "recipe": Recipe(**{"epochs": 3, "batch_size": 16, "lr": 1e-2, **recipe}).model_dump(),
+        })  # fmt: skip
+
+    return make

@@ -1,0 +1,174 @@
+"""The localization task: targets, losses and the two rules of prediction, on numbers worked by hand."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from avpipe.models.avel import AVEL
+from avpipe.models.avin import AVIN
+from avpipe.models.base import AVOutput
+from avpipe.training.data import load_data
+from avpipe.training.localization import Localization, cross_entropy, pool_over_time, soft_margin
+
+CPU = torch.device("cpu")
+LOG2 = math.log(2)
+
+
+@pytest.fixture
+def task(study, describe):
+    def make(setting="supervised", model=AVIN, **recipe):
+        experiment = describe(setting=setting, **recipe)
+        return Localization(experiment, load_data(experiment.features, study.results), model)
+
+    return make
+
+
+def one_hot(index: int, classes: int) -> torch.Tensor:
+    return torch.eye(classes)[index]
+
+
+def test_soft_margin_is_0_709_for_uniform_scores_and_0_680_at_best():
+    """Reference section 5: of 29 classes, about 0.709 at uniform, floor about 0.680."""
+    target = one_hot(3, 29)
+    uniform, certain = soft_margin(torch.zeros(29), target), soft_margin(1e4 * target, target)
+    assert round(uniform.item(), 3) == 0.709
+    assert round(certain.item(), 3) == 0.680
+    # the sigmoid of probability p: -log s(p) for the true class, -log(1 - s(p)) = log(1 + e^p) for the others
+    p = 1 / 29
+    assert uniform.item() == pytest.approx((math.log(1 + math.exp(-p)) + 28 * math.log(1 + math.exp(p))) / 29)
+    assert certain.item() == pytest.approx((math.log(1 + math.exp(-1)) + 28 * LOG2) / 29)
+
+
+def test_soft_margin_over_segments_is_torchs_loss_on_probabilities():
+    logits, target = torch.randn(4, 10, 29), torch.eye(29)[torch.randint(29, (4, 10))]
+    expected = torch.nn.MultiLabelSoftMarginLoss()(logits.softmax(-1), target)
+    torch.testing.assert_close(soft_margin(logits, target).mean(), expected)
+
+
+def test_cross_entropy_is_torchs_and_shares_several_categories():
+    logits, labels = torch.randn(4, 10, 5), torch.randint(5, (4, 10))
+    expected = torch.nn.CrossEntropyLoss()(logits.flatten(0, 1), labels.flatten())
+    torch.testing.assert_close(cross_entropy(logits, torch.eye(5)[labels]).mean(), expected)
+    # scores log 1, log 3, log 4 are probabilities 1/8, 3/8, 4/8; two categories, half each
+    scores = torch.tensor([1.0, 3.0, 4.0]).log()
+    expected = -(math.log(1 / 8) + math.log(4 / 8)) / 2
+    assert cross_entropy(scores, torch.tensor([1.0, 0.0, 1.0])).item() == pytest.approx(expected)
+
+
+def test_pooling_over_time_takes_each_class_by_itself():
+    scores = torch.tensor([[[1.0, 4.0], [3.0, 0.0]]])
+    assert pool_over_time(scores, "max").tolist() == [[3.0, 4.0]]
+    assert pool_over_time(scores, "mean").tolist() == [[2.0, 2.0]]
+
+
+def test_supervised_targets_are_the_category_of_each_segment(study, task):
+    target = task().targets(CPU)["target"]
+    assert target.shape == (48, 10, 4)
+    assert np.array_equal(target.argmax(-1).numpy(), study.split("train"))
+    assert target.sum(-1).eq(1).all()
+
+
+def test_weak_targets_are_the_clips_category_only_or_background(study, task):
+    target = task("weakly-supervised").targets(CPU)["target"]
+    assert target.shape == (48, 4)
+    truth = study.split("train")
+    for clip in range(48):
+        expected = one_hot(
+            3 if clip % 8 == 7 else truth[clip].min(), 4
+        )  # an event's index is below background's
+        assert torch.equal(target[clip], expected)
+
+
+def test_supervised_loss_is_the_mean_over_segments_and_the_models_own_terms(task):
+    loc = task(loss="cross_entropy")
+    logits, target = torch.randn(2, 10, 4), torch.eye(4)[torch.randint(4, (2, 10))]
+    plain = loc.loss(AVOutput(segment_logits=logits), {"target": target})
+    torch.testing.assert_close(plain, cross_entropy(logits, target).mean())
+    more = loc.loss(AVOutput(segment_logits=logits, losses={"x": torch.tensor(2.0)}), {"target": target})
+    torch.testing.assert_close(more, plain + 2)
+
+
+@pytest.mark.parametrize("pooling", ["max", "mean"])
+def test_weak_loss_looks_at_pooled_scores_only(task, pooling):
+    loc = task("weakly-supervised", loss="cross_entropy", pooling=pooling)
+    logits, target = torch.randn(2, 10, 4), torch.eye(4)[[1, 3]]
+    expected = torch.nn.functional.cross_entropy(pool_over_time(logits, pooling), torch.tensor([1, 3]))
+    torch.testing.assert_close(loc.loss(AVOutput(segment_logits=logits), {"target": target}), expected)
+
+
+def test_default_is_what_the_models_paper_does(task):
+    assert task(model=AVEL).criterion is soft_margin
+    assert task(model=AVIN).criterion is cross_entropy
+    assert task(model=AVEL, loss="cross_entropy").criterion is cross_entropy
+    assert task(model=AVEL).pooling == "max"
+    assert task(model=AVEL, pooling="mean").pooling == "mean"
+
+
+def test_an_unknown_loss_is_refused(task):
+    with pytest.raises(ValueError, match="did you mean 'cross_entropy'"):
+        task(loss="crossentropy")
+
+
+def test_a_segment_is_its_largest_class(task):
+    logits = torch.tensor([[[0.0, math.log(3), 0.0, 0.0], [0.0, 0.0, 0.0, math.log(5)]]])
+    found = task().predict(AVOutput(segment_logits=logits))
+    assert found["prediction"].tolist() == [[1, 3]]
+    torch.testing.assert_close(found["confidence"], torch.tensor([[3 / 6, 5 / 8]]))
+
+
+def test_two_part_models_say_the_clips_category_where_there_is_an_event(task):
+    event = torch.tensor([[math.log(3), 0.0, -math.log(4)], [2.0, -2.0, 0.1]])  # sigmoid 3/4, 1/2, 1/5
+    category = torch.tensor([[0.0, math.log(2), 0.0], [9.0, 0.0, 0.0]])  # best: 1 with 2/4; 0
+    found = task().predict(AVOutput(event_logits=event, category_logits=category))
+    assert found["prediction"].tolist() == [[1, 3, 3], [0, 3, 0]]  # exactly 0.5 is background
+    torch.testing.assert_close(found["confidence"][0], torch.tensor([3 / 4 * 2 / 4, 1 / 2, 4 / 5]))
+
+
+def test_two_part_supervised_loss_leaves_the_category_of_clips_without_event_open(task):
+    loc = task(loss="cross_entropy")
+    target = torch.eye(4)[
+        torch.tensor([[2, 3], [3, 3]])
+    ]  # clip 0: category 2, then background; clip 1: nothing
+    event, category = torch.randn(2, 2), torch.randn(2, 3)
+    expected = torch.nn.functional.binary_cross_entropy_with_logits(event, torch.tensor([[1.0, 0], [0, 0]]))
+    expected = expected + torch.nn.functional.cross_entropy(category[:1], torch.tensor([2]))
+    loss = loc.loss(AVOutput(event_logits=event, category_logits=category), {"target": target})
+    torch.testing.assert_close(loss, expected)
+
+
+def test_two_part_weak_loss_is_on_pooled_products(task):
+    loc = task("weakly-supervised", loss="cross_entropy", pooling="mean")
+    event, category = torch.randn(2, 5), torch.randn(2, 3)
+    scores = event.sigmoid().mean(dim=1, keepdim=True) * category
+    expected = torch.nn.functional.cross_entropy(scores[:1], torch.tensor([1]))  # clip 1 has no event
+    output = AVOutput(event_logits=event, category_logits=category)
+    torch.testing.assert_close(loc.loss(output, {"target": torch.eye(4)[[1, 3]]}), expected)
+
+
+def test_a_batch_without_any_event_has_a_finite_two_part_loss(task):
+    output = AVOutput(event_logits=torch.zeros(1, 2), category_logits=torch.zeros(1, 3))
+    target = torch.eye(4)[torch.tensor([[3, 3]])]
+    assert task().loss(output, {"target": target}).item() == pytest.approx(LOG2)
+
+
+def test_a_model_that_gives_neither_form_is_told(task):
+    with pytest.raises(ValueError, match="segment_logits"):
+        task().predict(AVOutput(event_logits=torch.zeros(1, 2)))
+
+
+def test_accuracy_and_table_of_a_split(study, task):
+    loc, truth = task(), study.split("test")
+    wrong = truth.copy()
+    wrong[0, :4] = (wrong[0, :4] + 1) % 4
+    predictions = {"prediction": wrong, "confidence": np.full(truth.shape, 0.5, np.float32)}
+    assert loc.metrics(predictions, "test") == {"accuracy": 156 / 160}
+    table = loc.table(predictions, "test")
+    assert table.columns.tolist() == ["clip", "segment", "truth", "prediction", "confidence"]
+    assert table["clip"].tolist() == [f"clip{i}" for i in range(64, 80) for _ in range(10)]
+    assert table["segment"].tolist() == list(range(10)) * 16
+    assert (table["truth"] != table["prediction"]).sum() == 4
+    empty = loc.empty_table()
+    assert empty.dtypes.equals(table.dtypes)
+    assert len(empty) == 0

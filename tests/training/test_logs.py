@@ -1,0 +1,60 @@
+"""Lines where there is no terminal, a bar where there is one, and the same rows in log.csv either way."""
+
+import io
+
+import pytest
+from rich.console import Console
+
+from avpipe.training import logs
+from avpipe.training.logs import RunLog
+
+
+def epochs(log: RunLog, first: int, last: int) -> None:
+    for epoch in range(first, last + 1):
+        log.epoch({"epoch": epoch, "loss": 1 / epoch} | ({"val_accuracy": 0.5} if epoch % 2 == 0 else {}))
+
+
+def test_about_twenty_plain_lines_a_run_and_always_the_last(tmp_path, capsys):
+    with RunLog(tmp_path, "avin seed 0", 105, []) as log:
+        epochs(log, 1, 105)
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 21
+    assert lines[-1] == "avin seed 0: epoch 105/105  loss 0.009524"
+    assert not any("\r" in line or "\x1b" in line for line in lines)
+
+
+def test_a_terminal_gets_a_bar_instead(tmp_path, monkeypatch):
+    screen = io.StringIO()
+    monkeypatch.setattr(logs, "Console", lambda **_: Console(file=screen, force_terminal=True, width=120))
+    with RunLog(tmp_path, "avin seed 0", 5, []) as log:
+        epochs(log, 1, 5)
+    assert "5/5" in screen.getvalue()
+    assert "avin seed 0" in screen.getvalue()
+
+
+def test_log_csv_leaves_empty_what_was_not_measured(tmp_path):
+    with RunLog(tmp_path, "x", 3, []) as log:
+        epochs(log, 1, 3)
+        log.write_csv()
+    assert (tmp_path / "log.csv").read_text() == (
+        "epoch,loss,val_accuracy\n1,1.0,\n2,0.5,0.5\n3,0.3333333333333333,\n"
+    )
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_resumed_run_has_each_epoch_once_in_tensorboard(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    with RunLog(tmp_path, "x", 4, []) as log:
+        epochs(log, 1, 3)
+    with RunLog(tmp_path, "x", 4, log.rows[:2]) as resumed:  # epoch 3 was not saved
+        epochs(resumed, 3, 4)
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    assert [(e.step, round(e.value, 4)) for e in events.Scalars("loss")] == [
+        (1, 1.0),
+        (2, 0.5),
+        (3, 0.3333),
+        (4, 0.25),
+    ]
+    assert [e.step for e in events.Scalars("val_accuracy")] == [2, 4]

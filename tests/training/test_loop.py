@@ -1,0 +1,457 @@
+"""The loop: same seed, same numbers, also after a kill; what every run records; it learns what can be learnt."""
+
+import csv
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from avpipe import lazy
+from avpipe.metrics.localization import segment_accuracy
+from avpipe.models import MODELS
+from avpipe.training import loop
+from avpipe.training.data import load_data
+from avpipe.training.loop import choose_device, make_optimizer, make_schedule, resume_file, train_experiment
+
+from .conftest import write_features
+
+CHANGING = {"seconds", "environment"}
+
+
+def run(experiment, results: Path, seeds=(0,), **options) -> list[dict]:
+    """Train; the content of each seed's metrics.json."""
+    train_experiment(experiment, results, list(seeds), "cpu", threads=1, **options)
+    return [read(experiment, results, seed)["metrics.json"] for seed in seeds]
+
+
+def read(experiment, results: Path, seed: int = 0) -> dict:
+    """A run's files, less what differs between any two runs."""
+    folder = results / "runs" / experiment.id / f"seed{seed}"
+    metrics = json.loads((folder / "metrics.json").read_text())
+    return {
+        "metrics.json": {key: value for key, value in metrics.items() if key not in CHANGING},
+        "predictions.parquet": pd.read_parquet(folder / "predictions.parquet"),
+        "log.csv": list(csv.DictReader((folder / "log.csv").open()))
+        if (folder / "log.csv").is_file()
+        else [],
+    }
+
+
+def assert_same(one: dict, other: dict) -> None:
+    assert one["metrics.json"] == other["metrics.json"]
+    assert one["log.csv"] == other["log.csv"]
+    pd.testing.assert_frame_equal(one["predictions.parquet"], other["predictions.parquet"], check_exact=True)
+
+
+class Stop(Exception):
+    """Stands for whatever ends a job in the middle."""
+
+
+@pytest.fixture
+def stop_after(monkeypatch):
+    """stop_after(seed, epoch) ends the job when that epoch of that seed has been trained, before it is recorded."""
+    original = loop.Run._epoch
+
+    def set_up(seed: int, epoch: int) -> None:
+        done = {"epochs": 0}
+
+        def stopping(self, *arguments):
+            loss = original(self, *arguments)
+            done["epochs"] += self.seed == seed
+            if done["epochs"] == epoch:
+                raise Stop
+            return loss
+
+        monkeypatch.setattr(loop.Run, "_epoch", stopping)
+
+    yield set_up
+    monkeypatch.setattr(loop.Run, "_epoch", original)
+
+
+def resume_where_stopped(monkeypatch, stop_after, experiment, results, seed, epoch, seeds=(0,)):
+    stop_after(seed, epoch)
+    with pytest.raises(Stop):
+        run(experiment, results, seeds, save_every=0)
+    monkeypatch.undo()
+    run(experiment, results, seeds)
+
+
+# Reproducible
+
+
+@pytest.mark.parametrize("model", ["avel", "avin"])
+def test_the_same_seed_gives_the_same_numbers(study, describe, model):
+    experiment = describe(model)
+    run(experiment, study.results)
+    first = read(experiment, study.results)
+    run(experiment, study.results)
+    assert_same(first, read(experiment, study.results))
+
+
+def test_a_seed_does_not_depend_on_the_seeds_before_it(study, describe):
+    experiment = describe()
+    run(experiment, study.results, [3, 5])
+    together = read(experiment, study.results, 5)
+    run(experiment, study.results, [5])
+    assert_same(together, read(experiment, study.results, 5))
+    losses = [read(experiment, study.results, seed)["log.csv"][0]["loss"] for seed in (3, 5)]
+    assert losses[0] != losses[1]
+
+
+def test_the_callers_random_numbers_and_settings_are_left_alone(study, describe):
+    torch.manual_seed(7)
+    expected = torch.rand(3)
+    torch.manual_seed(7)
+    run(describe(), study.results)
+    assert torch.equal(torch.rand(3), expected)
+    assert not torch.are_deterministic_algorithms_enabled()
+
+
+def test_features_read_from_disk_give_the_same_numbers(study, describe):
+    experiment = describe(batch_size=7)
+    run(experiment, study.results)
+    resident = read(experiment, study.results)
+    run(experiment, study.results, resident_bytes=0)
+    assert_same(resident, read(experiment, study.results))
+
+
+# Killed and run again
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        {"schedule": "plateau", "step": 1},
+        {"schedule": "cosine", "optimizer": "sgd", "clip_norm": 0.5},
+        {"evaluate_every": 2, "protocol": "last"},
+    ],
+    ids=["plateau", "cosine", "last"],
+)
+def test_a_stopped_run_goes_on_with_the_same_numbers(study, describe, monkeypatch, stop_after, recipe):
+    experiment = describe(epochs=6, **recipe)  # AVIN has dropout: the random state matters too
+    run(experiment, study.results)
+    uninterrupted = read(experiment, study.results)
+    resume_where_stopped(monkeypatch, stop_after, experiment, study.results, seed=0, epoch=4)
+    assert_same(uninterrupted, read(experiment, study.results))
+
+
+def test_only_what_was_not_done_is_done_again(study, describe, monkeypatch, stop_after, capsys):
+    experiment = describe(epochs=4)
+    stop_after(1, 3)
+    with pytest.raises(Stop):
+        run(experiment, study.results, [0, 1], save_every=0)
+    for file in (study.results / "runs" / experiment.id).glob("seed*/*.json"):
+        file.unlink()  # Snakemake deletes the outputs of a failed job
+    monkeypatch.undo()
+    epochs = []
+    original = loop.Run._epoch
+    monkeypatch.setattr(loop.Run, "_epoch", lambda self, *a: epochs.append(self.seed) or original(self, *a))
+    assert [m["status"] for m in run(experiment, study.results, [0, 1])] == ["ok", "ok"]
+    assert epochs == [1, 1]  # of 4: two were saved, the third was not recorded
+    assert "seed 1: going on after epoch 2" in capsys.readouterr().err
+
+
+def test_nothing_is_left_to_resume_when_all_seeds_are_written(study, describe):
+    experiment = describe()
+    run(experiment, study.results, [0, 1], save_every=0)
+    assert not (study.results / "runs" / experiment.id / ".resume").exists()
+
+
+def test_a_state_of_other_code_is_not_used(study, describe, monkeypatch, stop_after, capsys):
+    experiment = describe(epochs=4)
+    stop_after(0, 3)
+    with pytest.raises(Stop):
+        run(experiment, study.results, save_every=0)
+    monkeypatch.undo()
+    monkeypatch.setattr(loop, "code_fingerprint", lambda experiment: "other")
+    run(experiment, study.results)
+    said = capsys.readouterr().err
+    assert "belongs to another code" in said
+    assert "going on" not in said
+
+
+def test_a_state_of_other_features_is_not_used(make_study, describe, monkeypatch, stop_after, capsys):
+    study, experiment = make_study(), describe(epochs=4)
+    stop_after(0, 3)
+    with pytest.raises(Stop):
+        run(experiment, study.results, save_every=0)
+    monkeypatch.undo()
+    write_features(study.results, "ears", np.ones((80, 10, 6), np.float32))
+    run(experiment, study.results)
+    assert "belongs to another data" in capsys.readouterr().err
+
+
+def test_a_state_that_cannot_be_read_is_not_used(study, describe, capsys):
+    experiment = describe(epochs=2)
+    path = resume_file(study.results / "runs" / experiment.id, 0)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b"half a file")
+    assert run(experiment, study.results)[0]["status"] == "ok"
+    assert "cannot be read" in capsys.readouterr().err
+
+
+CHILD = """
+import sys
+from pathlib import Path
+from avpipe.experiment import Experiment
+from avpipe.training.loop import train_experiment
+assert "torchvision" not in sys.modules
+train_experiment(Experiment.from_json(sys.argv[1]), Path(sys.argv[2]), [0], "cpu", threads=1, save_every=0)
+"""
+
+
+def test_kill_9_and_run_again_gives_the_numbers_of_a_run_left_in_peace(study, describe):
+    experiment = describe(epochs=40, batch_size=4)
+    arguments = [sys.executable, "-c", CHILD, experiment.to_json(), str(study.results)]
+    with subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True) as child:
+        for line in child.stderr:
+            if "epoch 6/40" in line:
+                child.send_signal(signal.SIGKILL)
+                break
+    assert child.returncode == -signal.SIGKILL
+    folder = study.results / "runs" / experiment.id
+    assert resume_file(folder, 0).is_file()
+    assert not (folder / "seed0" / "metrics.json").exists()
+    run(experiment, study.results)
+    resumed = read(experiment, study.results)
+    run(experiment, study.results)
+    assert_same(resumed, read(experiment, study.results))
+
+
+# What a run records
+
+
+def test_the_three_protocols_are_recorded_and_the_recipes_is_in_the_predictions(make_study, describe):
+    study = make_study(noise=3.0)
+    for protocol in ("validation", "last", "best_test"):
+        experiment = describe(epochs=8, protocol=protocol)
+        (metrics,) = run(experiment, study.results)
+        files = read(experiment, study.results)
+        val, test = (
+            [float(row[f"{split}_accuracy"]) for row in files["log.csv"]] for split in ("val", "test")
+        )
+        epochs = {"validation": int(np.argmax(val)) + 1, "last": 8, "best_test": int(np.argmax(test)) + 1}
+        assert metrics["epochs"] == epochs  # the first of equals
+        assert metrics["metrics"] == {p: {"accuracy": test[e - 1]} for p, e in epochs.items()}
+        table = files["predictions.parquet"]
+        assert (
+            segment_accuracy(table["truth"], table["prediction"]) == metrics["metrics"][protocol]["accuracy"]
+        )
+        assert np.array_equal(table["truth"], study.split("test").ravel())
+        assert table["confidence"].between(0, 1).all()
+
+
+def test_metrics_say_what_the_run_was(study, describe):
+    experiment = describe()
+    (metrics,) = run(experiment, study.results, [4], log=Path("logs/train.log"))
+    assert metrics["experiment"] == experiment.model_dump(mode="json")
+    assert (metrics["experiment_id"], metrics["seed"], metrics["device"]) == (experiment.id, 4, "cpu")
+    assert (metrics["status"], metrics["reason"]) == ("ok", None)
+    assert metrics["counts"] == {
+        "train": 48,
+        "val": 16,
+        "test": 16,
+        "train_named": 48,
+        "val_named": 16,
+        "test_named": 16,
+    }
+    assert metrics["features"]["audio"] == {"extractor": "ears", "weights": "random", "sha256": "0" * 64}
+    assert metrics["log"] == "logs/train.log"
+    assert len(metrics["code"]) == 16
+    model = lazy.load(MODELS, "avin", "model")(
+        num_classes=3, audio_dim=6, visual_dim=8, visual_cells=4, hidden_dim=8, fusion_dim=8
+    )
+    assert metrics["parameters"] == sum(p.numel() for p in model.parameters())
+    folder = study.results / "runs" / experiment.id / "seed4"
+    assert {"environment", "seconds"} <= json.loads((folder / "metrics.json").read_text()).keys()
+    assert len(list((folder / "tensorboard").iterdir())) == 1
+
+
+def test_the_log_has_a_row_an_epoch_and_scores_where_it_was_evaluated(study, describe):
+    experiment = describe(epochs=5, evaluate_every=2)
+    run(experiment, study.results)
+    log = read(experiment, study.results)["log.csv"]
+    assert [row["epoch"] for row in log] == ["1", "2", "3", "4", "5"]
+    assert [bool(row["val_accuracy"]) for row in log] == [False, True, False, True, True]  # always the last
+    assert float(log[4]["loss"]) < float(log[0]["loss"])
+
+
+def test_an_options_size_wins_over_the_datas(study, describe):
+    with pytest.raises(ValueError, match=r"audio features \(B, T, 7\), found"):
+        run(describe(options={"audio_dim": 7}), study.results)
+
+
+# Runs that cannot be
+
+
+def assert_failed(metrics: dict, table: pd.DataFrame, says: str) -> None:
+    assert metrics["status"] == "failed"
+    assert says in metrics["reason"]
+    assert metrics["metrics"] == {}
+    assert table.columns.tolist() == ["clip", "segment", "truth", "prediction", "confidence"]
+    assert len(table) == 0
+
+
+def test_a_loss_that_is_not_finite_is_a_failed_run(study, describe):
+    experiment = describe("avel", lr=1e38, optimizer="sgd", loss="cross_entropy", epochs=5)
+    (metrics,) = run(experiment, study.results)
+    assert_failed(metrics, read(experiment, study.results)["predictions.parquet"], "the loss became")
+
+
+@pytest.mark.parametrize("split", ["train", "val", "test"])
+def test_a_split_without_usable_clips_is_a_failed_run(make_study, describe, split):
+    study = make_study(splits=[("train", 16), ("val", 8), ("test", 8)])
+    audio = np.zeros((32, 10, 6), np.float32)
+    audio[(study.clips["split"] == split).to_numpy()] = np.nan
+    write_features(study.results, "ears", audio)
+    experiment = describe()
+    for metrics in run(experiment, study.results, [0, 1]):
+        named = {"train": 16, "val": 8, "test": 8}[split]
+        assert_failed(
+            metrics,
+            read(experiment, study.results)["predictions.parquet"],
+            f"in the split {split}: {named} named",
+        )
+        assert metrics["counts"][split] == 0
+
+
+def test_validation_clips_are_needed_only_where_they_choose(make_study, describe):
+    study = make_study(splits=[("train", 16), ("val", 0), ("test", 8)])
+    (metrics,) = run(describe(protocol="last"), study.results)
+    assert metrics["status"] == "ok"
+    assert metrics["epochs"].keys() == {"last", "best_test"}
+
+
+def test_too_few_clips_for_one_whole_batch_are_a_failed_run(study, describe):
+    experiment = describe(batch_size=49, drop_last=True)
+    (metrics,) = run(experiment, study.results)
+    assert_failed(
+        metrics,
+        read(experiment, study.results)["predictions.parquet"],
+        "48 training clips make no batch of 49",
+    )
+
+
+# It learns
+
+
+@pytest.mark.parametrize("model", ["avel", "avin"])
+def test_learns_which_segments_are_of_which_category(make_study, describe, model):
+    study = make_study(splits=[("train", 96), ("val", 16), ("test", 32)])
+    (metrics,) = run(describe(model, epochs=15, loss="cross_entropy"), study.results)
+    assert (study.split("test") == 3).mean() < 0.6  # what always saying background would get
+    assert metrics["metrics"]["validation"]["accuracy"] > 0.95
+
+
+@pytest.mark.parametrize("model", ["avel", "avin"])
+def test_learns_the_category_of_events_from_clip_labels_alone(make_study, describe, model):
+    study = make_study(splits=[("train", 96), ("val", 16), ("test", 32)])
+    experiment = describe(model, "weakly-supervised", epochs=15, loss="cross_entropy")
+    run(experiment, study.results)
+    table = read(experiment, study.results)["predictions.parquet"]
+    events = table[table["truth"] != 3]
+    assert (events["truth"] == events["prediction"]).mean() > 0.9  # one category in three by chance
+
+
+# Recipe
+
+
+@pytest.mark.parametrize(
+    ("recipe", "expected"),
+    [
+        ({}, [1, 1, 1, 1]),
+        ({"schedule": "step", "step": 2, "gamma": 0.5}, [1, 1, 0.5, 0.5]),
+        ({"schedule": "milestones", "milestones": (1, 3), "gamma": 0.1}, [1, 0.1, 0.1, 0.01]),
+        ({"schedule": "cosine"}, [1, (1 + np.sqrt(0.5)) / 2, 0.5, (1 - np.sqrt(0.5)) / 2]),
+    ],
+)
+def test_learning_rates_follow_the_schedule(describe, study, recipe, expected):
+    experiment = describe(epochs=4, lr=0.001, **recipe)
+    run(experiment, study.results)
+    rates = [float(row["lr"]) for row in read(experiment, study.results)["log.csv"]]
+    np.testing.assert_allclose(rates, 0.001 * np.array(expected))
+
+
+def test_a_plateau_of_the_validation_score_lowers_the_rate(describe):
+    recipe = describe(schedule="plateau", step=1, gamma=0.1, lr=1.0).recipe
+    optimizer = make_optimizer(recipe, torch.nn.Linear(1, 1))
+    schedule = make_schedule(recipe, optimizer)
+    rates = []
+    for score in (0.5, 0.6, 0.6, 0.6):
+        schedule.step(score)
+        rates.append(optimizer.param_groups[0]["lr"])
+    assert rates == [1.0, 1.0, 1.0, 0.1]  # one epoch of patience
+
+
+@pytest.mark.parametrize(("name", "kind"), [("adam", "Adam"), ("adamw", "AdamW"), ("sgd", "SGD")])
+def test_optimizers_are_the_recipes(describe, name, kind):
+    optimizer = make_optimizer(
+        describe(optimizer=name, lr=0.5, weight_decay=0.25).recipe, torch.nn.Linear(1, 1)
+    )
+    group = optimizer.param_groups[0]
+    assert (type(optimizer).__name__, group["lr"], group["weight_decay"]) == (kind, 0.5, 0.25)
+    assert group.get("momentum", 0.9) == 0.9
+
+
+@pytest.mark.parametrize(
+    ("recipe", "sizes", "in_order"),
+    [
+        ({}, [20, 20, 8], False),
+        ({"shuffle": False}, [20, 20, 8], True),
+        ({"drop_last": True}, [20, 20], False),
+    ],
+)
+def test_batches_are_shuffled_and_cut_as_the_recipe_says(
+    study, describe, monkeypatch, recipe, sizes, in_order
+):
+    orders = []
+    original = loop.open_reader
+
+    def recording(*arguments):
+        reader = original(*arguments)
+        batches = reader.batches
+        reader.batches = lambda order: orders.append(order) or batches(order)
+        return reader
+
+    monkeypatch.setattr(loop, "open_reader", recording)
+    run(describe(epochs=2, batch_size=20, **recipe), study.results)
+    train = [order for order in orders if int(torch.cat(list(order)).max()) < 48]
+    assert [[len(batch) for batch in order] for order in train] == [sizes, sizes]
+    first, second = (torch.cat(list(order)).tolist() for order in train)
+    assert (first == list(range(sum(sizes)))) == in_order
+    assert (first == second) == in_order
+
+
+def test_the_gradient_is_clipped_to_the_recipes_norm(study, describe):
+    experiment = describe(epochs=1, batch_size=48, optimizer="sgd", momentum=0.0, lr=1.0, clip_norm=1e-3)
+    data = load_data(experiment.features, study.results)
+    moved = []
+    original = loop.Run._epoch
+
+    def watching(self, model, *arguments):
+        before = [p.detach().clone() for p in model.parameters()]
+        loss = original(self, model, *arguments)
+        moved.append(
+            sum(((p - b) ** 2).sum() for p, b in zip(model.parameters(), before, strict=True)).sqrt().item()
+        )
+        return loss
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop.Run, "_epoch", watching)
+        run(experiment, study.results)
+    assert len(data.splits["train"]) == 48  # one batch, one step of length lr x clip_norm
+    assert moved == [pytest.approx(1e-3, rel=1e-2)]
+
+
+def test_a_device_that_is_not_there_is_refused():
+    assert choose_device("cpu") == torch.device("cpu")
+    if not torch.cuda.is_available():
+        assert choose_device("auto") == torch.device("cpu")
+        with pytest.raises(ValueError, match="finds no CUDA GPU"):
+            choose_device("cuda:0")

@@ -57,7 +57,8 @@ def write_manifest(
 
     Returns:
         The content of manifest.json: dataset, clips, rows (of the ledger, holes counted), shard_size, splits (split ->
-        clips), shards (number -> digest, without shards that have no clip), categories (their number), issues (code -> number).
+        clips), shards (number -> digest, without shards that have no clip), labels (digest of events and categories),
+        categories (their number), issues (code -> number).
 
     Raises:
         LedgerError: if `rows.csv` is damaged.
@@ -78,6 +79,7 @@ def write_manifest(
         "shard_size": shard_size,
         "splits": dict(Counter(manifest["split"].tolist())),
         "shards": shard_digests(manifest, local_sources),
+        "labels": labels_digest(annotations),
         "categories": len(annotations.categories),
         "issues": dict(Counter(annotations.issues["code"].tolist())),
     }
@@ -174,6 +176,14 @@ def shard_digests(manifest: "pd.DataFrame", local_sources: Sequence[LocalSource]
         digests[str(shards[first])] = digest.hexdigest()[:16]
         first = after
     return digests
+
+
+def labels_digest(annotations: "Annotations") -> str:
+    """16 hex digits of the events and categories: runs need training again when these change, and only then."""
+    digest = hashlib.sha256(repr(annotations.categories).encode("utf-8"))
+    for row in annotations.events.itertuples(index=False, name=None):
+        digest.update(repr(row).encode("utf-8"))
+    return digest.hexdigest()[:16]
 
 
 def _local_state(sources: Sequence[tuple[str, str]], clip: str, source: str) -> tuple[str, int, int] | None:

@@ -329,3 +329,13 @@ def test_the_inventory_takes_odd_names_and_enters_no_linked_folder(tmp_path: Pat
     (tmp_path / "loop").symlink_to(tmp_path)
     (tmp_path / "line\nbreak ü").touch()
     assert len(inventory([tmp_path])) == 16
+
+
+def test_the_labels_digest_follows_events_and_categories_only(tmp_path: Path) -> None:
+    event = ("b", "audiovisual", "Bark", 0.5, 3.0)
+    first = write_manifest(annotations(["a", "b"], events=[event]), "mine", tmp_path / "1", 2, [])
+    more_clips = write_manifest(annotations(["a", "b", "c"], events=[event]), "mine", tmp_path / "2", 2, [])
+    later = ("b", "audiovisual", "Bark", 0.5, 4.0)
+    moved = write_manifest(annotations(["a", "b"], events=[later]), "mine", tmp_path / "3", 2, [])
+    assert first["labels"] == more_clips["labels"]
+    assert first["labels"] != moved["labels"]

@@ -14,6 +14,8 @@ OBJECT_SIZE = (0.55, 0.75)
 """Side of an object as a fraction of the frame's height."""
 OPACITY = (0.65, 1.0)
 """Range of an object's opacity, drawn for each second."""
+MOTIONS = (((0.08, 0.0), 0.8), ((0.0, 0.16), 1.4))
+"""How the calm one bobs and the lively one sways: reach down and across, of the frame's height, and times a second."""
 DRIFT = 12
 """Largest movement of the background from its middle, pixels."""
 COLOURS = {
@@ -33,8 +35,10 @@ def render_frames(plan: ClipPlan) -> Iterator[npt.NDArray[np.uint8]]:
     times = ((np.arange(SECONDS * plan.frame_rate) + 0.5) / plan.frame_rate).astype(np.float32)
     backdrop = _backdrop(rng, plan.height + 2 * DRIFT, plan.width + 2 * DRIFT)
     drift = DRIFT * (1 + np.sin(np.outer(times, rng.uniform(0.4, 1.2, 2)) + rng.uniform(0, 6, 2)))
+    sides = rng.permutation(2)  # the event's object in one half of the frame, a bystander in the other
     objects = [
-        _object(rng, plan, CLASSES[interval.category], interval.seconds, times) for interval in plan.seen
+        _object(rng, plan, CLASSES[interval.category], interval.seconds, times, side)
+        for interval, side in zip(plan.seen, sides, strict=False)
     ]
     clutter = [_clutter(rng, plan, times) for _ in range(rng.integers(0, 3))]
     occluders = [_occluder(rng, plan, thing, times) for thing in objects]
@@ -76,9 +80,9 @@ class _Sprite:
 
 
 def _object(
-    rng: np.random.Generator, plan: ClipPlan, kind: EventClass, seconds: range, times: Array
+    rng: np.random.Generator, plan: ClipPlan, kind: EventClass, seconds: range, times: Array, half: int
 ) -> _Sprite:
-    """A look of its own colours, texture and outline, at a random place, in the given seconds."""
+    """A look, in the given seconds, somewhere in the left (0) or the right (1) half of the frame."""
     look = LOOKS[kind.look]
     side = int(rng.uniform(*OBJECT_SIZE) * plan.height)
     grid = np.linspace(-1, 1, side, dtype=np.float32)
@@ -86,16 +90,16 @@ def _object(
     outline = np.abs(x) ** SHAPES[look] + np.abs(y) ** SHAPES[look]
     alpha = np.clip((1 - outline) * 8, 0, 1)[..., None]
     first, second = np.asarray(COLOURS[look], np.float32) + rng.normal(0, 12, (2, 3)) + rng.normal(0, 15)
-    pattern = _texture(rng, look, x, y)[..., None]
-    pixels = (first + pattern * (second - first)).astype(np.float32)
+    pixels = first + _texture(rng, look, x, y)[..., None] * (second - first)
     room = np.array([plan.height, plan.width]) - side
-    middle = room * rng.uniform(0.1, 0.9, 2)
-    # A lively one sways wide and fast from side to side, a calm one bobs up and down.
-    swing = np.array([0.0, 0.16]) if kind.lively else np.array([0.08, 0.0])
-    rate = (1.4 if kind.lively else 0.8) * np.exp(rng.normal(0, 0.2))
-    corner = middle + np.sin(2 * np.pi * rate * times + rng.uniform(0, 6))[:, None] * swing * plan.height
+    middle = room * [rng.uniform(0.1, 0.9), (half + rng.random()) / 2]
+    reach, rate = MOTIONS[kind.lively]
+    phase = 2 * np.pi * rate * np.exp(rng.normal(0, 0.2)) * times + rng.uniform(0, 6)
+    corner = middle + np.outer(np.sin(phase), reach) * plan.height
     levels = rng.uniform(*OPACITY, SECONDS) * mark_seconds(seconds)
-    return _Sprite(pixels, alpha.astype(np.float32), corner, envelope(levels, times, fade=0.04))
+    return _Sprite(
+        pixels.astype(np.float32), alpha.astype(np.float32), corner, envelope(levels, times, fade=0.04)
+    )
 
 
 def _texture(rng: np.random.Generator, look: str, x: Array, y: Array) -> Array:

@@ -25,14 +25,14 @@ def render_sound(plan: ClipPlan) -> Samples:
     times = np.arange(SECONDS * plan.sample_rate, dtype=np.float32) / plan.sample_rate
     drowned = mark_seconds(plan.drowned)
     waveform = _noise(rng, len(times), slope=rng.uniform(0.2, 0.9)) * 10 ** rng.uniform(*NOISE)
+    roar = np.tile(_noise(rng, plan.sample_rate, slope=0.1), SECONDS) * 10 ** rng.uniform(-0.9, -0.6)
+    waveform += roar * envelope(drowned, times, fade=0.05)
     for interval in plan.heard:
         kind = CLASSES[interval.category]
         pace = PACES[kind.lively] * np.exp(rng.normal(0, PACE_SPREAD))
         loudness = 10 ** (rng.uniform(*LOUDNESS) + rng.normal(0, LOUDNESS_SPREAD, SECONDS))
         loudness *= mark_seconds(interval.seconds) * (1 - 0.95 * drowned)
         waveform += VOICES[SOUNDS[kind.sound]](rng, times, pace) * envelope(loudness, times, fade=0.01)
-    roar = np.tile(_noise(rng, plan.sample_rate, slope=0.1), SECONDS) * 10 ** rng.uniform(-0.9, -0.6)
-    waveform += roar * envelope(drowned, times, fade=0.05)
     balance = rng.uniform(0.7, 1.0, size=(plan.channels, 1))
     return np.tanh(waveform * balance).astype(np.float32)
 

@@ -68,6 +68,7 @@ def test_the_files_are_as_described(tmp_path: Path) -> None:
     ]
     assert json.loads((tmp_path / "manifest.json").read_text()) == index
     digests = index.pop("shards")
+    assert len(index.pop("labels")) == 16
     assert list(digests) == ["0", "1"]
     assert index == {
         "dataset": "mine", "clips": 3, "rows": 3, "shard_size": 2, "splits": {"train": 3}, "categories": 2, "issues": {"quirk": 1},

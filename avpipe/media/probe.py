@@ -104,7 +104,7 @@ def _media(container: InputContainer) -> Media:
     video = audio = None
     if pictures:
         stream = max(pictures, key=lambda s: (_default(s), s.width * s.height, -s.index))
-        begin, end = _interval(stream, start, duration)
+        begin, end = _interval(stream, start)
         width, height = _display_size(stream.width, stream.height, stream.sample_aspect_ratio)
         rotation = _rotation(container, stream.index)
         if rotation % 180:
@@ -113,7 +113,7 @@ def _media(container: InputContainer) -> Media:
         video = Video(stream.index, width, height, float(rate) if rate else math.nan, rotation, begin, end)
     if sounds:
         sound = max(sounds, key=lambda s: (_default(s), s.channels, s.sample_rate, -s.index))
-        begin, end = _interval(sound, start, duration)
+        begin, end = _interval(sound, start)
         audio = Audio(sound.index, sound.sample_rate, sound.channels, begin, end)
     return Media(container.format.name, duration, video, audio, tuple(notes))
 
@@ -137,12 +137,12 @@ def _default(stream: Stream) -> bool:
     return bool(stream.disposition & Disposition.default)
 
 
-def _interval(stream: Stream, origin: float, duration: float) -> tuple[float, float]:
-    """A stream's start and end on the file's time axis, where its header says them, else the file's."""
+def _interval(stream: Stream, origin: float) -> tuple[float, float]:
+    """A stream's start and end on the file's time axis, as far as its header says them."""
     if stream.time_base is None or stream.start_time is None:
-        return 0.0, duration
+        return math.nan, math.nan
     start = float(stream.start_time * stream.time_base) - origin
-    return start, start + float(stream.duration * stream.time_base) if stream.duration else duration
+    return start, start + float(stream.duration * stream.time_base) if stream.duration else math.nan
 
 
 def _display_size(width: int, height: int, aspect: Fraction | None) -> tuple[int, int]:

@@ -1,0 +1,210 @@
+"""Running ffmpeg so that it can neither hang, nor eat the machine, nor outlive us."""
+
+import errno
+import os
+import re
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from types import TracebackType
+from typing import IO
+
+MEMORY = 4 << 30
+"""Address space in bytes that one ffmpeg may have (Linux); an 8K picture fits, a decompression bomb does not."""
+LINE = 4096
+"""Bytes of a message that are looked at."""
+MESSAGES = 200
+"""Different error messages that are kept of one run."""
+
+_GUARD = "import os, signal, sys; sys.stdin.buffer.read(); os.killpg(0, signal.SIGKILL)"
+_PREFIX = re.compile(r"\[(?P<name>[^\]@]*?)(?: @ 0x[0-9a-f]+)?\] ")
+_LEVEL = re.compile(r"\[(?P<level>panic|fatal|error|warning|info|verbose|debug)\] ")
+_OUTPUT = re.compile(r"(?:out|vost|aost)#")
+_FRAME = re.compile(r"\[Parsed_(?P<filter>a?metadata)_\d+ @ [^\]]*\] \[info\] frame:")
+
+
+class FFmpegError(RuntimeError):
+    """There is no ffmpeg that can do the work; the message says what to install."""
+
+
+@cache
+def ffmpeg_binary() -> str:
+    """The ffmpeg on PATH if it has libx264, else the one of the imageio-ffmpeg wheel.
+
+    Raises:
+        FFmpegError: if neither can be had.
+    """
+    found = shutil.which("ffmpeg")
+    if found and _encodes_x264(found):
+        return found
+    import imageio_ffmpeg
+
+    try:
+        bundled: str = imageio_ffmpeg.get_ffmpeg_exe()
+    except RuntimeError as error:
+        raise FFmpegError("no ffmpeg with libx264: install ffmpeg, or the package imageio-ffmpeg") from error
+    return bundled
+
+
+def _encodes_x264(binary: str) -> bool:
+    listed = subprocess.run(
+        [binary, "-hide_banner", "-encoders"], capture_output=True, text=True, check=False
+    )
+    return " libx264 " in listed.stdout
+
+
+@cache
+def ffmpeg_version() -> str:
+    """For example "7.1.1": what canonical clips are made with."""
+    shown = subprocess.run([ffmpeg_binary(), "-version"], capture_output=True, text=True, check=True).stdout
+    return shown.split(maxsplit=3)[2]
+
+
+@dataclass
+class Finished:
+    """How a run of ffmpeg ended.
+
+    Args:
+        code: exit status; negative if it was killed.
+        timed_out: it was stopped by the time limit.
+        frames: what the filters `metadata` and `ametadata` counted, by the filter's name.
+        errors: messages about the source, without addresses, and how often each came.
+        last: the last of them; if there was none, one about the outputs (which only says that nothing came), or "".
+    """
+
+    code: int = 0
+    timed_out: bool = False
+    frames: Counter[str] = field(default_factory=Counter)
+    errors: Counter[str] = field(default_factory=Counter)
+    last: str = ""
+
+    def message(self) -> str:
+        """One message for a table, the same in every run: the last if ffmpeg gave up, else the commonest."""
+        if self.code or not self.errors:
+            return self.last or f"ffmpeg ended with status {self.code}"
+        return min(self.errors, key=lambda text: (-self.errors[text], text))
+
+
+class FFmpegGroup:
+    """Runs ffmpeg processes in one process group that dies with us.
+
+    A small guard process leads the group and waits on a pipe that only we hold. When we end in whatever way,
+    kill -9 included, the pipe closes and the guard kills the group, itself included. (PR_SET_PDEATHSIG would need
+    code between fork and exec, which Python does not allow safely beside threads, and Linux.)
+
+    Use as a context manager; `run` may be called from several threads.
+    """
+
+    def __init__(self) -> None:
+        self._guard: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> "FFmpegGroup":
+        command = [sys.executable, "-I", "-S", "-c", _GUARD]
+        self._guard = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, process_group=0
+        )
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        guard, self._guard = self._guard, None
+        if guard is not None and guard.stdin is not None:
+            guard.stdin.close()
+            guard.wait()
+
+    def run(self, arguments: Sequence[str], timeout: float) -> Finished:
+        """Run ffmpeg with `arguments` (after the program's name), at most `timeout` seconds.
+
+        Raises:
+            OSError: if ffmpeg reported that the disk is full or cannot be written.
+            RuntimeError: outside the `with` block, or if somebody killed the guard.
+        """
+        guard = self._guard
+        if guard is None or guard.poll() is not None:
+            raise RuntimeError("the process that guards ffmpeg is gone")
+        command = [
+            ffmpeg_binary(),
+            "-nostdin",
+            "-hide_banner",
+            "-nostats",
+            "-loglevel",
+            "level+info",
+            *arguments,
+        ]
+        finished = Finished()
+        with subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            process_group=guard.pid,
+        ) as process:
+            if hasattr(resource, "prlimit"):
+                resource.prlimit(process.pid, resource.RLIMIT_AS, (MEMORY, MEMORY))
+
+            def stop() -> None:
+                finished.timed_out = True
+                process.kill()
+
+            timer = threading.Timer(timeout, stop)
+            timer.start()
+            try:
+                assert process.stderr is not None
+                _read(process.stderr, finished)
+                finished.code = process.wait()
+            except BaseException:
+                process.kill()
+                raise
+            finally:
+                timer.cancel()
+        _raise_if_disk(finished)
+        return finished
+
+
+def _read(stream: IO[bytes], finished: Finished) -> None:
+    """Count frames and gather errors, whatever ffmpeg writes and however much."""
+    for raw in iter(lambda: stream.readline(LINE), b""):
+        line = raw.decode("utf-8", "replace").strip()
+        if counted := _FRAME.match(line):
+            finished.frames[counted["filter"]] += 1
+            continue
+        level = _LEVEL.search(line)
+        if level is None or level["level"] not in ("panic", "fatal", "error"):
+            continue
+        text = _clean(line, level)
+        if text:
+            if _OUTPUT.match(text):
+                finished.last = finished.last or text
+                continue
+            finished.last = text
+            if text in finished.errors or len(finished.errors) < MESSAGES:
+                finished.errors[text] += 1
+
+
+def _clean(line: str, level: re.Match[str]) -> str:
+    """`[h264 @ 0x5581] [error] bad NAL` becomes `h264: bad NAL`: no addresses, no control characters, bounded."""
+    name = _PREFIX.match(line)
+    text = line[level.end() :]
+    if name and name.start() < level.start():
+        text = f"{name['name'].strip()}: {text}"
+    return "".join(character for character in text if character.isprintable())[:200]
+
+
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
+
+
+def _raise_if_disk(finished: Finished) -> None:
+    """A full disk is our trouble, not the clip's."""
+    for number in _DISK:
+        if finished.code and any(os.strerror(number) in text for text in finished.errors):
+            raise OSError(number, f"ffmpeg: {os.strerror(number)}")
+    if finished.code == -signal.SIGXFSZ:
+        raise OSError(errno.EFBIG, "ffmpeg: the file may not grow further")

@@ -1,0 +1,153 @@
+"""Canonical clips as frames and waveforms, a second a segment."""
+
+import io
+import json
+import tarfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import soundfile
+
+from avpipe.media.presets import CANONICAL, Preset
+
+
+@dataclass
+class Clip:
+    """A clip of a shard, still encoded.
+
+    Args:
+        clip: its name.
+        row: its row in the manifest, and in every feature array.
+        video: mp4, None for a clip without pictures.
+        audio: flac, None for a clip without sound.
+        meta: what {clip}.json says: where the clip comes from and what it was before.
+    """
+
+    clip: str
+    row: int
+    video: bytes | None
+    audio: bytes | None
+    meta: dict[str, Any] = field(default_factory=dict)
+
+
+def read_shard(tar: Path) -> Iterator[Clip]:
+    """The clips of a shard in its order, one at a time in memory.
+
+    Raises:
+        ValueError: if the file is not a tar that `normalise_shard` wrote; it names the file and the member.
+    """
+    parts: dict[str, bytes] = {}
+    try:
+        with tarfile.open(tar, "r|") as archive:
+            for member in archive:
+                clip, _, extension = member.name.partition(".")
+                content = archive.extractfile(member)
+                if extension not in ("mp4", "flac", "json") or content is None:
+                    raise ValueError(
+                        f"{tar}: {member.name!r} is no part of a shard; normalise the shard anew"
+                    )
+                parts[extension] = content.read()
+                if extension == "json":
+                    meta = json.loads(parts["json"])
+                    yield Clip(clip, meta["row"], parts.get("mp4"), parts.get("flac"), meta)
+                    parts = {}
+    except tarfile.TarError as error:
+        raise ValueError(f"{tar} is not a whole tar file: {error}; normalise the shard anew") from error
+
+
+def frame_indices(fps: int, preset: Preset = CANONICAL) -> npt.NDArray[np.int64]:
+    """Which of a clip's frames are seen at a lower rate, (T * fps,).
+
+    Picture k of segment t is the frame at the middle of its own interval, t + (k + 1/2) / fps: index
+    F t + k F / fps + floor(F / (2 fps)). At the full rate these are all frames; at 1 fps, frame 8 of each 16. All pictures
+    of a segment lie inside its second, and none is nearer to one border than to the other.
+
+    Args:
+        fps: pictures a second; divides the preset's rate F.
+        preset: the clip's format.
+    """
+    if fps < 1 or preset.fps % fps:
+        raise ValueError(
+            f"fps must divide {preset.fps}, the rate of canonical clips: 1, 2, 4, 8 or 16, not {fps}"
+        )
+    step = preset.fps // fps
+    return np.arange(0, preset.frames, step) + step // 2
+
+
+def decode_frames(video: bytes, fps: int, preset: Preset = CANONICAL) -> npt.NDArray[np.uint8]:
+    """Pictures of a canonical clip, (T * fps, H, W, 3) RGB.
+
+    By decord, else by PyAV where decord has no wheel (it has none for macOS and for ARM); on canonical clips
+    both give the same bytes.
+
+    Args:
+        video: the mp4 of a `Clip`.
+        fps: pictures a second, see `frame_indices`; pictures k of segment t are rows t * fps + k.
+        preset: the clip's format.
+
+    Raises:
+        ValueError: if it is no canonical clip.
+    """
+    indices = frame_indices(fps, preset)
+    try:
+        import decord
+    except ImportError:
+        return decode_with_pyav(video, indices, preset)
+    try:
+        reader = decord.VideoReader(io.BytesIO(video), num_threads=1)
+        _check(len(reader), preset)
+        frames: npt.NDArray[np.uint8] = reader.get_batch(indices).asnumpy()
+    except (decord.DECORDError, RuntimeError) as error:
+        raise ValueError(f"not a canonical clip: {str(error)[:200]}") from error
+    return frames
+
+
+def decode_with_pyav(
+    video: bytes, indices: npt.NDArray[np.int64], preset: Preset = CANONICAL
+) -> npt.NDArray[np.uint8]:
+    """The frames at `indices`, (len(indices), H, W, 3) RGB. Raises ValueError as `decode_frames`."""
+    import av
+
+    try:
+        with av.open(io.BytesIO(video), "r") as container:
+            container.streams.video[0].thread_type = "NONE"
+            wanted = set(indices.tolist())
+            frames = []
+            count = 0
+            for frame in container.decode(video=0):
+                if count in wanted:
+                    frames.append(frame.to_ndarray(format="rgb24"))
+                count += 1
+    except (av.FFmpegError, IndexError) as error:
+        raise ValueError(f"not a canonical clip: {error}") from error
+    _check(count, preset)
+    return np.stack(frames)
+
+
+def _check(count: int, preset: Preset) -> None:
+    if count != preset.frames:
+        raise ValueError(f"not a canonical clip: {count} frames instead of {preset.frames}")
+
+
+def decode_audio(audio: bytes, preset: Preset = CANONICAL) -> npt.NDArray[np.float32]:
+    """The waveform of a canonical clip, (samples,) in [-1, 1); (samples, channels) of a preset with several.
+
+    Segment t is samples S t .. S (t + 1) - 1, S the preset's sample rate.
+
+    Raises:
+        ValueError: if it is no canonical clip.
+    """
+    try:
+        waveform, rate = soundfile.read(io.BytesIO(audio), dtype="float32")
+    except soundfile.LibsndfileError as error:
+        raise ValueError(f"not a canonical clip: {error}") from error
+    if rate != preset.sample_rate or len(waveform) != preset.samples:
+        raise ValueError(
+            f"not a canonical clip: {len(waveform)} samples at {rate} Hz instead of {preset.samples} at {preset.sample_rate} Hz"
+        )
+    samples: npt.NDArray[np.float32] = waveform
+    return samples

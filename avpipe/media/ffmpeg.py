@@ -5,7 +5,6 @@ import os
 import re
 import resource
 import shutil
-import signal
 import subprocess
 import sys
 import threading
@@ -23,6 +22,7 @@ LINE = 4096
 MESSAGES = 200
 """Different error messages that are kept of one run."""
 
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 _GUARD = "import os, signal, sys; sys.stdin.buffer.read(); os.killpg(0, signal.SIGKILL)"
 _PREFIX = re.compile(r"\[(?P<name>[^\]@]*?)(?: @ 0x[0-9a-f]+)?\] ")
 _LEVEL = re.compile(r"\[(?P<level>panic|fatal|error|warning|info|verbose|debug)\] ")
@@ -76,6 +76,7 @@ class Finished:
         timed_out: it was stopped by the time limit.
         frames: what the filters `metadata` and `ametadata` counted, by the filter's name.
         errors: messages about the source, without addresses, and how often each came.
+        disk: the number of the operating system's error if an output could not be written.
         last: the last of them; if there was none, one about the outputs (which only says that nothing came), or "".
     """
 
@@ -83,6 +84,7 @@ class Finished:
     timed_out: bool = False
     frames: Counter[str] = field(default_factory=Counter)
     errors: Counter[str] = field(default_factory=Counter)
+    disk: int | None = None
     last: str = ""
 
     def message(self) -> str:
@@ -165,7 +167,8 @@ class FFmpegGroup:
                 raise
             finally:
                 timer.cancel()
-        _raise_if_disk(finished)
+        if finished.disk is not None:
+            raise OSError(finished.disk, f"ffmpeg: {os.strerror(finished.disk)}")
         return finished
 
 
@@ -181,6 +184,7 @@ def _read(stream: IO[bytes], finished: Finished) -> None:
             continue
         text = _clean(line, level)
         if text:
+            finished.disk = next((number for number in _DISK if os.strerror(number) in text), finished.disk)
             if _OUTPUT.match(text):
                 finished.last = finished.last or text
                 continue
@@ -196,15 +200,3 @@ def _clean(line: str, level: re.Match[str]) -> str:
     if name and name.start() < level.start():
         text = f"{name['name'].strip()}: {text}"
     return "".join(character for character in text if character.isprintable())[:200]
-
-
-_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
-
-
-def _raise_if_disk(finished: Finished) -> None:
-    """A full disk is our trouble, not the clip's."""
-    for number in _DISK:
-        if finished.code and any(os.strerror(number) in text for text in finished.errors):
-            raise OSError(number, f"ffmpeg: {os.strerror(number)}")
-    if finished.code == -signal.SIGXFSZ:
-        raise OSError(errno.EFBIG, "ffmpeg: the file may not grow further")

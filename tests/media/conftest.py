@@ -42,9 +42,8 @@ def write_media(
         video = audio = None
         if times is not None:
             options = {"g": "300", "crf": "10", "bf": "2"} if video_codec == "libx264" else {}
-            video = container.add_stream(
-                video_codec, rate=min(ticks, 30), options={**options, **(video_options or {})}
-            )
+            rate = Fraction((len(times) - 1) / (times[-1] - times[0])).limit_denominator(1001)
+            video = container.add_stream(video_codec, rate=rate, options={**options, **(video_options or {})})
             video.width, video.height = size
             video.pix_fmt = "yuv420p" if video_codec != "mjpeg" else "yuvj420p"
             video.time_base = video.codec_context.time_base = Fraction(1, ticks)
@@ -82,7 +81,7 @@ def frame_times(fps: Fraction | int, seconds: float, start: float = 0.0) -> list
     return [start + float(index / Fraction(fps)) for index in range(math.floor(seconds * fps))]
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def media() -> Any:
     """`write_media` and `frame_times`."""
 
@@ -112,7 +111,7 @@ def write_shard(folder: Path, files: dict[str, Path | None], **columns: Sequence
     return folder / "manifest.parquet", folder / "downloads.parquet"
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def shard_of() -> Any:
     """`write_shard`."""
     return write_shard

@@ -388,7 +388,7 @@ def test_a_name_that_looks_like_an_option_or_a_protocol_is_a_file(
 
 
 def test_a_run_over_the_time_limit_is_stopped(media: Any, group: FFmpegGroup, tmp_path: Path) -> None:
-    source = media.write(tmp_path / "a.mp4", times=media.times(30, 10), level=level, size=(640, 480))
+    source = media.write(tmp_path / "a.mp4", times=media.times(30, 10), level=level)
     converted = convert(source, group, timeout=0.02)
     assert converted.status is Status.TIMED_OUT
     assert not converted.status.final

@@ -1,0 +1,59 @@
+"""clips.parquet has one row a clip of the annotations, present or not."""
+
+from pathlib import Path
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from avpipe.media.clips import gather_clips
+from avpipe.media.normalise import SCHEMA
+
+COLUMNS = [  # design.md, section 4
+    *("clip", "dataset", "split", "source", "start", "end", "shard", "row", "status", "reason"),
+    *("duration", "fps", "width", "height", "sample_rate", "channels", "bytes", "sha256"),
+]
+
+
+def manifest_of(folder: Path, clips: list[str], shard_size: int) -> Path:
+    rows = range(len(clips))
+    frame = pd.DataFrame(
+        {"clip": clips, "dataset": "d", "split": "train", "source": clips, "start": 0.5, "end": 10.5}
+    )
+    frame = frame.assign(shard=[row // shard_size for row in rows], row=rows, split_order=rows)
+    frame.to_parquet(folder / "manifest.parquet")
+    return folder / "manifest.parquet"
+
+
+def outcomes(path: Path, clips: list[str]) -> Path:
+    rows = [{"clip": clip, "status": "present", "reason": f"of {clip}", "width": 640} for clip in clips]
+    pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), path)
+    return path
+
+
+def test_rows_follow_the_manifest_whatever_the_order_of_the_tables(tmp_path: Path) -> None:
+    manifest = manifest_of(tmp_path, ["d", "c", "b", "a"], 2)
+    tables = [outcomes(tmp_path / "1.parquet", ["a", "b"]), outcomes(tmp_path / "0.parquet", ["d", "c"])]
+    gather_clips(manifest, tables, tmp_path / "clips.parquet")
+    clips = pd.read_parquet(tmp_path / "clips.parquet")
+    assert list(clips.columns) == COLUMNS
+    assert clips["clip"].tolist() == ["d", "c", "b", "a"]
+    assert clips["reason"].tolist() == ["of d", "of c", "of b", "of a"]
+    assert clips["shard"].tolist() == [0, 0, 1, 1]
+    assert clips["fps"].isna().all()
+    assert clips["start"].tolist() == [0.5] * 4
+
+
+def test_a_clip_without_an_outcome_is_named(tmp_path: Path) -> None:
+    manifest = manifest_of(tmp_path, ["a", "b"], 2)
+    with pytest.raises(ValueError, match=r"1 of 2 clips.*\['b'\].*normalise"):
+        gather_clips(manifest, [outcomes(tmp_path / "0.parquet", ["a"])], tmp_path / "clips.parquet")
+    assert not (tmp_path / "clips.parquet").exists()
+
+
+def test_a_clip_with_two_outcomes_is_an_error(tmp_path: Path) -> None:
+    manifest = manifest_of(tmp_path, ["a"], 2)
+    tables = [outcomes(tmp_path / "0.parquet", ["a"]), outcomes(tmp_path / "1.parquet", ["a"])]
+    with pytest.raises(ValueError, match="two of the outcome tables"):
+        gather_clips(manifest, tables, tmp_path / "clips.parquet")

@@ -1,0 +1,84 @@
+"""ffmpeg is found, read whatever it writes, and stopped when its time is over."""
+
+import time
+from pathlib import Path
+
+import pytest
+
+from avpipe.media import ffmpeg
+from avpipe.media.ffmpeg import FFmpegGroup, ffmpeg_binary, ffmpeg_version
+
+
+@pytest.fixture
+def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A script that stands for ffmpeg."""
+    path = tmp_path / "ffmpeg"
+    monkeypatch.setattr(ffmpeg, "ffmpeg_binary", lambda: str(path))
+    return path
+
+
+def run(program: Path, script: str, timeout: float = 10) -> ffmpeg.Finished:
+    program.write_text(f"#!/bin/sh\n{script}\n")
+    program.chmod(0o755)
+    with FFmpegGroup() as group:
+        return group.run([], timeout)
+
+
+def test_there_is_an_ffmpeg_with_libx264() -> None:
+    assert ffmpeg._encodes_x264(ffmpeg_binary())
+    assert ffmpeg_version()
+
+
+def test_an_ffmpeg_on_the_path_without_libx264_is_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "ffmpeg").write_text("#!/bin/sh\necho ' V..... mpeg4 '\n")
+    (tmp_path / "ffmpeg").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    ffmpeg_binary.cache_clear()
+    try:
+        assert ffmpeg_binary() != str(tmp_path / "ffmpeg")
+    finally:
+        ffmpeg_binary.cache_clear()
+
+
+def test_messages_lose_their_addresses_and_frames_are_counted(program: Path) -> None:
+    finished = run(
+        program,
+        r"""
+        {
+        echo '[Parsed_metadata_6 @ 0x55d1] [info] frame:0    pts:0       pts_time:0'
+        echo '[Parsed_metadata_6 @ 0x55d1] [info] avpipe=frame'
+        echo '[Parsed_ametadata_3 @ 0x55d1] [info] frame:0    pts:0       pts_time:0'
+        echo '[h264 @ 0x55d1] [error] bad NAL'
+        echo '[vist#0:0/h264 @ 0x1] [dec:h264 @ 0x2] [error] bad NAL'
+        echo '[h264 @ 0x66e2] [error] bad NAL'
+        echo '[out#0/mp4 @ 0x66e2] [error] nothing was written'
+        echo '[info] error is only a word here'
+        } >&2; exit 3""",
+    )
+    assert finished.code == 3
+    assert dict(finished.frames) == {"metadata": 1, "ametadata": 1}
+    assert dict(finished.errors) == {"h264: bad NAL": 2, "vist#0:0/h264: bad NAL": 1}
+    assert finished.message() == "h264: bad NAL"
+
+
+def test_a_flood_of_messages_is_read_and_not_kept(program: Path) -> None:
+    flood = 'i=0; while [ $i -lt 3000 ]; do echo "[h264 @ 0x1] [error] number $i" >&2; i=$((i+1)); done'
+    finished = run(program, f"{flood}; head -c 1000000 /dev/zero >&2")
+    assert len(finished.errors) == ffmpeg.MESSAGES
+    assert finished.last == "h264: number 2999"
+
+
+def test_a_run_over_its_time_is_killed(program: Path) -> None:
+    started = time.monotonic()
+    finished = run(program, "exec sleep 60", timeout=0.2)
+    assert finished.timed_out
+    assert time.monotonic() - started < 10
+
+
+def test_outside_its_block_a_group_runs_nothing() -> None:
+    with FFmpegGroup() as group:
+        pass
+    with pytest.raises(RuntimeError, match="guard"):
+        group.run([], 1)

@@ -1,0 +1,309 @@
+"""A shard becomes a tar and a table: whole, in order, the same bytes however often it was killed."""
+
+import errno
+import io
+import json
+import math
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import pandas as pd
+import psutil
+import pytest
+import soundfile
+
+from avpipe.files import OutputError
+from avpipe.lazy import UnknownNameError
+from avpipe.media import ffmpeg, normalise
+from avpipe.media.normalise import normalise_shard
+from avpipe.media.segments import decode_audio, decode_frames, read_shard
+
+COLUMNS = [
+    "clip",
+    "status",
+    "reason",
+    "duration",
+    "fps",
+    "width",
+    "height",
+    "sample_rate",
+    "channels",
+    "bytes",
+    "sha256",
+]
+EXPECTED = {
+    # clip: status, display size, rate of pictures, of sound, channels, length in s: as ffmpeg and exiftool show the files
+    "bbb_480p_5s": ("present", (854, 480), 24, 48_000, 6, 5.0),
+    "flower_mp4": ("present", (960, 540), 29.97, 48_000, 2, 5.055),
+    "flower_webm": ("present", (960, 540), 29.97, 44_100, 2, 5.059),
+    "friday": ("present", (640, 480), 30, 44_100, 2, 6.166),
+    "nasa_13013": ("present", (480, 270), 29.97, 16_000, 2, 10.0),
+    "stream-of-water_mp4": ("present", (480, 360), 29.97, 44_100, 1, 3.158),
+    "stream-of-water_webm": ("present", (480, 360), 29.97, 44_100, 1, 3.119),
+    "toy_crystal": ("present", (720, 480), 30, 44_100, 2, 10.0),
+    "corrupted": ("no_audio", (1280, 720), 10, None, None, 5.0),
+    "nasa_audio_only": ("no_video", None, None, 8_000, 2, 10.0),
+    "no_audio_bug_640": ("no_audio", (640, 360), 30, None, None, 6.767),
+    "non_zero_start": ("no_audio", (199, 112), 30, None, None, 0.4),
+    "rotated_90": ("no_audio", (320, 568), 30, None, None, 0.1),
+    "vp9_testsrc": ("no_audio", (1280, 720), 30, None, None, 1.0),
+}
+
+
+def run(
+    folder: Path, manifest: Path, downloads: Path, workers: int = 2, out: str = "out"
+) -> tuple[Path, Path]:
+    tar, table = folder / out / "0.tar", folder / out / "0.parquet"
+    normalise_shard(downloads, manifest, 0, "canonical", tar, table, 60, workers)
+    return tar, table
+
+
+@pytest.fixture(scope="module")
+def real(shared: Path, shard_of: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The shard of all real clips, `edge/` included: a folder with its 0.tar and 0.parquet."""
+    folder = tmp_path_factory.mktemp("real")
+    files = sorted((shared / "data" / "clips").rglob("*.*"))
+    names = [path.stem for path in files]
+    clips = {
+        path.stem if names.count(path.stem) == 1 else f"{path.stem}_{path.suffix[1:]}": path for path in files
+    }
+    manifest, downloads = shard_of(folder, clips)
+    run(folder, manifest, downloads, out=".")
+    return folder
+
+
+def test_every_real_file_ends_with_an_outcome_and_a_reason(real: Path) -> None:
+    table = pd.read_parquet(real / "0.parquet").set_index("clip", drop=False)
+    assert list(table.columns) == COLUMNS
+    assert set(table.index) == set(EXPECTED)
+    assert table["reason"].str.len().min() > 0
+    for clip, (status, size, fps, rate, channels, duration) in EXPECTED.items():
+        row = table.loc[clip]
+        assert row["status"] == status, clip
+        assert row["duration"] == pytest.approx(duration, abs=0.04), clip
+        assert (row["fps"] == pytest.approx(fps, abs=0.02)) if fps else math.isnan(row["fps"]), clip
+        assert ((row["width"], row["height"]) == size) if size else math.isnan(row["width"]), clip
+        assert (row["sample_rate"] == rate) if rate else math.isnan(row["sample_rate"]), clip
+        assert (row["channels"] == channels) if channels else math.isnan(row["channels"]), clip
+    assert "6 decoding errors" in table.loc["corrupted"]["reason"]
+
+
+def test_every_clip_in_the_shard_is_canonical(real: Path) -> None:
+    rows = []
+    for clip in read_shard(real / "0.tar"):
+        rows.append(clip.row)
+        status = EXPECTED[clip.clip][0]
+        assert (clip.video is None, clip.audio is None) == (status == "no_video", status == "no_audio")
+        if clip.video is not None:
+            assert decode_frames(clip.video, 1).shape == (10, 256, 256, 3)
+            with av.open(io.BytesIO(clip.video)) as container:
+                stream = container.streams.video[0]
+                keys = [packet.is_keyframe for packet in container.demux(stream) if packet.size]
+                assert (len(keys), stream.average_rate, stream.codec_context.has_b_frames) == (160, 16, 0)
+                assert keys == ([True] + [False] * 15) * 10, "each second is a closed group of pictures"
+        if clip.audio is not None:
+            assert decode_audio(clip.audio).shape == (160_000,)
+            assert soundfile.info(io.BytesIO(clip.audio)).format == "FLAC"
+        assert clip.meta["clip"] == clip.clip
+    assert rows == sorted(rows) == list(range(len(EXPECTED)))
+
+
+def test_the_tar_says_nothing_of_the_machine_or_the_moment(real: Path) -> None:
+    with tarfile.open(real / "0.tar") as archive:
+        members = archive.getmembers()
+    assert {(m.mtime, m.uid, m.gid, m.uname, m.gname, m.mode) for m in members} == {(0, 0, 0, "", "", 0o644)}
+    assert [m.name for m in members[:3]] == ["bbb_480p_5s.mp4", "bbb_480p_5s.flac", "bbb_480p_5s.json"]
+    meta = next(read_shard(real / "0.tar")).meta
+    assert set(meta) == {
+        *COLUMNS,
+        "row",
+        "dataset",
+        "split",
+        "source",
+        "start",
+        "end",
+        "preset",
+        "ffmpeg",
+    } - {"reason"}
+    assert "/" not in json.dumps(meta)
+
+
+def test_nothing_temporary_is_left(real: Path) -> None:
+    assert sorted(path.name for path in real.iterdir()) == [
+        "0.parquet",
+        "0.tar",
+        "downloads.parquet",
+        "manifest.parquet",
+    ]
+
+
+@pytest.fixture
+def small(media: Any, shard_of: Any, tmp_path: Path) -> tuple[Path, Path]:
+    """Manifest and downloads of six short clips, one of them absent and one garbage."""
+    files: dict[str, Path | None] = {}
+    for number in range(4):
+        sound = None if number == 1 else noise(number)
+        path = media.write(tmp_path / f"{number}.mp4", times=media.times(10, 2 + number), sound=sound)
+        files[f"clip{number}"] = path
+    (tmp_path / "garbage.mp4").write_bytes(b"garbage")
+    return shard_of(tmp_path, {**files, "absent": None, "garbage": tmp_path / "garbage.mp4"})
+
+
+def noise(seed: int) -> Any:
+    return np.random.default_rng(seed).normal(0, 0.1, (1, 32_000))
+
+
+def test_clips_that_failed_are_rows_of_the_table_only(small: tuple[Path, Path], tmp_path: Path) -> None:
+    tar, table = run(tmp_path, *small)
+    rows = pd.read_parquet(table).set_index("clip")
+    assert rows["status"].tolist() == ["present", "no_audio", "present", "present", "unavailable", "corrupt"]
+    assert rows.loc["absent", "reason"] == "HTTP 404"
+    assert [clip.clip for clip in read_shard(tar)] == ["clip0", "clip1", "clip2", "clip3"]
+
+
+def test_the_number_of_workers_changes_no_byte(small: tuple[Path, Path], tmp_path: Path) -> None:
+    for one, three in zip(
+        run(tmp_path, *small, workers=1, out="one"),
+        run(tmp_path, *small, workers=3, out="three"),
+        strict=True,
+    ):
+        assert one.read_bytes() == three.read_bytes()
+
+
+def test_an_unsafe_clip_name_never_touches_a_path(
+    media: Any, shard_of: Callable[..., tuple[Path, Path]], tmp_path: Path
+) -> None:
+    source = media.write(tmp_path / "a.mp4", times=media.times(10, 1))
+    tar, table = run(tmp_path, *shard_of(tmp_path, {"../../evil": source, "a.b": source, "good": source}))
+    assert pd.read_parquet(table)["status"].tolist() == ["refused_id", "refused_id", "no_audio"]
+    assert [clip.clip for clip in read_shard(tar)] == ["good"]
+
+
+def test_a_file_that_vanished_after_fetching_is_missing(small: tuple[Path, Path], tmp_path: Path) -> None:
+    (tmp_path / "0.mp4").unlink()
+    row = pd.read_parquet(run(tmp_path, *small)[1]).iloc[0]
+    assert row["status"] == "missing"
+    assert "fetch it anew" in row["reason"]
+
+
+KILLED = """
+import sys, avpipe.media.normalise as n
+from pathlib import Path
+downloads, manifest, tar, table = map(Path, sys.argv[1:])
+n.normalise_shard(downloads, manifest, 0, "canonical", tar, table, 60, 2)
+"""
+
+
+@pytest.fixture(scope="module")
+def five(
+    media: Any, shard_of: Any, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, Path, list[bytes]]:
+    """Manifest and downloads of five clips, and the bytes of tar and table when nobody kills anything."""
+    folder = tmp_path_factory.mktemp("five")
+    source = media.write(folder / "a.mp4", times=media.times(30, 10), size=(160, 120), sound=noise(0))
+    manifest, downloads = shard_of(folder, {f"clip{number}": source for number in range(5)})
+    return manifest, downloads, [path.read_bytes() for path in run(folder, manifest, downloads)]
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_killed_in_the_middle_and_run_again_gives_the_same_bytes(
+    five: tuple[Path, Path, list[bytes]], tmp_path: Path, how: signal.Signals
+) -> None:
+    manifest, downloads, untouched = five
+    tar, table = tmp_path / "out" / "0.tar", tmp_path / "out" / "0.parquet"
+    command = [sys.executable, "-c", KILLED, *map(str, (downloads, manifest, tar, table))]
+    process = subprocess.Popen(command, start_new_session=True, stderr=subprocess.DEVNULL)
+    killed = psutil.Process(process.pid)
+    wait_for(lambda: any("ffmpeg" in child.name() for child in killed.children(recursive=True)))
+    children = killed.children(recursive=True)
+    process.send_signal(how)
+    process.wait(20)
+    assert process.returncode != 0
+    _, alive = psutil.wait_procs(children, timeout=10)
+    assert alive == [], "no ffmpeg runs on"
+    assert not tar.exists()
+    assert not table.exists()
+    run(tmp_path, manifest, downloads)
+    assert sorted(path.name for path in tar.parent.iterdir()) == ["0.parquet", "0.tar"], "leftovers are swept"
+    assert [tar.read_bytes(), table.read_bytes()] == untouched
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 20) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+
+
+def test_two_writers_of_one_shard_are_told(small: tuple[Path, Path], tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    with (
+        normalise._scratch(tmp_path / "out" / "0.tar", tmp_path / "out" / "0.parquet"),
+        pytest.raises(OutputError, match="another process"),
+    ):
+        run(tmp_path, *small)
+
+
+def test_a_folder_that_cannot_be_written_is_a_clear_error(small: tuple[Path, Path], tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("a file")
+    with pytest.raises(OutputError, match="folder is needed"):
+        run(tmp_path, *small)
+
+
+def test_a_full_disk_is_our_error_not_the_clips(
+    small: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = tmp_path / "ffmpeg"
+    program.write_text(
+        "#!/bin/sh\necho '[out#0/mp4 @ 0x1] [error] av_write: No space left on device' >&2\nexit 228\n"
+    )
+    program.chmod(0o755)
+    monkeypatch.setattr(ffmpeg, "ffmpeg_binary", lambda: str(program))
+    with pytest.raises(OutputError, match="disk is full") as raised:
+        run(tmp_path, *small)
+    assert raised.value.errno == errno.ENOSPC
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+@pytest.mark.skipif(
+    shutil.which("mount") is None or os.geteuid() != 0, reason="mounting a small disk needs root"
+)
+def test_a_really_full_disk_is_a_clear_error(small: tuple[Path, Path], tmp_path: Path) -> None:
+    disk = tmp_path / "out"
+    disk.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(disk)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if mounted.returncode:
+        pytest.skip(f"cannot mount a small disk here: {mounted.stderr}")
+    try:
+        with pytest.raises(OutputError, match="disk is full"):
+            run(tmp_path, *small)
+        assert list(disk.iterdir()) == []
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_a_typo_in_the_preset_is_told(small: tuple[Path, Path], tmp_path: Path) -> None:
+    with pytest.raises(UnknownNameError, match="did you mean 'canonical'"):
+        normalise_shard(small[1], small[0], 0, "canonicle", tmp_path / "0.tar", tmp_path / "0.parquet", 60, 1)
+
+
+def test_downloads_of_another_shard_are_told(small: tuple[Path, Path], tmp_path: Path) -> None:
+    pd.read_parquet(small[1]).iloc[1:].to_parquet(small[1])
+    with pytest.raises(ValueError, match=re.escape("['clip0']")):
+        run(tmp_path, *small)

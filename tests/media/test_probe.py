@@ -1,0 +1,98 @@
+"""What is in a file is found without trusting it."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from avpipe.media.probe import ProbeError, probe
+
+
+def test_sizes_rates_and_times_are_those_of_the_file(media: Any, tmp_path: Path) -> None:
+    sound = np.zeros((2, 44_100 * 2))
+    source = media.write(
+        tmp_path / "a.mkv",
+        times=media.times(25, 3, start=1.0),
+        size=(80, 60),
+        sound=sound,
+        sample_rate=44_100,
+    )
+    found = probe(source)
+    assert found.container == "matroska,webm"
+    assert found.video is not None
+    assert found.audio is not None
+    assert (found.video.width, found.video.height, found.video.rotation) == (80, 60, 0)
+    assert found.video.fps == pytest.approx(25, abs=0.01)
+    assert found.video.start == pytest.approx(1.0, abs=0.002)
+    assert (found.audio.sample_rate, found.audio.channels) == (44_100, 2)
+    assert found.duration == pytest.approx(4.0, abs=0.05)
+
+
+def test_a_file_that_begins_late_has_its_own_zero(shared: Path) -> None:
+    found = probe(shared / "data/clips/edge/non_zero_start.mp4")  # its first time stamp is 8.333 s
+    assert found.video is not None
+    assert found.video.start == pytest.approx(0, abs=1e-3)
+    assert found.video.end == pytest.approx(0.4, abs=1e-3)
+    assert found.video.width == 199, "200 stored pixels of 224:225"
+
+
+def test_of_several_streams_the_largest_picture_and_the_best_sound_count(shared: Path) -> None:
+    found = probe(shared / "data/clips/nasa_13013.mp4")  # 320x180 and 480x270, 8 kHz and 16 kHz
+    assert found.video is not None
+    assert found.audio is not None
+    assert (found.video.index, found.video.width) == (3, 480)
+    assert (found.audio.index, found.audio.sample_rate) == (4, 16_000)
+
+
+def test_a_turned_video_has_the_size_that_is_seen(shared: Path) -> None:
+    found = probe(shared / "data/clips/edge/rotated_90.mov")
+    assert found.video is not None
+    assert (found.video.width, found.video.height, found.video.rotation) == (320, 568, 270)
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"RIFF\0\0\0\0AVI ", b"\x1aE\xdf\xa3" * 10, b"#EXTM3U\na.ts\n", b"\0" * 4096]
+)
+def test_garbage_raises_a_probe_error(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "a.mp4").write_bytes(content)
+    with pytest.raises(ProbeError, match="not a media file"):
+        probe(tmp_path / "a.mp4")
+
+
+def test_a_still_image_is_no_clip(tmp_path: Path) -> None:
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.mp4", format="PNG")
+    with pytest.raises(ProbeError):
+        probe(tmp_path / "a.mp4")
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_bytes_out_of_place_give_media_or_a_probe_error(
+    media: Any, tmp_path: Path, data: st.DataObject
+) -> None:
+    whole = tmp_path / "whole.mp4"
+    if not whole.exists():
+        media.write(whole, times=media.times(10, 1), sound=np.zeros((1, 16_000)))
+    content = bytearray(whole.read_bytes())
+    for place, value in data.draw(
+        st.lists(st.tuples(st.integers(0, len(content) - 1), st.integers(0, 255)), max_size=30)
+    ):
+        content[place] = value
+    (tmp_path / "a.mp4").write_bytes(content[: data.draw(st.integers(0, len(content)))])
+    try:
+        found = probe(tmp_path / "a.mp4")
+    except ProbeError:
+        return
+    if found.video is not None:
+        assert found.video.width > 0
+        assert found.video.fps > 0 or math.isnan(found.video.fps)
+
+
+def test_a_file_that_is_not_there_is_said_so(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        probe(tmp_path / "absent.mp4")

@@ -1,0 +1,127 @@
+"""Canonical clips come back as the frames and samples of each second."""
+
+import io
+import sys
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+
+from avpipe.media.normalise import normalise_shard
+from avpipe.media.segments import decode_audio, decode_frames, decode_with_pyav, frame_indices, read_shard
+
+
+@pytest.fixture(scope="module")
+def tar(shared: Path, shard_of: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A shard of real clips: H.264 at 29.97 Hz, VP8, and sound only."""
+    folder = tmp_path_factory.mktemp("shard")
+    clips = shared / "data" / "clips"
+    files = {
+        "a": clips / "nasa_13013.mp4",
+        "b": clips / "stream-of-water.webm",
+        "c": clips / "edge/nasa_audio_only.mp3",
+    }
+    manifest, downloads = shard_of(folder, files, row=[256, 257, 300])
+    normalise_shard(downloads, manifest, 0, "canonical", folder / "0.tar", folder / "0.parquet", 60, 2)
+    return folder / "0.tar"
+
+
+def test_a_shard_gives_its_clips_in_order_with_their_rows(tar: Path) -> None:
+    clips = list(read_shard(tar))
+    assert [(clip.clip, clip.row) for clip in clips] == [("a", 256), ("b", 257), ("c", 300)]
+    assert [clip.video is None for clip in clips] == [False, False, True]
+    assert clips[2].meta["status"] == "no_video"
+    assert clips[0].meta["start"] is None
+
+
+def test_any_tar_tool_sees_webdataset_samples(tar: Path) -> None:
+    with tarfile.open(tar) as archive:
+        assert archive.getnames() == [
+            "a.mp4",
+            "a.flac",
+            "a.json",
+            "b.mp4",
+            "b.flac",
+            "b.json",
+            "c.flac",
+            "c.json",
+        ]
+
+
+def test_decord_gives_the_same_bytes_as_pyav(tar: Path) -> None:
+    pytest.importorskip("decord")
+    for clip in read_shard(tar):
+        if clip.video is not None:
+            every = decode_with_pyav(clip.video, frame_indices(16))
+            assert every.shape == (160, 256, 256, 3)
+            np.testing.assert_array_equal(decode_frames(clip.video, 16), every)
+            np.testing.assert_array_equal(decode_frames(clip.video, 4), every[frame_indices(4)])
+
+
+def test_without_decord_pyav_decodes(tar: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    video = next(read_shard(tar)).video
+    assert video is not None
+    usual = decode_frames(video, 2)
+    monkeypatch.setitem(sys.modules, "decord", None)
+    np.testing.assert_array_equal(decode_frames(video, 2), usual)
+
+
+@pytest.mark.parametrize("fps", [1, 2, 4, 8, 16])
+def test_the_pictures_of_a_segment_lie_evenly_inside_its_second(fps: int) -> None:
+    indices = frame_indices(fps)
+    assert len(indices) == 10 * fps
+    assert (indices // 16 == np.repeat(np.arange(10), fps)).all()
+    assert set(np.diff(indices)) == {16 // fps}
+    middles = (np.arange(10 * fps) + 0.5) / fps
+    seen = (indices + 0.5) / 16  # frame i is what is on screen in the middle of its own 1/16 s
+    assert np.abs(seen - middles).max() <= 0.5 / 16
+
+
+def test_one_picture_a_second_is_the_ninth_of_sixteen() -> None:
+    assert frame_indices(1).tolist() == [8, 24, 40, 56, 72, 88, 104, 120, 136, 152]
+
+
+@pytest.mark.parametrize("fps", [0, 3, 32])
+def test_a_rate_that_does_not_divide_is_refused(fps: int) -> None:
+    with pytest.raises(ValueError, match="1, 2, 4, 8 or 16"):
+        frame_indices(fps)
+
+
+def test_the_waveform_is_mono_float_at_16_khz(tar: Path) -> None:
+    audio = next(read_shard(tar)).audio
+    assert audio is not None
+    waveform = decode_audio(audio)
+    assert waveform.dtype == np.float32
+    assert waveform.shape == (160_000,)
+    assert 0.01 < np.abs(waveform).max() < 1
+
+
+def test_what_is_no_canonical_clip_is_refused(tmp_path: Path, media: Any) -> None:
+    other = media.write(tmp_path / "a.mp4", times=media.times(10, 2)).read_bytes()
+    for decode in (lambda: decode_frames(other, 1), lambda: decode_with_pyav(other, frame_indices(1))):
+        with pytest.raises(ValueError, match="20 frames instead of 160"):
+            decode()
+    for junk in (b"", b"junk" * 100):
+        with pytest.raises(ValueError, match="not a canonical clip"):
+            decode_frames(junk, 1)
+        with pytest.raises(ValueError, match="not a canonical clip"):
+            decode_with_pyav(junk, frame_indices(1))
+        with pytest.raises(ValueError, match="not a canonical clip"):
+            decode_audio(junk)
+    buffer = io.BytesIO()
+    soundfile.write(buffer, np.zeros(8_000), 8_000, format="FLAC")
+    with pytest.raises(ValueError, match="8000 samples at 8000 Hz"):
+        decode_audio(buffer.getvalue())
+
+
+def test_a_file_that_is_no_shard_is_named(tmp_path: Path) -> None:
+    (tmp_path / "0.tar").write_bytes(b"junk" * 1000)
+    with pytest.raises(ValueError, match=r"0\.tar"):
+        list(read_shard(tmp_path / "0.tar"))
+    with tarfile.open(tmp_path / "1.tar", "w") as archive:
+        archive.addfile(tarfile.TarInfo("readme.txt"), io.BytesIO())
+    with pytest.raises(ValueError, match=r"readme\.txt"):
+        list(read_shard(tmp_path / "1.tar"))

@@ -1,4 +1,4 @@
-"""The looks of the demo: four textured objects, each with two motions, over drifting cluttered backgrounds."""
+"""The looks of the demo: four textured objects, each calm or lively, over drifting cluttered backgrounds."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -9,9 +9,10 @@ import numpy.typing as npt
 from avpipe.datasets.demo_plan import CLASSES, LOOKS, SECONDS, ClipPlan, EventClass, envelope, mark_seconds
 
 Array = npt.NDArray[np.float32]
+Image = npt.NDArray[np.uint8]
 
-OBJECT_SIZE = (0.55, 0.75)
-"""Side of an object as a fraction of the frame's height."""
+OBJECT_SIZE = ((0.62, 0.78), (0.52, 0.68))
+"""Range of the side of a calm and of a lively object, as a fraction of the frame's height."""
 OPACITY = (0.65, 1.0)
 """Range of an object's opacity, drawn for each second."""
 MOTIONS = (((0.08, 0.0), 0.8), ((0.0, 0.16), 1.4))
@@ -29,7 +30,7 @@ SHAPES = {"striped": 2, "checked": 8, "ringed": 2, "dotted": 1}
 """Exponent p of a look's outline |x|^p + |y|^p = 1: 1 a diamond, 2 a disc, 8 almost a square."""
 
 
-def render_frames(plan: ClipPlan) -> Iterator[npt.NDArray[np.uint8]]:
+def render_frames(plan: ClipPlan) -> Iterator[Image]:
     """The clip's frames, (height, width, 3) RGB, SECONDS * frame_rate of them."""
     rng = plan.random("frames")
     times = ((np.arange(SECONDS * plan.frame_rate) + 0.5) / plan.frame_rate).astype(np.float32)
@@ -42,13 +43,12 @@ def render_frames(plan: ClipPlan) -> Iterator[npt.NDArray[np.uint8]]:
     ]
     clutter = [_clutter(rng, plan, times) for _ in range(rng.integers(0, 3))]
     occluders = [_occluder(rng, plan, thing, times) for thing in objects]
-    image = np.empty((plan.height, plan.width, 3), np.float32)
     for frame in range(len(times)):
         top, left = drift[frame].astype(int)
-        image[:] = backdrop[top : top + plan.height, left : left + plan.width]
+        image = backdrop[top : top + plan.height, left : left + plan.width].copy()
         for sprite in (*clutter, *objects, *occluders):
             sprite.paste(image, frame)
-        yield np.clip(image, 0, 255).astype(np.uint8)
+        yield image
 
 
 @dataclass
@@ -67,7 +67,7 @@ class _Sprite:
     corner: npt.NDArray[np.floating]
     opacity: npt.NDArray[np.floating]
 
-    def paste(self, image: Array, frame: int) -> None:
+    def paste(self, image: Image, frame: int) -> None:
         """Blend it into `image`, (height, width, 3), in place; what lies outside is cut off."""
         if self.opacity[frame] == 0:
             return
@@ -76,7 +76,8 @@ class _Sprite:
         y, x = max(0, -top), max(0, -left)
         place = image[top + y : top + height, left + x : left + width]
         inside = np.s_[y : y + place.shape[0], x : x + place.shape[1]]
-        place += self.opacity[frame] * self.alpha[inside] * (self.pixels[inside] - place)
+        alpha = np.float32(self.opacity[frame]) * self.alpha[inside]
+        place[:] = place + alpha * (self.pixels[inside] - place)
 
 
 def _object(
@@ -84,13 +85,13 @@ def _object(
 ) -> _Sprite:
     """A look, in the given seconds, somewhere in the left (0) or the right (1) half of the frame."""
     look = LOOKS[kind.look]
-    side = int(rng.uniform(*OBJECT_SIZE) * plan.height)
+    side = int(rng.uniform(*OBJECT_SIZE[kind.lively]) * plan.height)
     grid = np.linspace(-1, 1, side, dtype=np.float32)
     x, y = np.meshgrid(grid, grid)
     outline = np.abs(x) ** SHAPES[look] + np.abs(y) ** SHAPES[look]
     alpha = np.clip((1 - outline) * 8, 0, 1)[..., None]
     first, second = np.asarray(COLOURS[look], np.float32) + rng.normal(0, 12, (2, 3)) + rng.normal(0, 15)
-    pixels = first + _texture(rng, look, x, y)[..., None] * (second - first)
+    pixels = np.clip(first + _texture(rng, look, x, y)[..., None] * (second - first), 0, 255)
     room = np.array([plan.height, plan.width]) - side
     middle = room * [rng.uniform(0.1, 0.9), (half + rng.random()) / 2]
     reach, rate = MOTIONS[kind.lively]
@@ -130,16 +131,17 @@ def _occluder(rng: np.random.Generator, plan: ClipPlan, thing: _Sprite, times: A
     """A mottled grey panel in front of the whole reach of `thing`, in the occluded seconds."""
     low = thing.corner.min(axis=0) - 4
     height, width = (thing.corner.max(axis=0) + thing.alpha.shape[:2] + 4 - low).astype(int)
-    pixels = _mute(_smooth(rng, height, width, cells=5)) * 25 + rng.uniform(40, 200)
+    pixels = np.clip(_mute(_smooth(rng, height, width, cells=5)) * 25 + rng.uniform(40, 200), 0, 255)
     corner = np.broadcast_to(low, (len(times), 2))
     alpha = np.ones((height, width, 1), np.float32)
     return _Sprite(pixels, alpha, corner, envelope(mark_seconds(plan.occluded), times, fade=0.02))
 
 
-def _backdrop(rng: np.random.Generator, height: int, width: int) -> Array:
+def _backdrop(rng: np.random.Generator, height: int, width: int) -> Image:
     """A muted scene of soft patches, (height, width, 3)."""
     patches = 35 * _smooth(rng, height, width, cells=4) + 18 * _smooth(rng, height, width, cells=24)
-    return (rng.uniform(60, 190) + rng.normal(0, 15, 3) + _mute(patches)).astype(np.float32)
+    scene = rng.uniform(60, 190) + rng.normal(0, 15, 3) + _mute(patches)
+    return np.clip(scene, 0, 255).astype(np.uint8)
 
 
 def _mute(colours: Array) -> Array:

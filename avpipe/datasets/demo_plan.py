@@ -190,8 +190,8 @@ def mark_seconds(seconds: Iterable[int]) -> npt.NDArray[np.float64]:
 
 def envelope(
     levels: npt.NDArray[np.floating], times: npt.NDArray[np.floating], fade: float
-) -> npt.NDArray[np.float64]:
+) -> npt.NDArray[np.float32]:
     """One level a second, (SECONDS,), at `times` in seconds; it changes within `fade` seconds of each border."""
     borders = np.arange(SECONDS)
     knots = np.stack([borders + fade, borders + 1 - fade], axis=1).ravel()
-    return np.interp(times, knots, np.repeat(levels, 2))
+    return np.interp(times, knots, np.repeat(levels, 2)).astype(np.float32)

@@ -1,4 +1,6 @@
-"""The sounds of the demo: four voices, each at two paces, over ambient noise."""
+"""The sounds of the demo: four voices, each calm or lively, over ambient noise."""
+
+import math
 
 import numpy as np
 import numpy.typing as npt
@@ -29,12 +31,12 @@ def render_sound(plan: ClipPlan) -> Samples:
     waveform += roar * envelope(drowned, times, fade=0.05)
     for interval in plan.heard:
         kind = CLASSES[interval.category]
-        pace = PACES[kind.lively] * np.exp(rng.normal(0, PACE_SPREAD))
+        pace = PACES[kind.lively] * math.exp(rng.normal(0, PACE_SPREAD))
         loudness = 10 ** (rng.uniform(*LOUDNESS) + rng.normal(0, LOUDNESS_SPREAD, SECONDS))
         loudness *= mark_seconds(interval.seconds) * (1 - 0.95 * drowned)
         waveform += VOICES[SOUNDS[kind.sound]](rng, times, pace) * envelope(loudness, times, fade=0.01)
-    balance = rng.uniform(0.7, 1.0, size=(plan.channels, 1))
-    return np.tanh(waveform * balance).astype(np.float32)
+    balance = rng.uniform(0.7, 1.0, size=(plan.channels, 1)).astype(np.float32)
+    return np.tanh(waveform * balance)
 
 
 def _noise(rng: np.random.Generator, samples: int, slope: float) -> Samples:
@@ -49,8 +51,8 @@ def _chime(rng: np.random.Generator, times: Samples, pace: float) -> Samples:
     """Strikes of a bell: three partials that ring out, about two strikes a second."""
     since = (times * 2 * pace + rng.random()) % 1 / (2 * pace)
     pitch = rng.uniform(600, 850)
-    partials = sum(np.sin(2 * np.pi * pitch * ratio * times) / ratio for ratio in (1, 2.76, 5.4))
-    return np.exp(-since * 7) * partials * 1.6
+    partials = [np.sin(2 * np.pi * pitch * ratio * times) / ratio for ratio in (1, 2.76, 5.4)]
+    return np.exp(-since * 7) * sum(partials) * 1.6
 
 
 def _hum(rng: np.random.Generator, times: Samples, pace: float) -> Samples:
@@ -61,20 +63,18 @@ def _hum(rng: np.random.Generator, times: Samples, pace: float) -> Samples:
 
 def _rattle(rng: np.random.Generator, times: Samples, pace: float) -> Samples:
     """Bursts of noise around 3 kHz, about seven a second."""
-    rate = round(1 / (times[1] - times[0]))
-    band = np.repeat(rng.standard_normal(len(times) // (rate // 1000) + 1, dtype=np.float32), rate // 1000)[
-        : len(times)
-    ]
-    burst = (times * 7 * pace) % 1 < 0.45
-    return band * np.sin(2 * np.pi * rng.uniform(2600, 3400) * times) * burst * 2
+    hold = round(0.001 / float(times[1]))  # a new random value a millisecond
+    steps = rng.standard_normal(-(-len(times) // hold), dtype=np.float32)
+    noise = np.repeat(steps, hold)[: len(times)] * np.sin(2 * np.pi * rng.uniform(2600, 3400) * times)
+    return noise * ((times * 7 * pace) % 1 < 0.45) * 2
 
 
 def _siren(rng: np.random.Generator, times: Samples, pace: float) -> Samples:
     """A tone that wails up and down over an octave, about once a second."""
-    start, low, rate = rng.random(), rng.uniform(950, 1250), 1.0 * pace
-    wail = 2 ** (0.5 - 0.5 * np.cos(2 * np.pi * (rate * times + start)))
-    phase = np.cumsum(low * wail) * (times[1] - times[0])
-    return np.sin(2 * np.pi * phase) * 1.4
+    low, start = rng.uniform(950, 1250), rng.random()
+    pitch = low * 2 ** (0.5 - 0.5 * np.cos(2 * np.pi * (pace * times + start)))
+    cycles = np.cumsum(pitch, dtype=np.float64) * float(times[1])
+    return np.sin(2 * np.pi * (cycles % 1).astype(np.float32)) * 1.4
 
 
 VOICES = {"chime": _chime, "hum": _hum, "rattle": _rattle, "siren": _siren}

@@ -1,0 +1,356 @@
+"""One shard of canonical clips through one or more extractors: each clip is read and decoded once for all of them.
+
+Threads decode clips and stack their segments into batches, which cross the borders of clips; meanwhile the main
+thread sends batches to the device and computes. Queues are bounded, so memory holds a few clips, a few batches and
+the shard's features, whatever the number of clips and shards before. The unit of work is a segment: a batch holds
+whole segments, so a segment's average never waits for the next batch.
+"""
+
+import os
+import time
+from collections import deque
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from avpipe import provenance
+from avpipe.config import ExtractorConfig
+from avpipe.features.backbones import Extractor, create_extractor
+from avpipe.features.device import claim_device, default_locks
+from avpipe.features.prefetch import prefetched
+from avpipe.features.spec import BACKBONES, SEGMENTS, check_extractors, feature_shape, modality
+from avpipe.features.store import write_shard
+from avpipe.files import read_json
+from avpipe.media.logmel import SAMPLE_RATE
+from avpipe.media.presets import CANONICAL
+from avpipe.media.segments import Clip, decode_audio, decode_frames, frame_indices, read_shard
+
+_BATCHES_AHEAD = 2
+_RESULTS_UNDER_WAY = 2
+
+
+class ExtractionError(ValueError):
+    """A shard cannot be extracted; the message names the file and the clip."""
+
+
+@dataclass
+class Decoded:
+    """A clip as raw segments.
+
+    Args:
+        clip: its name.
+        row: its row inside the shard.
+        pictures: fps -> (T, fps, H, W, 3) uint8; None without video.
+        sound: (T, 16000) float32; None without audio.
+        seconds: that decoding took.
+    """
+
+    clip: str
+    row: int
+    pictures: dict[int, npt.NDArray[np.uint8]] | None
+    sound: npt.NDArray[np.float32] | None
+    seconds: float
+
+
+@dataclass
+class Batch:
+    """Segments for one extractor, and where their features belong."""
+
+    extractor: str
+    segments: Tensor
+    rows: list[int]
+    numbers: list[int]
+    clips: list[str]
+
+
+@dataclass
+class Progress:
+    """What was done and how long it took, for the log and the benchmarks."""
+
+    clips: int = 0
+    seconds_decode: float = 0.0
+    seconds_compute: float = 0.0
+    seconds_wait: float = 0.0
+    segments: dict[str, int] = field(default_factory=dict)
+
+
+def extract_shard(
+    segments: Path,
+    manifest: Path,
+    shard: int,
+    extractors: Mapping[str, ExtractorConfig],
+    out: Path,
+    *,
+    device: str = "auto",
+    weights_folder: Path | None = None,
+    threads: int | None = None,
+) -> dict[str, Any]:
+    """Compute features of one shard and write one file an extractor.
+
+    Args:
+        segments: the shard's tar of canonical clips.
+        manifest: manifest.json, which says how many rows there are and how many a shard has.
+        shard: its number.
+        extractors: name of the array -> what to compute.
+        out: the folder features/; arrays are out/{name}.zarr.
+        device: "auto", "cpu", "cuda" or "cuda:N".
+        weights_folder: folder of published weights; needed for `weights: pretrained`.
+        threads: of the processor; None: all that this process may use.
+
+    Returns:
+        Timings: clips, seconds (all, decode summed over threads, compute, wait for decoding), segments and
+        segments a second of each extractor, device.
+
+    Raises:
+        ExtractionError: for a clip that does not belong to the shard, cannot be decoded, or has a feature that
+            is not a number or too large for float16; names it.
+        ConfigError, WeightsError, DeviceError, OutputError: as they say.
+    """
+    started = time.perf_counter()
+    check_extractors(extractors)
+    index = read_json(manifest)
+    threads = threads or _cores()
+    torch.set_num_threads(threads)
+    progress = Progress()
+    with claim_device(device, default_locks()) as place:
+        networks = {name: create_extractor(c, place, weights_folder) for name, c in extractors.items()}
+        setup = time.perf_counter() - started
+        size = int(index["shard_size"])
+        results = {
+            name: np.full((size, *feature_shape(config)), np.nan, config.dtype)
+            for name, config in extractors.items()
+        }
+        # decoding competes with the network where both use the processor
+        workers = 1 if place.type == "cpu" else max(2, threads - 1)
+        clips = _decoded_clips(segments, shard, size, _needs(extractors), workers, progress)
+        batches = _batches(clips, extractors, pin=place.type == "cuda")
+        with prefetched(batches, _BATCHES_AHEAD) as ready:
+            _compute(ready, networks, results, place, progress)
+    for name, network in networks.items():
+        identity, about = _attributes(name, network, str(index["dataset"]))
+        write_shard(
+            out / f"{name}.zarr", extractors[name], shard, int(index["rows"]), results[name], identity, about
+        )
+    return _timings(progress, setup, time.perf_counter() - started, str(place))
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _needs(extractors: Mapping[str, ExtractorConfig]) -> tuple[set[int], bool]:
+    """The frame rates, and whether sound, that the extractors read."""
+    rates = {config.fps for config in extractors.values() if modality(config) == "video"}
+    return rates, any(modality(config) == "audio" for config in extractors.values())
+
+
+def _decoded_clips(
+    tar: Path, shard: int, size: int, needs: tuple[set[int], bool], workers: int, progress: Progress
+) -> Iterator[Decoded]:
+    """The shard's clips in its order, decoded by `workers` threads, a few ahead."""
+    with ThreadPoolExecutor(workers, "decode") as pool:
+        ahead: deque[Future[Decoded]] = deque()
+        for clip in read_shard(tar):
+            row = clip.row - shard * size
+            if not 0 <= row < size:
+                raise ExtractionError(
+                    f"{tar}: clip {clip.clip} has row {clip.row}, which is not in shard {shard} of {size} clips; "
+                    "normalise the shard again"
+                )
+            ahead.append(pool.submit(_decode, tar, clip, row, needs))
+            if len(ahead) > workers:
+                yield _counted(ahead.popleft().result(), progress)
+        while ahead:
+            yield _counted(ahead.popleft().result(), progress)
+
+
+def _counted(decoded: Decoded, progress: Progress) -> Decoded:
+    progress.clips += 1
+    progress.seconds_decode += decoded.seconds
+    return decoded
+
+
+def _decode(tar: Path, clip: Clip, row: int, needs: tuple[set[int], bool]) -> Decoded:
+    started = time.perf_counter()
+    rates, sound_needed = needs
+    pictures, sound = None, None
+    try:
+        if clip.video is not None and rates:
+            pictures = _pictures(clip.video, rates)
+        if clip.audio is not None and sound_needed:
+            sound = decode_audio(clip.audio).reshape(SEGMENTS, SAMPLE_RATE)
+    except ValueError as error:
+        raise ExtractionError(f"{tar}: clip {clip.clip}: {error}; normalise the shard again") from error
+    return Decoded(clip.clip, row, pictures, sound, time.perf_counter() - started)
+
+
+def _pictures(video: bytes, rates: set[int]) -> dict[int, npt.NDArray[np.uint8]]:
+    """fps -> (T, fps, H, W, 3), all from one decoding; the same pictures as at one rate alone."""
+    if len(rates) == 1:
+        found = {rate: decode_frames(video, rate) for rate in rates}
+    else:
+        every = decode_frames(video, CANONICAL.fps)
+        found = {rate: every[frame_indices(rate)] for rate in rates}
+    return {rate: frames.reshape(SEGMENTS, rate, *frames.shape[1:]) for rate, frames in found.items()}
+
+
+def _batches(
+    clips: Iterator[Decoded], extractors: Mapping[str, ExtractorConfig], pin: bool
+) -> Iterator[Batch]:
+    """Batches of whole segments for each extractor, across clips, in the order of the clips."""
+    gathered: dict[str, list[tuple[Decoded, int, npt.NDArray[Any]]]] = {name: [] for name in extractors}
+    for decoded in clips:
+        for name, config in extractors.items():
+            raw = decoded.sound if modality(config) == "audio" else (decoded.pictures or {}).get(config.fps)
+            if raw is None:
+                continue
+            waiting = gathered[name]
+            waiting += [(decoded, number, segment) for number, segment in enumerate(raw)]
+            full = _segments_a_batch(config)
+            while len(waiting) >= full:
+                yield _batch(name, waiting[:full], pin)
+                del waiting[:full]
+    for name, waiting in gathered.items():
+        if waiting:
+            yield _batch(name, waiting, pin)
+
+
+def _segments_a_batch(config: ExtractorConfig) -> int:
+    """`batch_size` counts single pictures for a 2D network: as many whole segments as they make, at least one."""
+    pictures = config.fps if BACKBONES[config.backbone].kind == "2d" else 1
+    return max(1, config.batch_size // pictures)
+
+
+def _batch(name: str, items: list[tuple[Decoded, int, npt.NDArray[Any]]], pin: bool) -> Batch:
+    stacked = torch.from_numpy(np.stack([segment for _, _, segment in items]))
+    return Batch(
+        name,
+        stacked.pin_memory() if pin else stacked,
+        [decoded.row for decoded, _, _ in items],
+        [number for _, number, _ in items],
+        [decoded.clip for decoded, _, _ in items],
+    )
+
+
+def _compute(
+    batches: Iterator[Batch],
+    networks: Mapping[str, Extractor],
+    results: Mapping[str, npt.NDArray[Any]],
+    place: torch.device,
+    progress: Progress,
+) -> None:
+    """Run every batch and put its features where they belong."""
+    transfer = Transfer(place)
+    under_way: deque[tuple[Batch, Tensor, Any]] = deque()
+    last = time.perf_counter()
+    # "float32" means it on a GPU too, and the same input gives the same bytes
+    exact = torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False)
+    with torch.inference_mode(), exact:
+        for batch in batches:
+            got = time.perf_counter()
+            progress.seconds_wait += got - last
+            features = networks[batch.extractor](transfer.to_device(batch.segments))
+            under_way.append((batch, *transfer.to_host(features)))
+            while len(under_way) > (_RESULTS_UNDER_WAY if transfer.asynchronous else 0):
+                _keep(*under_way.popleft(), results, progress)
+            last = time.perf_counter()
+            progress.seconds_compute += last - got
+        while under_way:
+            _keep(*under_way.popleft(), results, progress)
+        progress.seconds_compute += time.perf_counter() - last
+
+
+class Transfer:
+    """Copies between host and device that run beside the computation, where the device can do that."""
+
+    def __init__(self, place: torch.device) -> None:
+        self.place = place
+        self.asynchronous = place.type == "cuda"
+        self.stream = torch.cuda.Stream(place) if self.asynchronous else None
+
+    def to_device(self, segments: Tensor) -> Tensor:
+        """Pinned segments, on the device once the computing stream gets to them."""
+        if self.stream is None:
+            return segments
+        with torch.cuda.stream(self.stream):
+            copied = segments.to(self.place, non_blocking=True)
+        computing = torch.cuda.current_stream(self.place)
+        computing.wait_stream(self.stream)
+        copied.record_stream(computing)
+        return copied
+
+    def to_host(self, features: Tensor) -> tuple[Tensor, Any]:
+        """Features on the host, complete once the event that is given with them has happened."""
+        if not self.asynchronous:
+            return features, None
+        host = torch.empty(features.shape, dtype=features.dtype, pin_memory=True)
+        host.copy_(features, non_blocking=True)
+        event = torch.cuda.Event()
+        event.record()
+        return host, event
+
+
+def _keep(
+    batch: Batch, features: Tensor, event: Any, results: Mapping[str, npt.NDArray[Any]], progress: Progress
+) -> None:
+    """Put a finished batch into the shard's features. Raises `ExtractionError` for what cannot be stored."""
+    if event is not None:
+        event.synchronize()
+    result = results[batch.extractor]
+    values = features.numpy()
+    with np.errstate(over="ignore"):
+        stored = values.astype(result.dtype, copy=False)
+    good = np.isfinite(stored).reshape(len(stored), -1).all(1)
+    if not good.all():
+        worst = int(np.argmin(good))
+        where = f"{batch.extractor}, clip {batch.clips[worst]}, segment {batch.numbers[worst]}"
+        if np.isfinite(values[worst]).all():
+            largest = np.abs(values[worst]).max()
+            raise ExtractionError(f"{where}: {largest:.3g} is too large for float16; set `dtype: float32`")
+        raise ExtractionError(
+            f"{where}: the network gave a value that is not a number; set `precision: float32`"
+        )
+    result[batch.rows, batch.numbers] = stored
+    progress.segments[batch.extractor] = progress.segments.get(batch.extractor, 0) + len(stored)
+
+
+def _attributes(name: str, network: Extractor, dataset: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What all shards of an array must agree in, and what else is worth knowing of it."""
+    config = network.config.model_dump(mode="json", exclude={"batch_size"})
+    identity = {
+        "extractor": name,
+        "config": config,
+        "dataset": dataset,
+        "fps": config["fps"] if modality(network.config) == "video" else None,
+        "weights": network.identity.source,
+        "sha256": network.identity.state_sha256,
+        "weights_files": network.identity.files,
+        "preprocessing": network.preprocessing,
+    }
+    environment = provenance.environment()
+    environment.pop("cores")  # decides nothing
+    about = {"drift_from_float32": network.drift, "device": network.device.type, "environment": environment}
+    return identity, about
+
+
+def _timings(progress: Progress, setup: float, seconds: float, device: str) -> dict[str, Any]:
+    running = max(progress.seconds_compute + progress.seconds_wait, 1e-9)
+    return {
+        "clips": progress.clips,
+        "device": device,
+        "seconds": round(seconds, 3),
+        "seconds_setup": round(setup, 3),
+        "seconds_decode": round(progress.seconds_decode, 3),
+        "seconds_compute": round(progress.seconds_compute, 3),
+        "seconds_wait": round(progress.seconds_wait, 3),
+        "segments": progress.segments,
+        "segments_per_second": {name: round(n / running, 2) for name, n in progress.segments.items()},
+        "clips_per_second": round(progress.clips / running, 3),
+    }

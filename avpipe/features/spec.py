@@ -1,0 +1,146 @@
+"""What an extractor gives, known without loading torch: the Snakefile needs paths and shapes at every start."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from avpipe import lazy
+from avpipe.config import ConfigError, ExtractorConfig
+from avpipe.lazy import LazyTable
+from avpipe.media.presets import CANONICAL
+
+SEGMENTS = CANONICAL.seconds
+"""T: segments of a clip."""
+
+Kind = Literal["2d", "3d", "audio"]
+Modality = Literal["video", "audio"]
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A network that features come from.
+
+    Args:
+        kind: 2d sees single frames, 3d the frames of a segment as one clip, audio a segment's log-mel example.
+        width: D, numbers in a pooled vector, or in a cell of the map.
+        ceils: whether each of the five halvings of the image's side rounds up (ResNet pads, VGG does not).
+    """
+
+    kind: Kind
+    width: int
+    ceils: bool = False
+
+
+BACKBONES: dict[str, Backbone] = {
+    "vggish": Backbone("audio", 128),
+    "resnet18": Backbone("2d", 512, ceils=True),
+    "resnet50": Backbone("2d", 2048, ceils=True),
+    "resnet152": Backbone("2d", 2048, ceils=True),
+    "vgg16": Backbone("2d", 512),
+    "vgg19": Backbone("2d", 512),
+    "r2plus1d_18": Backbone("3d", 512),
+    "r3d_18": Backbone("3d", 512),
+}
+
+NETWORKS: LazyTable = {
+    "audio": "avpipe.features.vggish:VGGishExtractor",
+    "2d": "avpipe.features.visual:VisualExtractor",
+    "3d": "avpipe.features.visual:VisualExtractor",
+}
+"""Kind of backbone -> the class that computes its features."""
+
+PUBLISHED: dict[str, ExtractorConfig] = {
+    "vggish": ExtractorConfig(backbone="vggish"),
+    "vgg19": ExtractorConfig(backbone="vgg19", pooling="map", fps=16),
+    "resnet152": ExtractorConfig(backbone="resnet152", fps=8, average=False, resize="crop"),
+    "r2plus1d_18": ExtractorConfig(backbone="r2plus1d_18", fps=8, image_size=112, resize="crop"),
+}
+"""Settings of the published features: AVE's (vggish, vgg19) and LLP's (vggish, resnet152, r2plus1d_18)."""
+
+
+def published_config(backbone: str) -> ExtractorConfig:
+    """The settings with which AVE or LLP published features of `backbone`, else the configuration's defaults."""
+    return PUBLISHED.get(backbone) or ExtractorConfig(backbone=_known(backbone))
+
+
+def _known(backbone: str) -> str:
+    lazy.target(dict.fromkeys(BACKBONES, ""), backbone, "backbone")  # raises with a suggestion
+    return backbone
+
+
+def check_extractors(extractors: Mapping[str, ExtractorConfig]) -> None:
+    """Raise `ConfigError` for options that do not go with their backbone; one line a mistake, each with its key."""
+    mistakes = [
+        f"  extractors.{name}.{mistake}"
+        for name, config in extractors.items()
+        for mistake in _mistakes(config)
+    ]
+    if mistakes:
+        raise ConfigError("extractors are wrong:\n" + "\n".join(mistakes))
+
+
+def _mistakes(config: ExtractorConfig) -> list[str]:
+    if config.backbone not in BACKBONES:
+        return [
+            f"backbone: no backbone {config.backbone!r}; {lazy.suggest(config.backbone, list(BACKBONES))}"
+        ]
+    kind = BACKBONES[config.backbone].kind
+    found = []
+    if config.pooling == "map" and kind != "2d":
+        two_d = ", ".join(name for name, backbone in BACKBONES.items() if backbone.kind == "2d")
+        found.append(f"pooling: {config.backbone} has no spatial map; take `vector`, or one of {two_d}")
+    if config.pca and kind != "audio":
+        found.append("pca: only vggish has PCA parameters")
+    elif config.pca and config.weights == "random":
+        found.append("pca: the published PCA belongs to the published weights; set `weights: pretrained`")
+    if not config.last_relu and kind != "audio":
+        found.append("last_relu: only vggish has the choice")
+    if kind != "audio" and CANONICAL.fps % config.fps:
+        found.append(f"fps: must divide {CANONICAL.fps}, the rate of canonical clips; found {config.fps}")
+    if kind == "3d" and config.fps < 2:
+        found.append(f"fps: {config.backbone} takes the frames of a segment as one clip; set 8 or 16, not 1")
+    return found
+
+
+def modality(config: ExtractorConfig) -> Modality:
+    """Which part of a clip the extractor reads."""
+    return "audio" if BACKBONES[_known(config.backbone)].kind == "audio" else "video"
+
+
+def code_modules(config: ExtractorConfig) -> tuple[str, ...]:
+    """The modules behind this extractor's numbers, for code fingerprints: extraction loads its network by name."""
+    kind = BACKBONES[_known(config.backbone)].kind
+    return ("avpipe.features.extract", lazy.target(NETWORKS, kind, "kind of backbone").split(":")[0])
+
+
+def map_size(config: ExtractorConfig) -> int:
+    """Side of a 2d backbone's last map: 224 -> 7."""
+    side = config.image_size
+    for _ in range(5):
+        side = (side + 1) // 2 if BACKBONES[config.backbone].ceils else side // 2
+    return side
+
+
+def frame_axis(config: ExtractorConfig) -> bool:
+    """Whether a segment's frames are kept apart."""
+    return BACKBONES[_known(config.backbone)].kind == "2d" and not config.average
+
+
+def feature_shape(config: ExtractorConfig, segments: int = SEGMENTS) -> tuple[int, ...]:
+    """The shape of one clip's features: (T, [fps,] [H, W,] D)."""
+    backbone = BACKBONES[_known(config.backbone)]
+    frames = (config.fps,) if frame_axis(config) else ()
+    cells = (map_size(config),) * 2 if backbone.kind == "2d" and config.pooling == "map" else ()
+    return (segments, *frames, *cells, backbone.width)
+
+
+def dimension_names(config: ExtractorConfig) -> tuple[str, ...]:
+    """What the axes of the array are, the clips' axis first."""
+    frames = ("frame",) if frame_axis(config) else ()
+    cells = ("y", "x") if BACKBONES[config.backbone].kind == "2d" and config.pooling == "map" else ()
+    return ("clip", "segment", *frames, *cells, "feature")
+
+
+def chunk_path(config: ExtractorConfig, shard: int | str, segments: int = SEGMENTS) -> str:
+    """The file of a shard below the array's folder: "c/3/0/0". `shard` may be a Snakemake wildcard."""
+    return "/".join(["c", str(shard), *["0"] * len(feature_shape(config, segments))])

@@ -1,0 +1,267 @@
+"""One feature of one dataset as a zarr v3 array (rows, T, ...): row = the clip's row in the manifest's ledger.
+
+A chunk is a clip, a zarr shard is a shard of the workflow and one file, `c/{shard}/0/0...`, which the extraction job of
+that shard writes whole. Rows of clips that have no feature are NaN; they take no space, and a look at the index at
+the end of each file tells which they are. `zarr.json` is written by whichever job comes first.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import zarr
+from numcodecs import zstd
+from zarr.codecs import ZstdCodec
+from zarr.core.buffer import default_buffer_prototype
+from zarr.core.sync import sync
+from zarr.storage import MemoryStore
+
+from avpipe.config import ExtractorConfig
+from avpipe.datasets.manifest import read_ledger
+from avpipe.features.locking import locked
+from avpipe.features.spec import chunk_path, dimension_names, feature_shape
+from avpipe.files import read_json, whole_file, write_text
+
+_ABSENT = 2**64 - 1
+_CHECKSUM = 4
+_LEDGER = "../../rows.csv"
+_MANIFEST = "../../manifest.json"
+
+
+class FeaturesError(ValueError):
+    """An array of features is missing, unfinished or damaged; the message says what to do."""
+
+
+@dataclass(frozen=True)
+class Features:
+    """Features of a dataset's clips.
+
+    Args:
+        path: the array's folder.
+        array: zarr array (rows, T, ...); rows without a feature are NaN.
+        clips: the clip of each row.
+        valid: (rows,) which rows hold a feature.
+    """
+
+    path: Path
+    array: zarr.Array[Any]
+    clips: tuple[str, ...]
+    valid: npt.NDArray[np.bool_]
+
+    def load(self, rows: Sequence[int] | npt.NDArray[np.int64], threads: int = 4) -> npt.NDArray[Any]:
+        """Many rows at once, in the order asked for: (len(rows), T, ...) of the stored type.
+
+        Reads each clip's bytes where the shard's index says they are, instead of through zarr's general indexing.
+
+        Raises:
+            IndexError: for a row that the array does not have.
+            FeaturesError: for a damaged file.
+        """
+        wanted = np.asarray(rows, np.int64).reshape(-1)
+        if wanted.size and (wanted.min() < 0 or wanted.max() >= len(self.valid)):
+            raise IndexError(
+                f"{self.path}: rows are 0 .. {len(self.valid) - 1}; asked for {wanted.min()} .. {wanted.max()}"
+            )
+        out = np.empty((len(wanted), *self.array.shape[1:]), self.array.dtype)
+        size = _shard_size(self.array)
+        shards = wanted // size
+
+        def read(shard: int) -> None:
+            positions = np.flatnonzero(shards == shard)
+            _read_rows(self._file(shard), wanted[positions] % size, size, out, positions)
+
+        with ThreadPoolExecutor(threads) as pool:
+            for done in [pool.submit(read, int(shard)) for shard in np.unique(shards)]:
+                done.result()
+        return out
+
+    def _file(self, shard: int) -> Path:
+        return self.path / "/".join(["c", str(shard), *["0"] * (self.array.ndim - 1)])
+
+
+def open_features(path: str | Path) -> Features:
+    """Open results/{dataset}/features/{extractor}.zarr.
+
+    Raises:
+        FeaturesError: if it is not there, was not written by avpipe, lacks shards that have clips, or is damaged.
+    """
+    path = Path(path)
+    if not (path / "zarr.json").is_file():
+        raise FeaturesError(f"{path}: no array of features; run the extraction of {path.stem} first")
+    try:
+        array = zarr.open_array(path, mode="r")
+        ledger, manifest = path / str(array.attrs["rows"]), path / str(array.attrs["manifest"])
+    except (KeyError, ValueError) as error:
+        raise FeaturesError(f"{path} is no array that avpipe wrote: {error}") from error
+    size, rows = _shard_size(array), array.shape[0]
+    clips = read_ledger(ledger)
+    if len(clips) < rows:
+        raise FeaturesError(
+            f"{path} has {rows} rows, but {ledger} names only {len(clips)} clips; restore that file"
+        )
+    features = Features(path, array, tuple(clips[:rows]), np.zeros(rows, bool))
+    missing = []
+    needed = {int(shard) for shard in read_json(manifest)["shards"]} if manifest.is_file() else None
+    for shard in range(-(-rows // size)):
+        file = features._file(shard)
+        if file.is_file():
+            present = _index(file, size)[:, 0] != _ABSENT
+            features.valid[shard * size : (shard + 1) * size] = present[: rows - shard * size]
+        elif needed is None or shard in needed:
+            missing.append(shard)
+    if missing:
+        named = ", ".join(map(str, missing[:10])) + (", ..." if len(missing) > 10 else "")
+        raise FeaturesError(
+            f"{path}: {len(missing)} of {-(-rows // size)} shards are not extracted yet ({named}); "
+            f"run the extraction of {path.stem} again, finished shards are kept"
+        )
+    return features
+
+
+def write_shard(
+    path: Path,
+    config: ExtractorConfig,
+    shard: int,
+    rows: int,
+    values: npt.NDArray[Any],
+    identity: Mapping[str, Any],
+    about: Mapping[str, Any],
+) -> None:
+    """Write the file of one shard, and `zarr.json` if it is not there yet or has too few rows.
+
+    If the array that is there has another `identity`, its files are of no use beside these: they are removed.
+
+    Args:
+        path: the array's folder, features/{extractor}.zarr.
+        config: of the extractor.
+        shard: its number.
+        rows: rows of the whole array.
+        values: (shard_size, T, ...) in the type to store; NaN where there is no feature.
+        identity: attributes that must agree in all shards: whose features these are.
+        about: further attributes, of whoever makes the array.
+
+    Raises:
+        OutputError: if it cannot be written.
+    """
+    content = _encoded(config, values)
+    with locked(path.parent / f".{path.name}.lock"):
+        _write_metadata(path, config, rows, values, {**identity, "shard_size": len(values)}, about)
+        with whole_file(path / chunk_path(config, shard, values.shape[1])) as temporary:
+            temporary.write_bytes(content)
+
+
+def _create(
+    store: MemoryStore, config: ExtractorConfig, rows: int, values: npt.NDArray[Any], **more: Any
+) -> Any:
+    shape = feature_shape(config, values.shape[1])
+    return zarr.create_array(
+        store=store,
+        shape=(rows, *shape),
+        shards=(len(values), *shape),
+        chunks=(1, *shape),
+        dtype=values.dtype,
+        fill_value=np.nan,
+        compressors=ZstdCodec(level=1),
+        dimension_names=dimension_names(config),
+        **more,
+    )
+
+
+def _content(store: MemoryStore, key: str) -> bytes | None:
+    buffer = sync(store.get(key, default_buffer_prototype()))
+    return None if buffer is None else buffer.to_bytes()
+
+
+def _encoded(config: ExtractorConfig, values: npt.NDArray[Any]) -> bytes:
+    """The bytes of a shard's file: zarr writes it as the only shard of an array in memory."""
+    store = MemoryStore()
+    _create(store, config, len(values), values)[:] = values
+    content = _content(store, chunk_path(config, 0, values.shape[1]))
+    if content is None:  # nothing but NaN: zarr leaves the file out, the workflow needs it
+        import google_crc32c  # zarr's own
+
+        index = b"\xff" * (16 * len(values))
+        content = index + np.uint32(google_crc32c.value(index)).tobytes()
+    return content
+
+
+def _write_metadata(
+    path: Path,
+    config: ExtractorConfig,
+    rows: int,
+    values: npt.NDArray[Any],
+    identity: Mapping[str, Any],
+    about: Mapping[str, Any],
+) -> None:
+    """Make `zarr.json` say what the shard to come needs; called under the array's lock."""
+    file = path / "zarr.json"
+    old = read_json(file) if file.is_file() else None
+    if old is not None:
+        store = MemoryStore()
+        _create(store, config, old["shape"][0], values, attributes={**old["attributes"], **identity})
+        same = json.loads(_content(store, "zarr.json") or b"") == old
+        if same and rows <= old["shape"][0] and about["environment"] in old["attributes"]["environments"]:
+            return
+        if not same:
+            for stale in sorted((path / "c").rglob("*")):
+                if stale.is_file():
+                    stale.unlink()
+            old = None
+    environments = old["attributes"]["environments"] if old else []
+    if about["environment"] not in environments:
+        environments = [*environments, about["environment"]]
+    kept = old["attributes"] if old else {k: v for k, v in about.items() if k != "environment"}
+    attributes = {"rows": _LEDGER, "manifest": _MANIFEST, **kept, **identity, "environments": environments}
+    store = MemoryStore()
+    _create(store, config, max(rows, old["shape"][0] if old else 0), values, attributes=attributes)
+    write_text(file, (_content(store, "zarr.json") or b"").decode())
+
+
+def _shard_size(array: zarr.Array[Any]) -> int:
+    return int((array.shards or array.chunks)[0])
+
+
+def _index(file: Path, size: int) -> npt.NDArray[np.uint64]:
+    """(shard_size, 2): offset and length of each clip's chunk in a shard's file; all ones where there is none."""
+    with file.open("rb") as opened:
+        total = opened.seek(0, 2)
+        tail = 16 * size + _CHECKSUM
+        if total >= tail:
+            opened.seek(total - tail)
+            index = np.frombuffer(opened.read(16 * size), "<u8").reshape(size, 2)
+            present = index[index[:, 0] != _ABSENT]
+            if (present.sum(1) <= total - tail).all():
+                return index
+    raise FeaturesError(f"{file} is damaged: delete it and run the extraction again")
+
+
+def _read_rows(
+    file: Path,
+    rows: npt.NDArray[np.int64],
+    size: int,
+    out: npt.NDArray[Any],
+    positions: npt.NDArray[np.int64],
+) -> None:
+    """out[positions] = the rows (numbers inside the shard) of a shard's file; NaN where there is none."""
+    if not file.is_file():
+        out[positions] = np.nan
+        return
+    index = _index(file, size)
+    with file.open("rb") as opened:
+        for row, position in sorted(zip(rows.tolist(), positions.tolist(), strict=True)):
+            offset, length = map(int, index[row])
+            if offset == _ABSENT:
+                out[position] = np.nan
+                continue
+            opened.seek(offset)
+            try:
+                zstd.decompress(opened.read(length), out[position])
+            except (RuntimeError, ValueError) as error:
+                raise FeaturesError(
+                    f"{file} is damaged: delete it and run the extraction again ({error})"
+                ) from error

@@ -1,0 +1,141 @@
+"""Torchvision's image and video networks as extractors of pooled vectors or spatial maps.
+
+2D networks see single frames: ResNets end with layer4 (7x7x2048 or 7x7x512 at 224 pixels), VGGs with block5's pooling
+(7x7x512, AVE's visual features). 3D networks see the frames of one segment as one clip.
+"""
+
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from avpipe.features import synthetic
+from avpipe.features.backbones import (
+    Extractor,
+    WeightsIdentity,
+    draw_weights,
+    published_file,
+    state_sha256,
+)
+from avpipe.features.spec import BACKBONES, frame_axis
+from avpipe.features.weights import WeightsError, load_state
+
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+"""Mean and standard deviation of R, G, B in 0 .. 1, torchvision's for ImageNet."""
+KINETICS = ((0.43216, 0.394666, 0.37645), (0.22803, 0.22145, 0.216989))
+"""The same for Kinetics-400."""
+
+
+class VisualExtractor(Extractor):
+    """(N, fps, H, W, 3) uint8 frames of N segments -> (N, [fps,] [H, W,] D)."""
+
+    # Pictures and size of the calibration of random weights: enough for the statistics of every channel, and
+    # a few seconds in double precision on one core.
+    _CALIBRATION: ClassVar[dict[str, tuple[int, int, int]]] = {"2d": (16, 1, 64), "3d": (4, 8, 48)}
+
+    def _load(self, weights_folder: Path | None) -> tuple[nn.Module, WeightsIdentity, Tensor]:
+        config = self.config
+        self.kind = BACKBONES[config.backbone].kind
+        mean, deviation = KINETICS if self.kind == "3d" else IMAGENET
+        self.mean = torch.tensor(mean, device=self.device) * 255
+        self.deviation = torch.tensor(deviation, device=self.device) * 255
+        self.preprocessing = (
+            f"{config.fps} frames a second, "
+            + (
+                "squashed to"
+                if config.resize == "squash"
+                else "short side scaled to 8/7 of, centre cropped to"
+            )
+            + f" {config.image_size}x{config.image_size} (bilinear, antialiased, rounded to 8 bit), "
+            + f"mean {mean}, standard deviation {deviation}"
+        )
+        network = _architecture(config.backbone)
+        files: dict[str, str] = {}
+        if config.weights == "pretrained":
+            path, files = published_file(config.backbone, weights_folder)
+            try:
+                network.load_state_dict(load_state(path), assign=True)
+            except RuntimeError as error:
+                message = f"{path} does not fit torchvision's {config.backbone}: {error}"
+                raise WeightsError(message) from error
+            trunk, source = _trunk(network), "pretrained"
+        else:
+            trunk, source = _trunk(network).to_empty(device="cpu"), f"random, seed {config.seed}"
+            draw_weights(trunk, config.seed, self._calibrate)
+        trunk = trunk.eval().requires_grad_(False)
+        identity = WeightsIdentity(source, state_sha256(trunk), files)
+        frames = min(config.fps, 4) if self.kind == "3d" else 1
+        pictures = synthetic.pictures(2, frames, config.image_size).to(self.device)
+        return trunk, identity, self._inputs(pictures.flatten(0, 1), frames).cpu()
+
+    def _calibrate(self, network: nn.Module) -> None:
+        count, frames, size = self._CALIBRATION[self.kind]
+        pictures = synthetic.pictures(count, frames, size).flatten(0, 1)
+        normal = (pictures.double() - self.mean.cpu().double()) / self.deviation.cpu().double()
+        network(_channels_first(normal, frames, self.kind))
+
+    def __call__(self, segments: Tensor) -> Tensor:
+        count, frames = segments.shape[:2]
+        inputs = self._inputs(
+            resized(segments.flatten(0, 1), self.config.image_size, self.config.resize), frames
+        )
+        maps = self.network(inputs.to(self.dtype)).float()  # 2d (N * F, D, h, w); 3d (N, D, f, h, w)
+        vector = self.config.pooling == "vector"
+        features = maps.flatten(2).mean(2) if vector else maps.permute(0, 2, 3, 1)  # (N * F, [h, w,] D)
+        if self.kind == "3d":
+            return features
+        features = features.unflatten(0, (count, frames))
+        return features if frame_axis(self.config) else features.mean(1)
+
+    def _inputs(self, pictures: Tensor, frames: int) -> Tensor:
+        """(N * F, H, W, 3) uint8 -> normalised float32, (N * F, 3, H, W) or (N, 3, F, H, W)."""
+        return _channels_first((pictures - self.mean) / self.deviation, frames, self.kind)
+
+
+def _channels_first(pictures: Tensor, frames: int, kind: str) -> Tensor:
+    """(N * F, H, W, 3) -> (N * F, 3, H, W) or, for 3D networks, (N, 3, F, H, W); channels stay last in memory."""
+    if kind == "3d":
+        return pictures.unflatten(0, (-1, frames)).permute(0, 4, 1, 2, 3)
+    return pictures.permute(0, 3, 1, 2)
+
+
+def resized(pictures: Tensor, size: int, how: str) -> Tensor:
+    """(N, H, W, 3) uint8 -> (N, size, size, 3) uint8, bilinear and antialiased, as PIL does.
+
+    "squash" ignores the picture's proportions; "crop" scales the short side to 8/7 of `size` (256 for 224) and takes
+    the centre, as torchvision's ImageNet preprocessing.
+    """
+    from torchvision.transforms.v2 import functional
+
+    height, width = pictures.shape[1:3]
+    if how == "squash":
+        target = (size, size)
+    else:
+        short = round(size * 8 / 7)
+        scale = short / min(height, width)
+        target = (max(short, round(height * scale)), max(short, round(width * scale)))
+    if target != (height, width):
+        images = functional.resize(pictures.permute(0, 3, 1, 2), list(target), antialias=True)
+        pictures = images.permute(0, 2, 3, 1)
+    top, left = (target[0] - size) // 2, (target[1] - size) // 2
+    return pictures[:, top : top + size, left : left + size]
+
+
+def _architecture(backbone: str) -> nn.Module:
+    """Torchvision's network without weights (on the meta device)."""
+    import torchvision
+
+    models = torchvision.models.video if BACKBONES[backbone].kind == "3d" else torchvision.models
+    with torch.device("meta"):
+        network: nn.Module = getattr(models, backbone)(weights=None)
+    return network
+
+
+def _trunk(network: nn.Module) -> nn.Sequential:
+    """The part of a torchvision network before pooling and classification."""
+    children = dict(network.named_children())
+    if "features" in children:
+        return children["features"]  # type: ignore[return-value]
+    stem = ("stem",) if "stem" in children else ("conv1", "bn1", "relu", "maxpool")
+    return nn.Sequential(*[children[name] for name in (*stem, "layer1", "layer2", "layer3", "layer4")])

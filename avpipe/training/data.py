@@ -8,11 +8,11 @@ the same batches. Stored float16 stays float16 until a batch is made, which is f
 import csv
 import hashlib
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import pandas as pd
@@ -24,8 +24,11 @@ from avpipe.features.store import Features, open_features
 from avpipe.models.base import AVBatch
 
 SPLITS = ("train", "val", "test")
+TABLES = ("clips.parquet", "events.parquet", "categories.csv")
 FILL = 0.5
 """The share of free memory that features may take; the rest is for the model and its batches."""
+SLAB = 256
+"""Clips that are looked at together while features are loaded."""
 
 
 class Reader(Protocol):
@@ -35,6 +38,12 @@ class Reader(Protocol):
 
     def batches(self, order: Sequence[Tensor]) -> Iterator[AVBatch]:
         """One batch for each tensor of positions, on the device, float32."""
+
+    def finite(self) -> np.ndarray:
+        """(N,) bool: every number of the clip, in every feature, is finite."""
+
+    def keep(self, chosen: np.ndarray) -> "Reader":
+        """The same for the chosen clips only; (N,) bool."""
 
 
 @dataclass(frozen=True)
@@ -99,37 +108,54 @@ class Data:
         """(N,) rows of the usable clips in the feature arrays, in the order of positions."""
         return np.concatenate([split.clips["row"].to_numpy(np.int64) for split in self.splits.values()])
 
+    def keep(self, chosen: np.ndarray) -> "Data":
+        """The same with the chosen usable clips only; (N,) bool, by position."""
+        splits, start = {}, 0
+        for name, split in self.splits.items():
+            own = chosen[split.start : split.start + len(split)]
+            splits[name] = Split(split.clips[own].reset_index(drop=True), split.named, start)
+            start += len(splits[name])
+        return replace(self, splits=splits)
 
-def load_data(features: Mapping[Role, str], results: Path) -> Data:
-    """Read the tables of a dataset and open the features.
 
-    A clip is usable if every feature that the experiment needs is valid for it.
+def open_data(
+    features: Mapping[Role, str], results: Path, device: torch.device, resident_bytes: int | None = None
+) -> tuple[Data, Reader]:
+    """The usable clips of a dataset and a reader of their features, in memory where they fit.
+
+    A clip is usable if every feature that the experiment needs is there for it, with finite numbers only.
 
     Args:
         features: role -> extractor.
         results: R, the dataset's folder.
+        device: where batches go.
+        resident_bytes: memory that features may take, on the device as in the computer; None: half of what is free.
 
     Raises:
-        FileNotFoundError: a table or an array is missing; names it.
+        FileNotFoundError: a table is missing; names it.
+        FeaturesError: an array is missing, unfinished or damaged.
         ValueError: no feature is asked for, or features of different segments.
     """
+    data = read_tables(features, results)
+    reader = _open_reader(data, device, resident_bytes)
+    finite = reader.finite()
+    return (data, reader) if finite.all() else (data.keep(finite), reader.keep(finite))
+
+
+def read_tables(features: Mapping[Role, str], results: Path) -> Data:
+    """What `open_data` knows before it reads a feature: a clip counts as usable if the arrays have a row for it."""
     if not features:
         raise ValueError(
             "the experiment names no features: give `features`, for example {audio: vggish, visual: resnet152}"
         )
-    for name in ("clips.parquet", "events.parquet", "categories.csv"):
+    for name in TABLES:
         if not (results / name).is_file():
             raise FileNotFoundError(
                 f"{results / name} is missing: make it first (avpipe manifest, fetch, normalise, clips)"
             )
-    arrays = {}
-    for role, extractor in sorted(features.items()):
-        folder = results / "features" / f"{extractor}.zarr"
-        if not folder.is_dir():
-            raise FileNotFoundError(
-                f"{folder} is missing: extract {extractor} first (avpipe features extract)"
-            )
-        arrays[role] = open_features(folder)
+    arrays = {
+        role: open_features(results / "features" / f"{features[role]}.zarr") for role in sorted(features)
+    }
     lengths = {role: int(feature.array.shape[1]) for role, feature in arrays.items()}
     if len(set(lengths.values())) > 1:
         raise ValueError(
@@ -144,9 +170,8 @@ def load_data(features: Mapping[Role, str], results: Path) -> Data:
         start += len(splits[name])
     with (results / "categories.csv").open(encoding="utf-8", newline="") as file:
         categories = tuple(row["category"] for row in csv.DictReader(file))
-    return Data(
-        categories, pd.read_parquet(results / "events.parquet"), splits, arrays, _digest(results, features)
-    )
+    events = pd.read_parquet(results / "events.parquet")
+    return Data(categories, events, splits, arrays, _digest(results, arrays.values()))
 
 
 def _valid(feature: Features, rows: np.ndarray) -> np.ndarray:
@@ -155,35 +180,25 @@ def _valid(feature: Features, rows: np.ndarray) -> np.ndarray:
     return inside & np.asarray(feature.valid)[np.where(inside, rows, 0)]
 
 
-def _digest(results: Path, features: Mapping[Role, str]) -> str:
+def _digest(results: Path, arrays: Iterable[Features]) -> str:
     """A hash of the tables' bytes and of name, size and time of every file of the arrays."""
     digest = hashlib.sha256()
-    for name in ("clips.parquet", "events.parquet", "categories.csv"):
+    for name in TABLES:
         digest.update((results / name).read_bytes())
-    for extractor in sorted(set(features.values())):
-        for path in sorted((results / "features" / f"{extractor}.zarr").rglob("*")):
-            if path.is_file():
-                digest.update(
-                    f"{path.relative_to(results)} {path.stat().st_size} {path.stat().st_mtime_ns}\n".encode()
-                )
+    for path in sorted(path for feature in arrays for path in feature.path.rglob("*") if path.is_file()):
+        found = path.stat()
+        digest.update(f"{path.relative_to(results)} {found.st_size} {found.st_mtime_ns}\n".encode())
     return digest.hexdigest()
 
 
-def open_reader(data: Data, device: torch.device, resident_bytes: int | None = None) -> Reader:
-    """Hold the usable clips' features where they fit.
-
-    Args:
-        data: what to read.
-        device: where batches go.
-        resident_bytes: memory that features may take, on the device as in the computer; None: half of what is free.
-    """
-    rows, arrays = data.rows(), {role: feature.array for role, feature in data.features.items()}
-    need = sum(len(rows) * int(np.prod(array.shape[1:])) * array.dtype.itemsize for array in arrays.values())
-    places = [device, torch.device("cpu")] if device.type != "cpu" else [device]
-    for place in places:
-        if need <= (FILL * _free(place) if resident_bytes is None else resident_bytes):
-            return Resident({role: _load(array, rows, place) for role, array in arrays.items()}, device)
-    return Lazy(arrays, rows, device)
+def _open_reader(data: Data, device: torch.device, resident_bytes: int | None) -> Reader:
+    """Hold the usable clips' features where they fit: on the device, else in memory, else leave them on disk."""
+    rows, features = data.rows(), data.features
+    clip = sum(int(np.prod(f.array.shape[1:])) * f.array.dtype.itemsize for f in features.values())
+    for place in [device] if device.type == "cpu" else [device, torch.device("cpu")]:
+        if len(rows) * clip <= (FILL * _free(place) if resident_bytes is None else resident_bytes):
+            return Resident({role: _load(feature, rows, place) for role, feature in features.items()}, device)
+    return Lazy(features, rows, device)
 
 
 class Resident:
@@ -191,7 +206,7 @@ class Resident:
 
     def __init__(self, tensors: Mapping[Role, Tensor], device: torch.device) -> None:
         self.tensors, self.device = tensors, device
-        self.where = f"in memory ({next(iter(tensors.values())).device.type})"
+        self.where = f"features in memory ({next(iter(tensors.values())).device.type})"
 
     def batches(self, order: Sequence[Tensor]) -> Iterator[AVBatch]:
         """See `Reader`."""
@@ -199,13 +214,28 @@ class Resident:
             picked = {role: t.index_select(0, positions.to(t.device)) for role, t in self.tensors.items()}
             yield AVBatch(**{role: t.to(self.device, torch.float32) for role, t in picked.items()})
 
+    def finite(self) -> np.ndarray:
+        """See `Reader`."""
+        tensors = self.tensors.values()
+        per_clip = [
+            torch.cat([t.isfinite().flatten(1).all(1) for t in tensor.split(SLAB)]) for tensor in tensors
+        ]
+        return torch.stack(per_clip).all(0).cpu().numpy()
+
+    def keep(self, chosen: np.ndarray) -> "Resident":
+        """See `Reader`."""
+        mask = torch.from_numpy(chosen)
+        return Resident(
+            {role: tensor[mask.to(tensor.device)] for role, tensor in self.tensors.items()}, self.device
+        )
+
 
 class Lazy:
     """Features in their zarr arrays; a thread reads one batch ahead."""
 
-    def __init__(self, arrays: Mapping[Role, Any], rows: np.ndarray, device: torch.device) -> None:
-        self.arrays, self.rows, self.device = arrays, rows, device
-        self.where = "on disk (larger than the memory that is free)"
+    def __init__(self, features: Mapping[Role, Features], rows: np.ndarray, device: torch.device) -> None:
+        self.features, self.rows, self.device = features, rows, device
+        self.where = "features on disk (larger than the memory that is free)"
 
     def batches(self, order: Sequence[Tensor]) -> Iterator[AVBatch]:
         """See `Reader`."""
@@ -218,24 +248,31 @@ class Lazy:
             if ahead is not None:
                 yield self._batch(ahead.result())
 
+    def finite(self) -> np.ndarray:
+        """See `Reader`. One pass over the arrays; training makes one an epoch."""
+        finite = np.ones(len(self.rows), bool)
+        for first in range(0, len(finite), SLAB):
+            for block in self._read(np.arange(first, min(first + SLAB, len(finite)))).values():
+                finite[first : first + SLAB] &= np.isfinite(block).reshape(len(block), -1).all(1)
+        return finite
+
+    def keep(self, chosen: np.ndarray) -> "Lazy":
+        """See `Reader`."""
+        return Lazy(self.features, self.rows[chosen], self.device)
+
     def _read(self, positions: np.ndarray) -> dict[Role, np.ndarray]:
-        rows, inverse = np.unique(self.rows[positions], return_inverse=True)  # zarr reads sorted rows best
-        return {role: np.asarray(array.oindex[rows])[inverse] for role, array in self.arrays.items()}
+        return {role: feature.load(self.rows[positions]) for role, feature in self.features.items()}
 
     def _batch(self, read: dict[Role, np.ndarray]) -> AVBatch:
         return AVBatch(**{r: torch.from_numpy(a).to(self.device, torch.float32) for r, a in read.items()})
 
 
-def _load(array: Any, rows: np.ndarray, place: torch.device) -> Tensor:
-    """The rows of a zarr array as one tensor of the stored type, read a zarr shard at a time."""
-    dtype = torch.from_numpy(np.empty(0, array.dtype)).dtype
-    tensor = torch.empty((len(rows), *array.shape[1:]), dtype=dtype, device=place)
-    shard = (array.shards or array.chunks)[0]
-    for first in range(0, array.shape[0], shard):
-        (positions,) = np.nonzero((rows >= first) & (rows < first + shard))
-        if len(positions):
-            block = np.asarray(array[first : first + shard])[rows[positions] - first]
-            tensor[torch.from_numpy(positions).to(place)] = torch.from_numpy(block).to(place)
+def _load(feature: Features, rows: np.ndarray, place: torch.device) -> Tensor:
+    """The rows of an array as one tensor of the stored type, without a second copy of all of it on the way."""
+    dtype = torch.from_numpy(np.empty(0, feature.array.dtype)).dtype
+    tensor = torch.empty((len(rows), *feature.array.shape[1:]), dtype=dtype, device=place)
+    for first in range(0, len(rows), SLAB):
+        tensor[first : first + SLAB] = torch.from_numpy(feature.load(rows[first : first + SLAB]))
     return tensor
 
 

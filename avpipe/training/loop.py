@@ -21,9 +21,10 @@ from torch import Tensor, nn
 from avpipe import lazy, provenance
 from avpipe.config import Recipe
 from avpipe.experiment import Experiment
+from avpipe.features.device import claim_device, default_locks
 from avpipe.models import MODELS, create_model
 from avpipe.training import TASKS
-from avpipe.training.data import Data, Reader, load_data, open_reader
+from avpipe.training.data import Data, Reader, open_data
 from avpipe.training.logs import RunLog, say
 from avpipe.training.results import Checkpoint, Outcome, better, write_run
 from avpipe.training.resume import load_state, save_state
@@ -59,63 +60,50 @@ def train_experiment(
         resident_bytes: memory that features may take; None: half of what is free. Decides speed, not numbers.
 
     Raises:
-        FileNotFoundError: features or tables are missing.
+        FileNotFoundError: a table is missing.
+        FeaturesError: features are missing, unfinished or damaged.
         ValueError: the experiment does not fit the model, the task or the features.
     """
     if threads is not None:
         torch.set_num_threads(threads)
-    place = choose_device(device)
     folder = results / "runs" / experiment.id
-    data = load_data(experiment.features, results)
-    task_class = lazy.load(TASKS, experiment.task, "task")
-    task: Task = task_class(experiment, data, lazy.load(MODELS, experiment.model, "model"))
-    context = {
-        "experiment": experiment.model_dump(mode="json"),
-        "experiment_id": experiment.id,
-        "device": str(place),
-        "code": code_fingerprint(experiment),
-    }
-    reason = why_not(experiment, data)
-    with deterministic(place):
-        reader = None if reason else open_reader(data, place, resident_bytes)
-        if reader is not None:
-            counts = ", ".join(f"{len(split)}/{split.named} {name}" for name, split in data.splits.items())
-            say(f"{experiment.id}: usable clips {counts}; features {reader.where}; {place}")
+    with claim_device(device, default_locks()) as place, deterministic(place):
+        data, reader = open_data(experiment.features, results, place, resident_bytes)
+        task_class = lazy.load(TASKS, experiment.task, "task")
+        task: Task = task_class(experiment, data, lazy.load(MODELS, experiment.model, "model"))
+        reason = why_not(experiment, data)
+        clips = ", ".join(f"{len(split)}/{split.named} {name}" for name, split in data.splits.items())
+        say(
+            f"{experiment.id} on {place}: usable clips {clips}; {f'failed, {reason}' if reason else reader.where}"
+        )
+        about = {
+            "experiment": experiment.model_dump(mode="json"),
+            "experiment_id": experiment.id,
+            "code": code_fingerprint(experiment),
+            "device": place.type,
+        }
+        facts = {
+            "counts": data.counts(),
+            "features": describe_features(experiment, data),
+            "log": str(log) if log else None,
+            "environment": provenance.environment(),
+        }
         for seed in seeds:
-            if reader is None:
-                say(f"{experiment.id} seed {seed}: failed, {reason}")
-                outcome = Outcome(reason=reason)
-            else:
-                identity = {**context, "seed": seed, "data": data.digest, "torch": str(torch.__version__)}
-                run = Run(experiment, data, task, reader, place, seed, folder, identity)
-                outcome = run.train(save_every)
+            outcome = Outcome(reason=reason)
+            if reason is None:
+                identity = {**about, "seed": seed, "data": data.digest, "torch": str(torch.__version__)}
+                outcome = Run(experiment, data, task, reader, place, seed, folder, identity).train(save_every)
             chosen = outcome.checkpoints.get(experiment.recipe.protocol)
             table = (
-                task.empty_table()
-                if outcome.reason or chosen is None
-                else task.table(chosen.predictions, "test")
+                task.table(chosen.predictions, "test")
+                if chosen and not outcome.reason
+                else task.empty_table()
             )
-            facts = {
-                "seed": seed,
-                "counts": data.counts(),
-                "log": str(log) if log else None,
-                "features": describe_features(experiment, data),
-                "environment": provenance.environment(),
-            }
-            write_run(folder / f"seed{seed}", outcome, table, {**context, **facts})
+            write_run(folder / f"seed{seed}", outcome, table, {**about, "seed": seed, **facts})
     for seed in seeds:
         resume_file(folder, seed).unlink(missing_ok=True)
     with contextlib.suppress(OSError):  # the folder stays where other seeds are being trained
         (folder / ".resume").rmdir()
-
-
-def choose_device(device: str) -> torch.device:
-    """The device of "auto", "cpu", "cuda" or "cuda:N". Raises ValueError where it is not there."""
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise ValueError(f"device {device!r}: torch finds no CUDA GPU here; use `device: auto` or `cpu`")
-    return torch.device(device)
 
 
 def why_not(experiment: Experiment, data: Data) -> str | None:

@@ -34,17 +34,28 @@ class Study:
         return self.truth[(self.clips["split"] == name).to_numpy()]
 
 
-def write_features(results: Path, name: str, values: np.ndarray) -> None:
+def write_features(results: Path, name: str, values: np.ndarray, rows: int | None = None) -> None:
     """One zarr array, (rows, T, ...), chunk = clip, zarr shard = workflow shard."""
-    rows = -(-len(values) // SHARD) * SHARD
-    full = np.full((rows, *values.shape[1:]), np.nan, values.dtype)
-    full[: len(values)] = values
+    path = results / "features" / f"{name}.zarr"
+    shape = values.shape[1:]
+    attributes = {
+        "rows": "../../rows.csv",
+        "manifest": "../../manifest.json",
+        "weights": "random",
+        "sha256": "0" * 64,
+    }
     array = zarr.create_array(
-        store=results / "features" / f"{name}.zarr", shape=full.shape, dtype=full.dtype,
-        chunks=(1, *full.shape[1:]), shards=(SHARD, *full.shape[1:]), fill_value=np.nan, overwrite=True,
-        attributes={"weights": "random", "sha256": "0" * 64},
-    )  # fmt: skip
-    array[:] = full
+        store=path,
+        shape=(rows or len(values), *shape),
+        dtype=values.dtype,
+        chunks=(1, *shape),
+        shards=(SHARD, *shape),
+        fill_value=np.nan,
+        overwrite=True,
+        attributes=attributes,
+        config={"write_empty_chunks": False},
+    )
+    array[:] = values[: array.shape[0]]
 
 
 def write_study(
@@ -79,7 +90,10 @@ def write_study(
         writer.writerow(["index", "category"])
         writer.writerows(enumerate(CATEGORIES))
     (results / "rows.csv").write_text("\n".join(["clip", *clips["clip"]]) + "\n")
-    write_json(results / "manifest.json", {"dataset": "toy", "rows": count, "shard_size": SHARD})
+    shards = {str(shard): "0" * 16 for shard in range(-(-count // SHARD))}
+    write_json(
+        results / "manifest.json", {"dataset": "toy", "rows": count, "shard_size": SHARD, "shards": shards}
+    )
     looks = random.normal(size=(background + 1, *MAP))
     sounds = random.normal(size=(background + 1, AUDIO_DIM))
     visual = looks[truth] + noise * random.normal(size=(count, SEGMENTS, *MAP))

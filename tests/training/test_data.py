@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from avpipe.training.data import Lazy, Resident, load_data, open_reader
+from avpipe.features.store import FeaturesError
+from avpipe.training.data import Lazy, Resident, open_data, read_tables
 
 from .conftest import write_features
 
@@ -13,7 +14,7 @@ BOTH = {"audio": "ears", "visual": "eyes"}
 
 
 def test_splits_lie_one_after_another_in_the_annotations_order(study):
-    data = load_data(BOTH, study.results)
+    data = read_tables(BOTH, study.results)
     assert [(name, split.start, len(split)) for name, split in data.splits.items()] == [
         ("train", 0, 48),
         ("val", 48, 16),
@@ -24,7 +25,7 @@ def test_splits_lie_one_after_another_in_the_annotations_order(study):
 
 
 def test_sizes_for_a_model_are_those_of_the_data(study):
-    data = load_data(BOTH, study.results)
+    data = read_tables(BOTH, study.results)
     assert data.sizes() == {
         "num_classes": 3,
         "audio_dim": 6,
@@ -42,20 +43,20 @@ def test_sizes_for_a_model_are_those_of_the_data(study):
 )
 def test_sizes_of_features_with_more_axes(make_study, shape, dim, cells):
     study = make_study(splits=[("train", 4), ("val", 2), ("test", 2)])
-    write_features(study.results, "eyes", np.zeros((8, 10, *shape), np.float32))
-    sizes = load_data({"visual": "eyes"}, study.results).sizes()
+    write_features(study.results, "eyes", np.ones((8, 10, *shape), np.float32))
+    sizes = read_tables({"visual": "eyes"}, study.results).sizes()
     assert (sizes["visual_dim"], sizes["visual_cells"]) == (dim, cells)
 
 
 def test_clips_without_a_needed_feature_are_left_out_and_counted(make_study):
     study = make_study(splits=[("train", 10), ("val", 4), ("test", 4), ("none", 2)])
-    audio = np.zeros((20, 10, 6), np.float32)
+    audio = np.ones((20, 10, 6), np.float32)
     audio[[1, 3, 11]] = np.nan
     write_features(study.results, "ears", audio)
-    visual = np.zeros((20, 10, 8), np.float32)
+    visual = np.ones((20, 10, 8), np.float32)
     visual[[3, 17]] = np.nan
     write_features(study.results, "eyes", visual)
-    both = load_data(BOTH, study.results)
+    both = read_tables(BOTH, study.results)
     assert both.counts() == {
         "train": 8,
         "val": 3,
@@ -65,20 +66,20 @@ def test_clips_without_a_needed_feature_are_left_out_and_counted(make_study):
         "test_named": 4,
     }
     assert both.rows().tolist() == [0, 2, 4, 5, 6, 7, 8, 9, 10, 12, 13, 14, 15, 16]
-    assert load_data({"visual": "eyes"}, study.results).counts()["train"] == 9
+    assert read_tables({"visual": "eyes"}, study.results).counts()["train"] == 9
 
 
 def test_a_clip_beyond_the_end_of_the_array_is_not_usable(make_study):
     study = make_study(splits=[("train", 20), ("val", 4), ("test", 4)])
-    write_features(study.results, "ears", np.zeros((16, 10, 6), np.float32))
-    assert load_data({"audio": "ears"}, study.results).counts()["train"] == 16
+    write_features(study.results, "ears", np.ones((16, 10, 6), np.float32))
+    assert read_tables({"audio": "ears"}, study.results).counts()["train"] == 16
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 def test_batches_are_the_same_from_memory_and_from_disk(make_study, dtype):
     study = make_study(splits=[("train", 30), ("val", 5), ("test", 5)], dtype=dtype)
-    data = load_data(BOTH, study.results)
-    resident, lazy = open_reader(data, CPU), open_reader(data, CPU, resident_bytes=0)
+    data, resident = open_data(BOTH, study.results, CPU)
+    _, lazy = open_data(BOTH, study.results, CPU, resident_bytes=0)
     assert isinstance(resident, Resident)
     assert isinstance(lazy, Lazy)
     assert resident.tensors["visual"].dtype == getattr(torch, dtype)
@@ -99,32 +100,52 @@ def test_positions_skip_clips_that_are_not_usable(make_study):
     audio = np.broadcast_to(np.arange(10, dtype=np.float32)[:, None, None], (10, 10, 6)).copy()
     audio[2] = np.nan
     write_features(study.results, "ears", audio)
-    data = load_data({"audio": "ears"}, study.results)
     for limit in (None, 0):
-        (batch,) = open_reader(data, CPU, limit).batches([torch.arange(len(data.rows()))])
+        data, reader = open_data({"audio": "ears"}, study.results, CPU, limit)
+        (batch,) = reader.batches([torch.arange(len(data.rows()))])
         assert batch.audio[:, 0, 0].tolist() == [0, 1, 3, 4, 5, 6, 7, 8, 9]
+
+
+@pytest.mark.parametrize("limit", [None, 0], ids=["memory", "disk"])
+def test_a_clip_with_a_number_that_is_not_finite_is_not_usable(make_study, limit):
+    study = make_study(splits=[("train", 6), ("val", 2), ("test", 2)])
+    audio, visual = np.ones((10, 10, 6), np.float32), np.ones((10, 10, 8), np.float16)
+    audio[:, 0, 0] = np.arange(10)
+    audio[4, 3, 2] = np.nan
+    visual[7, 9, 7] = np.inf
+    write_features(study.results, "ears", audio)
+    write_features(study.results, "eyes", visual)
+    data, reader = open_data(BOTH, study.results, CPU, limit)
+    assert [(split.start, len(split), split.named) for split in data.splits.values()] == [
+        (0, 5, 6),
+        (5, 1, 2),
+        (6, 2, 2),
+    ]
+    assert data.rows().tolist() == [0, 1, 2, 3, 5, 6, 8, 9]
+    (batch,) = reader.batches([torch.arange(8)])
+    assert batch.audio[:, 0, 0].tolist() == [0, 1, 2, 3, 5, 6, 8, 9]
 
 
 def test_the_digest_follows_clips_annotations_and_features(make_study):
     study = make_study(splits=[("train", 4), ("val", 2), ("test", 2)])
-    seen = [load_data(BOTH, study.results).digest]
-    assert load_data(BOTH, study.results).digest == seen[0]
+    seen = [read_tables(BOTH, study.results).digest]
+    assert read_tables(BOTH, study.results).digest == seen[0]
     write_features(study.results, "ears", np.ones((8, 10, 6), np.float32))
-    seen.append(load_data(BOTH, study.results).digest)
+    seen.append(read_tables(BOTH, study.results).digest)
     (study.results / "categories.csv").write_text("index,category\n0,Bark\n1,Bell\n2,Horn\n3,New\n")
-    seen.append(load_data(BOTH, study.results).digest)
+    seen.append(read_tables(BOTH, study.results).digest)
     assert len(set(seen)) == 3
 
 
 def test_what_is_missing_is_named(make_study):
     study = make_study(splits=[("train", 4), ("val", 2), ("test", 2)])
-    with pytest.raises(FileNotFoundError, match=r"nose\.zarr is missing: extract nose"):
-        load_data({"audio": "nose"}, study.results)
+    with pytest.raises(FeaturesError, match="run the extraction of nose first"):
+        read_tables({"audio": "nose"}, study.results)
     with pytest.raises(ValueError, match="names no features"):
-        load_data({}, study.results)
-    write_features(study.results, "eyes", np.zeros((8, 9, 8), np.float32))
+        read_tables({}, study.results)
+    write_features(study.results, "eyes", np.ones((8, 9, 8), np.float32))
     with pytest.raises(ValueError, match=r"'audio': 10, 'visual': 9"):
-        load_data(BOTH, study.results)
+        read_tables(BOTH, study.results)
     (study.results / "events.parquet").unlink()
     with pytest.raises(FileNotFoundError, match=r"events\.parquet is missing"):
-        load_data({"audio": "ears"}, study.results)
+        read_tables({"audio": "ears"}, study.results)

@@ -9,7 +9,7 @@ import torch
 from avpipe.models.avel import AVEL
 from avpipe.models.avin import AVIN
 from avpipe.models.base import AVOutput
-from avpipe.training.data import load_data
+from avpipe.training.data import read_tables
 from avpipe.training.localization import Localization, cross_entropy, pool_over_time, soft_margin
 
 CPU = torch.device("cpu")
@@ -20,7 +20,7 @@ LOG2 = math.log(2)
 def task(study, describe):
     def make(setting="supervised", model=AVIN, **recipe):
         experiment = describe(setting=setting, **recipe)
-        return Localization(experiment, load_data(experiment.features, study.results), model)
+        return Localization(experiment, read_tables(experiment.features, study.results), model)
 
     return make
 

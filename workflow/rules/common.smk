@@ -99,9 +99,29 @@ def annotation_files(wildcards):
     return files
 
 
-def source_options():
-    """The dataset's sources as the jobs take them."""
+def source_options(wildcards):
+    """The dataset's sources as the jobs take them. (A function, because Snakemake expands braces elsewhere.)"""
     return [f"--source={source.model_dump_json(exclude_none=True)}" for source in study.dataset.sources]
+
+
+def reader_options(wildcards):
+    """Options of the dataset's reader, as json; the demo's are for rendering, not for reading."""
+    return json.dumps({} if study.dataset.kind == "demo" else study.dataset.options, sort_keys=True)
+
+
+def demo_options(wildcards):
+    """Options of rendering the demo, as json."""
+    return json.dumps(study.dataset.options, sort_keys=True)
+
+
+def extractor_options(bundle):
+    """A function that gives the settings of a bundle's extractors as the jobs take them."""
+
+    def options(wildcards):
+        settings = {name: study.extractors[name].model_dump(mode="json") for name in bundle}
+        return [f"--extractor={json.dumps({name: setting})}" for name, setting in settings.items()]
+
+    return options
 
 
 def experiment_of(wildcards):

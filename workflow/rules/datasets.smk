@@ -9,7 +9,7 @@ rule demo:
         "results/{dataset}/logs/demo.log",
     params:
         code=code("demo"),
-        options=json.dumps(study.dataset.options, sort_keys=True),
+        options=demo_options,
     conda:
         "../../envs/media.yaml"
     threads: 64
@@ -34,8 +34,8 @@ checkpoint manifest:
         inventory=source_inventory,
         kind=study.dataset.kind,
         annotations=study.dataset.annotations or f"{plan.results}/annotations",
-        options="{}" if study.dataset.kind == "demo" else json.dumps(study.dataset.options, sort_keys=True),
-        sources=source_options(),
+        options=reader_options,
+        sources=source_options,
         shard_size=study.shard_size,
     conda:
         "../../envs/media.yaml"

@@ -12,7 +12,7 @@ rule fetch:
     params:
         code=code("fetch"),
         clips=shard_digest,
-        sources=source_options(),
+        sources=source_options,
         files="results/{dataset}/downloads/files",
     conda:
         "../../envs/download.yaml"

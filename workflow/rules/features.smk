@@ -17,9 +17,7 @@ for bundle in plan.bundles:
             f"results/{{dataset}}/benchmarks/extract/{'_'.join(bundle)}/{{shard}}.tsv"
         params:
             code=extract_code([study.extractors[name].backbone for name in bundle]),
-            extractors=[
-                "--extractor=" + json.dumps({name: study.extractors[name].model_dump(mode="json")}) for name in bundle
-            ],
+            extractors=extractor_options(bundle),
             device=study.device,
             weights=[f"--weights={study.weights_folder}"] if study.weights_folder else [],
         conda:

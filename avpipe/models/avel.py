@@ -48,11 +48,15 @@ class AVEL(nn.Module):
         num_classes: event categories C; the output has C + 1, background last.
         audio_dim: D_a.
         visual_dim: D_v.
-        visual_cells: H * W of the visual map; 1 where features are vectors, which need no attention.
+        visual_cells: H * W of the visual map; 1 where features are vectors.
         inputs: modalities that the model uses; the others of a batch are not looked at.
-        attention: audio-guided visual attention (both modalities and maps only); else global average pooling.
+        attention: audio-guided visual attention over the cells of a map; without it, and in a model of one
+            modality, global average pooling.
         audio_term: how the sound enters the attention, see `AudioGuidedAttention`; "per_cell" is the released code.
         hidden_dim: of each direction of the LSTMs.
+
+    Raises:
+        ValueError: for attention over vectors.
     """
 
     default_loss = "soft_margin"
@@ -75,7 +79,7 @@ class AVEL(nn.Module):
         self.attention: AudioGuidedAttention | None = None
         self.audio_lstm: nn.LSTM | None = None
         self.visual_lstm: nn.LSTM | None = None
-        if inputs == "audio+visual" and attention and visual_cells > 1:
+        if inputs == "audio+visual" and attention:
             self.attention = AudioGuidedAttention(audio_dim, visual_dim, visual_cells, audio_term=audio_term)
         if inputs != "visual":
             self.audio_lstm = nn.LSTM(audio_dim, hidden_dim, batch_first=True, bidirectional=True)

@@ -45,6 +45,7 @@ CARD = ModelCard(
         "With inter-modality attention the classifier sees s and c of both modalities; with intra only s; with neither h.",
         "Inter-modality attention needs s, so it comes only with intra-modality attention.",
         "Classifier: Linear, ReLU (64), Linear as in AVEL.",
+        "Fusion rows printed below `only LSTM` cannot hold LSTM and attention: read as `only MFB` with another fusion (`lstm`, `intra` and `inter` false).",
         "Fusion rows: multiplication and addition of linear projections to p (the widths differ), concatenation followed by Linear and ReLU.",
         "One modality alone: its LSTM and, if asked for, its intra-modality attention.",
         "Loss: cross-entropy. Weakly supervised: each class's maximum over time, as in AVEL's code.",
@@ -157,7 +158,7 @@ class AVIN(nn.Module):
         intra: intra-modality attention, equations 4 and 5.
         inter: inter-modality attention, equations 6 and 7.
         bidirectional: LSTMs in both directions.
-        visual_attention: AVEL's audio-guided attention over a map's cells in place of their average.
+        visual_attention: AVEL's audio-guided attention over a map's cells in place of their average; needs maps.
         hidden_dim: H, of each direction.
         fusion_dim: p.
         factors: q.
@@ -196,7 +197,7 @@ class AVIN(nn.Module):
         self.uses_audio, self.uses_visual = inputs != "visual", inputs != "audio"
         self.intra, self.inter, self.fuse = intra, inter, fuse
         both = self.uses_audio and self.uses_visual
-        attends = visual_attention and both and visual_cells > 1
+        attends = visual_attention and both
         self.cells = visual_cells if attends else None
         self.look = AudioGuidedAttention(audio_dim, visual_dim, visual_cells) if attends else None
         self.audio_lstm = _lstm(audio_dim, hidden_dim, bidirectional) if lstm and self.uses_audio else None

@@ -79,6 +79,9 @@ class AudioGuidedAttention(nn.Module):
         cells: K; 49 with the released sizes.
         hidden_dim: width of v' and a'; 512 as released.
         audio_term: "per_cell" as released, "per_channel" as in the equation.
+
+    Raises:
+        ValueError: for a single cell, which leaves nothing to choose.
     """
 
     def __init__(
@@ -90,6 +93,11 @@ class AudioGuidedAttention(nn.Module):
         audio_term: Literal["per_cell", "per_channel"] = "per_cell",
     ) -> None:
         super().__init__()
+        if cells < 2:
+            raise ValueError(
+                "audio-guided attention chooses among a map's cells, and these visual features are vectors: set "
+                "`attention: false` (AVEL) or `visual_attention: false` (AVIN), or use an extractor with `pooling: map`"
+            )
         self.audio_term = audio_term
         self.embed_audio = nn.Linear(audio_dim, hidden_dim)
         self.embed_visual = nn.Linear(visual_dim, hidden_dim)

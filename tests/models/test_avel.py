@@ -30,7 +30,7 @@ def test_has_the_released_number_of_parameters():
         ({"inputs": "audio"}, lstm(128) + SINGLE_HEAD),
         ({"inputs": "visual"}, lstm(512) + SINGLE_HEAD),
         ({"attention": False}, lstm(128) + lstm(512) + HEAD),
-        ({"visual_cells": 1}, lstm(128) + lstm(512) + HEAD),
+        ({"visual_cells": 1, "attention": False}, lstm(128) + lstm(512) + HEAD),
         ({"visual_dim": 2048}, 1_335_246 + (2048 - 512) * (512 + 2 * 4 * 128)),  # wider first layers only
     ],
 )
@@ -45,7 +45,7 @@ def test_each_form_has_the_parts_it_names(options, expected):
         ({"visual_dim": 2048}, (2, 10, 7, 7, 2048)),
         ({"visual_cells": 16}, (2, 10, 4, 4, 512)),
         ({"visual_cells": 6}, (2, 10, 2, 3, 512)),
-        ({"visual_cells": 1}, (2, 10, 512)),
+        ({"visual_cells": 1, "attention": False}, (2, 10, 512)),
         ({"attention": False}, (2, 10, 512)),
         ({"attention": False}, (2, 10, 5, 4, 512)),
         ({"inputs": "visual"}, (2, 10, 7, 7, 512)),
@@ -82,6 +82,11 @@ def test_one_modality_alone_does_not_need_the_other(inputs):
 def test_maps_of_another_size_than_it_was_built_for_are_refused():
     with pytest.raises(ValueError, match=r"H x W = 49.*found \(1, 10, 4, 4, 512\)"):
         AVEL()(AVBatch(audio=torch.randn(1, 10, 128), visual=torch.randn(1, 10, 4, 4, 512)))
+
+
+def test_attention_over_vectors_is_refused():
+    with pytest.raises(ValueError, match="attention: false"):
+        AVEL(visual_cells=1)
 
 
 def test_a_segment_knows_what_comes_before_and_after():

@@ -17,6 +17,7 @@ from avpipe.metrics.localization import segment_accuracy
 from avpipe.models import MODELS
 from avpipe.training import loop
 from avpipe.training.loop import make_optimizer, make_schedule, resume_file, train_experiment
+from avpipe.workflow import train_code
 
 from .conftest import write_features
 
@@ -262,7 +263,7 @@ def test_metrics_say_what_the_run_was(study, describe):
     }
     assert metrics["features"]["audio"] == {"extractor": "ears", "weights": "random", "sha256": "0" * 64}
     assert metrics["log"] == "logs/train.log"
-    assert len(metrics["code"]) == 16
+    assert metrics["code"] == train_code(experiment)  # what the workflow watches
     model = lazy.load(MODELS, "avin", "model")(
         num_classes=3, audio_dim=6, visual_dim=8, visual_cells=4, hidden_dim=8, fusion_dim=8
     )

@@ -51,7 +51,7 @@ def render_demo(out: Path, *, clips: int = 240, seed: int = 0, workers: int | No
     if clips < len(CLASSES):
         raise ValueError(f"the demo needs at least {len(CLASSES)} clips, one of every class; found {clips}")
     plans = [plan_clip(index, seed) for index in range(clips)]
-    workers = min(workers or len(os.sched_getaffinity(0)), clips)
+    workers = min(workers or _cores(), clips)
     render = partial(_render_clip, folder=out / "source")
     if workers == 1:
         for plan in plans:
@@ -63,6 +63,11 @@ def render_demo(out: Path, *, clips: int = 240, seed: int = 0, workers: int | No
                 pass
     _write_ave(out / "annotations" / "ave", plans)
     _write_llp(out / "annotations" / "llp", plans)
+
+
+def _cores() -> int:
+    """The cores that this process may use; macOS only knows how many there are."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _render_clip(plan: ClipPlan, folder: Path) -> None:

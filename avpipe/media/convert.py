@@ -14,8 +14,6 @@ from avpipe.media.ffmpeg import FFmpegGroup, Finished
 from avpipe.media.presets import Preset
 from avpipe.media.probe import CONTAINERS, PROTOCOLS, Media, ProbeError, probe
 
-COUNT = 100
-"""Sound is counted in pieces of 1/COUNT s."""
 TOLERANCE = 0.5
 """Seconds of a stream that may be undecodable before the clip counts as corrupt."""
 INDEXED = frozenset(("mp4", "matroska", "avi", "wav", "flac"))
@@ -125,7 +123,9 @@ def arguments(cut: Cut, media: Media) -> list[str]:
     # exactly, and know which picture is on screen at `start`.
     seek = {"ss": f"{begin:.6f}", "noaccurate_seek": None} if begin > 0 else {}
     limits = {"protocol_whitelist": PROTOCOLS, "format_whitelist": CONTAINERS, "max_pixels": LARGEST_PICTURE}
-    opened = ffmpeg.input(f"file:{cut.source}", threads=1, **limits, **seek)
+    # A picture that changes its size in the middle goes on through the same filters: new ones would begin at 0 again.
+    steady = {"reinit_filter:v": 0}
+    opened = ffmpeg.input(f"file:{cut.source}", threads=1, **steady, **limits, **seek)
     shift = f"PTS-{cut.start - begin:.6f}/TB"
     plain = {"threads": 1, "map_metadata": -1, "map_chapters": -1, "fflags": "+bitexact"}
     preset = cut.preset
@@ -153,7 +153,7 @@ def _begin(cut: Cut, media: Media) -> float:
 
 
 def _video_filters(stream: ffmpeg.nodes.FilterableStream, length: float, preset: Preset) -> ffmpeg.Stream:
-    """Cut, constant rate, size and colours; counted; then the last picture held."""
+    """Cut, constant rate, size and colours; `fps` tells how many there were; then the last picture held."""
     return (
         stream.filter("trim", end=f"{length:.6f}")
         .filter("fps", fps=preset.fps, start_time=0, round="near")
@@ -167,8 +167,6 @@ def _video_filters(stream: ffmpeg.nodes.FilterableStream, length: float, preset:
         )
         .filter("setsar", 1)
         .filter("format", "yuv420p")
-        .filter("metadata", mode="add", key="avpipe", value="frame")
-        .filter("metadata", mode="print", key="avpipe")
         .filter("tpad", stop_mode="clone", stop=-1)
         .filter("trim", end_frame=preset.frames)
     )
@@ -181,9 +179,8 @@ def _audio_filters(stream: ffmpeg.nodes.FilterableStream, length: float, preset:
         stream.filter("atrim", start=0, end=f"{length:.6f}")
         .filter("aresample", preset.sample_rate, **{"async": 1}, first_pts=0, rematrix_maxval=1)
         .filter("aformat", sample_fmts="s16", channel_layouts=layout)
-        .filter("asetnsamples", n=preset.sample_rate // COUNT, p=0)
-        .filter("ametadata", mode="add", key="avpipe", value="frame")
-        .filter("ametadata", mode="print", key="avpipe")
+        .filter("asetnsamples", n=preset.sample_rate, p=0)  # small pieces would cost a tenth of the whole run
+        .filter("ashowinfo")
         .filter("apad", whole_len=preset.samples)
         .filter("atrim", end_sample=preset.samples)
     )
@@ -208,18 +205,17 @@ def _without_failed_stream(media: Media, finished: Finished) -> Media:
     gave_up = finished.code != 0 and not finished.timed_out
     why = finished.message() if finished.errors else "in the interval"
     if gave_up and media.video and media.audio:
-        pictures, sound = finished.frames["metadata"], finished.frames["ametadata"]
-        if sound and not pictures:
+        if finished.samples and not finished.frames:
             return replace(media, video=None, notes=(*media.notes, f"no picture {why}"))
-        if pictures and not sound:
+        if finished.frames and not finished.samples:
             return replace(media, audio=None, notes=(*media.notes, f"no sound {why}"))
     return media
 
 
 def _judge(cut: Cut, media: Media, finished: Finished, facts: Converted) -> Converted:
     """Decide the outcome from what was counted, claimed and written."""
-    seen = finished.frames["metadata"] / cut.preset.fps
-    heard = finished.frames["ametadata"] / COUNT
+    seen = min(cut.preset.frames, finished.frames) / cut.preset.fps
+    heard = finished.samples / cut.preset.sample_rate
     duration = round(min(cut.length, max(seen, heard)), 3)
     facts = replace(facts, duration=duration)
     if not finished.errors and duration < cut.preset.shortest:

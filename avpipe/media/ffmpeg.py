@@ -27,7 +27,8 @@ _GUARD = "import os, signal, sys; sys.stdin.buffer.read(); os.killpg(0, signal.S
 _PREFIX = re.compile(r"\[(?P<name>[^\]@]*?)(?: @ 0x[0-9a-f]+)?\] ")
 _LEVEL = re.compile(r"\[(?P<level>panic|fatal|error|warning|info|verbose|debug)\] ")
 _OUTPUT = re.compile(r"(?:out|vost|aost)#")
-_FRAME = re.compile(r"\[Parsed_(?P<filter>a?metadata)_\d+ @ [^\]]*\] \[info\] frame:")
+_FRAMES = re.compile(r"\[Parsed_fps_\d+ @ [^\]]*\] \[verbose\] \d+ frames in, (?P<count>\d+) frames out;")
+_SAMPLES = re.compile(r"\[Parsed_ashowinfo_\d+ @ [^\]]*\] \[info\] n:.* nb_samples:(?P<count>\d+)")
 
 
 class FFmpegError(RuntimeError):
@@ -74,7 +75,8 @@ class Finished:
     Args:
         code: exit status; negative if it was killed.
         timed_out: it was stopped by the time limit.
-        frames: what the filters `metadata` and `ametadata` counted, by the filter's name.
+        frames: pictures that the filter `fps` says it gave.
+        samples: samples, in each channel, that the filter `ashowinfo` lists.
         errors: messages about the source, without addresses, and how often each came.
         disk: the number of the operating system's error if an output could not be written.
         last: the last of them; if there was none, one about the outputs (which only says that nothing came), or "".
@@ -82,7 +84,8 @@ class Finished:
 
     code: int = 0
     timed_out: bool = False
-    frames: Counter[str] = field(default_factory=Counter)
+    frames: int = 0
+    samples: int = 0
     errors: Counter[str] = field(default_factory=Counter)
     disk: int | None = None
     last: str = ""
@@ -102,9 +105,13 @@ class FFmpegGroup:
     code between fork and exec, which Python does not allow safely beside threads, and Linux.)
 
     Use as a context manager; `run` may be called from several threads.
+
+    Args:
+        at_once: processes that run at the same time; further calls of `run` wait their turn.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, at_once: int = 1) -> None:
+        self._turn = threading.BoundedSemaphore(at_once)
         self._guard: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> "FFmpegGroup":
@@ -129,6 +136,13 @@ class FFmpegGroup:
             OSError: if ffmpeg reported that the disk is full or cannot be written.
             RuntimeError: outside the `with` block, or if somebody killed the guard.
         """
+        with self._turn:
+            finished = self._run(arguments, timeout)
+        if finished.disk is not None:
+            raise OSError(finished.disk, f"ffmpeg: {os.strerror(finished.disk)}")
+        return finished
+
+    def _run(self, arguments: Sequence[str], timeout: float) -> Finished:
         guard = self._guard
         if guard is None or guard.poll() is not None:
             raise RuntimeError("the process that guards ffmpeg is gone")
@@ -138,7 +152,7 @@ class FFmpegGroup:
             "-hide_banner",
             "-nostats",
             "-loglevel",
-            "level+info",
+            "level+verbose",
             *arguments,
         ]
         finished = Finished()
@@ -167,18 +181,17 @@ class FFmpegGroup:
                 raise
             finally:
                 timer.cancel()
-        if finished.disk is not None:
-            raise OSError(finished.disk, f"ffmpeg: {os.strerror(finished.disk)}")
         return finished
 
 
 def _read(stream: IO[bytes], finished: Finished) -> None:
-    """Count frames and gather errors, whatever ffmpeg writes and however much."""
+    """Count frames and samples and gather errors, whatever ffmpeg writes and however much."""
     for raw in iter(lambda: stream.readline(LINE), b""):
         line = raw.decode("utf-8", "replace").strip()
-        if counted := _FRAME.match(line):
-            finished.frames[counted["filter"]] += 1
-            continue
+        if counted := _FRAMES.match(line):
+            finished.frames += int(counted["count"])
+        if counted := _SAMPLES.match(line):
+            finished.samples += int(counted["count"])
         level = _LEVEL.search(line)
         if level is None or level["level"] not in ("panic", "fatal", "error"):
             continue

@@ -114,8 +114,10 @@ def normalise_shard(
         with (
             whole_file(tar) as temporary,
             tarfile.open(temporary, "w") as archive,
-            ThreadPoolExecutor(workers) as pool,
-            FFmpegGroup() as group,
+            ThreadPoolExecutor(
+                workers + 1
+            ) as pool,  # one clip is probed or checked while the others' ffmpeg run
+            FFmpegGroup(workers) as group,
         ):
             work = [
                 partial(_normalise, row, PRESETS[preset], folder / str(row.row), group, timeout)

@@ -255,6 +255,20 @@ def test_a_picture_keeps_its_colours_and_fills_the_square(group: FFmpegGroup, tm
     np.testing.assert_allclose(frame[128, 196], (30, 30, 200), atol=8)
 
 
+def test_a_picture_that_changes_its_size_goes_on_in_time(
+    media: Any, group: FFmpegGroup, tmp_path: Path
+) -> None:
+    times = media.times(25, 10)
+    parts = []
+    for name, size, some in (("a.ts", (64, 48), times[:75]), ("b.ts", (96, 80), times[75:])):
+        path = media.write(tmp_path / name, times=some, level=level, size=size, video_options={"bf": "0"})
+        parts.append(path.read_bytes())
+    (tmp_path / "both.ts").write_bytes(b"".join(parts))
+    converted = convert(tmp_path / "both.ts", group)
+    assert converted.duration == pytest.approx(10, abs=0.1), converted.reason
+    np.testing.assert_allclose(levels_of(converted), on_screen(times, 0), atol=3)
+
+
 def test_a_turned_phone_video_is_upright(shared: Path, group: FFmpegGroup, tmp_path: Path) -> None:
     source = shared / "data/clips/edge/rotated_90.mov"
     converted = convert_clip(source, NAN, NAN, CANONICAL, tmp_path / "canonical", group, 60)

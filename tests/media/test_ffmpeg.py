@@ -47,9 +47,11 @@ def test_messages_lose_their_addresses_and_frames_are_counted(program: Path) -> 
         program,
         r"""
         {
-        echo '[Parsed_metadata_6 @ 0x55d1] [info] frame:0    pts:0       pts_time:0'
-        echo '[Parsed_metadata_6 @ 0x55d1] [info] avpipe=frame'
-        echo '[Parsed_ametadata_3 @ 0x55d1] [info] frame:0    pts:0       pts_time:0'
+        echo '[Parsed_fps_2 @ 0x55d1] [verbose] 0 frames in, 0 frames out; 0 frames dropped, 0 frames duplicated.'
+        echo '[Parsed_fps_2 @ 0x66e2] [verbose] 30 frames in, 17 frames out; 13 frames dropped, 0 frames duplicated.'
+        echo '[info]     title           : [Parsed_fps_2 @ 0x1] [verbose] 9 frames in, 9 frames out;'
+        echo '[Parsed_ashowinfo_3 @ 0x55d1] [info] n:0 pts:0 pts_time:0 fmt:s16 rate:16000 nb_samples:700 checksum:1'
+        echo '[Parsed_ashowinfo_3 @ 0x55d1] [info] n:1 pts:700 pts_time:0 fmt:s16 rate:16000 nb_samples:50 checksum:1'
         echo '[h264 @ 0x55d1] [error] bad NAL'
         echo '[vist#0:0/h264 @ 0x1] [dec:h264 @ 0x2] [error] bad NAL'
         echo '[h264 @ 0x66e2] [error] bad NAL'
@@ -58,7 +60,7 @@ def test_messages_lose_their_addresses_and_frames_are_counted(program: Path) -> 
         } >&2; exit 3""",
     )
     assert finished.code == 3
-    assert dict(finished.frames) == {"metadata": 1, "ametadata": 1}
+    assert (finished.frames, finished.samples) == (17, 750)
     assert dict(finished.errors) == {"h264: bad NAL": 2, "vist#0:0/h264: bad NAL": 1}
     assert finished.message() == "h264: bad NAL"
 

@@ -91,7 +91,7 @@ def test_every_real_file_ends_with_an_outcome_and_a_reason(real: Path) -> None:
     for clip, (status, size, fps, rate, channels, duration) in EXPECTED.items():
         row = table.loc[clip]
         assert row["status"] == status, clip
-        assert row["duration"] == pytest.approx(duration, abs=0.04), clip
+        assert row["duration"] == pytest.approx(duration, abs=0.03), clip
         assert (row["fps"] == pytest.approx(fps, abs=0.02)) if fps else math.isnan(row["fps"]), clip
         assert ((row["width"], row["height"]) == size) if size else math.isnan(row["width"]), clip
         assert (row["sample_rate"] == rate) if rate else math.isnan(row["sample_rate"]), clip

@@ -138,7 +138,6 @@ class _Journal:
         self.known: dict[tuple[str, str], dict[str, Any]] = {}
 
         with output_errors(self.path):
-            self.path.parent.mkdir(exist_ok=True)
             lines = self.path.read_text(encoding="utf-8").splitlines() if self.path.exists() else []
         for line in lines:
             try:
@@ -165,8 +164,10 @@ class _Journal:
         """Append an answer. Each line starts with its line break, so that a line cut off by a kill stays alone."""
         name = Path(outcome.path).name if outcome.path else None
         fields = {**asdict(outcome), "status": outcome.status.value, "path": name}
-        with output_errors(self.path), self.path.open("a", encoding="utf-8") as file:
-            file.write("\n" + json.dumps({"clip": clip.clip, "key": _digest(key), **fields}))
+        with output_errors(self.path):
+            self.path.parent.mkdir(exist_ok=True)
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write("\n" + json.dumps({"clip": clip.clip, "key": _digest(key), **fields}))
 
 
 def _digest(key: str) -> str:

@@ -121,8 +121,9 @@ def state_sha256(network: nn.Module) -> str:
 def draw_weights(network: nn.Module, seed: int, calibrate: Callable[[nn.Module], Any]) -> None:
     """Give `network` seeded random weights whose features still tell inputs apart.
 
-    Plain random initialisation makes deep networks useless as extractors: a random ResNet-152 maps every image
-    to nearly one vector, and the embeddings of a random VGGish have a standard deviation of 2e-4. So:
+    Plain random initialisation makes deep networks useless as extractors: measured on eight rendered looks, a
+    random ResNet-152 tells 28 % apart even with calibrated batch-norms (with step 2 below: 100 %), and the embeddings
+    of a random VGGish have a standard deviation of 2e-4. So:
 
     1. Kernels are drawn from Kaiming's uniform distribution (He et al. 2015, variance 2 / fan-in), biases zero.
        Uniform, because its bits are the same on every processor.

@@ -148,17 +148,17 @@ def _fuse_sum(fused: fx.GraphModule, graph: fx.Graph, modules: dict[str, Any], t
     """convolution(x) + residual, then ReLU: one call, if nothing else uses either term later."""
     for branch, residual in (total.args, total.args[::-1]):
         convolution = _module(modules, branch, (nn.Conv2d,))
-        # the residual is overwritten: so the sum must come after every other use of it
-        order = {node: index for index, node in enumerate(graph.nodes)}
-        if convolution is None or len(branch.users) > 1 or not isinstance(residual, fx.Node):
+        if convolution is None or len(branch.users) > 1:
             continue
-        if residual.op == "placeholder" or any(
-            order[user] > order[branch] for user in residual.users if user is not total
-        ):
+        # the sum overwrites the residual: so that must be a tensor of its own, whose other users are done by then
+        if _module(modules, residual, (nn.Conv2d, nn.MaxPool2d)) is None or branch.args[0] is residual:
+            continue
+        order = {node: index for index, node in enumerate(graph.nodes)}
+        if any(order[user] > order[branch] for user in residual.users if user is not total):
             continue
         if (
             order[residual] > order[branch]
-        ):  # a projection computed after the branch: move the branch behind it
+        ):  # a projection computed after the branch: so the branch comes later
             residual.append(branch)
         branch.args = (*branch.args, residual)
         fused.add_submodule(branch.target, FusedConvolution(convolution, relu=True))
@@ -170,13 +170,10 @@ def _fuse_sum(fused: fx.GraphModule, graph: fx.Graph, modules: dict[str, Any], t
 
 def _module(modules: dict[str, Any], node: Any, kinds: tuple[type, ...]) -> Any:
     """The module that `node` calls, if it is of one of `kinds`."""
-    if (
-        isinstance(node, fx.Node)
-        and node.op == "call_module"
-        and isinstance(modules[str(node.target)], kinds)
-    ):
-        return modules[str(node.target)]
-    return None
+    if not isinstance(node, fx.Node) or node.op != "call_module":
+        return None
+    module = modules[str(node.target)]
+    return module if isinstance(module, kinds) else None
 
 
 def _is_relu(modules: dict[str, Any], node: Any) -> bool:

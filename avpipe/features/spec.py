@@ -54,8 +54,9 @@ PUBLISHED: dict[str, ExtractorConfig] = {
     "vgg19": ExtractorConfig(backbone="vgg19", pooling="map", fps=16),
     "resnet152": ExtractorConfig(backbone="resnet152", fps=8, average=False, resize="crop"),
     "r2plus1d_18": ExtractorConfig(backbone="r2plus1d_18", fps=8, image_size=112, resize="crop"),
+    "r3d_18": ExtractorConfig(backbone="r3d_18", fps=8, image_size=112, resize="crop"),
 }
-"""Settings of the published features: AVE's (vggish, vgg19) and LLP's (vggish, resnet152, r2plus1d_18)."""
+"""Settings of the published features: AVE's (vggish, vgg19), LLP's (vggish, resnet152, r2plus1d_18; r3d_18 likewise)."""
 
 
 def published_config(backbone: str) -> ExtractorConfig:

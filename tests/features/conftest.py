@@ -1,9 +1,14 @@
 """A shard of canonical clips, made in a second: small pictures, real H.264 and FLAC, the tar's real layout."""
 
+import copy
+import importlib.util
 import io
 import json
+import shutil
 import tarfile
+from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import av
 import numpy as np
@@ -11,8 +16,10 @@ import numpy.typing as npt
 import pytest
 import soundfile
 import torch
+from torch import nn
 
-SHARD_SIZE = 4
+from avpipe.features import backbones, vggish, visual
+
 SECONDS, FPS, RATE = 10, 16, 16_000
 
 
@@ -50,22 +57,36 @@ class Study:
     Row 1 is missing, row 2 has no sound, row 4 no picture.
     """
 
-    rows = 6
+    rows, shard_size = 6, 4
     missing, silent, dark = 1, 2, 4
 
     def __init__(self, root: Path) -> None:
-        self.root = root
+        self.place(root)
         self.names = [f"c{row}" for row in range(self.rows)]
-        self.manifest = root / "manifest.json"
-        self.features = root / "features"
         root.mkdir(parents=True, exist_ok=True)
         (root / "rows.csv").write_text("clip\n" + "".join(f"{name}\n" for name in self.names))
         self.manifest.write_text(
-            json.dumps({"dataset": "tiny", "rows": self.rows, "shard_size": SHARD_SIZE, "shards": {"0": "a", "1": "b"}})
+            json.dumps(
+                {
+                    "dataset": "tiny",
+                    "rows": self.rows,
+                    "shard_size": self.shard_size,
+                    "shards": {"0": "a", "1": "b"},
+                }
+            )
         )
         self.samples = {}
         for shard in range(2):
             self._write(shard)
+
+    def place(self, root: Path) -> None:
+        self.root, self.manifest, self.features = root, root / "manifest.json", root / "features"
+
+    def copy(self, root: Path) -> "Study":
+        """The same study in another folder."""
+        study = copy.copy(self)
+        study.place(shutil.copytree(self.root, root))
+        return study
 
     def tar(self, shard: int) -> Path:
         return self.root / "segments" / "canonical" / f"{shard}.tar"
@@ -73,7 +94,7 @@ class Study:
     def _write(self, shard: int) -> None:
         self.tar(shard).parent.mkdir(parents=True, exist_ok=True)
         with tarfile.open(self.tar(shard), "w") as archive:
-            for row in range(shard * SHARD_SIZE, min(self.rows, (shard + 1) * SHARD_SIZE)):
+            for row in range(shard * self.shard_size, min(self.rows, (shard + 1) * self.shard_size)):
                 if row == self.missing:
                     continue
                 parts = {"json": json.dumps({"row": row}).encode()}
@@ -94,7 +115,42 @@ def shared_study(tmp_path_factory: pytest.TempPathFactory) -> Study:
     return Study(tmp_path_factory.mktemp("study") / "R")
 
 
+@pytest.fixture
+def study(shared_study: Study, tmp_path: Path) -> Study:
+    """The study with a features folder of its own."""
+    return shared_study.copy(tmp_path / "R")
+
+
+@pytest.fixture(scope="session")
+def probe() -> ModuleType:
+    """probe.py beside this file."""
+    spec = importlib.util.spec_from_file_location("features_probe", Path(__file__).with_name("probe.py"))
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
 @pytest.fixture(autouse=True)
 def one_thread() -> None:
     """Tests are alike on every machine, and do not crowd it."""
     torch.set_num_threads(1)
+
+
+_DRAWN: dict[tuple[object, ...], dict[str, torch.Tensor]] = {}
+
+
+@pytest.fixture
+def drawn_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Random weights are drawn once a test run (that they are always the same is tested in test_backbones.py)."""
+
+    def draw(network: nn.Module, seed: int, calibrate: Callable[[nn.Module], object]) -> None:
+        key = (seed, *network.state_dict())
+        if key not in _DRAWN:
+            backbones.draw_weights(network, seed, calibrate)
+            _DRAWN[key] = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+        network.load_state_dict(_DRAWN[key])
+
+    monkeypatch.setattr(visual, "draw_weights", draw)
+    monkeypatch.setattr(vggish, "draw_weights", draw)

@@ -1,0 +1,193 @@
+import collections
+import hashlib
+import pickle
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from avpipe.features.spec import BACKBONES
+from avpipe.features.weights import (
+    PUBLISHED_WEIGHTS,
+    PublishedWeights,
+    WeightsError,
+    default_folder,
+    fetch,
+    file_sha256,
+    load_state,
+)
+from avpipe.lazy import UnknownNameError
+
+CONTENT = bytes(range(256)) * 1_000
+SHA256 = hashlib.sha256(CONTENT).hexdigest()
+
+
+class Server:
+    """A web server on this machine: /good.pth, /short.pth (breaks off), /changed.pth; counts requests."""
+
+    def __init__(self) -> None:
+        requests: collections.Counter[str] = collections.Counter()
+        self.requests = requests
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                requests[self.path] += 1
+                if self.path == "/gone.pth":
+                    self.send_error(404)
+                    return
+                self.send_response(200)
+                self.send_header("Content-Length", str(len(CONTENT)))
+                self.end_headers()
+                if self.path == "/short.pth":
+                    self.wfile.write(CONTENT[:1_000])
+                else:
+                    self.wfile.write(CONTENT if self.path == "/good.pth" else CONTENT[::-1])
+
+            def log_message(self, *arguments: object) -> None:
+                pass
+
+        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        threading.Thread(target=self.http.serve_forever, args=(0.05,), daemon=True).start()
+
+    def table(self, name: str) -> dict[str, PublishedWeights]:
+        url = f"http://127.0.0.1:{self.http.server_port}/{name}.pth"
+        return {name: PublishedWeights(url, SHA256, len(CONTENT), "none", "a test")}
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    running = Server()
+    yield running
+    running.http.shutdown()
+    running.http.server_close()
+
+
+def test_downloads_once_and_checks(server: Server, tmp_path: Path) -> None:
+    for _ in range(2):
+        path = fetch("good", tmp_path / "new", published=server.table("good"))
+        assert path.read_bytes() == CONTENT
+    assert server.requests["/good.pth"] == 1
+
+
+def test_jobs_that_ask_at_once_share_a_download(server: Server, tmp_path: Path) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        jobs = [pool.submit(fetch, "good", tmp_path, published=server.table("good")) for _ in range(4)]
+        assert {job.result().read_bytes() for job in jobs} == {CONTENT}
+    assert server.requests["/good.pth"] == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("short", "broke off after 1000 of 256000 bytes"),
+        ("changed", f"expected {SHA256}; nothing was kept"),
+        ("gone", "404.*put the file into .* by hand"),
+    ],
+)
+def test_bad_downloads_are_refused_and_leave_nothing(
+    name: str, message: str, server: Server, tmp_path: Path
+) -> None:
+    with pytest.raises(WeightsError, match=message):
+        fetch(name, tmp_path, published=server.table(name))
+    assert not list(tmp_path.glob("[!.]*"))
+
+
+def test_without_network_the_message_names_address_and_folder(tmp_path: Path) -> None:
+    nowhere = {"x": PublishedWeights("http://127.0.0.1:9/x.pth", SHA256, None, "none", "a test")}
+    with pytest.raises(WeightsError, match=f"cannot download http://127.0.0.1:9/x.pth.*{tmp_path}"):
+        fetch("x", tmp_path, published=nowhere)
+
+
+def test_a_file_put_there_by_hand_is_used_without_network(tmp_path: Path) -> None:
+    nowhere = {"x": PublishedWeights("http://127.0.0.1:9/x.pth", SHA256[:8], None, "none", "a test")}
+    (tmp_path / "x.pth").write_bytes(CONTENT)
+    assert fetch("x", tmp_path, published=nowhere) == tmp_path / "x.pth"
+
+
+def test_a_wrong_file_put_there_by_hand_is_refused_and_kept(tmp_path: Path) -> None:
+    nowhere = {"x": PublishedWeights("http://127.0.0.1:9/x.pth", SHA256, len(CONTENT), "none", "a test")}
+    (tmp_path / "x.pth").write_bytes(CONTENT[:-1])
+    with pytest.raises(WeightsError, match=r"255999 bytes, expected 256000\); delete it"):
+        fetch("x", tmp_path, published=nowhere)
+    assert (tmp_path / "x.pth").exists()
+
+
+def test_unknown_names_get_a_suggestion(tmp_path: Path) -> None:
+    with pytest.raises(UnknownNameError, match="did you mean 'resnet50'"):
+        fetch("resnet5", tmp_path)
+
+
+@pytest.mark.parametrize("name", PUBLISHED_WEIGHTS)
+def test_hashes_agree_with_the_digits_in_pytorchs_file_names(name: str) -> None:
+    weights = PUBLISHED_WEIGHTS[name]
+    digits = weights.filename.removesuffix(".pth").rpartition("-")[2]
+    assert len(digits) == 8
+    assert weights.sha256.startswith(digits)
+    assert len(weights.sha256) in (8, 64)
+
+
+def test_every_backbone_has_published_weights() -> None:
+    assert set(BACKBONES) <= set(PUBLISHED_WEIGHTS)
+
+
+@pytest.mark.parametrize("name", [n for n in PUBLISHED_WEIGHTS if n in BACKBONES and n != "vggish"])
+def test_addresses_are_torchvisions_own(name: str) -> None:
+    import torchvision
+
+    version = "KINETICS400_V1" if BACKBONES[name].kind == "3d" else "IMAGENET1K_V1"
+    assert torchvision.models.get_model_weights(name)[version].url == PUBLISHED_WEIGHTS[name].url
+
+
+def test_addresses_of_vggish_are_torchvggishs_own() -> None:
+    from torchvggish import torchvggish
+
+    assert PUBLISHED_WEIGHTS["vggish"].url == torchvggish.VGGISH_WEIGHTS
+    assert PUBLISHED_WEIGHTS["vggish_pca"].url == torchvggish.PCA_PARAMS
+
+
+def test_default_folder_follows_xdg() -> None:
+    assert default_folder({"XDG_CACHE_HOME": "/c"}) == Path("/c/avpipe/weights")
+    assert default_folder({}) == Path.home() / ".cache" / "avpipe" / "weights"
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_loads_tensors_and_numpy_arrays(zipped: bool, tmp_path: Path) -> None:
+    # VGGish's PCA was saved as numpy arrays, by pickle protocol 2 and PyTorch's format before zip files
+    state = {"pca_means": np.arange(3.0), "w": torch.arange(4), "single": np.ones((2, 2), np.float32)}
+    torch.save(state, tmp_path / "x.pth", _use_new_zipfile_serialization=zipped)
+    found = load_state(tmp_path / "x.pth")
+    assert found["pca_means"].tolist() == [0, 1, 2]
+    assert found["w"].tolist() == [0, 1, 2, 3]
+    assert found["single"].dtype == torch.float32
+
+
+def test_loads_arrays_that_an_older_numpy_wrote(tmp_path: Path) -> None:
+    torch.save({"m": np.arange(3.0)}, tmp_path / "new.pth", _use_new_zipfile_serialization=False)
+    older = (tmp_path / "new.pth").read_bytes().replace(b"numpy._core", b"numpy.core")
+    (tmp_path / "old.pth").write_bytes(older)
+    assert load_state(tmp_path / "old.pth")["m"].tolist() == [0, 1, 2]
+
+
+class Evil:
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return print, ("code in a file of weights was run",)
+
+
+def test_code_in_a_file_is_not_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    torch.save({"w": Evil()}, tmp_path / "evil.pth")
+    with pytest.raises(WeightsError, match=r"evil\.pth holds no plain tensors"):
+        load_state(tmp_path / "evil.pth")
+    (tmp_path / "pickle.pth").write_bytes(pickle.dumps(Evil(), protocol=2))
+    with pytest.raises(WeightsError):
+        load_state(tmp_path / "pickle.pth")
+    assert capsys.readouterr().out == ""
+
+
+def test_sha256_of_a_file(tmp_path: Path) -> None:
+    (tmp_path / "x").write_bytes(b"abc")  # FIPS 180-2, appendix B.1
+    assert file_sha256(tmp_path / "x").startswith("ba7816bf8f01cfea414140de5dae2223")

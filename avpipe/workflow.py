@@ -12,6 +12,7 @@ from typing import Any
 from avpipe import lazy, provenance
 from avpipe.config import Study
 from avpipe.datasets import DATASETS
+from avpipe.download import FETCHERS
 from avpipe.experiment import Experiment
 from avpipe.features.spec import BACKBONES, NETWORKS, chunk_path
 from avpipe.models import MODELS
@@ -49,6 +50,11 @@ def code(rule: str, *more: str) -> str:
 def reader_code(kind: str) -> str:
     """The fingerprint of the manifest's code for a dataset of this kind."""
     return code("manifest", lazy.target(DATASETS, kind, "dataset").split(":")[0])
+
+
+def fetch_code(kinds: list[str]) -> str:
+    """The fingerprint of fetching from sources of these kinds."""
+    return code("fetch", *{lazy.target(FETCHERS, kind, "source").split(":")[0] for kind in kinds})
 
 
 def train_code(experiment: Experiment) -> str:

@@ -12,13 +12,14 @@ import yaml
 
 from avpipe import provenance
 from avpipe.datasets import DATASETS
+from avpipe.download import FETCHERS
 from avpipe.features.spec import NETWORKS
 from avpipe.models import MODELS
 from avpipe.training import TASKS
 from avpipe.workflow import JOBS
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-BY_NAME = {"manifest": DATASETS, "extract": NETWORKS, "train": {**TASKS, **MODELS}}
+BY_NAME = {"manifest": DATASETS, "fetch": FETCHERS, "extract": NETWORKS, "train": {**TASKS, **MODELS}}
 """What a rule's job loads by name, beyond the modules that it names."""
 
 

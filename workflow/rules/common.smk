@@ -11,7 +11,7 @@ sys.path.insert(0, workflow.basedir)
 
 from avpipe.config import resolve, validate_study
 from avpipe.datasets.manifest import inventory
-from avpipe.workflow import Plan, code, extract_code, manifest_index, reader_code, train_code
+from avpipe.workflow import Plan, code, extract_code, fetch_code, manifest_index, reader_code, train_code
 
 try:
     study = resolve(validate_study(config))
@@ -77,20 +77,18 @@ def labels_digest(wildcards, input):
 def source_inventory(wildcards, input):
     """Changes when a file in a local source folder does: then the manifest is made again.
 
-    Snakemake asks again after the demo is rendered, where FileNotFoundError says that it is not yet.
+    Of the demo it is known once its clips are rendered: FileNotFoundError makes Snakemake ask again.
     """
-    roots = [Path(source.path) for source in study.dataset.sources if source.kind == "local"]
-    for root in roots:
-        if str(root) in input and not root.exists():
-            raise FileNotFoundError(errno.ENOENT, "not rendered yet", str(root))
-    return inventory(roots)
+    if study.dataset.kind == "demo" and not Path(input[0]).exists():
+        raise FileNotFoundError(errno.ENOENT, "not rendered yet", input[0])
+    return inventory([Path(source.path) for source in study.dataset.sources if source.kind == "local"])
 
 
 def annotation_files(wildcards):
     """The dataset's own annotation files; of a plain folder there are none, its inventory counts."""
     folder = Path(study.dataset.annotations or f"{plan.results}/annotations")
     if study.dataset.kind == "demo":
-        return [f"{plan.results}/annotations", f"{plan.results}/source"]
+        return [f"{plan.results}/annotations"]
     if study.dataset.kind == "folder":
         return []
     files = sorted(str(file) for file in folder.glob("*") if file.is_file() and not file.name.startswith("."))

@@ -1,10 +1,10 @@
 # Stage 1: annotation files to the manifest.
 
 
+# The clips in source/ are no declared output: Snakemake would delete those that need no rendering.
 rule demo:
     output:
-        annotations=directory("results/{dataset}/annotations"),
-        source=directory("results/{dataset}/source"),
+        directory("results/{dataset}/annotations"),
     log:
         "results/{dataset}/logs/demo.log",
     params:

@@ -10,7 +10,7 @@ rule fetch:
     log:
         "results/{dataset}/logs/fetch/{shard}.log",
     params:
-        code=code("fetch"),
+        code=fetch_code([source.kind for source in study.dataset.sources]),
         clips=shard_digest,
         sources=source_options,
         files="results/{dataset}/downloads/files",

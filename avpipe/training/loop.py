@@ -19,13 +19,13 @@ import torch
 from torch import Tensor, nn
 
 from avpipe import lazy, provenance
-from avpipe.config import Recipe
 from avpipe.experiment import Experiment
 from avpipe.features.device import claim_device, default_locks
 from avpipe.models import MODELS, create_model
 from avpipe.training import TASKS
 from avpipe.training.data import Data, Reader, open_data
 from avpipe.training.logs import RunLog, say
+from avpipe.training.optimizers import make_optimizer, make_schedule
 from avpipe.training.results import Checkpoint, Outcome, better, write_run
 from avpipe.training.resume import load_state, save_state
 from avpipe.training.task import Predictions, Task
@@ -152,21 +152,18 @@ def resume_file(folder: Path, seed: int) -> Path:
 @contextlib.contextmanager
 def deterministic(device: torch.device) -> Iterator[None]:
     """Deterministic algorithms where torch has them (a warning where not), and the caller's random state kept."""
-    before = (
-        torch.are_deterministic_algorithms_enabled(),
-        torch.is_deterministic_algorithms_warn_only_enabled(),
-    )
+    before = torch.get_deterministic_debug_mode()
     debugging: Any = torch.utils.deterministic
     fill = debugging.fill_uninitialized_memory
     if device.type == "cuda":
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what cuBLAS needs to be deterministic
-    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.set_deterministic_debug_mode("warn")  # use_deterministic_algorithms would import the compiler
     debugging.fill_uninitialized_memory = False  # a debugging aid that costs time
     try:
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
             yield
     finally:
-        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+        torch.set_deterministic_debug_mode(before)
         debugging.fill_uninitialized_memory = fill
 
 
@@ -330,31 +327,3 @@ class Run:
         }
         say(f"seed {self.seed}: going on after epoch {len(state['rows'])}")
         return list(state["rows"])
-
-
-def make_optimizer(recipe: Recipe, model: nn.Module) -> torch.optim.Optimizer:
-    """The recipe's optimizer, in torch's fused form."""
-    if recipe.optimizer == "sgd":
-        return torch.optim.SGD(
-            model.parameters(),
-            recipe.lr,
-            momentum=recipe.momentum,
-            weight_decay=recipe.weight_decay,
-            fused=True,
-        )
-    kind = torch.optim.AdamW if recipe.optimizer == "adamw" else torch.optim.Adam
-    return kind(model.parameters(), recipe.lr, weight_decay=recipe.weight_decay, fused=True)
-
-
-def make_schedule(recipe: Recipe, optimizer: torch.optim.Optimizer) -> Any:
-    """The learning rate's schedule, stepped once an epoch; None if it is constant."""
-    schedules = torch.optim.lr_scheduler
-    if recipe.schedule == "step":
-        return schedules.StepLR(optimizer, recipe.step, recipe.gamma)
-    if recipe.schedule == "milestones":
-        return schedules.MultiStepLR(optimizer, list(recipe.milestones), recipe.gamma)
-    if recipe.schedule == "plateau":
-        return schedules.ReduceLROnPlateau(optimizer, mode="max", factor=recipe.gamma, patience=recipe.step)
-    if recipe.schedule == "cosine":
-        return schedules.CosineAnnealingLR(optimizer, recipe.epochs)
-    return None

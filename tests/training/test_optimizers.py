@@ -1,0 +1,53 @@
+"""Optimizers and schedules are the recipe's, and a job imports neither torch's compiler nor torchvision."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from avpipe.training.optimizers import make_optimizer, make_schedule
+
+
+def test_a_plateau_of_the_validation_score_lowers_the_rate(describe):
+    recipe = describe(schedule="plateau", step=1, gamma=0.1, lr=1.0).recipe
+    optimizer = make_optimizer(recipe, torch.nn.Linear(1, 1))
+    schedule = make_schedule(recipe, optimizer)
+    rates = []
+    for score in (0.5, 0.6, 0.6, 0.6):
+        schedule.step(score)
+        rates.append(optimizer.param_groups[0]["lr"])
+    assert rates == [1.0, 1.0, 1.0, 0.1]  # one epoch of patience
+
+
+@pytest.mark.parametrize(("name", "kind"), [("adam", "Adam"), ("adamw", "AdamW"), ("sgd", "SGD")])
+def test_optimizers_are_the_recipes(describe, name, kind):
+    optimizer = make_optimizer(
+        describe(optimizer=name, lr=0.5, weight_decay=0.25).recipe, torch.nn.Linear(1, 1)
+    )
+    group = optimizer.param_groups[0]
+    assert (type(optimizer).__name__, group["lr"], group["weight_decay"]) == (kind, 0.5, 0.25)
+    assert group.get("momentum", 0.9) == 0.9
+
+
+ALONE = """
+import sys, torch
+from avpipe.config import Recipe
+from avpipe.training.loop import deterministic, make_optimizer
+layer = torch.nn.Linear(2, 2)
+with deterministic(torch.device("cpu")):
+    optimizer = make_optimizer(Recipe(), layer)
+    layer(torch.ones(1, 2)).sum().backward()
+    optimizer.step()
+    optimizer.load_state_dict(optimizer.state_dict())
+assert "torchvision" not in sys.modules
+assert not any(name.startswith("torch._dynamo.") for name in sys.modules), "the compiler was imported"
+import torch._dynamo.config
+assert torch._dynamo.config.verbose in (True, False)
+assert callable(torch._dynamo.optimize)
+assert "_AbsentCompiler" not in type(sys.modules["torch._dynamo"]).__name__
+"""
+
+
+def test_a_job_imports_neither_torchvision_nor_the_compiler_until_someone_asks_for_it():
+    subprocess.run([sys.executable, "-c", ALONE], check=True)

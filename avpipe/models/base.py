@@ -16,11 +16,15 @@ class AVBatch:
         visual: (B, T, D_v), or a spatial map (B, T, H, W, D_v), float; (B, T, F, D_v) for several frames a
             segment.
         motion: (B, T, D_m) float, features of a 3D network.
+        targets: what the task's loss compares with (`Task.targets`, of these clips), for terms and states that need
+            labels. The loop sets it while a model is trained; None while it is evaluated. Localization has
+            `target`: (B, T, C + 1) supervised, (B, C + 1) weakly supervised, 0 or 1, background last.
     """
 
     audio: "Tensor | None" = None
     visual: "Tensor | None" = None
     motion: "Tensor | None" = None
+    targets: "dict[str, Tensor] | None" = field(default=None, init=False)
 
 
 @dataclass

@@ -51,7 +51,24 @@ def cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
     return -(target * logits.log_softmax(dim=-1)).sum(dim=-1)
 
 
-LOSSES = {"soft_margin": soft_margin, "cross_entropy": cross_entropy}
+def binary_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
+    """Binary cross-entropy of each class on softmax probabilities: the released weak PSP's loss, and AVSDN's.
+
+    Args:
+        logits: (..., K).
+        target: (..., K), 0 or 1.
+
+    Returns:
+        (...), the mean over the K classes.
+    """
+    return functional.binary_cross_entropy(logits.softmax(dim=-1), target, reduction="none").mean(dim=-1)
+
+
+LOSSES = {
+    "soft_margin": soft_margin,
+    "cross_entropy": cross_entropy,
+    "binary_cross_entropy": binary_cross_entropy,
+}
 
 
 def pool_over_time(scores: Tensor, pooling: str) -> Tensor:
@@ -71,7 +88,8 @@ class Localization:
     Args:
         experiment: setting, recipe.loss and recipe.pooling are used.
         data: clips and events.
-        model: its `default_loss` and `default_pooling` are what "default" means.
+        model: its `default_loss` and `default_pooling` are what "default" means; weakly supervised,
+            `default_weak_loss` where it has one.
 
     Raises:
         ValueError: for a loss that does not exist.
@@ -81,12 +99,13 @@ class Localization:
 
     def __init__(self, experiment: Experiment, data: Data, model: type[Any]) -> None:
         recipe = experiment.recipe
-        loss = str(model.default_loss) if recipe.loss == "default" else recipe.loss
+        self.weak = experiment.setting == "weakly-supervised"
+        default = getattr(model, "default_weak_loss", model.default_loss) if self.weak else model.default_loss
+        loss = str(default) if recipe.loss == "default" else recipe.loss
         if loss not in LOSSES:
             raise ValueError(f"localization has no loss {loss!r}; {suggest(loss, list(LOSSES))}")
         self.criterion = LOSSES[loss]
         self.pooling = str(model.default_pooling) if recipe.pooling == "default" else recipe.pooling
-        self.weak = experiment.setting == "weakly-supervised"
         self.data = data
         self.background = len(data.categories)
         self.truth = {

@@ -220,10 +220,10 @@ class Run:
         return outcome
 
     def _options(self) -> dict[str, Any]:
-        """The experiment's options; sizes that it does not set are the data's."""
+        """The experiment's options; sizes and `setting`, where the model has such options, are filled in."""
         known = lazy.options_of(lazy.target(MODELS, self.experiment.model, "model"))
-        sizes = {name: size for name, size in self.data.sizes().items() if name in known}
-        return {**sizes, **self.experiment.options}
+        given = self.data.sizes() | {"setting": self.experiment.setting}
+        return {**{name: value for name, value in given.items() if name in known}, **self.experiment.options}
 
     def _epoch(
         self,
@@ -245,6 +245,7 @@ class Run:
         for positions, batch in zip(batches, self.reader.batches([b + start for b in batches]), strict=True):
             picked = {name: target.index_select(0, positions) for name, target in targets.items()}
             optimizer.zero_grad(set_to_none=True)
+            batch.targets = picked
             loss = self.task.loss(model(batch), picked)
             loss.backward()
             if recipe.clip_norm is not None:

@@ -118,6 +118,7 @@ def test_says_what_its_paper_trains_it_with(name):
     model = lazy.load(MODELS, name, "model")
     if model_card(name).task == "localization":
         assert model.default_loss in LOSSES
+        assert getattr(model, "default_weak_loss", model.default_loss) in LOSSES
         assert model.default_pooling in ("max", "mean")
 
 

@@ -10,7 +10,13 @@ from avpipe.models.avel import AVEL
 from avpipe.models.avin import AVIN
 from avpipe.models.base import AVOutput
 from avpipe.training.data import read_tables
-from avpipe.training.localization import Localization, cross_entropy, pool_over_time, soft_margin
+from avpipe.training.localization import (
+    Localization,
+    binary_cross_entropy,
+    cross_entropy,
+    pool_over_time,
+    soft_margin,
+)
 
 CPU = torch.device("cpu")
 LOG2 = math.log(2)
@@ -55,6 +61,12 @@ def test_cross_entropy_is_torchs_and_shares_several_categories():
     scores = torch.tensor([1.0, 3.0, 4.0]).log()
     expected = -(math.log(1 / 8) + math.log(4 / 8)) / 2
     assert cross_entropy(scores, torch.tensor([1.0, 0.0, 1.0])).item() == pytest.approx(expected)
+
+
+def test_binary_cross_entropy_asks_each_class_whether_it_is_there():
+    # scores log 1, log 3, log 4 are probabilities 1/8, 3/8, 4/8; the second is there
+    loss = binary_cross_entropy(torch.tensor([1.0, 3.0, 4.0]).log(), one_hot(1, 3))
+    assert loss.item() == pytest.approx(-(math.log(7 / 8) + math.log(3 / 8) + math.log(4 / 8)) / 3)
 
 
 def test_pooling_over_time_takes_each_class_by_itself():
@@ -102,6 +114,9 @@ def test_default_is_what_the_models_paper_does(task):
     assert task(model=AVEL).criterion is soft_margin
     assert task(model=AVIN).criterion is cross_entropy
     assert task(model=AVEL, loss="cross_entropy").criterion is cross_entropy
+    two = type("Two", (), {"default_loss": "cross_entropy", "default_weak_loss": "binary_cross_entropy", "default_pooling": "mean"})  # fmt: skip
+    assert task(model=two).criterion is cross_entropy
+    assert task("weakly-supervised", model=two).criterion is binary_cross_entropy
     assert task(model=AVEL).pooling == "max"
     assert task(model=AVEL, pooling="mean").pooling == "mean"
 

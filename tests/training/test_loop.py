@@ -15,6 +15,7 @@ import torch
 from avpipe import lazy
 from avpipe.metrics.localization import segment_accuracy
 from avpipe.models import MODELS
+from avpipe.models.avel import AVEL
 from avpipe.training import loop
 from avpipe.training.loop import resume_file, train_experiment
 from avpipe.workflow import train_code
@@ -422,3 +423,22 @@ def test_the_gradient_is_clipped_to_the_recipes_norm(study, describe):
         patch.setattr(loop.Run, "_epoch", watching)
         run(experiment, study.results)
     assert moved == [pytest.approx(1e-3, rel=1e-2)]  # one batch, one step of length lr x clip_norm
+
+
+# What a model is told
+
+
+@pytest.mark.parametrize(("setting", "shape"), [("supervised", (48, 10, 4)), ("weakly-supervised", (48, 4))])
+def test_a_model_sees_the_targets_of_its_setting_while_it_trains_and_never_else(
+    study, describe, monkeypatch, setting, shape
+):
+    seen = []
+    original = AVEL.forward
+
+    def watching(self, batch):
+        seen.append((self.training, batch.targets["target"].shape if batch.targets else None))
+        return original(self, batch)
+
+    monkeypatch.setattr(AVEL, "forward", watching)
+    run(describe("avel", setting, epochs=1, batch_size=48), study.results)
+    assert seen == [(True, shape), (False, None), (False, None)]  # one batch, then test and val

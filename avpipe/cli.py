@@ -181,7 +181,7 @@ def clips(
     """Gather what became of every clip that the annotations name into clips.parquet."""
     from avpipe.media.clips import gather_clips
 
-    gather_clips(manifest, sorted(tables.glob("*.parquet")), out)
+    gather_clips(manifest, tables, out)
 
 
 @features.command("extract")

@@ -7,6 +7,7 @@ internals, so the result is compared with the folded network before it is used, 
 the folded network serves.
 """
 
+import copy
 import logging
 import operator
 from collections.abc import Callable
@@ -97,8 +98,9 @@ def optimise(network: nn.Module, example: Tensor, device: torch.device, dtype: t
 
 def fold(network: nn.Module) -> fx.GraphModule:
     """A copy of `network` with each batch-norm folded into the convolution before it."""
-    graph = _Tracer().trace(network)
-    traced = fx.GraphModule(network, graph)
+    network = copy.deepcopy(network)  # a layer that nothing is folded into would else be shared
+    traced = fx.GraphModule(network, _Tracer().trace(network))
+    graph = traced.graph
     modules = dict(traced.named_modules())
     nodes: list[Any] = list(graph.nodes)
     for node in nodes:

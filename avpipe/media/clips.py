@@ -1,6 +1,5 @@
 """clips.parquet: one row a clip that the annotations name, present or not."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -12,19 +11,21 @@ from avpipe.media.normalise import SCHEMA as OUTCOMES
 FROM_MANIFEST = ("clip", "dataset", "split", "source", "start", "end", "shard", "row")
 
 
-def gather_clips(manifest: Path, tables: Sequence[Path], out: Path) -> None:
+def gather_clips(manifest: Path, tables: Path, out: Path) -> None:
     """Join the manifest with the outcomes of its shards, sorted by row.
 
     Args:
         manifest: parquet of the manifest stage.
-        tables: parquet files of `normalise_shard`, one a shard, in any order.
+        tables: folder of the tables of `normalise_shard`, {shard}.parquet; those of other shards, left from another
+            shard size, are not looked at.
         out: parquet to write, columns `FROM_MANIFEST` and those of the outcomes.
 
     Raises:
         ValueError: if a clip has no outcome or several; it names clips and says which stage to run.
     """
     clips = pq.read_table(manifest, columns=list(FROM_MANIFEST)).sort_by("row")
-    outcomes = pa.concat_tables(pq.read_table(path, schema=OUTCOMES) for path in tables)
+    shards = sorted(clips["shard"].unique().to_pylist())
+    outcomes = pa.concat_tables(pq.read_table(tables / f"{shard}.parquet", schema=OUTCOMES) for shard in shards)
     place = {clip: index for index, clip in enumerate(outcomes["clip"].to_pylist())}
     names = clips["clip"].to_pylist()
     absent = [clip for clip in names if clip not in place]

@@ -26,16 +26,17 @@ def manifest_of(folder: Path, clips: list[str], shard_size: int) -> Path:
     return folder / "manifest.parquet"
 
 
-def outcomes(path: Path, clips: list[str]) -> Path:
+def outcomes(path: Path, clips: list[str]) -> None:
     rows = [{"clip": clip, "status": "present", "reason": f"of {clip}", "width": 640} for clip in clips]
+    path.parent.mkdir(exist_ok=True)
     pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), path)
-    return path
 
 
-def test_rows_follow_the_manifest_whatever_the_order_of_the_tables(tmp_path: Path) -> None:
+def test_rows_follow_the_manifest_whatever_the_order_in_the_tables(tmp_path: Path) -> None:
     manifest = manifest_of(tmp_path, ["d", "c", "b", "a"], 2)
-    tables = [outcomes(tmp_path / "1.parquet", ["a", "b"]), outcomes(tmp_path / "0.parquet", ["d", "c"])]
-    gather_clips(manifest, tables, tmp_path / "clips.parquet")
+    outcomes(tmp_path / "tables" / "1.parquet", ["a", "b"])
+    outcomes(tmp_path / "tables" / "0.parquet", ["d", "c"])
+    gather_clips(manifest, tmp_path / "tables", tmp_path / "clips.parquet")
     clips = pd.read_parquet(tmp_path / "clips.parquet")
     assert list(clips.columns) == COLUMNS
     assert clips["clip"].tolist() == ["d", "c", "b", "a"]
@@ -45,15 +46,24 @@ def test_rows_follow_the_manifest_whatever_the_order_of_the_tables(tmp_path: Pat
     assert clips["start"].tolist() == [0.5] * 4
 
 
+def test_tables_left_from_another_shard_size_do_not_count(tmp_path: Path) -> None:
+    manifest = manifest_of(tmp_path, ["a", "b"], 2)
+    outcomes(tmp_path / "tables" / "0.parquet", ["a", "b"])
+    outcomes(tmp_path / "tables" / "1.parquet", ["b"])
+    gather_clips(manifest, tmp_path / "tables", tmp_path / "clips.parquet")
+    assert len(pd.read_parquet(tmp_path / "clips.parquet")) == 2
+
+
 def test_a_clip_without_an_outcome_is_named(tmp_path: Path) -> None:
     manifest = manifest_of(tmp_path, ["a", "b"], 2)
+    outcomes(tmp_path / "tables" / "0.parquet", ["a"])
     with pytest.raises(ValueError, match=r"1 of 2 clips.*\['b'\].*normalise"):
-        gather_clips(manifest, [outcomes(tmp_path / "0.parquet", ["a"])], tmp_path / "clips.parquet")
+        gather_clips(manifest, tmp_path / "tables", tmp_path / "clips.parquet")
     assert not (tmp_path / "clips.parquet").exists()
 
 
 def test_a_clip_with_two_outcomes_is_an_error(tmp_path: Path) -> None:
     manifest = manifest_of(tmp_path, ["a"], 2)
-    tables = [outcomes(tmp_path / "0.parquet", ["a"]), outcomes(tmp_path / "1.parquet", ["a"])]
+    outcomes(tmp_path / "tables" / "0.parquet", ["a", "a"])
     with pytest.raises(ValueError, match="two of the outcome tables"):
-        gather_clips(manifest, tables, tmp_path / "clips.parquet")
+        gather_clips(manifest, tmp_path / "tables", tmp_path / "clips.parquet")

@@ -1,9 +1,9 @@
 """AVEL: Tian, Shi, Li, Duan and Xu, Audio-Visual Event Localization in Unconstrained Videos, ECCV 2018.
 
-An LSTM in both directions over each modality's segments; concatenation; a small classifier of every segment.
-The visual cells of a segment are first summed with weights that its sound decides. Sizes, initialisation,
+An LSTM in both directions over each modality's segments; concatenation; a small classifier of every segment. Or, as
+DMRN, a residual block in place of the concatenation, and one linear layer. The visual cells of a segment are first summed with weights that its sound decides. Sizes, initialisation,
 activation order, losses and pooling are those of the released code (YapengTian/AVE-ECCV18: models.py,
-models_weakly.py); the forms that were not released are listed in `CARD.assumptions`.
+models_fusion.py, models_weakly.py); the forms that were not released are listed in `CARD.assumptions`.
 """
 
 from typing import Literal
@@ -14,11 +14,13 @@ from torch import Tensor, nn
 from avpipe.models.base import AVBatch, AVOutput, ModelCard
 from avpipe.models.layers import (
     AudioGuidedAttention,
+    ResidualFusion,
     audio_of,
     classifier,
     same_segments,
     spatial_average,
     visual_of,
+    xavier_,
 )
 
 CARD = ModelCard(
@@ -32,6 +34,7 @@ CARD = ModelCard(
         "One modality alone (not released): the same LSTM and classifier on that modality; visual maps are averaged over their cells.",
         "Audio and visual without attention (not released): global average pooling of the map in place of the attended sum.",
         "Features of another width than the released ones change the first layers only: attention hidden 512, LSTM 128 a direction, classifier 64.",
+        "DMRN is trained from scratch: the published checkpoint was a trained A+V-att, fine-tuned (the repository's README); its attention is drawn as A+V-att's (released: torch's default). Its weak form was not released: pooled as A+V-att.",
         "Maps of another size than 7 x 7: the 49 of the attention's score map becomes the number of cells.",
     ),
 )
@@ -52,11 +55,12 @@ class AVEL(nn.Module):
         inputs: modalities that the model uses; the others of a batch are not looked at.
         attention: audio-guided visual attention over the cells of a map; without it, and in a model of one
             modality, global average pooling.
+        fusion: "concatenation", or "dmrn": the dual multimodal residual network (1,571,150 parameters).
         audio_term: how the sound enters the attention, see `AudioGuidedAttention`; "per_cell" is the released code.
         hidden_dim: of each direction of the LSTMs.
 
     Raises:
-        ValueError: for attention over vectors.
+        ValueError: for attention over vectors, and for DMRN with one modality.
     """
 
     default_loss = "soft_margin"
@@ -71,6 +75,7 @@ class AVEL(nn.Module):
         visual_cells: int = 49,
         inputs: Literal["audio+visual", "audio", "visual"] = "audio+visual",
         attention: bool = True,
+        fusion: Literal["concatenation", "dmrn"] = "concatenation",
         audio_term: Literal["per_cell", "per_channel"] = "per_cell",
         hidden_dim: int = 128,
     ) -> None:
@@ -86,8 +91,17 @@ class AVEL(nn.Module):
         if inputs != "audio":
             self.visual_lstm = nn.LSTM(visual_dim, hidden_dim, batch_first=True, bidirectional=True)
         self.cells = visual_cells if self.attention else None
-        modalities = 2 if inputs == "audio+visual" else 1
-        self.classifier = classifier(modalities * 2 * hidden_dim, num_classes + 1)
+        self.fusion: ResidualFusion | None = None
+        self.classifier: nn.Module
+        if fusion == "concatenation":
+            modalities = 2 if inputs == "audio+visual" else 1
+            self.classifier = classifier(modalities * 2 * hidden_dim, num_classes + 1)
+        elif inputs == "audio+visual":
+            self.fusion = ResidualFusion(2 * hidden_dim)
+            self.classifier = nn.Linear(2 * hidden_dim, num_classes + 1)
+            xavier_(self.classifier)
+        else:
+            raise ValueError(f"AVEL: inputs {inputs!r} has nothing to fuse: set `fusion: concatenation`")
 
     def forward(self, batch: AVBatch) -> AVOutput:
         """Classify every segment.
@@ -116,5 +130,5 @@ class AVEL(nn.Module):
             else:
                 pooled = spatial_average(visual)  # (B, T, D_v)
             encoded.append(self.visual_lstm(pooled)[0])  # (B, T, 2 * hidden)
-        logits = self.classifier(torch.relu(torch.cat(encoded, dim=-1)))  # (B, T, C + 1)
-        return AVOutput(segment_logits=logits, attention=seen)
+        fused = self.fusion(*encoded) if self.fusion else torch.relu(torch.cat(encoded, dim=-1))
+        return AVOutput(segment_logits=self.classifier(fused), attention=seen)

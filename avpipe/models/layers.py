@@ -96,7 +96,7 @@ class AudioGuidedAttention(nn.Module):
         if cells < 2:
             raise ValueError(
                 "audio-guided attention chooses among a map's cells, and these visual features are vectors: set "
-                "`attention: false` (AVEL) or `visual_attention: false` (AVIN), or use an extractor with `pooling: map`"
+                "`attention: false` (AVIN: `visual_attention: false`), or use an extractor with `pooling: map`"
             )
         self.audio_term = audio_term
         self.embed_audio = nn.Linear(audio_dim, hidden_dim)
@@ -126,9 +126,55 @@ class AudioGuidedAttention(nn.Module):
         return attended, weights.view(batch, segments, height, width)
 
 
-def classifier(in_dim: int, classes: int, hidden_dim: int = 64) -> nn.Sequential:
-    """Linear, ReLU, Linear with Xavier weights: the released AVEL's classifier (64 hidden units)."""
-    head = nn.Sequential(nn.Linear(in_dim, hidden_dim), nn.ReLU(), nn.Linear(hidden_dim, classes))
+class ResidualFusion(nn.Module):
+    """One vector of two: the dual multimodal residual block of AVEL's DMRN (Tian et al., ECCV 2018, sec. 3.4).
+
+    With m = (U_a(a) + U_v(v)) / 2 and U = Linear, tanh, Linear, each modality is renewed from the *other* one,
+
+        v' = tanh(a + m),   a' = tanh(v + m),   output = (a' + v') / 2
+
+    The crossed residuals are the released code's (AVE-ECCV18, models_fusion.py). With one block, which is what
+    the released sizes have, the output is the same as without crossing.
+
+    Args:
+        dim: width of a, v and the output.
+    """
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.from_audio = nn.Sequential(nn.Linear(dim, dim), nn.Tanh(), nn.Linear(dim, dim))
+        self.from_visual = nn.Sequential(nn.Linear(dim, dim), nn.Tanh(), nn.Linear(dim, dim))
+
+    def forward(self, audio: Tensor, visual: Tensor) -> Tensor:
+        """(..., dim), (..., dim) -> (..., dim)."""
+        merged = (self.from_audio(audio) + self.from_visual(visual)) / 2
+        return (torch.tanh(audio + merged) + torch.tanh(visual + merged)) / 2
+
+
+def visual_vectors(
+    attention: AudioGuidedAttention | None, audio: Tensor, visual: Tensor
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """One visual vector a segment: the attended sum of a map's cells or, without attention, their average.
+
+    Args:
+        attention: None for the average.
+        audio: (B, T, D_a), what the attention is asked by.
+        visual: (B, T, H, W, D_v); (B, T, D_v) without attention.
+
+    Returns:
+        (B, T, D_v), and what can be looked at: "visual" (B, T, H, W) where there is attention.
+    """
+    if attention is None:
+        return spatial_average(visual), {}
+    attended, where = attention(audio, visual)
+    return attended, {"visual": where}
+
+
+def classifier(in_dim: int, classes: int, hidden_dim: int = 64, bias: bool = True) -> nn.Sequential:
+    """Linear, ReLU, Linear with Xavier weights: the released AVEL's classifier (64 hidden units); PSP's without bias."""
+    head = nn.Sequential(
+        nn.Linear(in_dim, hidden_dim, bias=bias), nn.ReLU(), nn.Linear(hidden_dim, classes, bias=bias)
+    )
     xavier_(head)
     return head
 

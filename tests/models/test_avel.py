@@ -22,6 +22,7 @@ SINGLE_HEAD = 256 * 64 + 64 + 64 * 29 + 29
 
 def test_has_the_released_number_of_parameters():
     assert parameters(AVEL()) == 1_335_246
+    assert parameters(AVEL(fusion="dmrn")) == 1_571_150
 
 
 @pytest.mark.parametrize(
@@ -87,6 +88,21 @@ def test_maps_of_another_size_than_it_was_built_for_are_refused():
 def test_attention_over_vectors_is_refused():
     with pytest.raises(ValueError, match="attention: false"):
         AVEL(visual_cells=1)
+
+
+def test_dmrn_classifies_the_fused_lstm_outputs_by_one_linear_layer():
+    torch.manual_seed(0)
+    model = AVEL(fusion="dmrn", attention=False, num_classes=3, audio_dim=4, visual_dim=5)
+    audio, visual = torch.randn(2, 6, 4), torch.randn(2, 6, 5)
+    fused = model.fusion(model.audio_lstm(audio)[0], model.visual_lstm(visual)[0])
+    expected = fused @ model.classifier.weight.T + model.classifier.bias
+    torch.testing.assert_close(model(AVBatch(audio=audio, visual=visual)).segment_logits, expected)
+
+
+@pytest.mark.parametrize("inputs", ["audio", "visual"])
+def test_dmrn_of_one_modality_is_refused(inputs):
+    with pytest.raises(ValueError, match="nothing to fuse"):
+        AVEL(inputs=inputs, fusion="dmrn")
 
 
 def test_a_segment_knows_what_comes_before_and_after():

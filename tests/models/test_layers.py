@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from avpipe.models.layers import AudioGuidedAttention, classifier, spatial_average
+from avpipe.models.layers import AudioGuidedAttention, ResidualFusion, classifier, spatial_average
 
 
 def attention(cells: int = 6, audio_term: str = "per_cell") -> AudioGuidedAttention:
@@ -55,6 +55,17 @@ def test_spatial_average_keeps_vectors_and_averages_maps():
     grid = torch.arange(8.0).reshape(1, 1, 2, 2, 2)  # cells (0, 1), (2, 3), (4, 5), (6, 7)
     assert spatial_average(grid).tolist() == [[[3.0, 4.0]]]
     assert spatial_average(grid[:, :, 0, 0]).tolist() == [[[0.0, 1.0]]]
+
+
+def test_residual_fusion_adds_the_mean_of_both_modalities_to_each():
+    fusion = ResidualFusion(1)
+    for branch, factor in ((fusion.from_audio, 2.0), (fusion.from_visual, 4.0)):
+        branch[0].weight.data, branch[0].bias.data = torch.ones(1, 1), torch.zeros(1)
+        branch[2].weight.data, branch[2].bias.data = torch.full((1, 1), factor), torch.zeros(1)
+    audio, visual = 0.5, -1.0
+    merged = (2 * math.tanh(audio) + 4 * math.tanh(visual)) / 2
+    expected = (math.tanh(visual + merged) + math.tanh(audio + merged)) / 2
+    assert fusion(torch.tensor([audio]), torch.tensor([visual])).item() == pytest.approx(expected)
 
 
 def test_xavier_weights_stay_within_their_bound():

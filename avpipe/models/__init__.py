@@ -14,6 +14,8 @@ __all__ = ["MODELS", "AVBatch", "AVOutput", "ModelCard", "create_model", "list_m
 MODELS: LazyTable = {
     "avel": "avpipe.models.avel:AVEL",
     "avin": "avpipe.models.avin:AVIN",
+    "psp": "avpipe.models.psp:PSP",
+    "avsdn": "avpipe.models.avsdn:AVSDN",
 }
 
 

@@ -1,0 +1,167 @@
+"""AVSDN: Lin, Li and Wang, Dual-modality seq2seq Network for Audio-Visual Event Localization, ICASSP 2019.
+
+A sequence-to-sequence network: one LSTM reads the sounds and one the images; their last hidden and cell states, fused
+by AVEL's dual multimodal residual block, are the initial state of a third LSTM, which reads both modalities' local
+features side by side and answers for every segment. No code is public; jasongief/CPSP (cpsp_avel/model/avsdn.py)
+has a re-implementation, whose layers and 2,162,510 parameters are ours with `attention=True`.
+"""
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from avpipe.models.base import AVBatch, AVOutput, ModelCard
+from avpipe.models.layers import (
+    AudioGuidedAttention,
+    ResidualFusion,
+    audio_of,
+    classifier,
+    same_segments,
+    spatial_average,
+    visual_of,
+)
+
+State = tuple[Tensor, Tensor]
+"""Hidden and cell state of an LSTM, each (directions, B, hidden)."""
+
+CARD = ModelCard(
+    title="AVSDN",
+    paper="Y.-B. Lin, Y.-J. Li and Y.-C. F. Wang, Dual-Modality seq2seq Network for Audio-Visual Event Localization, ICASSP 2019",
+    task="localization",
+    inputs="VGGish (128), ResNet-152 of a frame a segment (2048)",
+    parameters=1_783_581,
+    code="none public; re-implementation in https://github.com/jasongief/CPSP",
+    assumptions=(
+        "Visual maps are averaged over their cells: the paper's row reads audio+visual, where AVEL's rows tell apart with and without attention (option `attention`).",
+        "LSTMs of one layer in both directions, hidden 128, as in AVEL and CPSP; the paper says LSTM (option `bidirectional`). Each direction's last state is fused with the other modality's of that direction.",
+        "The fusion's MLPs are Linear, tanh, Linear, as in AVEL's DMRN, and are the same for hidden and cell states, as in CPSP (equation 2 is not legible in our copy of the paper).",
+        "States are fused as they are; CPSP puts a ReLU before.",
+        "The last fully connected layer is one Linear on the decoder's outputs.",
+        "Label guided: the same network as `fusion`, and an MLP (Linear, ReLU, Linear; 64 units) on each encoder's last hidden state is trained with the clip's categories, by the same loss with weight 1.",
+        "Visual or audio input only: the decoder's initial state is that encoder's; its inputs remain both modalities' local features.",
+        "The clip's label says which categories it has; the paper's mean of the segments' labels would also tell how long they last.",
+    ),
+)
+
+
+class AVSDN(nn.Module):
+    """Audio-visual event localization by a sequence-to-sequence network.
+
+    Both settings are trained by binary cross-entropy on softmax probabilities; weakly supervised, of the segments'
+    scores averaged over time (equation 3). These are the task's defaults for this model.
+
+    Args:
+        num_classes: event categories C; the output has C + 1, background last.
+        audio_dim: D_a.
+        visual_dim: D_v.
+        visual_cells: H * W of the visual map, for `attention`; 1 where features are vectors.
+        initial_state: of the decoder, the rows of the paper's last table: both encoders' states fused (ours), one
+            encoder's, or fused and guided by labels.
+        attention: AVEL's audio-guided attention over a map's cells in place of their average; needs maps.
+        bidirectional: LSTMs in both directions.
+        hidden_dim: of each direction.
+
+    Raises:
+        ValueError: for attention over vectors.
+    """
+
+    default_loss = "binary_cross_entropy"
+    default_pooling = "mean"
+
+    def __init__(
+        self,
+        *,
+        num_classes: int = 28,
+        audio_dim: int = 128,
+        visual_dim: int = 512,
+        visual_cells: int = 49,
+        initial_state: Literal["fusion", "visual", "audio", "label_guided"] = "fusion",
+        attention: bool = False,
+        bidirectional: bool = True,
+        hidden_dim: int = 128,
+    ) -> None:
+        super().__init__()
+        self.audio_dim, self.visual_dim = audio_dim, visual_dim
+        self.cells = visual_cells if attention else None
+        self.look = AudioGuidedAttention(audio_dim, visual_dim, visual_cells) if attention else None
+        widths = {"audio": audio_dim, "visual": visual_dim}
+        encoded = [initial_state] if initial_state in widths else list(widths)
+        self.encoders = nn.ModuleDict(
+            {name: _lstm(widths[name], hidden_dim, bidirectional) for name in encoded}
+        )
+        self.fusion = ResidualFusion(hidden_dim) if len(encoded) == 2 else None
+        self.decoder = _lstm(audio_dim + visual_dim, hidden_dim, bidirectional)
+        wide = hidden_dim * (2 if bidirectional else 1)
+        self.classifier = nn.Linear(wide, num_classes + 1)
+        guided = encoded if initial_state == "label_guided" else []
+        self.guides = nn.ModuleDict({name: classifier(wide, num_classes + 1) for name in guided})
+
+    def forward(self, batch: AVBatch) -> AVOutput:
+        """Classify every segment.
+
+        Args:
+            batch: audio (B, T, D_a); visual (B, T, D_v) or (B, T, H, W, D_v); `targets` while a label-guided model is
+                trained.
+
+        Returns:
+            `segment_logits` (B, T, C + 1); `losses` "guide_audio" and "guide_visual" if guided and there are
+            targets; `attention["visual"]` (B, T, H, W) where there is attention.
+
+        Raises:
+            ValueError: a modality is missing or has another shape.
+        """
+        audio, visual, seen = self._features(batch)
+        local = {"audio": audio, "visual": visual}
+        states = {name: encoder(local[name])[1] for name, encoder in self.encoders.items()}
+        decoded, _ = self.decoder(torch.cat([audio, visual], dim=-1), self.initial_state(states))
+        return AVOutput(
+            segment_logits=self.classifier(decoded),
+            losses=self._guide(states, batch),
+            attention=seen,
+        )
+
+    def initial_state(self, states: dict[str, State]) -> State:
+        """The decoder's: one modality's last state, or both modalities' hidden states fused, and cell states likewise."""
+        if self.fusion is None:
+            (state,) = states.values()
+            return state
+        (h_audio, c_audio), (h_visual, c_visual) = states["audio"], states["visual"]
+        return self.fusion(h_audio, h_visual), self.fusion(c_audio, c_visual)
+
+    def _guide(self, states: dict[str, State], batch: AVBatch) -> dict[str, Tensor]:
+        """How badly each encoder's last hidden state tells the clip's categories, while there are labels to ask."""
+        if batch.targets is None:
+            return {}
+        target = clip_target(batch.targets["target"])
+        losses = {}
+        for name, guide in self.guides.items():
+            hidden = states[name][0].transpose(0, 1).flatten(1)  # (directions, B, H) -> (B, directions * H)
+            losses[f"guide_{name}"] = functional.binary_cross_entropy(guide(hidden).softmax(dim=-1), target)
+        return losses
+
+    def _features(self, batch: AVBatch) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """Local features (B, T, D_a) and (B, T, D_v), checked, and where the model looked."""
+        audio = audio_of(batch.audio, self.audio_dim, "AVSDN")
+        visual = visual_of(batch.visual, self.visual_dim, "AVSDN", self.cells)
+        same_segments(audio, visual, "AVSDN")
+        if self.look is None:
+            return audio, spatial_average(visual), {}
+        attended, where = self.look(audio, visual)
+        return audio, attended, {"visual": where}
+
+
+def clip_target(target: Tensor) -> Tensor:
+    """Truth of the segments (B, T, C + 1), or already of the clip (B, C + 1) -> the clip's categories (B, C + 1).
+
+    0 or 1; background where the clip has no category.
+    """
+    if target.ndim == 2:
+        return target
+    present = target[..., :-1].amax(dim=1)  # (B, C)
+    return torch.cat([present, 1 - present.amax(dim=-1, keepdim=True)], dim=-1)
+
+
+def _lstm(in_dim: int, hidden_dim: int, bidirectional: bool) -> nn.LSTM:
+    return nn.LSTM(in_dim, hidden_dim, batch_first=True, bidirectional=bidirectional)

@@ -16,6 +16,7 @@ from avpipe import lazy
 from avpipe.metrics.localization import segment_accuracy
 from avpipe.models import MODELS
 from avpipe.models.avel import AVEL
+from avpipe.models.psp import PSP
 from avpipe.training import loop
 from avpipe.training.loop import resume_file, train_experiment
 from avpipe.workflow import train_code
@@ -442,3 +443,11 @@ def test_a_model_sees_the_targets_of_its_setting_while_it_trains_and_never_else(
     monkeypatch.setattr(AVEL, "forward", watching)
     run(describe("avel", setting, epochs=1, batch_size=48), study.results)
     assert seen == [(True, shape), (False, None), (False, None)]  # one batch, then test and val
+
+
+@pytest.mark.parametrize("setting", ["supervised", "weakly-supervised"])
+def test_a_model_that_has_two_forms_is_built_for_the_setting(study, describe, setting):
+    sizes = {"num_classes": 3, "audio_dim": 6, "visual_dim": 8, "visual_cells": 4, "hidden_dim": 8}
+    expected = sum(p.numel() for p in PSP(setting=setting, **sizes).parameters())
+    (metrics,) = run(describe("psp", setting, epochs=1), study.results)
+    assert metrics["parameters"] == expected

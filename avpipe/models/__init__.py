@@ -15,7 +15,9 @@ MODELS: LazyTable = {
     "avel": "avpipe.models.avel:AVEL",
     "avin": "avpipe.models.avin:AVIN",
     "psp": "avpipe.models.psp:PSP",
+    "cmran": "avpipe.models.cmran:CMRAN",
     "avsdn": "avpipe.models.avsdn:AVSDN",
+    "dam": "avpipe.models.dam:DAM",
 }
 
 

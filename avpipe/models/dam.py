@@ -1,0 +1,181 @@
+"""DAM: Wu, Zhu, Yan and Yang, Dual Attention Matching for Audio-Visual Event Localization, ICCV 2019.
+
+One watches a whole clip to know its event, and each second to know when it happens. Self-attention over the local
+features of the segments that belong to the event gives a global feature a modality; the global feature of one modality is
+multiplied with each local feature of the *other*, and the product is to be large on event segments only:
+
+    local audio ── self-attention on event segments ── global audio ──×── local visual ──┐
+    local visual ─ self-attention on event segments ── global visual ─×── local audio ───┴─ event or background, a segment
+                                                   both globals ── classifier ── the clip's category
+
+The event segments are known only where a supervised model is trained. There the truth is used, as in the paper, and the
+model learns beside to estimate it. At test, and in weakly supervised training, only the estimate is used: **no true
+interval reaches a prediction** (in the unofficial tonymisic/zero-shot-cml it does, through the global feature).
+"""
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from avpipe.models.base import AVBatch, AVOutput, ModelCard
+from avpipe.models.layers import audio_of, classifier, same_segments, spatial_average, visual_of
+
+CARD = ModelCard(
+    title="DAM",
+    paper="Y. Wu, L. Zhu, Y. Yan and Y. Yang, Dual Attention Matching for Audio-Visual Event Localization, ICCV 2019",
+    task="localization",
+    inputs="VGGish (128), VGG-19 block5_pool maps (7 x 7 x 512)",
+    parameters=835_100,
+    code="none public; unofficial in https://github.com/tonymisic/zero-shot-cml",
+    assumptions=(
+        "Visual maps are averaged over their cells; one Linear a modality gives local features of a common width, 256 (unofficial code).",
+        "Self-attention: one head, one layer, no residual; the global feature is the mean of its outputs over the event segments (unofficial code: over all).",
+        "Where the truth may not be used, event segments are estimated by matching with globals of all segments, and count by their probability, in the attention and in the mean (option `context: all`: every segment counts as much, everywhere).",
+        "The estimate is trained, supervised, by binary cross-entropy with the truth, weight 1. A clip without an event: all its segments count.",
+        "Matching: dot product over the square root of the width, then a sigmoid; the probability of an event is the mean of both directions' (unofficial code: mean).",
+        "Category: Linear, ReLU (512), Linear on both globals; C categories, background where the event is not probable.",
+        "Loss: cross-entropy of the category and binary cross-entropy of the event, 1 : 1 (unofficial code: 0.5 : 0.5).",
+        "Weakly supervised (not in the paper): the task's rule for models of two parts, the maximum over time of event probability times category.",
+    ),
+)
+
+
+class RelevantSelfAttention(nn.Module):
+    """Self-attention that sees segments as far as they are relevant, averaged over them.
+
+    Args:
+        dim: D, of the local features and the result.
+    """
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.query = nn.Linear(dim, dim, bias=False)
+        self.key = nn.Linear(dim, dim, bias=False)
+        self.value = nn.Linear(dim, dim)
+
+    def forward(self, local: Tensor, relevance: Tensor) -> Tensor:
+        """Gather a clip's global feature.
+
+        Args:
+            local: (B, T, D).
+            relevance: (B, T), 0 to 1; a segment of relevance 0 counts for nothing. Not all 0 in a clip.
+
+        Returns:
+            (B, D).
+        """
+        scores = self.query(local) @ self.key(local).transpose(1, 2) / math.sqrt(local.shape[-1])  # (B, T, T)
+        scores = scores + relevance.clamp(min=1e-9).log().unsqueeze(1)
+        attended = scores.softmax(dim=-1) @ self.value(local)  # (B, T, D)
+        share = relevance / relevance.sum(dim=1, keepdim=True)
+        return torch.einsum("bt,btd->bd", share, attended)
+
+
+def matching_score(context: Tensor, local: Tensor) -> Tensor:
+    """The global feature (B, D) of one modality times each local feature (B, T, D) of the other -> (B, T)."""
+    return torch.einsum("bd,btd->bt", context, local) / math.sqrt(local.shape[-1])
+
+
+def mean_probability_logit(one: Tensor, other: Tensor) -> Tensor:
+    """The logit of (sigmoid(one) + sigmoid(other)) / 2, without loss of precision where they are nearly 0 or 1."""
+    yes = torch.logaddexp(functional.logsigmoid(one), functional.logsigmoid(other))
+    no = torch.logaddexp(functional.logsigmoid(-one), functional.logsigmoid(-other))
+    return yes - no
+
+
+class DAM(nn.Module):
+    """Audio-visual event localization by matching one modality's global feature with the other's local features.
+
+    Args:
+        num_classes: event categories C.
+        audio_dim: D_a.
+        visual_dim: D_v.
+        context: what a global feature is made of: "events", the segments of the event (true while a supervised model
+            is trained, else estimated), or "all" segments.
+        hidden_dim: D, of local and global features.
+    """
+
+    default_loss = "cross_entropy"
+    default_pooling = "max"
+
+    def __init__(
+        self,
+        *,
+        num_classes: int = 28,
+        audio_dim: int = 128,
+        visual_dim: int = 512,
+        context: Literal["events", "all"] = "events",
+        hidden_dim: int = 256,
+    ) -> None:
+        super().__init__()
+        self.audio_dim, self.visual_dim, self.context = audio_dim, visual_dim, context
+        self.audio_local = nn.Linear(audio_dim, hidden_dim)
+        self.visual_local = nn.Linear(visual_dim, hidden_dim)
+        self.audio_global = RelevantSelfAttention(hidden_dim)
+        self.visual_global = RelevantSelfAttention(hidden_dim)
+        self.classifier = classifier(2 * hidden_dim, num_classes, hidden_dim=2 * hidden_dim)
+
+    def forward(self, batch: AVBatch) -> AVOutput:
+        """Match, and classify the clip.
+
+        Args:
+            batch: audio (B, T, D_a); visual (B, T, D_v) or (B, T, H, W, D_v); `targets` while the model is trained.
+
+        Returns:
+            `event_logits` (B, T); `category_logits` (B, C); `losses` "estimate" if event segments are estimated and
+            the truth is there to learn from; `attention` (B, T) "audio_to_visual" and "visual_to_audio", the
+            probability of an event by each direction of the matching, and "relevance" of the segments.
+
+        Raises:
+            ValueError: a modality is missing or has another shape.
+        """
+        audio = audio_of(batch.audio, self.audio_dim, "DAM")
+        visual = visual_of(batch.visual, self.visual_dim, "DAM")
+        same_segments(audio, visual, "DAM")
+        audio = self.audio_local(audio)  # (B, T, D)
+        visual = self.visual_local(spatial_average(visual))  # (B, T, D)
+        relevance = audio.new_ones(audio.shape[:2])
+        losses = {}
+        if self.context == "events":
+            estimate = mean_probability_logit(*self.match(audio, visual, relevance)[0])
+            truth = true_events(batch)
+            if truth is None:
+                relevance = estimate.sigmoid()
+            else:
+                losses["estimate"] = functional.binary_cross_entropy_with_logits(estimate, truth)
+                relevance = torch.where(truth.any(dim=1, keepdim=True), truth, relevance)
+        (by_audio, by_visual), contexts = self.match(audio, visual, relevance)
+        return AVOutput(
+            event_logits=mean_probability_logit(by_audio, by_visual),
+            category_logits=self.classifier(contexts),
+            losses=losses,
+            attention={
+                "audio_to_visual": by_audio.sigmoid(),
+                "visual_to_audio": by_visual.sigmoid(),
+                "relevance": relevance,
+            },
+        )
+
+    def match(self, audio: Tensor, visual: Tensor, relevance: Tensor) -> tuple[tuple[Tensor, Tensor], Tensor]:
+        """Global features of the relevant segments, and how they match the other modality.
+
+        Args:
+            audio: (B, T, D), local.
+            visual: (B, T, D), local.
+            relevance: (B, T), of the segments.
+
+        Returns:
+            The matching scores (B, T) of the global audio feature with local visual ones, and the reverse; and both
+            global features side by side (B, 2 D).
+        """
+        heard, watched = self.audio_global(audio, relevance), self.visual_global(visual, relevance)  # (B, D)
+        scores = matching_score(heard, visual), matching_score(watched, audio)
+        return scores, torch.cat([heard, watched], dim=-1)
+
+
+def true_events(batch: AVBatch) -> Tensor | None:
+    """Which segments are of an event, (B, T), 0 or 1; None at test, and where only the clip's label is known."""
+    target = batch.targets["target"] if batch.targets is not None else None
+    return None if target is None or target.ndim != 3 else 1 - target[..., -1]

@@ -36,7 +36,8 @@ class AVOutput:
     Args:
         segment_logits: (B, T, C + 1) unnormalised; the last class is background.
         event_logits: (B, T), unnormalised: is there an event, whichever it is.
-        category_logits: (B, C), unnormalised, of the whole clip.
+        category_logits: (B, C), unnormalised, of the whole clip; (B, C + 1), background last, from a model that is
+            weakly supervised with clips without an event (CMRAN's released code).
         losses: further terms of the training loss, name -> scalar tensor, added as they are.
         attention: what can be looked at, name -> tensor (for figures); never used for the loss.
     """

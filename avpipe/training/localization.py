@@ -82,7 +82,8 @@ class Localization:
     A model that answers with `segment_logits` is trained by the recipe's loss on them, and each segment is predicted to be
     the largest of C + 1. A model with `event_logits` and `category_logits` (CMRAN's and CPSP's released rule) is
     trained, supervised, by binary cross-entropy on the event and the recipe's loss on the category of clips that have one; weakly, by the
-    recipe's loss on the pooled products sigmoid(event) * category over C classes, clips without an event left out.
+    recipe's loss on the pooled products sigmoid(event) * category over C classes, clips without an event left out, or
+    over C + 1 classes where the model scores background too.
     A segment of it is predicted to be the clip's largest category where sigmoid(event) > 0.5, else background.
 
     Args:
@@ -135,11 +136,13 @@ class Localization:
         return torch.stack([loss, *output.losses.values()]).sum()
 
     def _two_part_loss(self, event: Tensor, category: Tensor, target: Tensor) -> Tensor:
-        """Of event (B, T) and category (B, C) logits."""
+        """Of event (B, T) and category (B, C) logits; weakly supervised (B, C + 1) too."""
         if self.weak:
             scores = pool_over_time(
                 event.sigmoid().unsqueeze(-1) * category.unsqueeze(1), self.pooling
-            )  # (B, C)
+            )  # (B, C) or (B, C + 1)
+            if scores.shape[-1] == target.shape[-1]:
+                return self.criterion(scores, target).mean()
             return self._category_loss(scores, target[:, :-1])
         event_loss = functional.binary_cross_entropy_with_logits(event, 1 - target[..., -1])
         return event_loss + self._category_loss(category, target[..., :-1].amax(dim=1))

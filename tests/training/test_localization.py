@@ -162,6 +162,18 @@ def test_two_part_weak_loss_is_on_pooled_products(task):
     torch.testing.assert_close(loc.loss(output, {"target": torch.eye(4)[[1, 3]]}), expected)
 
 
+def test_two_part_weak_loss_takes_clips_without_event_where_background_is_scored(task):
+    loc = task("weakly-supervised", loss="cross_entropy", pooling="mean")
+    event, category = torch.randn(2, 5), torch.randn(2, 4)
+    scores = event.sigmoid().mean(dim=1, keepdim=True) * category
+    expected = torch.nn.functional.cross_entropy(scores, torch.tensor([1, 3]))
+    output = AVOutput(event_logits=event, category_logits=category)
+    torch.testing.assert_close(loc.loss(output, {"target": torch.eye(4)[[1, 3]]}), expected)
+    category = torch.tensor([[0.0, 0, 0, 1], [0, 1, 0, 0]])
+    found = loc.predict(AVOutput(event_logits=torch.tensor([[1.0, -1], [1, -1]]), category_logits=category))
+    assert found["prediction"].tolist() == [[3, 3], [1, 3]]
+
+
 def test_a_batch_without_any_event_has_a_finite_two_part_loss(task):
     output = AVOutput(event_logits=torch.zeros(1, 2), category_logits=torch.zeros(1, 3))
     target = torch.eye(4)[torch.tensor([[3, 3]])]

@@ -14,6 +14,7 @@ __all__ = ["MODELS", "AVBatch", "AVOutput", "ModelCard", "create_model", "list_m
 MODELS: LazyTable = {
     "avel": "avpipe.models.avel:AVEL",
     "avin": "avpipe.models.avin:AVIN",
+    "avrb": "avpipe.models.avrb:AVRB",
     "psp": "avpipe.models.psp:PSP",
     "cmran": "avpipe.models.cmran:CMRAN",
     "avsdn": "avpipe.models.avsdn:AVSDN",

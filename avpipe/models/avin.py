@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from avpipe.models.base import AVBatch, AVOutput, ModelCard
 from avpipe.models.layers import (
+    MFB,
     AudioGuidedAttention,
     audio_of,
     classifier,
@@ -65,46 +66,6 @@ def temporal_attention(h: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
     """
     weights = torch.einsum("bth,bh->bt", h, context).softmax(dim=1)
     return weights.unsqueeze(-1) * h, weights
-
-
-def power_normalize(z: Tensor) -> Tensor:
-    """Equation 3, first half: sign(z) |z|^0.5, with a slope that stays finite (1e4) at zero.
-
-    Computed as z / sqrt(|z| + 1e-8): the difference is below 1e-4 everywhere and below float32's precision from
-    |z| = 0.1 on.
-    """
-    return z * torch.rsqrt(z.abs() + 1e-8)
-
-
-class MFB(nn.Module):
-    """Multi-modal factorized bilinear pooling, equations 2 and 3 (Yu et al., ICCV 2017).
-
-    Output i is the bilinear form v^T W_i a with W_i = sum over j < q of U[:, iq + j] V[:, iq + j]^T, then power
-    and L2 normalisation over the p outputs.
-
-    Args:
-        visual_dim: d_v.
-        audio_dim: d_a.
-        p: outputs.
-        q: latent dimensionality, the rank of each W_i.
-        dropout: after the element-wise product, before sum pooling, as in the authors' code.
-    """
-
-    def __init__(self, visual_dim: int, audio_dim: int, p: int, q: int, dropout: float) -> None:
-        super().__init__()
-        self.q = q
-        self.visual = nn.Linear(visual_dim, p * q, bias=False)  # U^T
-        self.audio = nn.Linear(audio_dim, p * q, bias=False)  # V^T
-        self.dropout = nn.Dropout(dropout)
-
-    def bilinear(self, visual: Tensor, audio: Tensor) -> Tensor:
-        """Equation 2: (..., d_v), (..., d_a) -> (..., p), not normalised."""
-        product = self.dropout(self.visual(visual) * self.audio(audio))  # (..., p * q)
-        return product.unflatten(-1, (-1, self.q)).sum(dim=-1)  # (..., p, q) -> (..., p)
-
-    def forward(self, visual: Tensor, audio: Tensor) -> Tensor:
-        """Equations 2 and 3: (..., d_v), (..., d_a) -> (..., p) of length one (zero where a modality is zero)."""
-        return nn.functional.normalize(power_normalize(self.bilinear(visual, audio)), dim=-1, eps=1e-6)
 
 
 class ProjectedFusion(nn.Module):

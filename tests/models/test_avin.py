@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from avpipe.models import AVBatch
-from avpipe.models.avin import AVIN, MFB, ProjectedFusion, power_normalize, temporal_attention
+from avpipe.models.avin import AVIN, ProjectedFusion, temporal_attention
+from avpipe.models.layers import MFB, power_normalize
 
 SIZES = {"num_classes": 3, "audio_dim": 4, "visual_dim": 5, "hidden_dim": 6, "fusion_dim": 7}
 ABLATIONS = {

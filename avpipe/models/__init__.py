@@ -17,6 +17,7 @@ MODELS: LazyTable = {
     "avrb": "avpipe.models.avrb:AVRB",
     "psp": "avpipe.models.psp:PSP",
     "cmran": "avpipe.models.cmran:CMRAN",
+    "jcan": "avpipe.models.jcan:JCAN",
     "avsdn": "avpipe.models.avsdn:AVSDN",
     "dam": "avpipe.models.dam:DAM",
 }

@@ -1,0 +1,137 @@
+"""JCAN: one recursion written out, the recursion at work, and the released size."""
+
+import math
+from itertools import pairwise
+
+import pytest
+import torch
+
+from avpipe.models import AVBatch
+from avpipe.models.jcan import JCAN, JointCoAttention, MixSegments, RecurrentEncoder
+
+SIZES = {"num_classes": 3, "audio_dim": 4, "visual_dim": 5, "visual_cells": 4, "hidden_dim": 8}
+
+
+def features(segments: int = 10, seed: int = 0) -> AVBatch:
+    random = torch.Generator().manual_seed(seed)
+    audio = torch.randn(2, segments, 4, generator=random)
+    return AVBatch(audio=audio, visual=torch.randn(2, segments, 2, 2, 5, generator=random))
+
+
+def model(**options) -> JCAN:
+    torch.manual_seed(0)
+    return JCAN(**{**SIZES, **options}).eval()
+
+
+def co_attention() -> JointCoAttention:
+    torch.manual_seed(0)
+    return JointCoAttention(3, dropout=0.3).double().eval()
+
+
+def test_has_the_released_number_of_parameters():
+    assert sum(p.numel() for p in JCAN().parameters()) == 22_776_510
+
+
+def test_a_recursion_is_its_definition_written_out():
+    layer = co_attention()
+    audio, visual = torch.randn(10, 3).double(), torch.randn(10, 3).double()
+    out_audio, out_visual = layer(audio[None], visual[None])
+
+    def linear(part: torch.nn.Linear, x: torch.Tensor) -> torch.Tensor:
+        return x @ part.weight.T + part.bias
+
+    joint = linear(layer.joint, torch.cat([visual, audio], dim=1))  # (10, 6)
+    for x, key, value, out, found in (
+        (audio, layer.audio_key, layer.audio_value, layer.audio_out, out_audio),
+        (visual, layer.visual_key, layer.visual_value, layer.visual_out, out_visual),
+    ):
+        # channel d of the modality, mixed over time, against channel k of the joint representation
+        mixed = torch.stack([linear(key.mix, x[:, d]) for d in range(3)])  # (3, 10)
+        agreement = torch.zeros(3, 6).double()
+        for d in range(3):
+            for k in range(6):
+                agreement[d, k] = torch.tanh(mixed[d] @ joint[:, k] / math.sqrt(6))
+        attended = torch.tanh(linear(value, x) @ agreement).clamp(min=0)
+        torch.testing.assert_close(found[0], x + linear(out, attended).clamp(min=0))
+
+
+def test_each_modality_is_renewed_from_both():
+    layer = co_attention()
+    audio = torch.randn(1, 10, 3, dtype=torch.float64, requires_grad=True)
+    visual = torch.randn(1, 10, 3, dtype=torch.float64, requires_grad=True)
+    for out in layer(audio, visual):
+        for gradient in torch.autograd.grad(out.square().sum(), (audio, visual), retain_graph=True):
+            assert (gradient[0].abs().sum(dim=-1) > 0).all()  # all segments of both
+
+
+def test_agreement_does_not_care_where_in_time_it_is_if_the_mix_does_not():
+    """S sums over segments: with the identity as mix, both modalities may be played backwards."""
+    layer = co_attention()
+    layer.audio_key.mix.weight.data, layer.audio_key.mix.bias.data = (
+        torch.eye(10).double(),
+        torch.zeros(10).double(),
+    )
+    audio, joint = torch.randn(1, 10, 3).double(), torch.randn(1, 10, 6).double()
+    agreement = layer.agreement(layer.audio_key, audio, joint)
+    torch.testing.assert_close(agreement, layer.agreement(layer.audio_key, audio.flip(1), joint.flip(1)))
+    torch.testing.assert_close(agreement, torch.tanh(audio.mT @ joint / math.sqrt(6)))
+    assert not torch.allclose(agreement, layer.agreement(layer.audio_key, audio.flip(1), joint))
+
+
+@pytest.mark.parametrize("recursions", [1, 4])
+def test_co_attention_recurs_with_weights_of_its_own(recursions):
+    network, calls = model(recursions=recursions), []
+    for layer in network.recursions:
+        layer.register_forward_hook(lambda layer, inputs, outputs: calls.append((layer, inputs, outputs)))
+    network(features())
+    assert [layer for layer, *_ in calls] == list(network.recursions)
+    assert len({id(layer.joint.weight) for layer in network.recursions}) == recursions
+    for (_, _, before), (_, after, _) in pairwise(calls):
+        assert all(
+            torch.equal(x, y) for x, y in zip(before, after, strict=True)
+        )  # what one gives the next takes
+
+
+def test_each_recursion_changes_the_scores():
+    four, three = model(), model()
+    three.recursions = three.recursions[:3]
+    assert not torch.allclose(four(features()).segment_logits, three(features()).segment_logits)
+
+
+def test_the_mix_of_another_number_of_segments_is_the_same_curve_resampled():
+    layer = MixSegments()
+    with torch.no_grad():
+        layer.mix.bias.zero_()
+        layer.mix.weight.fill_(0.1)  # the mean
+    courses = torch.randn(2, 3, 7)
+    torch.testing.assert_close(layer(courses), courses.mean(dim=-1, keepdim=True).expand(2, 3, 7))
+    with torch.no_grad():
+        layer.mix.weight.zero_()
+        layer.mix.bias.copy_(torch.arange(10.0))
+    torch.testing.assert_close(layer(torch.zeros(1, 1, 4))[0, 0], torch.tensor([0.0, 3, 6, 9]))
+
+
+def test_the_encoder_sees_both_ways_and_its_output_has_length_one():
+    torch.manual_seed(0)
+    encoder = RecurrentEncoder(4, 6, dropout=0.0)
+    inputs = torch.randn(2, 5, 4, requires_grad=True)
+    encoded = encoder(inputs)
+    torch.testing.assert_close(encoded.norm(dim=-1), torch.ones(2, 5))
+    encoded[0, 2, 0].backward()
+    assert (inputs.grad[0].abs().sum(dim=-1) > 0).all()
+    assert not inputs.grad[1].any()
+    assert encoder.initial.grad.any()  # the states it starts from are learned
+
+
+def test_loudness_and_brightness_do_not_count():
+    network, batch = model(), features()
+    louder = AVBatch(audio=3 * batch.audio, visual=0.5 * batch.visual)
+    torch.testing.assert_close(network(louder).segment_logits, network(batch).segment_logits)
+
+
+def test_takes_vectors_where_it_does_not_attend():
+    network = model(visual_cells=1, attention=False)
+    output = network(AVBatch(audio=features().audio, visual=torch.randn(2, 10, 5)))
+    assert output.segment_logits.shape == (2, 10, 4)
+    assert output.attention == {}
+    assert model()(features()).attention["visual"].shape == (2, 10, 2, 2)

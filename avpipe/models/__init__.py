@@ -16,8 +16,10 @@ MODELS: LazyTable = {
     "avin": "avpipe.models.avin:AVIN",
     "avrb": "avpipe.models.avrb:AVRB",
     "psp": "avpipe.models.psp:PSP",
+    "cman": "avpipe.models.cman:CMAN",
     "cmran": "avpipe.models.cmran:CMRAN",
     "jcan": "avpipe.models.jcan:JCAN",
+    "mpn": "avpipe.models.mpn:MPN",
     "avsdn": "avpipe.models.avsdn:AVSDN",
     "dam": "avpipe.models.dam:DAM",
 }

@@ -15,11 +15,13 @@ MODELS: LazyTable = {
     "avel": "avpipe.models.avel:AVEL",
     "avin": "avpipe.models.avin:AVIN",
     "avrb": "avpipe.models.avrb:AVRB",
+    "avt": "avpipe.models.avt:AVT",
     "psp": "avpipe.models.psp:PSP",
     "cman": "avpipe.models.cman:CMAN",
     "cmran": "avpipe.models.cmran:CMRAN",
     "jcan": "avpipe.models.jcan:JCAN",
     "mpn": "avpipe.models.mpn:MPN",
+    "tacma": "avpipe.models.tacma:TACMA",
     "avsdn": "avpipe.models.avsdn:AVSDN",
     "dam": "avpipe.models.dam:DAM",
 }

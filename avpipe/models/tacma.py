@@ -1,0 +1,186 @@
+"""TACMA: temporally adaptive cross-modal attention, from "Self-Supervised Video Representation and Temporally Adaptive
+Attention for Audio-Visual Event Localization", Applied Sciences 12(24), 12622, 2022. Equations 3 to 9.
+
+Each audio segment is compared with each visual segment, and what a pair may tell is weakened by the time between the two,
+the more the less they have in common. The paper feeds it the fixed features of its own self-supervised encoders
+(AV-BT, `encoder="none"`); by default the encoders, of the same form, are trained with it on CNN features.
+"""
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from avpipe.models.base import AVBatch, AVOutput, ModelCard
+from avpipe.models.layers import audio_of, same_segments, spatial_average, visual_of, xavier_
+
+CARD = ModelCard(
+    title="TACMA",
+    paper="Self-Supervised Video Representation and Temporally Adaptive Attention for Audio-Visual Event Localization, Applied Sciences 12(24), 12622, 2022",
+    task="localization",
+    inputs="features of AV-BT's encoders, which see VGGish (128) and ResNet-50 features (512)",
+    parameters=1_358_365,
+    code="none public",
+    assumptions=(
+        "Encoders before it: an LSTM in both directions a modality, 128 each, as in AVEL, whose structure the paper calls similar; d_l = 256. Maps are averaged over their cells, since the paper's encoders have no visual attention.",
+        "d_h = d_e = d_l; the weight matrices have no bias; both modalities share equation 7's layer normalisation, which is one symbol there.",
+        "Equation 3 divides by the square root of d_l: the text says scaled dot-product, and the root sign is lost in print.",
+        "Equation 6 is read as cross-modal attention, which theta = 0 is to give: the audio asks, visual segments answer, the audio is added. With equation 3's names that is W^av (f_v W_v2) + f_a; printed is W^va (option `equation_6`).",
+        "Where a softmax is below 1e-6, equation 4 takes 1e-6: the weight is zero either way, and its slope is finite.",
+        "Three-layer MLP: Linear, ReLU (128), Linear, ReLU (64), Linear.",
+        "Weakly supervised (not in the paper): each class's maximum over time, as in AVEL's code.",
+    ),
+)
+
+
+def cross_modal_attention(audio: Tensor, visual: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    """Equation 3, with the ReLU and the softmax along rows that follow it.
+
+    Args:
+        audio: (B, T, d_h), f_a W_a1.
+        visual: (B, T, d_h), f_v W_v1.
+        scale: what the products are divided by.
+
+    Returns:
+        M^av (B, T, T), audio segments as rows, and M^va, visual segments as rows. Rows sum to one.
+    """
+    similarity = (audio @ visual.mT / scale).relu()  # (B, T, T)
+    return similarity.softmax(dim=-1), similarity.mT.softmax(dim=-1)
+
+
+def temporal_weights(attention: Tensor, theta: float) -> Tensor:
+    """Equation 4: exp(-theta |i - j| / M_ij).
+
+    Args:
+        attention: M, (..., T, T), not negative.
+        theta: not negative; 0 gives ones.
+
+    Returns:
+        (..., T, T): one on the diagonal, smaller the further apart in time and the smaller M.
+    """
+    time = torch.arange(attention.shape[-1], device=attention.device, dtype=attention.dtype)
+    distance = (time[:, None] - time).abs()  # (T, T)
+    return torch.exp(-theta * distance / attention.clamp(min=1e-6))
+
+
+class TemporallyAdaptiveAttention(nn.Module):
+    """Equations 3 to 7.
+
+    Args:
+        dim: d_l, of both modalities; d_h and d_e are the same.
+        theta: of equation 4.
+        equation_6: "cross-modal" or "as_printed", see `CARD.assumptions`.
+    """
+
+    def __init__(self, dim: int, theta: float, equation_6: Literal["cross-modal", "as_printed"]) -> None:
+        super().__init__()
+        self.theta, self.equation_6 = theta, equation_6
+        self.audio_key, self.visual_key = _matrix(dim), _matrix(dim)  # W_a1, W_v1
+        self.audio_value, self.visual_value = _matrix(dim), _matrix(dim)  # W_a2, W_v2
+        self.audio_out, self.visual_out = _matrix(dim), _matrix(dim)  # W_a3, W_v3
+        self.norm = nn.LayerNorm(dim)
+        xavier_(self)
+
+    def forward(self, audio: Tensor, visual: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """Attend.
+
+        Args:
+            audio: f_a, (B, T, d_l).
+            visual: f_v, (B, T, d_l).
+
+        Returns:
+            f_{a<-v} and f_{v<-a}, (B, T, d_l), in this order; and equation 5's matrices (B, T, T), asking segments as
+            rows: "audio_from_visual" (W^av), "visual_from_audio" (W^va).
+        """
+        asked_by_audio, asked_by_visual = cross_modal_attention(
+            self.audio_key(audio), self.visual_key(visual), audio.shape[-1] ** 0.5
+        )
+        asked_by_audio = temporal_weights(asked_by_audio, self.theta) * asked_by_audio  # W^av
+        asked_by_visual = temporal_weights(asked_by_visual, self.theta) * asked_by_visual  # W^va
+        seen = {"audio_from_visual": asked_by_audio, "visual_from_audio": asked_by_visual}
+        if self.equation_6 == "as_printed":
+            asked_by_audio, asked_by_visual = asked_by_visual, asked_by_audio
+        visual_fused = asked_by_audio @ self.visual_value(visual) + audio  # V_fuse
+        audio_fused = asked_by_visual @ self.audio_value(audio) + visual  # A_fuse
+        return self.norm(self.audio_out(audio_fused)), self.norm(self.visual_out(visual_fused)), seen
+
+
+class TACMA(nn.Module):
+    """Audio-visual event localization by temporally adaptive cross-modal attention; the loss is cross-entropy.
+
+    Args:
+        num_classes: event categories C; the output has C + 1, background last.
+        audio_dim: D_a.
+        visual_dim: D_v.
+        encoder: "lstm" in front of the attention, trained with it; "none" for features that are encoded already and
+            have one width.
+        theta: how much time between segments weakens their connection; 0 is plain cross-modal attention.
+        equation_6: which attention matrix meets which values: as the text describes them or as printed.
+        hidden_dim: of each direction of the LSTMs.
+
+    Raises:
+        ValueError: for a negative theta, or features of two widths without an encoder.
+    """
+
+    default_loss = "cross_entropy"
+    default_pooling = "max"
+
+    def __init__(
+        self,
+        *,
+        num_classes: int = 28,
+        audio_dim: int = 128,
+        visual_dim: int = 512,
+        encoder: Literal["lstm", "none"] = "lstm",
+        theta: float = 0.03,
+        equation_6: Literal["cross-modal", "as_printed"] = "cross-modal",
+        hidden_dim: int = 128,
+    ) -> None:
+        super().__init__()
+        if theta < 0:
+            raise ValueError(
+                f"TACMA: `theta` {theta} would favour segments that are far apart; it is at least 0"
+            )
+        if encoder == "none" and audio_dim != visual_dim:
+            raise ValueError(
+                f"TACMA: audio features of width {audio_dim} and visual ones of {visual_dim} cannot be compared: set "
+                "`encoder: lstm`, or use features that were encoded in one space"
+            )
+        self.audio_dim, self.visual_dim = audio_dim, visual_dim
+        self.audio_lstm: nn.LSTM | None = None
+        self.visual_lstm: nn.LSTM | None = None
+        dim = audio_dim  # d_l
+        if encoder == "lstm":
+            self.audio_lstm = nn.LSTM(audio_dim, hidden_dim, batch_first=True, bidirectional=True)
+            self.visual_lstm = nn.LSTM(visual_dim, hidden_dim, batch_first=True, bidirectional=True)
+            dim = 2 * hidden_dim
+        self.attention = TemporallyAdaptiveAttention(dim, theta, equation_6)
+        self.classifier = nn.Sequential(
+            nn.Linear(dim, 128), nn.ReLU(), nn.Linear(128, 64), nn.ReLU(), nn.Linear(64, num_classes + 1)
+        )
+        xavier_(self.classifier)
+
+    def forward(self, batch: AVBatch) -> AVOutput:
+        """Classify every segment.
+
+        Args:
+            batch: audio (B, T, D_a); visual (B, T, D_v) or (B, T, H, W, D_v), averaged.
+
+        Returns:
+            `segment_logits` (B, T, C + 1); `attention` with "audio_from_visual" and "visual_from_audio" (B, T, T).
+
+        Raises:
+            ValueError: a modality is missing or has another shape.
+        """
+        audio = audio_of(batch.audio, self.audio_dim, "TACMA")
+        maps = visual_of(batch.visual, self.visual_dim, "TACMA")
+        same_segments(audio, maps, "TACMA")
+        visual = spatial_average(maps)  # (B, T, D_v)
+        if self.audio_lstm is not None and self.visual_lstm is not None:
+            audio, visual = self.audio_lstm(audio)[0], self.visual_lstm(visual)[0]  # (B, T, d_l)
+        audio, visual, seen = self.attention(audio, visual)
+        return AVOutput(segment_logits=self.classifier(visual + audio), attention=seen)
+
+
+def _matrix(dim: int) -> nn.Linear:
+    return nn.Linear(dim, dim, bias=False)

@@ -38,7 +38,7 @@ CARD = ModelCard(
         "Matching: dot product over the square root of the width, then a sigmoid; the probability of an event is the mean of both directions' (unofficial code: mean).",
         "Category: Linear, ReLU (512), Linear on both globals; C categories, background where the event is not probable.",
         "Loss: cross-entropy of the category and binary cross-entropy of the event, 1 : 1 (unofficial code: 0.5 : 0.5).",
-        "Weakly supervised (not in the paper): the task's rule for models of two parts, the maximum over time of event probability times category.",
+        "Weakly supervised (not in the paper): a segment's scores are the logarithms of event probability times category probability, and of no event, each class's maximum over time against the clip's label. So clips without an event teach what background is like.",
     ),
 )
 
@@ -85,6 +85,20 @@ def mean_probability_logit(one: Tensor, other: Tensor) -> Tensor:
     return yes - no
 
 
+def joint_log_probability(event: Tensor, category: Tensor) -> Tensor:
+    """Log-probabilities of each category and, last, of background.
+
+    Args:
+        event: (B, T), logits of an event.
+        category: (B, C), logits of the clip's category.
+
+    Returns:
+        (B, T, C + 1), log of p(event) p(category) and of 1 - p(event); their exponentials sum to one.
+    """
+    some = functional.logsigmoid(event).unsqueeze(-1) + category.log_softmax(dim=-1).unsqueeze(1)  # (B, T, C)
+    return torch.cat([some, functional.logsigmoid(-event).unsqueeze(-1)], dim=-1)
+
+
 class DAM(nn.Module):
     """Audio-visual event localization by matching one modality's global feature with the other's local features.
 
@@ -92,6 +106,7 @@ class DAM(nn.Module):
         num_classes: event categories C.
         audio_dim: D_a.
         visual_dim: D_v.
+        setting: decides the form of the output; the loop fills it in.
         context: what a global feature is made of: "events", the segments of the event (true while a supervised model
             is trained, else estimated), or "all" segments.
         hidden_dim: D, of local and global features.
@@ -106,11 +121,13 @@ class DAM(nn.Module):
         num_classes: int = 28,
         audio_dim: int = 128,
         visual_dim: int = 512,
+        setting: Literal["supervised", "weakly-supervised"] = "supervised",
         context: Literal["events", "all"] = "events",
         hidden_dim: int = 256,
     ) -> None:
         super().__init__()
         self.audio_dim, self.visual_dim, self.context = audio_dim, visual_dim, context
+        self.weak = setting == "weakly-supervised"
         self.audio_local = nn.Linear(audio_dim, hidden_dim)
         self.visual_local = nn.Linear(visual_dim, hidden_dim)
         self.audio_global = RelevantSelfAttention(hidden_dim)
@@ -124,8 +141,9 @@ class DAM(nn.Module):
             batch: audio (B, T, D_a); visual (B, T, D_v) or (B, T, H, W, D_v); `targets` while the model is trained.
 
         Returns:
-            `event_logits` (B, T); `category_logits` (B, C); `losses` "estimate" if event segments are estimated and
-            the truth is there to learn from; `attention` (B, T) "audio_to_visual" and "visual_to_audio", the
+            Supervised `event_logits` (B, T) and `category_logits` (B, C), weakly supervised `segment_logits`
+            (B, T, C + 1); `losses` "estimate" if event segments are
+            estimated and the truth is there to learn from; `attention` (B, T) "audio_to_visual" and "visual_to_audio", the
             probability of an event by each direction of the matching, and "relevance" of the segments.
 
         Raises:
@@ -147,16 +165,15 @@ class DAM(nn.Module):
                 losses["estimate"] = functional.binary_cross_entropy_with_logits(estimate, truth)
                 relevance = torch.where(truth.any(dim=1, keepdim=True), truth, relevance)
         (by_audio, by_visual), contexts = self.match(audio, visual, relevance)
-        return AVOutput(
-            event_logits=mean_probability_logit(by_audio, by_visual),
-            category_logits=self.classifier(contexts),
-            losses=losses,
-            attention={
-                "audio_to_visual": by_audio.sigmoid(),
-                "visual_to_audio": by_visual.sigmoid(),
-                "relevance": relevance,
-            },
-        )
+        event, category = mean_probability_logit(by_audio, by_visual), self.classifier(contexts)
+        seen = {
+            "audio_to_visual": by_audio.sigmoid(),
+            "visual_to_audio": by_visual.sigmoid(),
+            "relevance": relevance,
+        }
+        if self.weak:
+            return AVOutput(segment_logits=joint_log_probability(event, category), attention=seen)
+        return AVOutput(event_logits=event, category_logits=category, losses=losses, attention=seen)
 
     def match(self, audio: Tensor, visual: Tensor, relevance: Tensor) -> tuple[tuple[Tensor, Tensor], Tensor]:
         """Global features of the relevant segments, and how they match the other modality.

@@ -7,7 +7,13 @@ import torch
 from torch.nn import functional
 
 from avpipe.models import AVBatch
-from avpipe.models.dam import DAM, RelevantSelfAttention, matching_score, mean_probability_logit
+from avpipe.models.dam import (
+    DAM,
+    RelevantSelfAttention,
+    joint_log_probability,
+    matching_score,
+    mean_probability_logit,
+)
 
 SIZES = {"num_classes": 3, "audio_dim": 4, "visual_dim": 5, "hidden_dim": 6}
 TRUTH = torch.tensor([[3, 1, 1, 1, 3, 3, 3, 3], [3, 3, 3, 3, 3, 3, 3, 3]])  # 3 is background
@@ -97,12 +103,30 @@ def test_without_the_truth_event_segments_are_estimated_by_matching_all():
     torch.testing.assert_close(model(batch).attention["relevance"], estimate)
 
 
-@pytest.mark.parametrize("targets", [None, torch.tensor([1, 3])])
-def test_no_true_interval_reaches_a_prediction_at_test_or_in_weak_training(targets):
-    """The same scores whether the clips' labels are there or not; segments' labels are there in neither case."""
-    output = small()(features(targets))
-    torch.testing.assert_close(output.event_logits, small()(features()).event_logits)
-    assert output.losses == {}
+def test_no_true_interval_reaches_a_prediction_at_test():
+    """The model asks whether the truth is there, not whether it is being trained: so none must be given."""
+    model = small()
+    assert model.train()(features()).losses == model.eval()(features()).losses == {}
+    torch.testing.assert_close(model.train()(features()).event_logits, model.eval()(features()).event_logits)
+
+
+def test_weak_training_knows_no_event_segments():
+    model = small(setting="weakly-supervised")
+    clip_labels = torch.tensor([1, 3])
+    trained, tested = model(features(clip_labels)), model(features())
+    torch.testing.assert_close(trained.segment_logits, tested.segment_logits)
+    assert trained.losses == {}
+    assert (trained.attention["relevance"] > 0).all()
+
+
+def test_weakly_supervised_a_segment_has_a_category_as_far_as_it_is_of_an_event():
+    event, category = torch.tensor([[math.log(3), -math.log(4)]]), torch.tensor([[0.0, math.log(4)]])
+    # p(event) 3/4 and 1/5, p(category) 1/5 and 4/5
+    expected = torch.tensor([[[3 / 20, 12 / 20, 5 / 20], [1 / 25, 4 / 25, 20 / 25]]])
+    torch.testing.assert_close(joint_log_probability(event, category).exp(), expected)
+    supervised, weak = small()(features()), small(setting="weakly-supervised")(features())
+    joint = joint_log_probability(supervised.event_logits, supervised.category_logits)
+    torch.testing.assert_close(weak.segment_logits, joint)
 
 
 def test_the_estimate_learns_from_the_true_segments():

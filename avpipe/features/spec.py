@@ -108,12 +108,6 @@ def modality(config: ExtractorConfig) -> Modality:
     return "audio" if BACKBONES[_known(config.backbone)].kind == "audio" else "video"
 
 
-def code_modules(config: ExtractorConfig) -> tuple[str, ...]:
-    """The modules behind this extractor's numbers, for code fingerprints: extraction loads its network by name."""
-    kind = BACKBONES[_known(config.backbone)].kind
-    return ("avpipe.features.extract", lazy.target(NETWORKS, kind, "kind of backbone").split(":")[0])
-
-
 def map_size(config: ExtractorConfig) -> int:
     """Side of a 2d backbone's last map: 224 -> 7."""
     side = config.image_size

@@ -5,7 +5,6 @@
 """
 
 from pathlib import Path
-from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -21,23 +20,24 @@ from avpipe.features.backbones import (
 from avpipe.features.spec import BACKBONES, frame_axis
 from avpipe.features.weights import WeightsError, load_state
 
-IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-"""Mean and standard deviation of R, G, B in 0 .. 1, torchvision's for ImageNet."""
-KINETICS = ((0.43216, 0.394666, 0.37645), (0.22803, 0.22145, 0.216989))
-"""The same for Kinetics-400."""
+NORMALISATION = {
+    "2d": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    "3d": ((0.43216, 0.394666, 0.37645), (0.22803, 0.22145, 0.216989)),
+}
+"""Mean and standard deviation of R, G, B in 0 .. 1: torchvision's for ImageNet and for Kinetics-400."""
+
+# Pictures, frames and size of the calibration of random weights: enough for the statistics of every channel, and one
+# to three seconds in double precision on one core.
+_CALIBRATION = {"2d": (16, 1, 64), "3d": (4, 8, 48)}
 
 
 class VisualExtractor(Extractor):
     """(N, fps, H, W, 3) uint8 frames of N segments -> (N, [fps,] [H, W,] D)."""
 
-    # Pictures and size of the calibration of random weights: enough for the statistics of every channel, and
-    # a few seconds in double precision on one core.
-    _CALIBRATION: ClassVar[dict[str, tuple[int, int, int]]] = {"2d": (16, 1, 64), "3d": (4, 8, 48)}
-
     def _load(self, weights_folder: Path | None) -> tuple[nn.Module, WeightsIdentity, Tensor]:
         config = self.config
         self.kind = BACKBONES[config.backbone].kind
-        mean, deviation = KINETICS if self.kind == "3d" else IMAGENET
+        mean, deviation = NORMALISATION[self.kind]
         self.mean = torch.tensor(mean, device=self.device) * 255
         self.deviation = torch.tensor(deviation, device=self.device) * 255
         self.preprocessing = (
@@ -50,30 +50,17 @@ class VisualExtractor(Extractor):
             + f" {config.image_size}x{config.image_size} (bilinear, antialiased, rounded to 8 bit), "
             + f"mean {mean}, standard deviation {deviation}"
         )
-        network = _architecture(config.backbone)
         files: dict[str, str] = {}
         if config.weights == "pretrained":
             path, files = published_file(config.backbone, weights_folder)
-            try:
-                network.load_state_dict(load_state(path), assign=True)
-            except RuntimeError as error:
-                message = f"{path} does not fit torchvision's {config.backbone}: {error}"
-                raise WeightsError(message) from error
-            trunk, source = _trunk(network), "pretrained"
+            trunk, source = pretrained_trunk(config.backbone, path), "pretrained"
         else:
-            trunk, source = _trunk(network).to_empty(device="cpu"), f"random, seed {config.seed}"
-            draw_weights(trunk, config.seed, self._calibrate)
-        trunk = trunk.eval().requires_grad_(False)
+            trunk, source = random_trunk(config.backbone, config.seed), f"random, seed {config.seed}"
+        trunk = trunk.requires_grad_(False)
         identity = WeightsIdentity(source, state_sha256(trunk), files)
         frames = min(config.fps, 4) if self.kind == "3d" else 1
         pictures = synthetic.pictures(2, frames, config.image_size).to(self.device)
         return trunk, identity, self._inputs(pictures.flatten(0, 1), frames).cpu()
-
-    def _calibrate(self, network: nn.Module) -> None:
-        count, frames, size = self._CALIBRATION[self.kind]
-        pictures = synthetic.pictures(count, frames, size).flatten(0, 1)
-        normal = (pictures.double() - self.mean.cpu().double()) / self.deviation.cpu().double()
-        network(_channels_first(normal, frames, self.kind))
 
     def __call__(self, segments: Tensor) -> Tensor:
         count, frames = segments.shape[:2]
@@ -122,6 +109,31 @@ def resized(pictures: Tensor, size: int, how: str) -> Tensor:
     return pictures[:, top : top + size, left : left + size]
 
 
+def pretrained_trunk(backbone: str, path: Path) -> nn.Sequential:
+    """The network before pooling and classification, with torchvision's weights from the file `path`."""
+    network = _architecture(backbone)
+    try:
+        network.load_state_dict(load_state(path), assign=True)
+    except RuntimeError as error:
+        raise WeightsError(f"{path} does not fit torchvision's {backbone}: {error}") from error
+    return _trunk(network).eval()
+
+
+def random_trunk(backbone: str, seed: int) -> nn.Sequential:
+    """The network before pooling and classification, float32 with weights as `draw_weights` gives them."""
+    kind = BACKBONES[backbone].kind
+    count, frames, size = _CALIBRATION[kind]
+    mean, deviation = (255 * torch.tensor(values, dtype=torch.float64) for values in NORMALISATION[kind])
+
+    def calibrate(network: nn.Module) -> None:
+        pictures = synthetic.pictures(count, frames, size).flatten(0, 1)
+        network(_channels_first((pictures - mean) / deviation, frames, kind))
+
+    trunk = _trunk(_architecture(backbone)).to_empty(device="cpu")
+    draw_weights(trunk, seed, calibrate)
+    return trunk.eval()
+
+
 def _architecture(backbone: str) -> nn.Module:
     """Torchvision's network without weights (on the meta device)."""
     import torchvision
@@ -136,6 +148,6 @@ def _trunk(network: nn.Module) -> nn.Sequential:
     """The part of a torchvision network before pooling and classification."""
     children = dict(network.named_children())
     if "features" in children:
-        return children["features"]  # type: ignore[return-value]
+        return nn.Sequential(*children["features"].children())
     stem = ("stem",) if "stem" in children else ("conv1", "bn1", "relu", "maxpool")
     return nn.Sequential(*[children[name] for name in (*stem, "layer1", "layer2", "layer3", "layer4")])

@@ -10,7 +10,7 @@ from torchvision.transforms import v2
 from avpipe.config import ExtractorConfig
 from avpipe.features import visual
 from avpipe.features.backbones import create_extractor
-from avpipe.features.visual import IMAGENET, KINETICS, VisualExtractor, resized
+from avpipe.features.visual import NORMALISATION, VisualExtractor, resized
 
 CPU = torch.device("cpu")
 pytestmark = pytest.mark.usefixtures("drawn_once")
@@ -62,7 +62,7 @@ def test_resnet_features_are_torchvisions(monkeypatch: pytest.MonkeyPatch) -> No
     renamed = {".".join([state[k.split(".")[0]], *k.split(".")[1:]]): v for k, v in trunk.items()}
     network.load_state_dict(renamed, strict=False)
     network.fc = torch.nn.Identity()
-    mean, deviation = IMAGENET
+    mean, deviation = NORMALISATION["2d"]
     recipe = v2.Compose(
         [
             v2.Resize(64, antialias=True),
@@ -79,9 +79,7 @@ def test_resnet_features_are_torchvisions(monkeypatch: pytest.MonkeyPatch) -> No
 
 def _trunk_state(found: VisualExtractor) -> dict[str, torch.Tensor]:
     """The drawn weights, before folding: the same seed draws them again."""
-    trunk = visual._trunk(visual._architecture(found.config.backbone)).to_empty(device="cpu")
-    visual.draw_weights(trunk, found.config.seed, found._calibrate)
-    return trunk.state_dict()
+    return visual.random_trunk(found.config.backbone, found.config.seed).state_dict()
 
 
 def test_vgg_map_is_the_last_pooling_and_its_mean_the_vector() -> None:
@@ -93,7 +91,7 @@ def test_vgg_map_is_the_last_pooling_and_its_mean_the_vector() -> None:
     torch.testing.assert_close(found.mean((1, 2)), pooled)
     reference = torchvision.models.vgg16(weights=None).features.eval()
     reference.load_state_dict(_trunk_state(cells))
-    mean, deviation = (torch.tensor(x) for x in IMAGENET)
+    mean, deviation = (torch.tensor(x) for x in NORMALISATION["2d"])
     normal = (resized(frames[:, 0], 64, "squash") / 255 - mean) / deviation
     with torch.inference_mode():
         expected = reference(normal.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
@@ -118,7 +116,7 @@ def test_3d_networks_see_a_segment_as_one_clip() -> None:
     renamed = {".".join([names[k.split(".")[0]], *k.split(".")[1:]]): v for k, v in trunk.items()}
     network.load_state_dict(renamed, strict=False)
     network.fc = torch.nn.Identity()
-    mean, deviation = (torch.tensor(x) for x in KINETICS)
+    mean, deviation = (torch.tensor(x) for x in NORMALISATION["3d"])
     clips = ((segments / 255 - mean) / deviation).permute(0, 4, 1, 2, 3)
     with torch.inference_mode():
         torch.testing.assert_close(found(segments), network(clips), rtol=1e-3, atol=1e-3)

@@ -1,0 +1,280 @@
+"""Extraction: ResNet-152 beside a plain loop, peak memory beside the number of shards, and a GPU if there is one.
+
+The plain loop is what the usual extractors do: one clip at a time, PyAV frame by frame, PIL resize, crop, ToTensor and
+Normalize for each picture, torchvision's network in float32 on batches of 16, one .npy a clip. avpipe's side is
+`extract_shard` from the tar to the zarr file, without loading the network. Both have the same random weights, both use all
+cores, and they take turns. Options: `--rounds N --clips N`.
+"""
+
+import argparse
+import io
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tarfile
+import tempfile
+import time
+from pathlib import Path
+
+import av
+import numpy as np
+import soundfile
+import torch
+from PIL import Image
+from torch import nn
+from torchvision import transforms
+
+from avpipe.config import ExtractorConfig
+from avpipe.features.backbones import create_extractor
+from avpipe.features.extract import extract_shard
+from avpipe.features.store import open_features
+from avpipe.features.visual import NORMALISATION, random_trunk
+
+FPS = 8  # LLP's frame rate: 80 pictures a clip, whole batches of 16
+BACKBONE = "resnet152"
+RESNET152_FLOP = 2 * 11.514e9  # a picture of 224 x 224, torchvision's count of multiply-adds
+SHARD_SIZE = 8
+
+
+def encoded(seed: int) -> bytes:
+    """A canonical clip: 10 s, 16 fps, 256x256, closed groups of a second; moving textures and noise."""
+    rng = np.random.default_rng(seed)
+    coarse = rng.integers(0, 256, (32, 32, 3), np.uint8)
+    buffer = io.BytesIO()
+    with av.open(buffer, "w", format="mp4") as container:
+        options = {"g": "16", "bf": "0", "crf": "18", "preset": "veryfast"}
+        stream = container.add_stream("libx264", rate=16, options=options)
+        stream.width, stream.height, stream.pix_fmt = 256, 256, "yuv420p"
+        picture = np.asarray(Image.fromarray(coarse).resize((256, 256), Image.BICUBIC)).astype(int)
+        for number in range(160):
+            noisy = np.roll(picture, 2 * number, 1) + rng.integers(-8, 9, picture.shape)
+            frame = av.VideoFrame.from_ndarray(noisy.clip(0, 255).astype(np.uint8), format="rgb24")
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    return buffer.getvalue()
+
+
+def write_study(root: Path, shards: int, clips: int, videos: list[bytes]) -> None:
+    """manifest.json, rows.csv and one tar a shard; `videos` are used in turn."""
+    (root / "segments").mkdir(parents=True)
+    rows = (shards - 1) * SHARD_SIZE + clips
+    (root / "rows.csv").write_text("clip\n" + "".join(f"c{row}\n" for row in range(rows)))
+    index = {
+        "dataset": "benchmark",
+        "rows": rows,
+        "shard_size": SHARD_SIZE,
+        "shards": dict.fromkeys(map(str, range(shards)), ""),
+    }
+    (root / "manifest.json").write_text(json.dumps(index))
+    wave = io.BytesIO()
+    soundfile.write(wave, np.random.default_rng(0).normal(0, 0.1, 160_000), 16_000, format="FLAC")
+    for shard in range(shards):
+        with tarfile.open(root / "segments" / f"{shard}.tar", "w") as archive:
+            for number in range(clips):
+                row = shard * SHARD_SIZE + number
+                parts = {
+                    "mp4": videos[row % len(videos)],
+                    "flac": wave.getvalue(),
+                    "json": json.dumps({"row": row}).encode(),
+                }
+                for extension, content in parts.items():
+                    member = tarfile.TarInfo(f"c{row}.{extension}")
+                    member.size = len(content)
+                    archive.addfile(member, io.BytesIO(content))
+
+
+def plain_loop(videos: list[Path], network: nn.Module, out: Path) -> np.ndarray:
+    """The usual extractor, (clips * 10 * FPS, 2048); writes one .npy a clip."""
+    mean, deviation = NORMALISATION["2d"]
+    recipe = transforms.Compose(
+        [
+            transforms.Resize(256),
+            transforms.CenterCrop(224),
+            transforms.ToTensor(),
+            transforms.Normalize(mean, deviation),
+        ]
+    )
+    features = []
+    for video in videos:
+        pictures, found = [], []
+        with av.open(str(video)) as container:
+            for index, frame in enumerate(container.decode(video=0)):
+                if index % (16 // FPS) == 16 // FPS // 2:  # the pictures that avpipe takes
+                    pictures.append(recipe(frame.to_image()))
+                if len(pictures) == 16:
+                    with torch.no_grad():
+                        found.append(network(torch.stack(pictures)).numpy())
+                    pictures = []
+        np.save(out / f"{video.stem}.npy", np.concatenate(found))
+        features.append(np.concatenate(found))
+    return np.concatenate(features)
+
+
+def ours(
+    root: Path, name: str, device: str, threads: int | None = None, **options: object
+) -> tuple[float, dict]:
+    """Seconds without setting up the network, and what extract_shard says."""
+    chosen = {
+        "backbone": BACKBONE,
+        "weights": "random",
+        "fps": FPS,
+        "average": False,
+        "resize": "crop",
+        **options,
+    }
+    config = ExtractorConfig.model_validate(chosen)
+    timings = extract_shard(
+        root / "segments" / "0.tar",
+        root / "manifest.json",
+        0,
+        {name: config},
+        root / "features",
+        device=device,
+        threads=threads,
+    )
+    return timings["seconds"] - timings["seconds_setup"], timings
+
+
+def cosine(found: np.ndarray, expected: np.ndarray) -> tuple[float, float]:
+    """Mean and least cosine of rows."""
+    values = (found * expected).sum(1) / (np.linalg.norm(found, axis=1) * np.linalg.norm(expected, axis=1))
+    return float(values.mean()), float(values.min())
+
+
+def processor(clips: int, rounds: int) -> None:
+    """ResNet-152 beside the plain loop."""
+    videos = [encoded(seed) for seed in range(clips)]
+    network = nn.Sequential(random_trunk(BACKBONE, 0), nn.AdaptiveAvgPool2d(1), nn.Flatten(1))
+    sides: dict[str, list[float]] = {"plain": [], "float32": [], "bfloat16": []}
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        write_study(root, 1, clips, videos)
+        for number, content in enumerate(videos):
+            (root / f"{number}.mp4").write_bytes(content)
+        files = [root / f"{number}.mp4" for number in range(clips)]
+        for _ in range(rounds):
+            started = time.perf_counter()
+            expected = plain_loop(files, network, root)
+            sides["plain"].append(time.perf_counter() - started)
+            for precision in ("float32", "bfloat16"):
+                sides[precision].append(ours(root, precision, "cpu", precision=precision)[0])
+            print({side: [round(s, 2) for s in taken] for side, taken in sides.items()}, file=sys.stderr)
+        found = {
+            p: open_features(root / "features" / f"{p}.zarr").array[:clips].reshape(-1, 2048)
+            for p in ("float32", "bfloat16")
+        }
+    images = clips * 10 * FPS
+    rate = {side: images / statistics.median(taken) for side, taken in sides.items()}
+    for precision, aim in (("float32", ">= 1.5x"), ("bfloat16", ">= 3x")):
+        ratio = statistics.median(p / o for p, o in zip(sides["plain"], sides[precision], strict=True))
+        mean, least = cosine(found[precision], expected)
+        print(
+            f"| extraction, {BACKBONE} {precision} on the processor, pictures/s: avpipe {rate[precision]:.2f}, plain loop "
+            f"{rate['plain']:.2f}; cosine to the loop's features {mean:.6f}, least {least:.6f} | {ratio:.2f}x | {aim} |",
+            flush=True,
+        )
+
+
+MEMORY = """
+import resource, sys
+from pathlib import Path
+from avpipe.config import ExtractorConfig
+from avpipe.features.extract import extract_shard
+root, shards = Path(sys.argv[1]), int(sys.argv[2])
+extractors = {
+    "look": ExtractorConfig(backbone="resnet18", weights="random", image_size=64, fps=4),
+    "sound": ExtractorConfig(backbone="vggish", weights="random"),
+}
+for shard in range(shards):
+    extract_shard(root / f"segments/{shard}.tar", root / "manifest.json", shard, extractors, root / f"features{shards}", device="cpu")
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+def memory() -> None:
+    """Peak memory of a process that extracts 1, 4 and 8 shards one after another."""
+    peaks = {}
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder) / "R"
+        write_study(root, 8, 4, [encoded(0)])
+        for shards in (1, 4, 8):
+            done = subprocess.run(
+                [sys.executable, "-c", MEMORY, str(root), str(shards)],
+                capture_output=True,
+                text=True,
+                check=True,
+            )
+            unit = 1 if sys.platform == "darwin" else 1024
+            peaks[shards] = int(done.stdout.split()[-1]) * unit / 2**20
+    listed = ", ".join(f"{shards}: {peak:.0f}" for shards, peak in peaks.items())
+    print(
+        f"| extraction, peak MiB of a process after 1, 4, 8 shards of 4 clips (resnet18 and vggish): {listed} "
+        f"| {peaks[8] / peaks[1]:.2f}x | does not grow |",
+        flush=True,
+    )
+
+
+def matmul_peak(device: torch.device) -> float:
+    """FLOP/s of a large bfloat16 matrix product."""
+    left, right = (torch.randn(8_192, 8_192, device=device, dtype=torch.bfloat16) for _ in range(2))
+    for _ in range(3):
+        left @ right
+    torch.cuda.synchronize()
+    started = time.perf_counter()
+    for _ in range(10):
+        left @ right
+    torch.cuda.synchronize()
+    return 10 * 2 * 8_192**3 / (time.perf_counter() - started)
+
+
+def gpu() -> None:
+    """Pictures/s of the network alone as a fraction of the matrix peak; clips/s from the tar; what limits it."""
+    if not torch.cuda.is_available():
+        print("| extraction on a GPU | no GPU here | |")
+        return
+    device = torch.device("cuda", 0)
+    config = ExtractorConfig(backbone=BACKBONE, weights="random", precision="bfloat16", fps=1)
+    extractor = create_extractor(config, device, None)
+    peak = matmul_peak(device)
+    pictures = torch.randint(0, 256, (256, 1, 256, 256, 3), dtype=torch.uint8, device=device)
+    with torch.inference_mode():
+        for _ in range(5):
+            extractor(pictures)
+        torch.cuda.synchronize()
+        started = time.perf_counter()
+        for _ in range(20):
+            extractor(pictures)
+        torch.cuda.synchronize()
+        rate = 20 * 256 / (time.perf_counter() - started)
+    print(
+        f"| extraction, {BACKBONE} bfloat16 on {torch.cuda.get_device_name()}: {rate:.0f} pictures/s with resizing; "
+        f"matrix peak {peak / 1e12:.0f} TFLOP/s; drift cosine {extractor.drift['cosine']} "
+        f"| {100 * rate * RESNET152_FLOP / peak:.0f} % of the peak | |"
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        global SHARD_SIZE
+        SHARD_SIZE = 64
+        write_study(Path(folder), 1, 64, [encoded(seed) for seed in range(2)])
+        _, told = ours(Path(folder), "gpu", "cuda", precision="bfloat16", average=True, batch_size=256)
+    limit = "decoding" if told["seconds_wait"] > told["seconds_compute"] else "the network"
+    print(
+        f"| extraction, {BACKBONE} bfloat16, {FPS} fps, from tar to zarr: {told['clips_per_second']:.1f} clips/s, "
+        f"waiting for decoding {told['seconds_wait']:.1f} s, computing {told['seconds_compute']:.1f} s "
+        f"| limited by {limit} ({os.cpu_count()} cores) | |"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--clips", type=int, default=2, choices=range(1, SHARD_SIZE + 1))
+    chosen = parser.parse_args()
+    processor(chosen.clips, chosen.rounds)
+    memory()
+    gpu()
+
+
+if __name__ == "__main__":
+    main()

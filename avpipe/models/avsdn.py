@@ -39,7 +39,7 @@ CARD = ModelCard(
         "The fusion's MLPs are Linear, tanh, Linear, as in AVEL's DMRN, and are the same for hidden and cell states, as in CPSP (equation 2 is not legible in our copy of the paper).",
         "States are fused as they are; CPSP puts a ReLU before.",
         "The last fully connected layer is one Linear on the decoder's outputs.",
-        "Label guided: the same network as `fusion`, and an MLP (Linear, ReLU, Linear; 64 units) on each encoder's last hidden state is trained with the clip's categories, by the same loss with weight 1.",
+        "Label guided: the same network as `fusion`, and an MLP (Linear, ReLU, Linear; 64 units) on each encoder's last hidden state is trained with the clip's categories by binary cross-entropy, weight 1.",
         "Visual or audio input only: the decoder's initial state is that encoder's; its inputs remain both modalities' local features.",
         "The clip's label says which categories it has; the paper's mean of the segments' labels would also tell how long they last.",
     ),

@@ -1,6 +1,7 @@
 """`avpipe STAGE ...`: parses arguments and calls one function. All that the workflow's rules ever call."""
 
 import json
+import os
 import sys
 from collections.abc import Callable
 from functools import wraps
@@ -204,15 +205,47 @@ def extract(
     """Compute features of one shard. A bare name (resnet152) means that backbone with the published settings."""
     from avpipe.config import ExtractorConfig
     from avpipe.features.extract import extract_shard
+    from avpipe.features.spec import published_config
+    from avpipe.features.weights import default_folder
 
-    configs = {}
+    configs: dict[str, ExtractorConfig] = {}
     for text in extractor:
-        named = _mapping(text, "--extractor") if text.lstrip().startswith("{") else {text: {"backbone": text}}
-        configs |= {name: ExtractorConfig.model_validate(config) for name, config in named.items()}
+        if text.lstrip().startswith("{"):
+            named = _mapping(text, "--extractor")
+            configs |= {name: ExtractorConfig.model_validate(config) for name, config in named.items()}
+        else:
+            configs[text] = published_config(text)
+    folder = weights or default_folder(os.environ)
     timings = extract_shard(
-        segments, manifest, shard, configs, out, device=device, weights_folder=weights, threads=threads
+        segments, manifest, shard, configs, out, device=device, weights_folder=folder, threads=threads
     )
     typer.echo(json.dumps(timings))
+
+
+@weights.command("list")
+@readable_errors
+def list_weights() -> None:
+    """Name, size, hash, licence and address of each file of published weights."""
+    from avpipe.features.weights import PUBLISHED_WEIGHTS
+
+    for name, file in PUBLISHED_WEIGHTS.items():
+        size = f"{file.size:,} bytes" if file.size else "size unknown"
+        typer.echo(
+            f"{name}: {file.url}\n  {file.origin}; {size}; SHA-256 {file.sha256}; licence {file.licence}"
+        )
+
+
+@weights.command("fetch")
+@readable_errors
+def fetch_weights(
+    names: Annotated[list[str], typer.Argument(help="Names that `avpipe weights list` prints.")],
+    folder: WeightsFolder = None,
+) -> None:
+    """Download weights ahead of time, for example where the machines that compute have no network."""
+    from avpipe.features.weights import default_folder, fetch
+
+    for name in names:
+        typer.echo(str(fetch(name, folder or default_folder(os.environ))))
 
 
 @app.command()

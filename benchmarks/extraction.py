@@ -182,36 +182,37 @@ import resource, sys
 from pathlib import Path
 from avpipe.config import ExtractorConfig
 from avpipe.features.extract import extract_shard
-root, shards = Path(sys.argv[1]), int(sys.argv[2])
+
+root, status = Path(sys.argv[1]), Path("/proc/self/status")
 extractors = {
     "look": ExtractorConfig(backbone="resnet18", weights="random", image_size=64, fps=4),
     "sound": ExtractorConfig(backbone="vggish", weights="random"),
 }
-for shard in range(shards):
-    extract_shard(root / f"segments/{shard}.tar", root / "manifest.json", shard, extractors, root / f"features{shards}", device="cpu")
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+for shard in range(int(sys.argv[2])):
+    extract_shard(root / f"segments/{shard}.tar", root / "manifest.json", shard, extractors, root / "features", device="cpu")
+    if status.exists():  # there, unlike in getrusage, the parent's peak does not count
+        print(next(line.split()[1] for line in status.read_text().splitlines() if line.startswith("VmHWM")))
+    else:
+        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // (1024 if sys.platform == "darwin" else 1))
 """
 
 
-def memory() -> None:
-    """Peak memory of a process that extracts 1, 4 and 8 shards one after another."""
-    peaks = {}
+def memory(shards: tuple[int, ...] = (1, 4, 8, 12)) -> None:
+    """Peak memory of one process that extracts shards one after another (the workflow starts a process a shard)."""
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder) / "R"
-        write_study(root, 8, 4, [encoded(0)])
-        for shards in (1, 4, 8):
-            done = subprocess.run(
-                [sys.executable, "-c", MEMORY, str(root), str(shards)],
-                capture_output=True,
-                text=True,
-                check=True,
-            )
-            unit = 1 if sys.platform == "darwin" else 1024
-            peaks[shards] = int(done.stdout.split()[-1]) * unit / 2**20
-    listed = ", ".join(f"{shards}: {peak:.0f}" for shards, peak in peaks.items())
+        write_study(root, shards[-1], 4, [encoded(0)])
+        done = subprocess.run(
+            [sys.executable, "-c", MEMORY, str(root), str(shards[-1])],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    peaks = [int(line) / 1024 for line in done.stdout.split()]
+    listed = ", ".join(f"{count}: {peaks[count - 1]:.0f}" for count in shards)
     print(
-        f"| extraction, peak MiB of a process after 1, 4, 8 shards of 4 clips (resnet18 and vggish): {listed} "
-        f"| {peaks[8] / peaks[1]:.2f}x | does not grow |",
+        f"| extraction, peak MiB of one process after so many shards (resnet18 and vggish): {listed} "
+        f"| {peaks[shards[-1] - 1] / peaks[shards[-2] - 1]:.2f}x from {shards[-2]} to {shards[-1]} | does not grow |",
         flush=True,
     )
 

@@ -6,6 +6,7 @@ the shard's features, whatever the number of clips and shards before. The unit o
 whole segments, so a segment's average never waits for the next batch.
 """
 
+import gc
 import os
 import time
 from collections import deque
@@ -75,6 +76,7 @@ class Progress:
     """What was done and how long it took, for the log and the benchmarks."""
 
     clips: int = 0
+    seconds_setup: float = 0.0
     seconds_decode: float = 0.0
     seconds_compute: float = 0.0
     seconds_wait: float = 0.0
@@ -116,29 +118,42 @@ def extract_shard(
     started = time.perf_counter()
     check_extractors(extractors)
     index = read_json(manifest)
+    size, rows = int(index["shard_size"]), int(index["rows"])
     threads = threads or _cores()
     torch.set_num_threads(threads)
     progress = Progress()
     with claim_device(device, default_locks()) as place:
-        networks = {name: create_extractor(c, place, weights_folder) for name, c in extractors.items()}
-        setup = time.perf_counter() - started
-        size = int(index["shard_size"])
-        results = {
-            name: np.full((size, *feature_shape(config)), np.nan, config.dtype)
-            for name, config in extractors.items()
-        }
         # decoding competes with the network where both use the processor
         workers = 1 if place.type == "cpu" else max(2, threads - 1)
         clips = _decoded_clips(segments, shard, size, _needs(extractors), workers, progress)
-        batches = _batches(clips, extractors, pin=place.type == "cuda")
-        with prefetched(batches, _BATCHES_AHEAD) as ready:
-            _compute(ready, networks, results, place, progress)
-    for name, network in networks.items():
-        identity, about = _attributes(name, network, str(index["dataset"]))
-        write_shard(
-            out / f"{name}.zarr", extractors[name], shard, int(index["rows"]), results[name], identity, about
-        )
-    return _timings(progress, setup, time.perf_counter() - started, str(place))
+        found = _features(clips, size, extractors, weights_folder, place, progress)
+    gc.collect()  # torch.fx's graphs are cyclic: their weights would outlive the shard
+    for name, (values, identity, about) in found.items():
+        identity |= {"extractor": name, "dataset": index["dataset"]}
+        write_shard(out / f"{name}.zarr", extractors[name], shard, rows, values, identity, about)
+    return _timings(progress, time.perf_counter() - started, str(place))
+
+
+def _features(
+    clips: Iterator[Decoded],
+    size: int,
+    extractors: Mapping[str, ExtractorConfig],
+    weights_folder: Path | None,
+    place: torch.device,
+    progress: Progress,
+) -> dict[str, tuple[npt.NDArray[Any], dict[str, Any], dict[str, Any]]]:
+    """Extractor -> its features of the shard, and the attributes of the array (see `_attributes`)."""
+    started = time.perf_counter()
+    networks = {name: create_extractor(c, place, weights_folder) for name, c in extractors.items()}
+    progress.seconds_setup = time.perf_counter() - started
+    results = {
+        name: np.full((size, *feature_shape(config)), np.nan, config.dtype)
+        for name, config in extractors.items()
+    }
+    batches = _batches(clips, extractors, pin=place.type == "cuda")
+    with prefetched(batches, _BATCHES_AHEAD) as ready:
+        _compute(ready, networks, results, place, progress)
+    return {name: (results[name], *_attributes(network)) for name, network in networks.items()}
 
 
 def _cores() -> int:
@@ -321,13 +336,11 @@ def _keep(
     progress.segments[batch.extractor] = progress.segments.get(batch.extractor, 0) + len(stored)
 
 
-def _attributes(name: str, network: Extractor, dataset: str) -> tuple[dict[str, Any], dict[str, Any]]:
+def _attributes(network: Extractor) -> tuple[dict[str, Any], dict[str, Any]]:
     """What all shards of an array must agree in, and what else is worth knowing of it."""
     config = network.config.model_dump(mode="json", exclude={"batch_size"})
     identity = {
-        "extractor": name,
         "config": config,
-        "dataset": dataset,
         "fps": config["fps"] if modality(network.config) == "video" else None,
         "weights": network.identity.source,
         "sha256": network.identity.state_sha256,
@@ -340,13 +353,13 @@ def _attributes(name: str, network: Extractor, dataset: str) -> tuple[dict[str, 
     return identity, about
 
 
-def _timings(progress: Progress, setup: float, seconds: float, device: str) -> dict[str, Any]:
+def _timings(progress: Progress, seconds: float, device: str) -> dict[str, Any]:
     running = max(progress.seconds_compute + progress.seconds_wait, 1e-9)
     return {
         "clips": progress.clips,
         "device": device,
         "seconds": round(seconds, 3),
-        "seconds_setup": round(setup, 3),
+        "seconds_setup": round(progress.seconds_setup, 3),
         "seconds_decode": round(progress.seconds_decode, 3),
         "seconds_compute": round(progress.seconds_compute, 3),
         "seconds_wait": round(progress.seconds_wait, 3),

@@ -86,6 +86,15 @@ def test_works_for_batches_of_any_size() -> None:
         torch.testing.assert_close(fast(pictures), network(pictures), rtol=1e-4, atol=1e-4)
 
 
+@torch.inference_mode()
+def test_the_network_itself_stays_float32() -> None:
+    network = nn.Sequential(nn.Conv2d(4, 4, 1), nn.ReLU(), nn.Flatten(), nn.Linear(16, 2)).eval()
+    pictures = torch.randn(3, 4, 2, 2)
+    expected = network(pictures)
+    optimise(network, pictures, CPU, torch.bfloat16)
+    assert torch.equal(network(pictures), expected)
+
+
 @pytest.mark.parametrize("trouble", ["differs", "is missing"])
 @torch.inference_mode()
 def test_goes_on_without_onednn_where_it(

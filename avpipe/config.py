@@ -178,6 +178,10 @@ class Study(Section):
     tables: tuple[str, ...] = Field((), description="tables to fill: names of files in workflow/tables")
     figures: tuple[str, ...] = Field((), description="figures to draw: names of files in workflow/figures")
     seeds: tuple[int, ...] = Field((0, 1, 2), description="seeds of every experiment")
+    models: dict[str, dict[str, Any]] = Field(
+        default_factory=dict,
+        description="options by model, for every row that does not set them itself; for studies that need small models",
+    )
     training: Recipe = Field(default_factory=Recipe, description="the protocol of every experiment")
     recipes: dict[str, dict[str, Any]] = Field(
         default_factory=dict, description="named changes to `training` that a table's row may ask for"

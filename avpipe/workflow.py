@@ -67,7 +67,9 @@ def extract_code(backbones: list[str]) -> str:
     """The fingerprint of everything that an extraction with these backbones executes."""
     unknown = [name for name in backbones if name not in BACKBONES]
     if unknown:
-        raise lazy.UnknownNameError(f"unknown backbone {unknown[0]!r}; {lazy.suggest(unknown[0], list(BACKBONES))}")
+        raise lazy.UnknownNameError(
+            f"unknown backbone {unknown[0]!r}; {lazy.suggest(unknown[0], list(BACKBONES))}"
+        )
     return code("extract", *{NETWORKS[BACKBONES[name].kind].split(":")[0] for name in backbones})
 
 
@@ -148,6 +150,7 @@ class Plan:
             "seeds": list(study.seeds),
             "training": study.training.model_dump(mode="json"),
             "recipes": recipes,
+            "models": {name: options for name, options in study.models.items() if name in models},
             "notice": study.notice,
         }
         return json.dumps(part, sort_keys=True)

@@ -46,7 +46,14 @@ def lay_out(folder: Path) -> None:
     for name in ("manifest.parquet", "events.parquet", "categories.csv", "issues.csv"):
         (results / name).write_text("")
     shards = {str(shard): f"{shard:016x}" for shard in range(-(-CLIPS // SHARD_SIZE))}
-    index = {"dataset": "million", "clips": CLIPS, "rows": CLIPS, "shard_size": SHARD_SIZE, "shards": shards, "labels": "0"}
+    index = {
+        "dataset": "million",
+        "clips": CLIPS,
+        "rows": CLIPS,
+        "shard_size": SHARD_SIZE,
+        "shards": shards,
+        "labels": "0",
+    }
     (results / "manifest.json").write_text(json.dumps(index))
 
 
@@ -55,7 +62,9 @@ def plan(folder: Path) -> dict[str, float]:
     snakemake = Path(sys.executable).parent / "snakemake"
     arguments = [str(snakemake), "-n", "--quiet", "rules", "--configfile", "study.json", "all"]
     started = time.perf_counter()
-    process = subprocess.Popen(arguments, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    process = subprocess.Popen(
+        arguments, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
     assert process.stdout is not None
     text = process.stdout.read()
     _, status, usage = os.wait4(process.pid, 0)
@@ -87,7 +96,9 @@ def main() -> None:
         f"{found['gigabytes']:.2f} GB | <= 20 s, <= 1 GB |"
     )
     empty, avpipe = import_cost("pass"), import_cost("import avpipe")
-    print(f"| `import avpipe` beyond an empty Python | {avpipe - empty:.0f} ms ({avpipe:.0f} - {empty:.0f}) | <= 150 ms |")
+    print(
+        f"| `import avpipe` beyond an empty Python | {avpipe - empty:.0f} ms ({avpipe:.0f} - {empty:.0f}) | <= 150 ms |"
+    )
 
 
 if __name__ == "__main__":

@@ -18,7 +18,9 @@ SOUNDS = ("chime", "hum", "rattle", "siren")
 SPLITS = ("train", "test", "train", "val", "train", "test", "train")
 """Splits in turn. Seven of them and eight classes: each class meets each of them once in 56 clips."""
 
-FULL_LENGTH = 0.25
+NO_EVENT = 0.1
+"""Share of clips whose sound and look never meet: all background, as AVE's clips of other categories."""
+FULL_LENGTH = 0.35
 """Share of clips whose event lasts all ten seconds (AVE: 0.66)."""
 BYSTANDER = 0.6
 """Probability of a sound that is not seen; and of a look that is not heard."""
@@ -88,9 +90,10 @@ class ClipPlan:
 
     @property
     def event(self) -> Interval:
-        """The audio-visual event: the seconds in which it is both heard and seen."""
+        """The audio-visual event: the seconds in which it is both heard and seen; 0 to 0 where there are none."""
         sound, look = self.heard[0], self.seen[0]
-        return Interval(sound.category, max(sound.onset, look.onset), min(sound.offset, look.offset))
+        onset, offset = max(sound.onset, look.onset), min(sound.offset, look.offset)
+        return Interval(sound.category, onset, offset) if onset < offset else Interval(sound.category, 0, 0)
 
     def random(self, purpose: str) -> np.random.Generator:
         """Random numbers for one purpose, the same whatever was drawn for another."""
@@ -144,10 +147,14 @@ def meetings(heard: Iterable[Interval], seen: Iterable[Interval]) -> set[tuple[i
 
 
 def _event(rng: np.random.Generator, category: int) -> tuple[Interval, Interval]:
-    """When the event is heard and when it is seen: together for two seconds at least, rarely all the time."""
+    """When a class is heard and when it is seen: together for three seconds at least, all the time, or never."""
+    if rng.random() < NO_EVENT:
+        border = int(rng.integers(3, SECONDS - 2))
+        halves = (Interval(category, 0, border), Interval(category, border, SECONDS))
+        return halves if rng.random() < 0.5 else halves[::-1]
     if rng.random() < FULL_LENGTH:
         return Interval(category, 0, SECONDS), Interval(category, 0, SECONDS)
-    length = int(rng.integers(2, SECONDS - 1))
+    length = int(rng.integers(3, SECONDS - 1))
     onset = int(rng.integers(0, SECONDS - length + 1))
     offset = onset + length
     # One of the two begins up to three seconds before the other, and one ends as much later.
@@ -176,7 +183,7 @@ def _add_bystander(
 def _disturbed(rng: np.random.Generator, event: list[int]) -> tuple[frozenset[int], frozenset[int]]:
     """Occluded and drowned seconds: anywhere but at the event's two ends, which nothing else would tell."""
     kinds = rng.choice(4, size=SECONDS, p=[*DISTURBED, 1 - sum(DISTURBED)])
-    kinds[[event[0], event[-1]]] = 3
+    kinds[event[:1] + event[-1:]] = 3
     occluded, drowned = np.isin(kinds, (0, 2)), np.isin(kinds, (1, 2))
     return frozenset(np.flatnonzero(occluded).tolist()), frozenset(np.flatnonzero(drowned).tolist())
 

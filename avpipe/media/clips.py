@@ -25,7 +25,9 @@ def gather_clips(manifest: Path, tables: Path, out: Path) -> None:
     """
     clips = pq.read_table(manifest, columns=list(FROM_MANIFEST)).sort_by("row")
     shards = sorted(clips["shard"].unique().to_pylist())
-    outcomes = pa.concat_tables(pq.read_table(tables / f"{shard}.parquet", schema=OUTCOMES) for shard in shards)
+    outcomes = pa.concat_tables(
+        pq.read_table(tables / f"{shard}.parquet", schema=OUTCOMES) for shard in shards
+    )
     place = {clip: index for index, clip in enumerate(outcomes["clip"].to_pylist())}
     names = clips["clip"].to_pylist()
     absent = [clip for clip in names if clip not in place]

@@ -1,8 +1,8 @@
 """AVEL: Tian, Shi, Li, Duan and Xu, Audio-Visual Event Localization in Unconstrained Videos, ECCV 2018.
 
 An LSTM in both directions over each modality's segments; concatenation; a small classifier of every segment. Or, as
-DMRN, a residual block in place of the concatenation, and one linear layer. The visual cells of a segment are first summed with weights that its sound decides. Sizes, initialisation,
-activation order, losses and pooling are those of the released code (YapengTian/AVE-ECCV18: models.py,
+DMRN, a residual block in place of the concatenation, and one linear layer. The visual cells of a segment are first
+summed with weights that its sound decides. Sizes, initialisation, activation order, losses and pooling are those of the released code (YapengTian/AVE-ECCV18: models.py,
 models_fusion.py, models_weakly.py); the forms that were not released are listed in `CARD.assumptions`.
 """
 
@@ -58,6 +58,7 @@ class AVEL(nn.Module):
         fusion: "concatenation", or "dmrn": the dual multimodal residual network (1,571,150 parameters).
         audio_term: how the sound enters the attention, see `AudioGuidedAttention`; "per_cell" is the released code.
         hidden_dim: of each direction of the LSTMs.
+        attention_dim: width inside the attention.
 
     Raises:
         ValueError: for attention over vectors, and for DMRN with one modality.
@@ -78,6 +79,7 @@ class AVEL(nn.Module):
         fusion: Literal["concatenation", "dmrn"] = "concatenation",
         audio_term: Literal["per_cell", "per_channel"] = "per_cell",
         hidden_dim: int = 128,
+        attention_dim: int = 512,
     ) -> None:
         super().__init__()
         self.audio_dim, self.visual_dim = audio_dim, visual_dim
@@ -85,7 +87,9 @@ class AVEL(nn.Module):
         self.audio_lstm: nn.LSTM | None = None
         self.visual_lstm: nn.LSTM | None = None
         if inputs == "audio+visual" and attention:
-            self.attention = AudioGuidedAttention(audio_dim, visual_dim, visual_cells, audio_term=audio_term)
+            self.attention = AudioGuidedAttention(
+                audio_dim, visual_dim, visual_cells, attention_dim, audio_term
+            )
         if inputs != "visual":
             self.audio_lstm = nn.LSTM(audio_dim, hidden_dim, batch_first=True, bidirectional=True)
         if inputs != "audio":

@@ -134,11 +134,18 @@ class Spec(Section):
                     known = suggest(extractor, list(study.extractors))
                     message = f"the study has no extractor {extractor!r} in its `extractors`; {known}"
                     raise self._error(row, f"features.{role}", message)
+            model = self.model_of(row) or ""
+            options = {**study.models.get(model, {}), **row.options}
+            if settings and options != row.options:
+                try:
+                    check_model(model, options)
+                except UnknownNameError as error:
+                    raise ConfigError(f"the study's models.{model}: {error}") from None
             for setting in settings:
                 found[row.row, setting] = Experiment(
                     task=self.task,
-                    model=self.model_of(row) or "",
-                    options=row.options,
+                    model=model,
+                    options=options,
                     features=self.features_of(row),
                     setting=setting,
                     recipe=recipe or study.training,

@@ -31,7 +31,7 @@ def test_look_and_sound_together_name_one_class() -> None:
 def test_intervals_are_whole_seconds_inside_the_clip(plan: ClipPlan) -> None:
     for interval in (*plan.heard, *plan.seen):
         assert 0 <= interval.onset < interval.offset <= SECONDS
-    assert plan.event.offset - plan.event.onset >= 2
+    assert len(plan.event.seconds) == 0 or len(plan.event.seconds) >= 2
 
 
 @given(any_plan)
@@ -41,7 +41,7 @@ def test_look_and_sound_of_a_class_meet_in_its_event_and_nowhere_else(plan: Clip
 
 @given(any_plan)
 def test_nothing_hides_the_ends_of_an_event(plan: ClipPlan) -> None:
-    ends = {plan.event.seconds[0], plan.event.seconds[-1]}
+    ends = {*plan.event.seconds[:1], *plan.event.seconds[-1:]}
     assert not ends & (plan.occluded | plan.drowned)
 
 
@@ -71,6 +71,7 @@ def test_all_that_makes_it_hard_is_common_and_nothing_is_universal() -> None:
         "bystander seen": sum(len(p.seen) > 1 for p in PLANS),
         "occluded in the event": sum(bool(p.occluded & set(p.event.seconds)) for p in PLANS),
         "drowned in the event": sum(bool(p.drowned & set(p.event.seconds)) for p in PLANS),
+        "background only": 2 * sum(not p.event.seconds for p in PLANS),
         "whole clip": sum(len(p.event.seconds) == SECONDS for p in PLANS),
     }
     assert all(0.15 <= count / len(PLANS) <= 0.75 for count in shares.values()), shares

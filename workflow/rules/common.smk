@@ -1,7 +1,5 @@
 # The study, and the functions by which rules ask for inputs and parameters.
-import errno
 import json
-import os
 import sys
 from pathlib import Path
 
@@ -46,6 +44,11 @@ def manifest_file(name):
     return getattr(checkpoints.manifest.get(dataset=study.dataset.name).output, name)
 
 
+def manifest_index_file(wildcards):
+    """manifest.json of the manifest as it will be: a digest read from an old one would hide what changed."""
+    return manifest_file("index")
+
+
 def shards():
     """The numbers of the shards, once the manifest is there."""
     return [int(number) for number in manifest_index(manifest_file("index"))["shards"]]
@@ -61,26 +64,33 @@ def segment_files(suffix):
     return [f"{plan.results}/segments/{study.media.preset}/{shard}.{suffix}" for shard in shards()]
 
 
-def shard_digest(wildcards, input):
+# Snakemake does not compare parameters that a function makes from `input`, so these read the files by themselves.
+# Asked before the manifest is made they give None; Snakemake asks again before the job runs.
+
+
+def index_now():
+    """manifest.json as it is now, or None."""
+    path = Path(plan.results) / "manifest.json"
+    return manifest_index(path) if path.exists() else None
+
+
+def shard_digest(wildcards):
     """Changes when the manifest's rows of this shard, or its local source files, do.
 
     So adding clips or changing one file reruns that shard only, though the manifest is a new file.
     """
-    return manifest_index(input.index)["shards"][wildcards.shard]
+    index = index_now()
+    return index and index["shards"].get(wildcards.shard)
 
 
-def labels_digest(wildcards, input):
+def labels_digest(wildcards):
     """Changes when events or categories do, though the manifest may be a new file."""
-    return manifest_index(input.index)["labels"]
+    index = index_now()
+    return index and index["labels"]
 
 
-def source_inventory(wildcards, input):
-    """Changes when a file in a local source folder does: then the manifest is made again.
-
-    Of the demo it is known once its clips are rendered: FileNotFoundError makes Snakemake ask again.
-    """
-    if study.dataset.kind == "demo" and not Path(input[0]).exists():
-        raise FileNotFoundError(errno.ENOENT, "not rendered yet", input[0])
+def source_inventory(wildcards):
+    """Changes when a file in a local source folder does: then the manifest is made again."""
     return inventory([Path(source.path) for source in study.dataset.sources if source.kind == "local"])
 
 

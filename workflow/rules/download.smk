@@ -4,7 +4,7 @@
 rule fetch:
     input:
         manifest=ancient("results/{dataset}/manifest.parquet"),
-        index=ancient("results/{dataset}/manifest.json"),
+        index=ancient(manifest_index_file),
     output:
         "results/{dataset}/downloads/{shard}.parquet",
     log:

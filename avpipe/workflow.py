@@ -136,10 +136,9 @@ class Plan:
 
         So a job's parameters change only when what it shows does, not when another table is asked for.
         """
-        study, used = (
-            self.study,
-            {n for e in spec.experiments(self.study).values() for n in e.features.values()},
-        )
+        study, experiments = self.study, spec.experiments(self.study).values()
+        used = {name for experiment in experiments for name in experiment.features.values()}
+        models = {experiment.model for experiment in experiments}
         recipes = {name: study.recipes[name] for name in sorted(spec.recipe_names()) if name in study.recipes}
         part = {
             "dataset": {"name": study.dataset.name, "kind": study.dataset.kind},

@@ -2,8 +2,13 @@
 
 AVE and LLP call torchvggish's function for each second alone; that gives the examples that avpipe gives, so it is the
 ratio that counts. One call a clip is cheaper for torchvggish, and gives other examples (0.96 s apart); it is
-printed too. avpipe takes a batch of clips. Both compute the FFT in double precision.
+printed too. avpipe takes a batch of clips. Both compute the FFT in double precision. numpy's BLAS gets one thread: with
+two it is slower here (9 ms instead of 3 for a clip), and its idle threads disturb avpipe's turn.
 """
+
+import os
+
+os.environ["OPENBLAS_NUM_THREADS"] = "1"  # before numpy is imported
 
 import statistics
 import time

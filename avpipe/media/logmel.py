@@ -20,7 +20,7 @@ BANDS = 64
 _WINDOW, _HOP, _FFT = 400, 160, 512
 _LOWEST_HERTZ, _HIGHEST_HERTZ = 125.0, 7_500.0
 _LOG_OFFSET = 0.01
-_SECONDS_A_PASS = 4
+_SECONDS_A_PASS = 5
 """Seconds that each thread of the processor transforms at a time, so that what is in flight stays in its cache."""
 _SECONDS_A_PASS_CUDA = 2_048
 
@@ -63,35 +63,45 @@ def log_mel(waveform: Tensor, sample_rate: int, *, channel_axis: int | None = No
     examples = slices.new_empty((slices.shape[0], FRAMES, BANDS), dtype=dtype)
     step = _SECONDS_A_PASS_CUDA if waveform.is_cuda else _SECONDS_A_PASS * torch.get_num_threads()
     step = min(step, max(1, slices.shape[0]))
-    padded = slices.new_zeros((step, FRAMES, _FFT), dtype=torch.float64)
+    transform = _Transform(step, dtype, waveform.device)
     for start in range(0, slices.shape[0], step):
         part = slice(start, start + step)
-        _examples(slices[part], padded, examples[part])
+        transform(slices[part], examples[part])
     return examples.reshape(*waveform.shape[:-1], seconds, FRAMES, BANDS)
 
 
-def _examples(seconds: Tensor, padded: Tensor, out: Tensor) -> None:
-    """(N, 16000) -> `out` (N, 96, 64); `padded` is (N or more, 96, 512), zero from column 400 on."""
-    padded = padded[: len(seconds)]
-    window = torch.hann_window(_WINDOW, periodic=True, dtype=torch.float64, device=seconds.device)
-    torch.mul(seconds.unfold(-1, _WINDOW, _HOP)[:, :FRAMES], window, out=padded[..., :_WINDOW])
-    spectrum = torch.view_as_real(torch.fft.rfft(padded)).to(out.dtype)  # (N, 96, 257, 2)
-    # abs() of a complex number guards against overflow that samples in [-1, 1] cannot cause: three times the time
-    spectrum.square_()
-    magnitude = (spectrum[..., 0] + spectrum[..., 1]).sqrt_()  # (N, 96, 257)
-    mel = [magnitude[..., bins] @ matrix.to(magnitude) for bins, matrix in _mel_groups()]
-    torch.cat(mel, -1, out=out).add_(_LOG_OFFSET).log_()
+class _Transform:
+    """(N, 16000) -> (N, 96, 64) for up to `step` seconds at a time, with what passes share made once."""
+
+    def __init__(self, step: int, dtype: torch.dtype, device: torch.device) -> None:
+        self.window = torch.hann_window(_WINDOW, periodic=True, dtype=torch.float64, device=device)
+        self.padded = torch.zeros((step, FRAMES, _FFT), dtype=torch.float64, device=device)
+        # the mel matrix in groups of bands, each with the bins that it touches: a fourth of the products
+        matrix = mel_matrix()
+        touched = [_span(group) for group in matrix.split(BANDS // 4, dim=1)]
+        self.bins = slice(touched[0].start, touched[-1].stop)
+        self.groups = [
+            (slice(span.start - self.bins.start, span.stop - self.bins.start), group[span].to(device, dtype))
+            for span, group in zip(touched, matrix.split(BANDS // 4, dim=1), strict=True)
+        ]
+
+    def __call__(self, seconds: Tensor, out: Tensor) -> None:
+        padded = self.padded[: len(seconds)]
+        torch.mul(seconds.unfold(-1, _WINDOW, _HOP)[:, :FRAMES], self.window, out=padded[..., :_WINDOW])
+        spectrum = torch.view_as_real(torch.fft.rfft(padded))[:, :, self.bins].to(
+            out.dtype
+        )  # (N, 96, bins, 2)
+        # abs() of a complex number guards against overflow that samples in [-1, 1] cannot cause: three times the time
+        spectrum.square_()
+        magnitude = (spectrum[..., 0] + spectrum[..., 1]).sqrt_()  # (N, 96, bins)
+        mel = [magnitude[..., bins] @ matrix for bins, matrix in self.groups]
+        torch.cat(mel, -1, out=out).add_(_LOG_OFFSET).log_()
 
 
-@cache
-def _mel_groups() -> list[tuple[slice, Tensor]]:
-    """The mel matrix cut into groups of bands, each with the bins that it touches: a fourth of the products."""
-    groups = []
-    for matrix in mel_matrix().split(BANDS // 4, dim=1):
-        touched = matrix.any(1).nonzero()
-        bins = slice(int(touched[0]), int(touched[-1]) + 1)
-        groups.append((bins, matrix[bins].contiguous()))
-    return groups
+def _span(matrix: Tensor) -> slice:
+    """The rows from the first to the last that is not zero."""
+    rows = matrix.any(1).nonzero()
+    return slice(int(rows[0]), int(rows[-1]) + 1)
 
 
 @cache

@@ -9,7 +9,15 @@ sys.path.insert(0, workflow.basedir)
 
 from avpipe.config import resolve, validate_study
 from avpipe.datasets.manifest import inventory
-from avpipe.workflow import Plan, code, extract_code, fetch_code, manifest_index, reader_code, train_code
+from avpipe.workflow import (
+    Plan,
+    code,
+    extract_code,
+    fetch_code,
+    manifest_index,
+    reader_code,
+    train_code,
+)
 
 try:
     study = resolve(validate_study(config))
@@ -34,9 +42,20 @@ wildcard_constraints:
 
 def all_results(wildcards):
     """Every table, figure and array that the study asks for, and what became of every clip."""
-    tables = [f"{plan.results}/tables/{name}.{suffix}" for name in plan.tables for suffix in ("csv", "md", "tex", "html")]
-    figures = [f"{plan.results}/figures/{name}.{suffix}" for name in plan.figures for suffix in ("svg", "png")]
-    return [f"{plan.results}/clips.parquet", *tables, *figures, *feature_chunks(plan.extractors)]
+    tables = [
+        f"{plan.results}/tables/{name}.{suffix}"
+        for name in plan.tables
+        for suffix in ("csv", "md", "tex", "html")
+    ]
+    figures = [
+        f"{plan.results}/figures/{name}.{suffix}" for name in plan.figures for suffix in ("svg", "png")
+    ]
+    return [
+        f"{plan.results}/clips.parquet",
+        *tables,
+        *figures,
+        *feature_chunks(plan.extractors),
+    ]
 
 
 def manifest_file(name):
@@ -103,7 +122,9 @@ def annotation_files(wildcards):
         return []
     files = sorted(str(file) for file in folder.glob("*") if file.is_file() and not file.name.startswith("."))
     if not files:
-        raise WorkflowError(f"dataset.annotations: no files in {folder}; put the annotation files of {study.dataset.kind} there")
+        raise WorkflowError(
+            f"dataset.annotations: no files in {folder}; put the annotation files of {study.dataset.kind} there"
+        )
     return files
 
 
@@ -146,3 +167,60 @@ def share_of_cores(wildcards):
     except FileNotFoundError:
         jobs = 1
     return max(1, (workflow.cores or 1) // max(1, min(jobs, workflow.cores or 1)))
+
+
+def outcome_tables(wildcards):
+    """Every shard's table of outcomes."""
+    return segment_files("parquet")
+
+
+def run_features(wildcards):
+    """Every shard of the features that the experiment reads."""
+    return feature_chunks(sorted(set(experiment_of(wildcards).features.values())))
+
+
+def run_code(wildcards):
+    """The fingerprint of the loop, the task and this experiment's model; no other model's."""
+    return train_code(experiment_of(wildcards))
+
+
+def run_experiment(wildcards):
+    """The experiment as one line of json."""
+    return experiment_of(wildcards).to_json()
+
+
+def table_runs(wildcards):
+    """The numbers of every run behind the table."""
+    return plan.runs(list(plan.tables[wildcards.table].experiments(study).values()), "metrics.json")
+
+
+def table_text(wildcards):
+    """What the table's file says, without its comments."""
+    return plan.tables[wildcards.table].model_dump_json()
+
+
+def table_study(wildcards):
+    """The part of the study that decides the table."""
+    return plan.narrowed(plan.tables[wildcards.table])
+
+
+def figure_inputs(wildcards):
+    """The predictions behind the figure; and the clips themselves where it shows one."""
+    spec = plan.figures[wildcards.figure]
+    experiments = list(spec.experiments(study).values())
+    clips = [f"{plan.results}/clips.parquet", *segment_files("tar")] if spec.shows_clip else []
+    return [
+        *plan.runs(experiments, "metrics.json"),
+        *plan.runs(experiments, "predictions.parquet"),
+        *clips,
+    ]
+
+
+def figure_text(wildcards):
+    """What the figure's file says, without its comments."""
+    return plan.figures[wildcards.figure].model_dump_json()
+
+
+def figure_study(wildcards):
+    """The part of the study that decides the figure."""
+    return plan.narrowed(plan.figures[wildcards.figure])

@@ -7,12 +7,12 @@ rule demo:
         directory("results/{dataset}/annotations"),
     log:
         "results/{dataset}/logs/demo.log",
-    params:
-        code=code("demo"),
-        options=demo_options,
     conda:
         "../../envs/media.yaml"
     threads: 64
+    params:
+        code=code("demo"),
+        options=demo_options,
     shell:
         "python -m avpipe datasets demo --out results/{wildcards.dataset} --options {params.options:q} > {log} 2>&1"
 
@@ -29,6 +29,8 @@ checkpoint manifest:
         issues="results/{dataset}/issues.csv",
     log:
         "results/{dataset}/logs/manifest.log",
+    conda:
+        "../../envs/media.yaml"
     params:
         code=reader_code(study.dataset.kind),
         inventory=source_inventory,
@@ -37,8 +39,6 @@ checkpoint manifest:
         options=reader_options,
         sources=source_options,
         shard_size=study.shard_size,
-    conda:
-        "../../envs/media.yaml"
     shell:
         "python -m avpipe datasets manifest --name {wildcards.dataset} --kind {params.kind}"
         " --annotations {params.annotations:q} --options {params.options:q} {params.sources:q}"

@@ -9,15 +9,15 @@ rule fetch:
         "results/{dataset}/downloads/{shard}.parquet",
     log:
         "results/{dataset}/logs/fetch/{shard}.log",
+    conda:
+        "../../envs/download.yaml"
+    resources:
+        downloads=1,
     params:
         code=fetch_code([source.kind for source in study.dataset.sources]),
         clips=shard_digest,
         sources=source_options,
         files="results/{dataset}/downloads/files",
-    conda:
-        "../../envs/download.yaml"
-    resources:
-        downloads=1,
     shell:
         "python -m avpipe download shard --manifest {input.manifest} --shard {wildcards.shard} {params.sources:q}"
         " --out {output} --files {params.files} > {log} 2>&1"

@@ -15,16 +15,16 @@ for bundle in plan.bundles:
             f"results/{{dataset}}/logs/extract/{'_'.join(bundle)}/{{shard}}.log",
         benchmark:
             f"results/{{dataset}}/benchmarks/extract/{'_'.join(bundle)}/{{shard}}.tsv"
-        params:
-            code=extract_code([study.extractors[name].backbone for name in bundle]),
-            extractors=extractor_options(bundle),
-            device=study.device,
-            weights=[f"--weights={study.weights_folder}"] if study.weights_folder else [],
         conda:
             "../../envs/torch.yaml"
         threads: share_of_cores
         resources:
             gpu=int(study.device.startswith("cuda")),
+        params:
+            code=extract_code([study.extractors[name].backbone for name in bundle]),
+            extractors=extractor_options(bundle),
+            device=study.device,
+            weights=([f"--weights={study.weights_folder}"] if study.weights_folder else []),
         shell:
             "python -m avpipe features extract {params.extractors:q} --segments {input.segments}"
             " --manifest {input.index} --shard {wildcards.shard} --out results/{wildcards.dataset}/features"

@@ -12,21 +12,16 @@ rule normalise:
         "results/{dataset}/logs/normalise/{preset}/{shard}.log",
     benchmark:
         "results/{dataset}/benchmarks/normalise/{preset}/{shard}.tsv"
-    params:
-        code=code("normalise"),
-        timeout=study.media.timeout,
     conda:
         "../../envs/media.yaml"
     threads: share_of_cores
+    params:
+        code=code("normalise"),
+        timeout=study.media.timeout,
     shell:
         "python -m avpipe media normalise --downloads {input.downloads} --manifest {input.manifest}"
         " --shard {wildcards.shard} --preset {wildcards.preset} --tar {output.tar} --table {output.table}"
         " --timeout {params.timeout} --workers {threads} > {log} 2>&1"
-
-
-def outcome_tables(wildcards):
-    """Every shard's table of outcomes."""
-    return segment_files("parquet")
 
 
 rule clips:
@@ -37,10 +32,10 @@ rule clips:
         "results/{dataset}/clips.parquet",
     log:
         "results/{dataset}/logs/clips.log",
+    conda:
+        "../../envs/media.yaml"
     params:
         code=code("clips"),
         folder=f"{plan.results}/segments/{study.media.preset}",
-    conda:
-        "../../envs/media.yaml"
     shell:
         "python -m avpipe media clips --manifest {input.manifest} --tables {params.folder} --out {output} > {log} 2>&1"

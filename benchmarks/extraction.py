@@ -165,7 +165,7 @@ def processor(clips: int, rounds: int) -> None:
                 sides[precision].append(ours(root, precision, "cpu", precision=precision)[0])
             print({side: [round(s, 2) for s in taken] for side, taken in sides.items()}, file=sys.stderr)
         found = {
-            p: open_features(root / "features" / f"{p}.zarr").array[:clips].reshape(-1, 2048)
+            p: open_features(root / "features" / f"{p}.zarr").array[:clips].reshape(len(expected), -1)
             for p in ("float32", "bfloat16")
         }
     images = clips * 10 * FPS

@@ -31,7 +31,7 @@ results: setup  ## fill every table and figure of the demo study (results/demo)
 	@echo; cat results/demo/tables/avin_comparison.md
 
 quick: setup  ## one table and one figure from a few rendered clips (results/quick)
-	$(SNAKEMAKE) --configfile workflow/configs/quick.yaml all
+	$(SNAKEMAKE) all --configfile workflow/configs/quick.yaml
 	@echo; cat results/quick/tables/avin_fusion.md
 
 report: results  ## Snakemake's report of the demo study: results/demo/report.zip

@@ -1,7 +1,7 @@
 # avpipe: from annotation files to the tables of papers.
 #
 #   snakemake --cores 8 --use-conda all                              the demo study, config.yaml
-#   snakemake --cores 8 --configfile workflow/configs/ave.yaml all   another study: its file replaces config.yaml
+#   snakemake --cores 8 all --configfile workflow/configs/ave.yaml   another study: its file replaces config.yaml
 #
 # A paper table is the target; workflow/tables/*.yaml say which experiments exist, and the rest follows.
 from snakemake.utils import min_version

@@ -27,9 +27,9 @@ STUDY = {
     "shard_size": SHARD_SIZE,
     "extractors": {
         "vggish": {"backbone": "vggish"},
-        "vgg16_map": {"backbone": "vgg16", "pooling": "map", "fps": 16},
+        "visual_map": {"backbone": "vgg16", "pooling": "map", "fps": 16},
     },
-    "bundles": [["vggish", "vgg16_map"]],
+    "bundles": [["vggish", "visual_map"]],
     "tables": ["avin_comparison"],
 }
 
@@ -60,7 +60,7 @@ def lay_out(folder: Path) -> None:
 def plan(folder: Path) -> dict[str, float]:
     """Seconds, peak memory in GB and jobs of one dry run."""
     snakemake = Path(sys.executable).parent / "snakemake"
-    arguments = [str(snakemake), "-n", "--quiet", "rules", "--configfile", "study.json", "all"]
+    arguments = [str(snakemake), "-n", "--quiet", "rules", "--configfile", "study.json"]
     started = time.perf_counter()
     process = subprocess.Popen(
         arguments, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True

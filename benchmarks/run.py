@@ -11,7 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-BENCHMARKS = ("planning", "normalise", "logmel", "extraction", "training")
+BENCHMARKS = ("planning", "normalise", "logmel", "extraction")
 
 
 def machine() -> str:

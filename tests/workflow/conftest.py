@@ -65,11 +65,11 @@ class Checkout:
         """Run Snakemake here as a user would."""
         command = [
             str(Path(sys.executable).parent / "snakemake"),
+            *arguments,
             "--cores",
             str(cores),
             "--configfile",
             "study.yaml",
-            *arguments,
         ]
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         environment.pop("PYTHONPATH", None)

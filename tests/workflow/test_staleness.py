@@ -112,7 +112,7 @@ def test_adding_a_row_runs_that_row_and_the_table(checkout: Checkout) -> None:
         "row": "late",
         "method": "AVIN, added",
         "model": "avin",
-        "options": {"fusion": "add"},
+        "options": {"fusion": "addition"},
         "features": {"audio": "sound", "visual": "look"},
     }
     path = checkout.root / "workflow" / "tables" / "small.yaml"

@@ -123,6 +123,7 @@ def sources_to(root: Path) -> None:
     """Copy what a fresh clone holds, as far as Snakemake needs it."""
     for name in ("avpipe", "workflow", "envs"):
         shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
+    (root / "profiles").symlink_to("workflow/profiles")
     for name in ("Snakefile", "config.yaml"):
         shutil.copy2(ROOT / name, root / name)
 

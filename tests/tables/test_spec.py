@@ -193,3 +193,16 @@ def test_only_a_timeline_needs_the_clips(figure_data: dict[str, Any]) -> None:
 
 def test_a_figures_file_is_read_with_its_kind(figure_data: dict[str, Any], tmp_path: Path) -> None:
     assert load_figure(written(figure_data, tmp_path)).name == "small"
+
+
+def test_the_studys_model_options_lie_under_the_rows_own(study: Study, table_data: dict[str, Any]) -> None:
+    small = study.model_copy(update={"models": {"avel": {"hidden_dim": 32, "attention_dim": 16}}})
+    table_data["rows"][0]["options"] = {"hidden_dim": 64}
+    experiment = parse_table(table_data, "small").experiments(small)["avel", "supervised"]
+    assert experiment.options == {"hidden_dim": 64, "attention_dim": 16}
+
+
+def test_a_wrong_model_option_of_the_study_is_named(study: Study, table_data: dict[str, Any]) -> None:
+    wrong = study.model_copy(update={"models": {"avel": {"hiden_dim": 32}}})
+    with pytest.raises(ConfigError, match=r"models\.avel: .*did you mean 'hidden_dim'"):
+        parse_table(table_data, "small").experiments(wrong)

@@ -15,7 +15,8 @@ setup: .venv/.installed  ## create .venv and install exactly what requirements.l
 # The stamp names the lock it was made from, so that a changed lock or pyproject.toml installs again.
 .venv/.installed: requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit("avpipe needs Python >= 3.11, found " + sys.version.split()[0] + "; set PYTHON=python3.x") if sys.version_info < (3, 11) else None'
-	$(PYTHON) -m venv --clear .venv
+	@# a changed lock changes what differs; a half-made environment is made anew
+	test -f $@ || $(PYTHON) -m venv --clear .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==0.13.8
 	$(BIN)/uv pip install --quiet --python $(BIN)/python -r requirements.lock
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --editable .

@@ -122,7 +122,7 @@ def manifest(
     ] = None,
 ) -> None:
     """Read annotation files; write manifest.parquet, events.parquet, categories.csv, issues.csv to the folder OUT."""
-    from avpipe.config import Source
+    from avpipe.config.source import Source
     from avpipe.datasets import read_annotations
     from avpipe.datasets.manifest import write_manifest
 
@@ -147,7 +147,7 @@ def download_shard(
     ] = None,
 ) -> None:
     """Find or download the clips of one shard."""
-    from avpipe.config import Source
+    from avpipe.config.source import Source
     from avpipe.download.fetch import fetch_shard
 
     sources = [Source.model_validate(_mapping(text, "--source")) for text in source or []]
@@ -203,7 +203,7 @@ def extract(
     threads: Annotated[int, typer.Option(help="Processor threads.")] = 1,
 ) -> None:
     """Compute features of one shard. A bare name (resnet152) means that backbone with the published settings."""
-    from avpipe.config import ExtractorConfig
+    from avpipe.config.extractor import ExtractorConfig
     from avpipe.features.extract import extract_shard
     from avpipe.features.spec import published_config
     from avpipe.features.weights import default_folder
@@ -278,7 +278,7 @@ def table_write(
     results: Results,
 ) -> None:
     """Write one table as csv, md, tex and html."""
-    from avpipe.config import validate_study
+    from avpipe.config.study import validate_study
     from avpipe.tables.aggregate import write_table
     from avpipe.tables.spec import parse_table
 
@@ -300,7 +300,7 @@ def why(
     results: Annotated[Path | None, typer.Option(help="default: results/{dataset}")] = None,
 ) -> None:
     """Say where a cell of a table comes from: runs, numbers, configuration, code, environment, log."""
-    from avpipe.config import validate_study
+    from avpipe.config.study import validate_study
     from avpipe.tables.aggregate import why as explain
     from avpipe.tables.spec import load_table
 
@@ -319,7 +319,7 @@ def figure(
     results: Results,
 ) -> None:
     """Draw one figure as svg and png."""
-    from avpipe.config import validate_study
+    from avpipe.config.study import validate_study
     from avpipe.report.figures import draw_figure
     from avpipe.tables.spec import parse_figure
 

@@ -1,6 +1,7 @@
 """Pages that are generated from the code: `python -m avpipe.docs` writes them, a test fails when they drift."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,11 @@ from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
 from avpipe import lazy
-from avpipe.config import DatasetConfig, ExtractorConfig, MediaConfig, Recipe, Section, Source, Study
+from avpipe.config.extractor import ExtractorConfig
+from avpipe.config.recipe import Recipe
+from avpipe.config.section import Section
+from avpipe.config.source import Source
+from avpipe.config.study import DatasetConfig, MediaConfig, Study
 from avpipe.files import write_text
 from avpipe.models import MODELS, list_models, model_card
 
@@ -41,9 +46,7 @@ def config_page() -> str:
 
 def _type_text(annotation: Any) -> str:
     text = annotation.__name__ if isinstance(annotation, type) else str(annotation)
-    for prefix in ("typing.", "avpipe.config."):
-        text = text.replace(prefix, "")
-    return text
+    return re.sub(r"typing\.|avpipe\.config\.\w+\.", "", text)
 
 
 def _default(field: Any) -> str:

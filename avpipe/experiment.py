@@ -6,7 +6,8 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from avpipe.config import Recipe, Section
+from avpipe.config.recipe import Recipe
+from avpipe.config.section import Section
 from avpipe.lazy import check_options, target
 from avpipe.models import MODELS
 

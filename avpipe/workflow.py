@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from avpipe import lazy, provenance
-from avpipe.config import Study
+from avpipe.config.study import Study
 from avpipe.datasets import DATASETS
 from avpipe.download import FETCHERS
 from avpipe.experiment import Experiment

@@ -29,7 +29,7 @@ from PIL import Image
 from torch import nn
 from torchvision import transforms
 
-from avpipe.config import ExtractorConfig
+from avpipe.config.extractor import ExtractorConfig
 from avpipe.features.backbones import create_extractor
 from avpipe.features.extract import extract_shard
 from avpipe.features.store import open_features
@@ -190,7 +190,7 @@ def processor(clips: int, rounds: int) -> None:
 MEMORY = """
 import resource, sys
 from pathlib import Path
-from avpipe.config import ExtractorConfig
+from avpipe.config.extractor import ExtractorConfig
 from avpipe.features.extract import extract_shard
 
 root, status = Path(sys.argv[1]), Path("/proc/self/status")

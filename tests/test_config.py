@@ -3,7 +3,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from avpipe.config import ConfigError, Recipe, resolve, validate_study
+from avpipe.config.recipe import Recipe
+from avpipe.config.section import ConfigError
+from avpipe.config.study import resolve, validate_study
 
 ROOT = Path(__file__).resolve().parent.parent
 MINIMAL = {"dataset": {"name": "d", "kind": "demo"}}

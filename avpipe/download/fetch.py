@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from avpipe import lazy
-from avpipe.config import Source
+from avpipe.config.source import Source
 from avpipe.download import FETCHERS
 from avpipe.download.base import CLIP_NAME, Fetcher, WantedClip, sha256_of
 from avpipe.download.outcome import Outcome, Status

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from avpipe.config import Source
+from avpipe.config.source import Source
 from avpipe.datasets.manifest import local_file
 from avpipe.download.base import WantedClip, sha256_of
 from avpipe.download.outcome import Outcome, Status

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from avpipe.config import Source
+from avpipe.config.source import Source
 from avpipe.download.base import WantedClip, sha256_of
 from avpipe.download.outcome import Outcome, Status
 from avpipe.files import output_errors, whole_file, write_json

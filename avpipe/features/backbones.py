@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from avpipe import lazy
-from avpipe.config import ExtractorConfig
+from avpipe.config.extractor import ExtractorConfig
 from avpipe.features.fusion import optimise
 from avpipe.features.spec import BACKBONES, NETWORKS, check_extractors
 from avpipe.features.weights import WeightsError, fetch, file_sha256

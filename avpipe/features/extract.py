@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from avpipe import provenance
-from avpipe.config import ExtractorConfig
+from avpipe.config.extractor import ExtractorConfig
 from avpipe.features.backbones import Extractor, create_extractor
 from avpipe.features.device import claim_device, default_locks
 from avpipe.features.prefetch import prefetched

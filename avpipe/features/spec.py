@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from avpipe import lazy
-from avpipe.config import ConfigError, ExtractorConfig
+from avpipe.config.extractor import ExtractorConfig
+from avpipe.config.section import ConfigError
 from avpipe.lazy import LazyTable
 from avpipe.media.presets import CANONICAL
 

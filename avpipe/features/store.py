@@ -21,7 +21,7 @@ from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
 from zarr.storage import MemoryStore
 
-from avpipe.config import ExtractorConfig
+from avpipe.config.extractor import ExtractorConfig
 from avpipe.datasets.manifest import read_ledger
 from avpipe.features.locking import locked
 from avpipe.features.spec import chunk_path, dimension_names, feature_shape

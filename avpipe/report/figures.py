@@ -13,7 +13,8 @@ import numpy.typing as npt
 import pandas as pd
 from matplotlib.figure import Figure
 
-from avpipe.config import ConfigError, Study
+from avpipe.config.section import ConfigError
+from avpipe.config.study import Study
 from avpipe.experiment import Experiment
 from avpipe.lazy import suggest
 from avpipe.media.presets import CANONICAL, PRESETS

@@ -8,7 +8,8 @@ from typing import Any
 
 import yaml
 
-from avpipe.config import ConfigError, Study
+from avpipe.config.section import ConfigError
+from avpipe.config.study import Study
 from avpipe.experiment import Experiment, Setting
 from avpipe.files import write_text
 from avpipe.lazy import suggest

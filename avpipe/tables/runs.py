@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from avpipe.config import Study
+from avpipe.config.study import Study
 from avpipe.experiment import Experiment
 from avpipe.files import read_json
 

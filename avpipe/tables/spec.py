@@ -40,7 +40,9 @@ from typing import Any, Literal, TypeVar
 import yaml
 from pydantic import Field, PrivateAttr, ValidationError
 
-from avpipe.config import NAME, ConfigError, Recipe, Section, Study, describe
+from avpipe.config.recipe import Recipe
+from avpipe.config.section import NAME, ConfigError, Section, describe
+from avpipe.config.study import Study
 from avpipe.experiment import Experiment, Role, Setting, check_model
 from avpipe.lazy import UnknownNameError, suggest
 

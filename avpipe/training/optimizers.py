@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from avpipe.config import Recipe
+from avpipe.config.recipe import Recipe
 
 _COMPILER = "torch._dynamo"
 

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from avpipe.config import Source
+from avpipe.config.source import Source
 from avpipe.download.fetch import fetch_shard
 from avpipe.files import OutputError
 

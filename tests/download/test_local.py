@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from avpipe.config import Source
+from avpipe.config.source import Source
 from avpipe.datasets import base
 from avpipe.download import Status
 from avpipe.download.base import CLIP_NAME, WantedClip

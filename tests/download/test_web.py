@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from avpipe.config import Source
+from avpipe.config.source import Source
 from avpipe.download import Status
 from avpipe.download.base import WantedClip
 from avpipe.download.web import WebFetcher

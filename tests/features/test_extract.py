@@ -15,7 +15,8 @@ import pytest
 import torch
 import zarr
 
-from avpipe.config import ConfigError, ExtractorConfig
+from avpipe.config.extractor import ExtractorConfig
+from avpipe.config.section import ConfigError
 from avpipe.features import extract, open_features
 from avpipe.features.backbones import create_extractor
 from avpipe.features.extract import ExtractionError, extract_shard
@@ -116,7 +117,7 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 import torch
-from avpipe.config import ExtractorConfig
+from avpipe.config.extractor import ExtractorConfig
 from avpipe.features.extract import extract_shard
 
 rename, count = Path.replace, [0]

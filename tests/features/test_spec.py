@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from avpipe import provenance
-from avpipe.config import ConfigError, ExtractorConfig
+from avpipe.config.extractor import ExtractorConfig
+from avpipe.config.section import ConfigError
 from avpipe.features import spec, visual
 from avpipe.lazy import UnknownNameError
 

@@ -9,7 +9,7 @@ import torch
 from torchvggish import torchvggish
 from torchvggish.vggish_input import waveform_to_examples
 
-from avpipe.config import ExtractorConfig
+from avpipe.config.extractor import ExtractorConfig
 from avpipe.features import weights
 from avpipe.features.backbones import create_extractor
 from avpipe.features.vggish import VGGishExtractor, quantize

@@ -7,7 +7,7 @@ import torchvision
 from PIL import Image
 from torchvision.transforms import v2
 
-from avpipe.config import ExtractorConfig
+from avpipe.config.extractor import ExtractorConfig
 from avpipe.features import visual
 from avpipe.features.backbones import create_extractor
 from avpipe.features.visual import NORMALISATION, VisualExtractor, resized

@@ -10,7 +10,7 @@ import pytest
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from avpipe.config import Study
+from avpipe.config.study import Study
 from avpipe.experiment import Experiment
 
 CATEGORIES = ("Bell", "Male speech, man speaking")

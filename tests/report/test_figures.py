@@ -15,7 +15,8 @@ import soundfile
 from matplotlib.figure import Figure
 from PIL import Image
 
-from avpipe.config import ConfigError, Study
+from avpipe.config.section import ConfigError
+from avpipe.config.study import Study
 from avpipe.report import figures
 from avpipe.tables.spec import CategoriesFigure, FigureSpec, SegmentsFigure, parse_figure
 

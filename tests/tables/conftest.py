@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from avpipe.config import Study
+from avpipe.config.study import Study
 from avpipe.experiment import Experiment
 
 

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from avpipe.config import ConfigError, Study
+from avpipe.config.section import ConfigError
+from avpipe.config.study import Study
 from avpipe.experiment import Experiment
 from avpipe.tables.aggregate import Cell, fill_table, why, write_table
 from avpipe.tables.spec import TableSpec, parse_table

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from avpipe.config import Study
+from avpipe.config.study import Study
 from avpipe.experiment import Experiment
 from avpipe.tables.runs import LONGEST_REASON, notice, read_run, shortened
 

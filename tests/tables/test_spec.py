@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 import yaml
 
-from avpipe.config import ConfigError, Study
+from avpipe.config.section import ConfigError
+from avpipe.config.study import Study
 from avpipe.tables.spec import load_figure, load_table, parse_figure, parse_table
 
 

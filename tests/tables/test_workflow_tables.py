@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from avpipe.config import Study, validate_study
+from avpipe.config.study import Study, validate_study
 from avpipe.models import create_model
 from avpipe.tables.spec import load_figure, load_table
 

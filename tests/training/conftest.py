@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 import zarr
 
-from avpipe.config import Recipe
+from avpipe.config.recipe import Recipe
 from avpipe.experiment import Experiment
 from avpipe.files import write_json
 

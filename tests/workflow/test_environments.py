@@ -25,7 +25,7 @@ BY_NAME = {"manifest": DATASETS, "fetch": FETCHERS, "extract": NETWORKS, "train"
 
 def modules_of(rule: str) -> set[str]:
     by_name = {target.split(":")[0] for target in BY_NAME.get(rule, {}).values()}
-    return provenance.import_closure(*JOBS[rule].modules, *by_name) | {"avpipe.config"}
+    return provenance.import_closure(*JOBS[rule].modules, *by_name) | {"avpipe.config.study"}
 
 
 def third_party_imports(module: str) -> set[str]:

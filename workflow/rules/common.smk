@@ -7,7 +7,7 @@ from snakemake.exceptions import WorkflowError
 
 sys.path.insert(0, workflow.basedir)
 
-from avpipe.config import resolve, validate_study
+from avpipe.config.study import resolve, validate_study
 from avpipe.datasets.manifest import inventory
 from avpipe.workflow import (
     Plan,

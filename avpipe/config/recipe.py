@@ -1,0 +1,40 @@
+"""How an experiment is trained."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from avpipe.config.section import Section
+
+
+class Recipe(Section):
+    """How an experiment is trained. A paper's own schedule is a named recipe; the study's default is one for all."""
+
+    epochs: int = Field(100, ge=1)
+    batch_size: int = Field(64, ge=1)
+    optimizer: Literal["adam", "adamw", "sgd"] = "adam"
+    lr: float = Field(1e-3, gt=0)
+    weight_decay: float = Field(0.0, ge=0)
+    momentum: float = Field(0.9, ge=0, description="sgd only")
+    schedule: Literal["constant", "step", "milestones", "plateau", "cosine"] = Field(
+        "constant", description="of the learning rate"
+    )
+    step: int = Field(10, ge=1, description="step: epochs between decays; plateau: patience in epochs")
+    milestones: tuple[int, ...] = Field((), description="milestones: epochs after which the rate decays")
+    gamma: float = Field(0.1, gt=0, le=1, description="factor of a decay")
+    clip_norm: float | None = Field(None, gt=0, description="largest norm of the gradient")
+    shuffle: bool = Field(True, description="a new seeded order each epoch; false is AVEL's released code")
+    drop_last: bool = Field(False, description="drop the last, partial batch; true is AVEL's released code")
+    evaluate_every: int = Field(1, ge=1, description="epochs between evaluations on the validation split")
+    protocol: Literal["validation", "last", "best_test"] = Field(
+        "validation",
+        description="which checkpoint a table reports; best_test only to compare with papers that chose on the test split",
+    )
+    loss: str = Field(
+        "default",
+        description="of the task; localization: cross_entropy, soft_margin (AVEL's code: MultiLabelSoftMarginLoss on softmax probabilities) or binary_cross_entropy (on softmax probabilities); default is the model's paper's",
+    )
+    pooling: Literal["default", "max", "mean"] = Field(
+        "default",
+        description="weakly-supervised localization: how segment scores become a clip's; default is the model's paper's",
+    )

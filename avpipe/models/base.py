@@ -18,33 +18,45 @@ class AVBatch:
         motion: (B, T, D_m) float, features of a 3D network.
         targets: what the task's loss compares with (`Task.targets`, of these clips), for terms and states that need
             labels. The loop sets it while a model is trained; None while it is evaluated. Localization has
-            `target`: (B, T, C + 1) supervised, (B, C + 1) weakly supervised, 0 or 1, background last.
+            `target`: (B, T, C + 1) supervised, (B, C + 1) weakly supervised, 0 or 1, background last. Parsing has `clip`,
+            `audio` and `visual`, (B, C), 0 or 1: the clip's categories, and which of them may be heard and seen in it.
+        progress: the share of the training's steps that lie behind, 0 <= p < 1, for schedules inside a model. The
+            loop sets it as it does `targets`.
     """
 
     audio: "Tensor | None" = None
     visual: "Tensor | None" = None
     motion: "Tensor | None" = None
     targets: "dict[str, Tensor] | None" = field(default=None, init=False)
+    progress: float | None = field(default=None, init=False)
 
 
 @dataclass
 class AVOutput:
     """What a model says of B clips. C is the number of event categories, background not counted.
 
-    A localization model gives either `segment_logits`, or `event_logits` with `category_logits`.
+    A localization model gives either `segment_logits`, or `event_logits` with `category_logits`. A parsing model gives
+    the three probabilities, `attentive_mmil_pooling` of layers.py two of them; every category has one of its own.
 
     Args:
         segment_logits: (B, T, C + 1) unnormalised; the last class is background.
         event_logits: (B, T), unnormalised: is there an event, whichever it is.
         category_logits: (B, C), unnormalised, of the whole clip; (B, C + 1), background last, from a model that is
             weakly supervised with clips without an event (CMRAN's released code).
-        losses: further terms of the training loss, name -> scalar tensor, added as they are.
+        parsing_probabilities: (B, T, 2, C): is the category heard (index 0), is it seen (1), in this segment?
+        modality_probabilities: (B, 2, C): is it heard, is it seen, anywhere in the clip?
+        clip_probabilities: (B, C): is it there, heard or seen? HAN's pooling may go beyond 1, up to 2.
+        losses: further terms of the training loss, name -> scalar tensor. Localization adds them as they are; parsing
+            weighs each term by its name (`default_loss_weights` of the model, `loss_weights` of the recipe).
         attention: what can be looked at, name -> tensor (for figures); never used for the loss.
     """
 
     segment_logits: "Tensor | None" = None
     event_logits: "Tensor | None" = None
     category_logits: "Tensor | None" = None
+    parsing_probabilities: "Tensor | None" = None
+    modality_probabilities: "Tensor | None" = None
+    clip_probabilities: "Tensor | None" = None
     losses: "dict[str, Tensor]" = field(default_factory=dict)
     attention: "dict[str, Tensor]" = field(default_factory=dict)
 

@@ -1,4 +1,5 @@
-"""What several papers' models share: input checks, audio-guided visual attention, two fusions, the classifier's shape.
+"""What several papers' models share: input checks, audio-guided visual attention, two fusions, the classifier's shape,
+and, for video parsing, the encoders of the features and attentive MMIL pooling.
 
 Letters as in design.md, section 5: B clips, T segments, H and W a map's cells, D feature width, C categories.
 """
@@ -7,6 +8,8 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
+
+from avpipe.models.base import AVBatch, AVOutput
 
 
 def audio_of(audio: Tensor | None, dim: int, model: str) -> Tensor:
@@ -45,6 +48,38 @@ def visual_of(visual: Tensor | None, dim: int, model: str, cells: int | None = N
         advice = "set `visual_dim` and `visual_cells`, or another extractor (pooling: map, average: true)"
         raise ValueError(f"{model} needs visual features {form}, found {tuple(visual.shape)}; {advice}")
     return visual
+
+
+def frames_of(visual: Tensor | None, dim: int, model: str) -> Tensor:
+    """The visual features of a segment's F frames, (B, T, F, `dim`), checked.
+
+    Vectors (B, T, `dim`) count as one frame, a map's cells (B, T, H, W, `dim`) as H * W frames. Raises ValueError
+    where they are missing or of another shape.
+    """
+    form = f"(B, T, {dim}), frames (B, T, F, {dim}) or maps (B, T, H, W, {dim})"
+    if visual is None:
+        raise ValueError(
+            f"{model} needs visual features {form}; the batch has none: name an extractor for the role `visual`"
+        )
+    if visual.ndim < 3 or visual.shape[-1] != dim:
+        raise ValueError(
+            f"{model} needs visual features {form}, found {tuple(visual.shape)}; set `visual_dim`, or another extractor"
+        )
+    return visual.unsqueeze(2) if visual.ndim == 3 else visual.flatten(2, -2)
+
+
+def motion_of(motion: Tensor | None, dim: int, model: str) -> Tensor:
+    """A 3D network's features (B, T, `dim`), checked. Raises ValueError where they are missing or of another shape."""
+    if motion is None:
+        raise ValueError(
+            f"{model} was built for motion features (B, T, {dim}) and the batch has none: name an extractor for the "
+            "role `motion`, or set `motion_dim: 0`"
+        )
+    if motion.ndim != 3 or motion.shape[-1] != dim:
+        raise ValueError(
+            f"{model} needs motion features (B, T, {dim}), found {tuple(motion.shape)}; set `motion_dim` or another extractor"
+        )
+    return motion
 
 
 def same_segments(audio: Tensor, visual: Tensor, model: str) -> None:
@@ -208,6 +243,107 @@ class MFB(nn.Module):
     def forward(self, visual: Tensor, audio: Tensor) -> Tensor:
         """Equations 2 and 3: (..., d_v), (..., d_a) -> (..., p) of length one (zero where a modality is zero)."""
         return nn.functional.normalize(power_normalize(self.bilinear(visual, audio)), dim=-1, eps=1e-6)
+
+
+class ParsingEncoder(nn.Module):
+    """HAN's inputs: each feature to D by one linear map, nothing else (no activation, no dropout, no positions).
+
+    Frames of a segment are mapped, then averaged; a 3D network's features are mapped too, and both are fused by
+    Linear(2 D, D) (AVVP-ECCV20, nets/net_audiovisual.py: fc_a, fc_v, fc_st, fc_fusion).
+
+    Args:
+        audio_dim: D_a.
+        visual_dim: D_v.
+        motion_dim: D_m; 0 for a model without a 3D network's features, which then has no fusion either.
+        dim: D.
+        model: its title, for error messages.
+    """
+
+    def __init__(self, audio_dim: int, visual_dim: int, motion_dim: int, dim: int, model: str) -> None:
+        super().__init__()
+        self.audio_dim, self.visual_dim, self.motion_dim, self.model = (
+            audio_dim,
+            visual_dim,
+            motion_dim,
+            model,
+        )
+        self.audio = nn.Linear(audio_dim, dim)
+        self.visual = nn.Linear(visual_dim, dim)
+        self.motion = nn.Linear(motion_dim, dim) if motion_dim else None
+        self.fuse = nn.Linear(2 * dim, dim) if motion_dim else None
+
+    def forward(self, batch: AVBatch) -> tuple[Tensor, Tensor]:
+        """Encode.
+
+        Args:
+            batch: audio (B, T, D_a); visual (B, T, D_v), frames (B, T, F, D_v) or maps (B, T, H, W, D_v), averaged;
+                motion (B, T, D_m) if the model has it.
+
+        Returns:
+            Audio and visual, (B, T, D).
+
+        Raises:
+            ValueError: a feature is missing, has another shape, or other clips and segments.
+        """
+        audio = audio_of(batch.audio, self.audio_dim, self.model)
+        frames = frames_of(batch.visual, self.visual_dim, self.model)
+        same_segments(audio, frames, self.model)
+        visual = self.visual(
+            frames.mean(dim=2)
+        )  # (B, T, F, D_v) -> (B, T, D); the map is linear: mean first is the same
+        if self.motion is not None and self.fuse is not None:
+            motion = motion_of(batch.motion, self.motion_dim, self.model)
+            same_segments(audio, motion, self.model)
+            visual = self.fuse(torch.cat([visual, self.motion(motion)], dim=-1))  # (B, T, 2 D) -> (B, T, D)
+        return self.audio(audio), visual
+
+
+def attentive_mmil_pooling(
+    probabilities: Tensor, time_scores: Tensor, modality_scores: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Attentive multimodal multiple-instance pooling (Tian et al., ECCV 2020, sec. 4.3).
+
+    W_t = softmax over time of `time_scores`, W_av = softmax over the two modalities of `modality_scores`;
+
+        P_m = sum over t of W_t p   (m = audio, visual),     P_clip = sum over t and m of W_t W_av p
+
+    W_t sums to one in each modality and W_av in each segment, so that W_t W_av need not: P_clip can reach 2.
+
+    Args:
+        probabilities: p (B, T, 2, C), 0 to 1; index 0 audio, 1 visual.
+        time_scores: (B, T, 2, C), unnormalised.
+        modality_scores: (B, T, 2, C), unnormalised.
+
+    Returns:
+        P_clip (B, C), and P_audio and P_visual as (B, 2, C).
+    """
+    weighted = time_scores.softmax(dim=1) * probabilities  # (B, T, 2, C)
+    clip = (modality_scores.softmax(dim=2) * weighted).sum(dim=(1, 2))  # (B, C)
+    return clip, weighted.sum(dim=1)
+
+
+class ParsingHead(nn.Module):
+    """HAN's output: three linear maps that both modalities share (fc_prob, fc_frame_att, fc_av_att), then pooling.
+
+    Args:
+        dim: D.
+        num_classes: C.
+    """
+
+    def __init__(self, dim: int, num_classes: int) -> None:
+        super().__init__()
+        self.probability = nn.Linear(dim, num_classes)
+        self.time = nn.Linear(dim, num_classes)
+        self.modality = nn.Linear(dim, num_classes)
+
+    def forward(self, audio: Tensor, visual: Tensor) -> AVOutput:
+        """Audio and visual (B, T, D) -> the three probabilities of a parsing model."""
+        both = torch.stack([audio, visual], dim=2)  # (B, T, 2, D)
+        probabilities = self.probability(both).sigmoid()  # (B, T, 2, C)
+        clip, of_modality = attentive_mmil_pooling(probabilities, self.time(both), self.modality(both))
+        return AVOutput(
+            parsing_probabilities=probabilities, modality_probabilities=of_modality, clip_probabilities=clip
+        )
 
 
 def classifier(in_dim: int, classes: int, hidden_dim: int = 64, bias: bool = True) -> nn.Sequential:

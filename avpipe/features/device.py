@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from avpipe.features.locking import locked_if_free
+from avpipe.locking import locked_if_free
 
 _WAIT_SECONDS = 1.0
 

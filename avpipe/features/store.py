@@ -23,9 +23,9 @@ from zarr.storage import MemoryStore
 
 from avpipe.config.extractor import ExtractorConfig
 from avpipe.datasets.manifest import read_ledger
-from avpipe.features.locking import locked
 from avpipe.features.spec import chunk_path, dimension_names, feature_shape
 from avpipe.files import read_json, whole_file, write_text
+from avpipe.locking import locked
 
 _ABSENT = 2**64 - 1
 _CHECKSUM = 4

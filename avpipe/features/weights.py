@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from avpipe import lazy
-from avpipe.features.locking import locked
 from avpipe.files import whole_file
+from avpipe.locking import locked
 
 if TYPE_CHECKING:
     from torch import Tensor

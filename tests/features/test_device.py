@@ -11,7 +11,7 @@ import torch
 
 from avpipe.features import device
 from avpipe.features.device import DeviceError, claim_device
-from avpipe.features.locking import locked_if_free
+from avpipe.locking import locked_if_free
 
 
 @pytest.fixture
@@ -81,7 +81,7 @@ def test_cuda_without_a_gpu_is_refused(tmp_path: Path) -> None:
 
 def test_a_killed_process_lets_its_lock_go(tmp_path: Path) -> None:
     code = (
-        "import sys, time; from pathlib import Path; from avpipe.features.locking import locked\n"
+        "import sys, time; from pathlib import Path; from avpipe.locking import locked\n"
         "with locked(Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"
     )
     lock = tmp_path / "x.lock"

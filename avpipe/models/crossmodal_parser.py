@@ -178,6 +178,7 @@ class CrossModalParser(nn.Module):
         "visual": 0.6,
         "adversarial": 0.4,
     }
+    default_label_smoothing = (0.0, 0.1)
 
     def __init__(
         self,
@@ -211,8 +212,8 @@ class CrossModalParser(nn.Module):
                 motion (B, T, D_m); in training `progress`, without which no gradient is reversed.
 
         Returns:
-            The three probabilities of a parsing model; `losses["adversarial"]` in training; `attention` with "audio",
-            "visual" (self), "audio_from_visual" and "visual_from_audio", each (B, T, T), asking segments as rows.
+            The three probabilities of a parsing model; `losses["adversarial"]` in training; `attention` with
+            "audio_from_audio", "audio_from_visual" and so on, each (B, T, T), asking segments as rows.
 
         Raises:
             ValueError: a feature is missing or has another shape.
@@ -220,21 +221,17 @@ class CrossModalParser(nn.Module):
         audio, visual = self.encoder(batch)  # (B, T, D)
         audio, audio_seen = self.audio_layer(audio, audio)
         visual, visual_seen = self.visual_layer(visual, visual)
-        audio_joint, audio_from_visual = self.cross_layer(audio, visual)
-        visual_joint, visual_from_audio = self.cross_layer(visual, audio)
-        audio_joint, visual_joint = self.joint(audio_joint), self.joint(visual_joint)
+        joint, seen = self.cross_layer(torch.cat([audio, visual]), torch.cat([visual, audio]))  # (2 B, T, D)
+        audio_joint, visual_joint = self.joint(joint).chunk(2)
+        to_visual, to_audio = seen.chunk(2)
         if self.audio_norm is not None and self.visual_norm is not None:
             audio_joint = self.audio_norm(audio_joint + audio)
             visual_joint = self.visual_norm(visual_joint + visual)
         output: AVOutput = self.head(audio_joint, visual_joint)
         if self.discriminator is not None and self.training:
             output.losses["adversarial"] = self._adversarial_loss(audio_joint, visual_joint, batch.progress)
-        output.attention = {
-            "audio": audio_seen,
-            "visual": visual_seen,
-            "audio_from_visual": audio_from_visual,
-            "visual_from_audio": visual_from_audio,
-        }
+        output.attention = {"audio_from_audio": audio_seen, "visual_from_visual": visual_seen}
+        output.attention |= {"audio_from_visual": to_visual, "visual_from_audio": to_audio}
         return output
 
     def _adversarial_loss(self, audio: Tensor, visual: Tensor, progress: float | None) -> Tensor:

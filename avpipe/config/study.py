@@ -7,6 +7,7 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from avpipe.config.extractor import ExtractorConfig
+from avpipe.config.imported import ImportedConfig
 from avpipe.config.recipe import Recipe
 from avpipe.config.section import NAME, ConfigError, Section, describe
 from avpipe.config.source import Source
@@ -59,7 +60,13 @@ class Study(Section):
     extractors: dict[str, ExtractorConfig] = Field(
         default_factory=dict, description="features to extract, by the name of their array"
     )
-    features: tuple[str, ...] = Field((), description="extractors to run though no table needs them")
+    imported: dict[str, ImportedConfig] = Field(
+        default_factory=dict,
+        description="features that exist already, read from published files; by the name of their array, as `extractors`",
+    )
+    features: tuple[str, ...] = Field(
+        (), description="extractors to run, or features to import, though no table needs them"
+    )
     bundles: tuple[tuple[str, ...], ...] = Field(
         (), description="extractors that share one job, so that a clip is decoded once for all of them"
     )
@@ -79,9 +86,9 @@ class Study(Section):
         None, description="said in the title of every table; for studies whose numbers are no reproduction"
     )
 
-    @field_validator("extractors")
+    @field_validator("extractors", "imported")
     @classmethod
-    def _extractor_names(cls, value: dict[str, ExtractorConfig]) -> dict[str, ExtractorConfig]:
+    def _array_names(cls, value: dict[str, Any]) -> dict[str, Any]:
         for name in value:
             if not re.match(NAME, name):
                 raise ValueError(f"extractor name {name!r}: letters, digits, _ and - only")
@@ -89,9 +96,12 @@ class Study(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> "Study":
+        for name in self.imported:
+            if name in self.extractors:
+                raise ValueError(f"{name!r} is both extracted and imported: keep it in one of the two")
         for name in self.features:
-            if name not in self.extractors:
-                raise ValueError(f"features: no extractor {name!r}; {suggest(name, list(self.extractors))}")
+            if name not in self.arrays:
+                raise ValueError(f"features: no extractor {name!r}; {suggest(name, list(self.arrays))}")
         bundled = [name for bundle in self.bundles for name in bundle]
         for name in bundled:
             if name not in self.extractors:
@@ -106,6 +116,11 @@ class Study(Section):
             except ValidationError as error:
                 raise ValueError(f"recipes.{name}: {describe(error, Recipe)}") from error
         return self
+
+    @property
+    def arrays(self) -> dict[str, ExtractorConfig | ImportedConfig]:
+        """Every feature of the study, extracted or imported, by the name of its array."""
+        return {**self.extractors, **self.imported}
 
     def recipe(self, name: str | None, changes: dict[str, Any] | None = None) -> Recipe:
         """The default recipe, changed by the named one and by `changes`."""

@@ -10,12 +10,19 @@ the released `{train,val,test}_order.h5`, which the column `split_order` keeps.
   the YouTube video the excerpt lies: start and end are NaN, the whole of the file that a source has.
 * Two rows of the authors' `labels.h5` are said to carry two categories (AVE-ECCV18 issue 10). The text files
   have one each; they are what is read here.
+* `labels` reads the events from a file of labels (`labels.h5`, PSP's `right_labels.h5`: "avadataset", (N, 10, C + 1), one
+  for a segment's category, the last for background) instead; row i belongs to line i of `Annotations.txt`.
+* Where the three set files are missing, `{train,val,test}_order.h5` ("order": line numbers from 0) are read in their place.
+* `noisy` appends the clips of the noisy set, named `noisy~0` and so on: 178 clips of background alone, whose ids the
+  authors no longer have, so that only their published features exist. They belong to the split train, and to weakly supervised
+  training only; row i of `audio_feature_noisy.h5` and of `visual_feature_noisy.h5` is `noisy~{i}`.
 * `VWi2ENBuTbw` is annotated from 0 to 0. All of it is background here, as in the authors' `labels_closs.h5`; their
   `mil_labels.h5` (weak supervision) gives it its category all the same.
 
 Issue codes: `refused_id` (see `avpipe.datasets.base`), `repeated_id` (an id in several rows), `conflicting_labels`
 (rows of one id whose intervals overlap and whose categories differ), `id_in_train_and_val` and so on,
-`zero_length_event`, `reversed_event` (both leave the clip without an event: background), `no_split`.
+`zero_length_event`, `reversed_event` (both leave the clip without an event: background), `no_split`, `other_labels` (the file
+of labels says otherwise than `Annotations.txt`).
 """
 
 from collections import Counter, defaultdict
@@ -23,6 +30,8 @@ from collections.abc import Sequence
 from itertools import combinations
 from pathlib import Path
 from typing import NamedTuple
+
+import numpy as np
 
 from avpipe.datasets.base import (
     CLIP_COLUMNS,
@@ -40,6 +49,11 @@ from avpipe.datasets.base import (
     youtube_name,
 )
 
+_WHOLE = (float("nan"), float("nan"))
+"""Start and end of a clip that is the whole of its file."""
+Event = tuple[str, str, str, float, float]
+"""clip, modality, category, onset, offset."""
+
 SET_FILES = {"train": "trainSet.txt", "val": "valSet.txt", "test": "testSet.txt"}
 
 
@@ -51,10 +65,21 @@ class _Row(NamedTuple):
     offset: float
 
 
-def read_ave(annotations: Path) -> Annotations:
+def noisy_clip(row: int) -> str:
+    """The name of a clip of the noisy set."""
+    return f"noisy~{row}"
+
+
+def read_ave(annotations: Path, *, labels: str = "", noisy: int = 0) -> Annotations:
     """Read the folder that holds AVE's `Annotations.txt`, `trainSet.txt`, `valSet.txt` and `testSet.txt`.
 
+    Args:
+        annotations: the folder.
+        labels: name of a file of labels in it, to be read instead of the intervals in `Annotations.txt`.
+        noisy: how many clips of the noisy set to append; there are 178.
+
     Raises:
+        H5Error: for an h5 file that is damaged or has another array.
         AnnotationError: for a missing file, a malformed line, or a line of a set that `Annotations.txt` does not
             have (any more often).
     """
@@ -76,21 +101,28 @@ def read_ave(annotations: Path) -> Annotations:
                 (code, clip, f"{row.line.place}: {row.line.text!r} has no event; all of it is background")
             )
     issues += _repeat_issues(rows, clips)
-    splits = _read_sets(annotations, rows)
+    categories = tuple(dict.fromkeys(row.category for row in rows))
+    if labels:
+        events, others = _replace_events(annotations / labels, clips, categories, events)
+        issues += others
+    splits = _read_splits(annotations, rows)
     issues += [
         ("no_split", clip, f"{row.line.place} is in none of {', '.join(SET_FILES.values())}")
         for clip, row, (split, _) in zip(clips, rows, splits, strict=True)
         if split == "none"
     ]
+    trained = sum(split == "train" for split, _ in splits)
+    extra = [(noisy_clip(row), "train", "", *_WHOLE, trained + row) for row in range(noisy)]
     frame = table(
         [
-            (clip, split, source, float("nan"), float("nan"), order)
+            (clip, split, source, *_WHOLE, order)
             for clip, (_, source), (split, order) in zip(clips, names, splits, strict=True)
-        ],
+        ]
+        + extra,
         {**CLIP_COLUMNS, "split_order": "int64"},
     )
     return Annotations(
-        categories=tuple(dict.fromkeys(row.category for row in rows)),
+        categories=categories,
         clips=frame,
         events=table(events, EVENT_COLUMNS),
         issues=table(issues + shared_id_issues(frame), ISSUE_COLUMNS),
@@ -109,6 +141,68 @@ def _read_rows(path: Path) -> list[_Row]:
     if not rows:
         raise AnnotationError(f"{path} has a header and no line; expected one line a clip")
     return rows
+
+
+def _replace_events(
+    path: Path, clips: Sequence[str], categories: Sequence[str], events: Sequence[Event]
+) -> tuple[list[Event], list[Issue]]:
+    """The events of a file of labels, and the clips where they are not `events`."""
+    from avpipe.datasets.h5 import H5Error, open_array
+
+    with open_array(path, "avadataset") as array:
+        if array.ndim != 3 or array.shape[0] != len(clips) or array.shape[2] != len(categories) + 1:
+            raise H5Error(
+                f"{path} has shape {array.shape}, expected ({len(clips)}, segments, {len(categories) + 1}): a row a line "
+                "of Annotations.txt, a column a category and one for background"
+            )
+        labels = array[:] > 0
+    found: dict[str, list[Event]] = {clip: [] for clip in clips}
+    padded = np.pad(labels[:, :, :-1], ((0, 0), (1, 1), (0, 0))).astype(np.int8)
+    edges = np.diff(padded, axis=1).transpose(0, 2, 1)  # (N, C, T + 1)
+    starts, ends = np.argwhere(edges == 1), np.argwhere(edges == -1)
+    for (clip, category, onset), (_, _, offset) in zip(starts.tolist(), ends.tolist(), strict=True):
+        event = (clips[clip], "audiovisual", categories[category], float(onset), float(offset))
+        found[clips[clip]].append(event)
+    annotated: dict[str, list[Event]] = {clip: [] for clip in clips}
+    for event in events:
+        annotated[event[0]].append(event)
+    issues = [
+        (
+            "other_labels",
+            clip,
+            f"{path.name}: {_spans(found[clip])}; Annotations.txt: {_spans(annotated[clip])}",
+        )
+        for clip in clips
+        if found[clip] != annotated[clip]
+    ]
+    return [event for clip in clips for event in found[clip]], issues
+
+
+def _spans(events: Sequence[Event]) -> str:
+    return ", ".join(f"{category} {on:g}-{off:g}" for _, _, category, on, off in events) or "background"
+
+
+def _read_splits(folder: Path, rows: Sequence[_Row]) -> list[tuple[str, int]]:
+    """For each row its split and its position there, from the set files or, where all are missing, the order files."""
+    orders = {split: folder / f"{split}_order.h5" for split in SET_FILES}
+    texts = [folder / name for name in SET_FILES.values()]
+    if any(path.exists() for path in texts) or not all(path.exists() for path in orders.values()):
+        return _read_sets(folder, rows)
+    from avpipe.datasets.h5 import H5Error, open_array
+
+    found: dict[int, tuple[str, int]] = {}
+    for split, path in orders.items():
+        with open_array(path, "order") as array:
+            numbers = np.asarray(array[:]).reshape(-1).tolist()
+        for order, row in enumerate(numbers):
+            if not 0 <= row < len(rows) or row in found or row != int(row):
+                raise H5Error(
+                    f"{path}, entry {order}: {row} is not the number of a line of Annotations.txt (0 to {len(rows) - 1}) "
+                    "that no set has named before"
+                )
+            found[int(row)] = (split, order)
+    outside = iter(range(len(rows)))
+    return [found[row] if row in found else ("none", next(outside)) for row in range(len(rows))]
 
 
 def _read_sets(folder: Path, rows: Sequence[_Row]) -> list[tuple[str, int]]:

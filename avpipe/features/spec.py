@@ -6,6 +6,7 @@ from typing import Literal
 
 from avpipe import lazy
 from avpipe.config.extractor import ExtractorConfig
+from avpipe.config.imported import ImportedConfig
 from avpipe.config.section import ConfigError
 from avpipe.lazy import LazyTable
 from avpipe.media.presets import CANONICAL
@@ -122,21 +123,29 @@ def frame_axis(config: ExtractorConfig) -> bool:
     return BACKBONES[_known(config.backbone)].kind == "2d" and not config.average
 
 
-def feature_shape(config: ExtractorConfig, segments: int = SEGMENTS) -> tuple[int, ...]:
-    """The shape of one clip's features: (T, [fps,] [H, W,] D)."""
+def feature_shape(config: ExtractorConfig | ImportedConfig, segments: int = SEGMENTS) -> tuple[int, ...]:
+    """The shape of one clip's features: (T, [fps,] [H, W,] D); of imported ones, what the study says."""
+    if isinstance(config, ImportedConfig):
+        return config.shape
     backbone = BACKBONES[_known(config.backbone)]
     frames = (config.fps,) if frame_axis(config) else ()
     cells = (map_size(config),) * 2 if backbone.kind == "2d" and config.pooling == "map" else ()
     return (segments, *frames, *cells, backbone.width)
 
 
-def dimension_names(config: ExtractorConfig) -> tuple[str, ...]:
+def dimension_names(config: ExtractorConfig | ImportedConfig) -> tuple[str, ...]:
     """What the axes of the array are, the clips' axis first."""
+    if isinstance(config, ImportedConfig):
+        return ("clip", "segment", *_INNER_AXES[len(config.shape)], "feature")
     frames = ("frame",) if frame_axis(config) else ()
     cells = ("y", "x") if BACKBONES[config.backbone].kind == "2d" and config.pooling == "map" else ()
     return ("clip", "segment", *frames, *cells, "feature")
 
 
-def chunk_path(config: ExtractorConfig, shard: int | str, segments: int = SEGMENTS) -> str:
+_INNER_AXES: dict[int, tuple[str, ...]] = {2: (), 3: ("frame",), 4: ("y", "x"), 5: ("frame", "y", "x")}
+"""Axes between segment and feature of an imported clip, by how many axes it has."""
+
+
+def chunk_path(config: ExtractorConfig | ImportedConfig, shard: int | str, segments: int = SEGMENTS) -> str:
     """The file of a shard below the array's folder: "c/3/0/0". `shard` may be a Snakemake wildcard."""
     return "/".join(["c", str(shard), *["0"] * len(feature_shape(config, segments))])

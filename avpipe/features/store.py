@@ -22,6 +22,7 @@ from zarr.core.sync import sync
 from zarr.storage import MemoryStore
 
 from avpipe.config.extractor import ExtractorConfig
+from avpipe.config.imported import ImportedConfig
 from avpipe.datasets.manifest import read_ledger
 from avpipe.features.spec import chunk_path, dimension_names, feature_shape
 from avpipe.files import read_json, whole_file, write_text
@@ -125,7 +126,7 @@ def open_features(path: str | Path) -> Features:
 
 def write_shard(
     path: Path,
-    config: ExtractorConfig,
+    config: ExtractorConfig | ImportedConfig,
     shard: int,
     rows: int,
     values: npt.NDArray[Any],
@@ -138,7 +139,7 @@ def write_shard(
 
     Args:
         path: the array's folder, features/{extractor}.zarr.
-        config: of the extractor.
+        config: of the extractor, or of the imported feature.
         shard: its number.
         rows: rows of the whole array.
         values: (shard_size, T, ...) in the type to store; NaN where there is no feature.
@@ -156,7 +157,11 @@ def write_shard(
 
 
 def _create(
-    store: MemoryStore, config: ExtractorConfig, rows: int, values: npt.NDArray[Any], **more: Any
+    store: MemoryStore,
+    config: ExtractorConfig | ImportedConfig,
+    rows: int,
+    values: npt.NDArray[Any],
+    **more: Any,
 ) -> Any:
     shape = feature_shape(config, values.shape[1])
     return zarr.create_array(
@@ -177,7 +182,7 @@ def _content(store: MemoryStore, key: str) -> bytes | None:
     return None if buffer is None else buffer.to_bytes()
 
 
-def _encoded(config: ExtractorConfig, values: npt.NDArray[Any]) -> bytes:
+def _encoded(config: ExtractorConfig | ImportedConfig, values: npt.NDArray[Any]) -> bytes:
     """The bytes of a shard's file: zarr writes it as the only shard of an array in memory."""
     store = MemoryStore()
     _create(store, config, len(values), values)[:] = values
@@ -192,7 +197,7 @@ def _encoded(config: ExtractorConfig, values: npt.NDArray[Any]) -> bytes:
 
 def _write_metadata(
     path: Path,
-    config: ExtractorConfig,
+    config: ExtractorConfig | ImportedConfig,
     rows: int,
     values: npt.NDArray[Any],
     identity: Mapping[str, Any],

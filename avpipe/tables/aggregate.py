@@ -189,7 +189,7 @@ def _explain(table: Table, cell: Cell, experiment: Experiment | None, study: Stu
         lines += _explain_run(run, results, experiment.recipe.protocol, cell.metric, digits)
     lines += ["experiment", _indented({"id": experiment.id, **experiment.model_dump(mode="json")})]
     extractors = {
-        name: study.extractors[name].model_dump(mode="json") for name in experiment.features.values()
+        name: study.arrays[name].model_dump(mode="json") for name in experiment.features.values()
     }
     lines += ["extractors", _indented(extractors)]
     for key in ("code", "features", "parameters", "counts", "device", "environment"):

@@ -132,8 +132,8 @@ class Spec(Section):
             settings = self.settings_of(row)
             recipe = self._recipe(row, study) if settings else None
             for role, extractor in self.features_of(row).items() if settings else ():
-                if extractor not in study.extractors:
-                    known = suggest(extractor, list(study.extractors))
+                if extractor not in study.arrays:
+                    known = suggest(extractor, list(study.arrays))
                     message = f"the study has no extractor {extractor!r} in its `extractors`; {known}"
                     raise self._error(row, f"features.{role}", message)
             model = self.model_of(row) or ""

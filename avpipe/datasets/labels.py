@@ -68,6 +68,39 @@ def clip_labels(
     return labels
 
 
+def parsing_labels(
+    events: pd.DataFrame, clips: pd.DataFrame, categories: Sequence[str], modality: str, segments: int = 10
+) -> npt.NDArray[np.bool_]:
+    """The categories that are heard, or seen, in every 1 s segment of every clip; there may be several.
+
+    Segment t has a category if events of it together cover at least half of [t, t + 1). So an event of whole seconds
+    [onset, offset) is in the segments onset to offset - 1, as in LLP's evaluation.
+
+    Args:
+        events: columns clip, modality, category, onset, offset (seconds).
+        clips: its column clip names the N rows of the result.
+        categories: the C categories in index order.
+        modality: of the events that count, "audio" or "visual".
+        segments: T.
+
+    Returns:
+        (N, T, C) bool; a clip without events is all false.
+
+    Raises:
+        ValueError: for an event of a category that `categories` does not have.
+    """
+    rows, indices, chosen = _located(events, clips, categories, modality)
+    size = len(clips), len(categories)
+    covered = _covered(
+        rows * size[1] + indices,
+        chosen["onset"].to_numpy(),
+        chosen["offset"].to_numpy(),
+        size[0] * size[1],
+        segments,
+    )
+    return (covered >= 0.5 - _ROUNDING).reshape(*size, segments).transpose(0, 2, 1)
+
+
 def _located(
     events: pd.DataFrame, clips: pd.DataFrame, categories: Sequence[str], modality: str
 ) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp], pd.DataFrame]:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from avpipe.datasets.base import CLIP_COLUMNS, EVENT_COLUMNS, table
-from avpipe.datasets.labels import clip_labels, segment_labels
+from avpipe.datasets.labels import clip_labels, parsing_labels, segment_labels
 
 CATEGORIES = ("Bark", "Cat", "Horse")
 NAN = float("nan")
@@ -117,3 +117,29 @@ def test_clip_labels_agree_with_looking_for_each(rows: list) -> None:
     found = {(clip, category) for clip, kind, category, *_ in rows if kind == "audio"}
     expected = [[float((name, category) in found) for category in CATEGORIES] for name in "acb"]
     assert clip_labels(events(*rows), clips("a", "c", "b"), CATEGORIES, "audio").tolist() == expected
+
+
+def test_parsing_labels_keep_every_category_of_one_modality() -> None:
+    mixed = events(
+        ("a", "audio", "Bark", 0, 2), ("a", "audio", "Horse", 1, 3), ("a", "visual", "Cat", 0, 9), ("x", "audio", "Cat", 0, 9),
+        ("a", "audio", "Bark", 1, 4),
+    )  # fmt: skip
+    heard = parsing_labels(mixed, clips("b", "a"), CATEGORIES, "audio", 4)
+    assert heard.shape == (2, 4, 3)
+    assert not heard[0].any()
+    assert heard[1].T.astype(int).tolist() == [[1, 1, 1, 1], [0, 0, 0, 0], [0, 1, 1, 0]]
+
+
+@given(some_events, st.integers(1, 12))
+def test_parsing_labels_agree_with_counting_eighths(rows: list, segments: int) -> None:
+    labels = parsing_labels(events(*rows), clips("a", "c", "b"), CATEGORIES, "audio", segments)
+    for index, name in enumerate("acb"):
+        for t in range(segments):
+            for c, category in enumerate(CATEGORIES):
+                own = [
+                    (on, off)
+                    for clip, kind, what, on, off in rows
+                    if (clip, kind, what) == (name, "audio", category)
+                ]
+                count = sum(any(on <= t + k / 8 < off for on, off in own) for k in range(8))
+                assert labels[index, t, c] == (count >= 4)

@@ -1,0 +1,112 @@
+"""MA: Wu and Yang, Exploring Heterogeneous Clues for Weakly-Supervised Audio-Visual Video Parsing, CVPR 2021.
+
+HAN, and a contrastive loss that ties an audio segment to the visual segment of the same second. What the paper is known for, labels
+that are refined a modality at a time, is how it is trained: the task `refined_parsing`. Sizes and losses are those of the released code
+(Yu-Wu/Modaily-Aware-Audio-Visual-Video-Parsing: step1_train_base_model, step3_retrain).
+"""
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from avpipe.models.base import AVBatch, AVOutput, ModelCard
+from avpipe.models.han import HybridAttention
+from avpipe.models.layers import ParsingEncoder, ParsingHead
+
+CARD = ModelCard(
+    title="MA",
+    paper="Y. Wu and Y. Yang, Exploring Heterogeneous Clues for Weakly-Supervised Audio-Visual Video Parsing, CVPR 2021",
+    task="refined_parsing",
+    inputs="VGGish (128), ResNet-152 of 8 frames a second (8 x 2048), R(2+1)D-18 (512)",
+    parameters=4_569_675,
+    code="https://github.com/Yu-Wu/Modaily-Aware-Audio-Visual-Video-Parsing",
+    assumptions=(
+        "Layers that the released code declares and never uses are left out; what is left is HAN.",
+        "One direction of the contrast, audio segments among visual ones, as released.",
+        "Labels are refined once, by the base model's last epoch, as released; a clip that shares a label with every other keeps its own.",
+        "A label that is removed stays a label of the clip. In the released code one array serves as the clip's and as audio's label, so that what audio loses the clip loses too, and what visual loses it does not.",
+    ),
+)
+
+TEMPERATURE = 0.2
+SMOOTHING = 0.1
+
+
+def segment_contrast(audio: Tensor, visual: Tensor) -> Tensor:
+    """Which visual segment of its clip belongs to an audio segment? The mean cross-entropy over audio segments.
+
+    The logits are cosines divided by 0.2; the target has 0.9 at the segment of the same second, and the others share 0.1.
+
+    Args:
+        audio: (B, T, D).
+        visual: (B, T, D).
+
+    Returns:
+        A scalar.
+    """
+    segments = audio.shape[1]
+    cosine = functional.normalize(audio, dim=-1) @ functional.normalize(visual, dim=-1).mT  # (B, T, T)
+    target = torch.full_like(cosine[0], SMOOTHING / max(segments - 1, 1)).fill_diagonal_(1 - SMOOTHING)
+    return -(target * (cosine / TEMPERATURE).log_softmax(dim=-1)).sum(dim=-1).mean()
+
+
+class MA(nn.Module):
+    """HAN with the contrast of audio after the attention layer and visual before it.
+
+    Args:
+        num_classes: C.
+        audio_dim: D_a.
+        visual_dim: D_v.
+        motion_dim: D_m; 0 for a model without a 3D network's features.
+        contrastive: the contrastive loss, in training; without it the model is HAN.
+        hidden_dim: D.
+        dropout: see `avpipe.models.han.HybridAttention`.
+    """
+
+    default_loss_weights: ClassVar[dict[str, float]] = {
+        "clip": 1.0,
+        "audio": 1.0,
+        "visual": 1.0,
+        "contrastive": 1.0,
+    }
+    default_label_smoothing = (0.0, 0.1)
+
+    def __init__(
+        self,
+        *,
+        num_classes: int = 25,
+        audio_dim: int = 128,
+        visual_dim: int = 2048,
+        motion_dim: int = 512,
+        contrastive: bool = True,
+        hidden_dim: int = 512,
+        dropout: float = 0.1,
+    ) -> None:
+        super().__init__()
+        self.contrastive = contrastive
+        self.encoder = ParsingEncoder(audio_dim, visual_dim, motion_dim, hidden_dim, "MA")
+        self.attention = HybridAttention(hidden_dim, dropout)
+        self.head = ParsingHead(hidden_dim, num_classes)
+
+    def forward(self, batch: AVBatch) -> AVOutput:
+        """Parse.
+
+        Args:
+            batch: audio (B, T, D_a); visual (B, T, D_v), frames (B, T, F, D_v) or maps (B, T, H, W, D_v); motion
+                (B, T, D_m) unless `motion_dim` is 0.
+
+        Returns:
+            The three probabilities of a parsing model; `losses["contrastive"]` in training; `attention` as HAN's.
+
+        Raises:
+            ValueError: a feature is missing or has another shape.
+        """
+        audio_before, visual_before = self.encoder(batch)
+        audio, visual, seen = self.attention(audio_before, visual_before)
+        output: AVOutput = self.head(audio, visual)
+        output.attention = seen
+        if self.contrastive and self.training:
+            output.losses["contrastive"] = segment_contrast(audio, visual_before)
+        return output

@@ -20,6 +20,7 @@ class AVBatch:
             labels. The loop sets it while a model is trained; None while it is evaluated. Localization has
             `target`: (B, T, C + 1) supervised, (B, C + 1) weakly supervised, 0 or 1, background last. Parsing has `clip`,
             `audio` and `visual`, (B, C), 0 or 1: the clip's categories, and which of them may be heard and seen in it.
+            Cross-modality localization has `event`: (B, T), 0 or 1.
         progress: the share of the training's steps that lie behind, 0 <= p < 1, for schedules inside a model. The
             loop sets it as it does `targets`.
     """
@@ -36,7 +37,8 @@ class AVOutput:
     """What a model says of B clips. C is the number of event categories, background not counted.
 
     A localization model gives either `segment_logits`, or `event_logits` with `category_logits`. A parsing model gives
-    the three probabilities, `attentive_mmil_pooling` of layers.py two of them; every category has one of its own.
+    the three probabilities, `attentive_mmil_pooling` of layers.py two of them; every category has one of its own. A
+    cross-modality model gives either `similarity`, or `audio_to_visual` with `visual_to_audio`.
 
     Args:
         segment_logits: (B, T, C + 1) unnormalised; the last class is background.
@@ -46,6 +48,11 @@ class AVOutput:
         parsing_probabilities: (B, T, 2, C): is the category heard (index 0), is it seen (1), in this segment?
         modality_probabilities: (B, 2, C): is it heard, is it seen, anywhere in the clip?
         clip_probabilities: (B, C): is it there, heard or seen? HAN's pooling may go beyond 1, up to 2.
+        similarity: (B, T, T): how well the sound of segment i goes with the picture of segment j; larger is better.
+        audio_to_visual: (B, I, T): how well the picture of each segment goes with the sound of query i, for every one of
+            the I = T (T + 1) / 2 intervals that could be asked for, in the order of `layers.intervals`. So that no model
+            is told where the event is.
+        visual_to_audio: (B, I, T): the sound of each segment with the picture of query i.
         losses: further terms of the training loss, name -> scalar tensor. Localization adds them as they are; parsing
             weighs each term by its name (`default_loss_weights` of the model, `loss_weights` of the recipe).
         attention: what can be looked at, name -> tensor (for figures); never used for the loss.
@@ -57,6 +64,9 @@ class AVOutput:
     parsing_probabilities: "Tensor | None" = None
     modality_probabilities: "Tensor | None" = None
     clip_probabilities: "Tensor | None" = None
+    similarity: "Tensor | None" = None
+    audio_to_visual: "Tensor | None" = None
+    visual_to_audio: "Tensor | None" = None
     losses: "dict[str, Tensor]" = field(default_factory=dict)
     attention: "dict[str, Tensor]" = field(default_factory=dict)
 

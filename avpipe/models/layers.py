@@ -360,3 +360,11 @@ def xavier_(module: nn.Module) -> None:
     for layer in module.modules():
         if isinstance(layer, nn.Linear):
             nn.init.xavier_uniform_(layer.weight)
+
+
+def intervals(segments: int) -> Tensor:
+    """Every run of segments that a clip of T has: (I, T) bool, I = T (T + 1) / 2, by first segment, then by length."""
+    runs = [(onset, end) for onset in range(segments) for end in range(onset + 1, segments + 1)]
+    first, end = torch.tensor(runs).T.unsqueeze(-1)  # (I, 1) each
+    segment = torch.arange(segments)
+    return (segment >= first) & (segment < end)

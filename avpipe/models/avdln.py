@@ -1,0 +1,103 @@
+"""AVDLN: the audio-visual distance learning network of Tian, Shi, Li, Duan and Xu, ECCV 2018 (the paper of AVEL), sec. 5.
+
+Two small networks take the sound and the picture of a second into one space, in which what belongs together is to be near.
+Nothing looks at other segments: the distance of a second heard and a second seen is the same wherever they are. Sizes,
+activation, distance and loss are those of the released code (YapengTian/AVE-ECCV18, cmm_train.py, in Keras).
+"""
+
+import torch
+from torch import Tensor, nn
+
+from avpipe.models.base import AVBatch, AVOutput, ModelCard
+from avpipe.models.layers import audio_of, same_segments, spatial_average, visual_of, xavier_
+
+CARD = ModelCard(
+    title="AVDLN",
+    paper="Y. Tian, J. Shi, B. Li, Z. Duan and C. Xu, Audio-Visual Event Localization in Unconstrained Videos, ECCV 2018",
+    task="cross_modality",
+    inputs="VGGish (128), VGG-19 block5_pool averaged over its cells (512)",
+    parameters=98_688,
+    code="https://github.com/YapengTian/AVE-ECCV18 (cmm_train.py, cmm_test.py)",
+    assumptions=(
+        "Weights are drawn as Keras draws them (Xavier-uniform, biases zero).",
+        "A batch is clips with all their segments; the released code draws single segments, 8 a batch.",
+    ),
+)
+
+KERAS_EPSILON = 1e-7
+"""Below this, a squared distance counts as this: the root has a slope at every distance."""
+
+
+def encoder(in_dim: int, hidden_dim: int, embedding_dim: int) -> nn.Sequential:
+    """Linear, LeakyReLU (0.3, Keras' default), Linear; Xavier-uniform weights, biases zero."""
+    first, last = nn.Linear(in_dim, hidden_dim), nn.Linear(hidden_dim, embedding_dim)
+    for layer in (first, last):
+        xavier_(layer)
+        nn.init.zeros_(layer.bias)
+    return nn.Sequential(first, nn.LeakyReLU(0.3), last)
+
+
+def pairwise_distance(audio: Tensor, visual: Tensor) -> Tensor:
+    """Euclidean, of every segment heard and every segment seen: (B, T, D), (B, T, D) -> (B, T, T)."""
+    squared = (audio.unsqueeze(2) - visual.unsqueeze(1)).square().sum(dim=-1)
+    return squared.clamp(min=KERAS_EPSILON).sqrt()
+
+
+def contrastive_loss(distance: Tensor, same: Tensor, margin: float) -> Tensor:
+    """Hadsell, Chopra and LeCun, CVPR 2006, without its factor 1/2: mean of y d^2 + (1 - y) max(margin - d, 0)^2.
+
+    Args:
+        distance: (...), not negative.
+        same: (...), y: 1 for a pair that belongs together, 0 for another.
+        margin: how far apart is far enough.
+    """
+    apart = (margin - distance).clamp(min=0)
+    return (same * distance.square() + (1 - same) * apart.square()).mean()
+
+
+class AVDLN(nn.Module):
+    """Distance learning from pairs of the same second: together on event segments, apart on background.
+
+    Args:
+        audio_dim: D_a.
+        visual_dim: D_v.
+        hidden_dim: of both encoders.
+        embedding_dim: D, of the common space.
+        margin: of the contrastive loss; 2 in the released training.
+    """
+
+    def __init__(
+        self,
+        *,
+        audio_dim: int = 128,
+        visual_dim: int = 512,
+        hidden_dim: int = 128,
+        embedding_dim: int = 64,
+        margin: float = 2.0,
+    ) -> None:
+        super().__init__()
+        self.audio_dim, self.visual_dim, self.margin = audio_dim, visual_dim, margin
+        self.audio = encoder(audio_dim, hidden_dim, embedding_dim)
+        self.visual = encoder(visual_dim, hidden_dim, embedding_dim)
+
+    def forward(self, batch: AVBatch) -> AVOutput:
+        """Compare every second heard with every second seen.
+
+        Args:
+            batch: audio (B, T, D_a); visual (B, T, D_v) or (B, T, H, W, D_v); `targets` while the model is trained.
+
+        Returns:
+            `similarity` (B, T, T), the negative distance; `losses` "contrastive" where there are targets.
+
+        Raises:
+            ValueError: a modality is missing or has another shape.
+        """
+        audio = audio_of(batch.audio, self.audio_dim, "AVDLN")
+        visual = visual_of(batch.visual, self.visual_dim, "AVDLN")
+        same_segments(audio, visual, "AVDLN")
+        distance = pairwise_distance(self.audio(audio), self.visual(spatial_average(visual)))
+        losses = {}
+        if batch.targets is not None:
+            of_one_second = torch.diagonal(distance, dim1=1, dim2=2)  # (B, T)
+            losses["contrastive"] = contrastive_loss(of_one_second, batch.targets["event"], self.margin)
+        return AVOutput(similarity=-distance, losses=losses)

@@ -1,0 +1,144 @@
+"""DCCA: Andrew, Arora, Bilmes and Livescu, Deep Canonical Correlation Analysis, ICML 2013.
+
+Two networks, and the directions in which their outputs correlate most over all pairs of segments in which an event is both
+heard and seen. Training makes that correlation large; what the two modalities do not share is dropped. It is what the paper of
+AVEL compares its AVDLN with, without saying how it was built; here it has AVDLN's encoders.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from avpipe.models.avdln import encoder
+from avpipe.models.base import AVBatch, AVOutput, ModelCard
+from avpipe.models.layers import audio_of, same_segments, spatial_average, visual_of
+
+CARD = ModelCard(
+    title="DCCA",
+    paper="G. Andrew, R. Arora, J. Bilmes and K. Livescu, Deep Canonical Correlation Analysis, ICML 2013; compared in Y. Tian et al., ECCV 2018",
+    task="cross_modality",
+    inputs="VGGish (128), VGG-19 block5_pool averaged over its cells (512)",
+    parameters=98_688,
+    code="none public for AVE",
+    assumptions=(
+        "Encoders as AVDLN's; pairs are the event segments of the training clips.",
+        "The correlation is of a batch (Andrew et al.: of all data at a time), with the covariances' diagonal raised by `ridge` times its mean.",
+        "The last, linear step (canonical directions) uses running averages of the batches' means and covariances, momentum 0.1, as batch normalisation does.",
+        "Two segments are as similar as the cosine of their canonical variates.",
+    ),
+)
+
+
+def canonical_directions(
+    audio: Tensor, visual: Tensor, cross: Tensor, ridge: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Linear canonical correlation analysis.
+
+    With whitening S = L L^T by Cholesky, the canonical correlations are the singular values of L_a^-1 S_av L_v^-T. (Andrew et
+    al. whiten by the symmetric root; that turns the directions before the analysis, and changes no correlation.)
+
+    Args:
+        audio: (D, D), covariance.
+        visual: (D, D), covariance.
+        cross: (D, D), covariance of audio (rows) and visual.
+        ridge: share of the mean variance that is added to each variance.
+
+    Returns:
+        Directions (D, D) of audio and of visual, one a column, and their correlations (D,), largest first.
+    """
+    roots = [torch.linalg.cholesky(_raised(covariance, ridge)) for covariance in (audio, visual)]
+    between = torch.linalg.solve_triangular(roots[0], cross, upper=False)
+    between = torch.linalg.solve_triangular(roots[1], between.T, upper=False).T
+    left, correlation, right = torch.linalg.svd(between)
+    one, other = (
+        torch.linalg.solve_triangular(root.T, turn, upper=True)
+        for root, turn in zip(roots, (left, right.T), strict=True)
+    )
+    return one, other, correlation
+
+
+def _raised(covariance: Tensor, ridge: float) -> Tensor:
+    """The covariance (D, D) with a larger diagonal, never singular."""
+    size = len(covariance)
+    more = ridge * covariance.diagonal().mean() + 1e-8
+    return covariance + more * torch.eye(size, dtype=covariance.dtype, device=covariance.device)
+
+
+class DCCA(nn.Module):
+    """Cross-modality localization by deep canonical correlation.
+
+    Args:
+        audio_dim: D_a.
+        visual_dim: D_v.
+        hidden_dim: of both encoders.
+        embedding_dim: D, of their outputs; a batch should have several times as many event segments.
+        ridge: see `canonical_directions`.
+    """
+
+    mean: Tensor
+    covariance: Tensor
+
+    def __init__(
+        self,
+        *,
+        audio_dim: int = 128,
+        visual_dim: int = 512,
+        hidden_dim: int = 128,
+        embedding_dim: int = 64,
+        ridge: float = 0.01,
+    ) -> None:
+        super().__init__()
+        self.audio_dim, self.visual_dim, self.ridge = audio_dim, visual_dim, ridge
+        self.audio = encoder(audio_dim, hidden_dim, embedding_dim)
+        self.visual = encoder(visual_dim, hidden_dim, embedding_dim)
+        self.register_buffer("mean", torch.zeros(2 * embedding_dim))
+        self.register_buffer("covariance", torch.eye(2 * embedding_dim))
+
+    def forward(self, batch: AVBatch) -> AVOutput:
+        """Compare every second heard with every second seen.
+
+        Args:
+            batch: audio (B, T, D_a); visual (B, T, D_v) or (B, T, H, W, D_v); `targets` while the model is trained.
+
+        Returns:
+            `similarity` (B, T, T), the cosine of the canonical variates; `losses` "correlation", minus the mean canonical
+            correlation over event segments, where there are targets.
+
+        Raises:
+            ValueError: a modality is missing or has another shape.
+        """
+        audio = audio_of(batch.audio, self.audio_dim, "DCCA")
+        visual = visual_of(batch.visual, self.visual_dim, "DCCA")
+        same_segments(audio, visual, "DCCA")
+        audio, visual = self.audio(audio), self.visual(spatial_average(visual))  # (B, T, D) each
+        losses = {}
+        if batch.targets is not None:
+            chosen = batch.targets["event"].bool()
+            losses["correlation"] = self._correlation_loss(audio[chosen], visual[chosen])
+        return AVOutput(similarity=self._similarity(audio, visual), losses=losses)
+
+    def _correlation_loss(self, audio: Tensor, visual: Tensor) -> Tensor:
+        """Minus the mean canonical correlation of pairs (P, D), (P, D); renews the running averages."""
+        both = torch.cat([audio, visual], dim=1)  # (P, 2 D)
+        if len(both) < 2:
+            return both.sum() * 0
+        mean, covariance = both.mean(dim=0), torch.cov(both.T)
+        with torch.no_grad():
+            self.mean.lerp_(mean, 0.1)
+            self.covariance.lerp_(covariance, 0.1)
+        return -canonical_directions(*_parts(covariance), self.ridge)[2].mean()
+
+    @torch.no_grad()
+    def _similarity(self, audio: Tensor, visual: Tensor) -> Tensor:
+        """(B, T, D), (B, T, D) -> (B, T, T), with the running averages."""
+        one, other, _ = canonical_directions(*_parts(self.covariance), self.ridge)
+        means = self.mean.chunk(2)
+        heard = functional.normalize((audio - means[0]) @ one, dim=-1)
+        seen = functional.normalize((visual - means[1]) @ other, dim=-1)
+        return heard @ seen.transpose(1, 2)
+
+
+def _parts(covariance: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Of audio, of visual and between them, (D, D) each, from the joint (2 D, 2 D)."""
+    size = len(covariance) // 2
+    return covariance[:size, :size], covariance[size:, size:], covariance[:size, size:]

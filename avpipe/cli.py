@@ -2,15 +2,19 @@
 
 import json
 import os
+import re
 import sys
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
-from typing import Annotated, Any, ParamSpec
+from typing import TYPE_CHECKING, Annotated, Any, ParamSpec
 
 import typer
 
 from avpipe import __version__
+
+if TYPE_CHECKING:
+    from avpipe.config.imported import ImportedConfig
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 
@@ -80,6 +84,22 @@ def _mapping(text: str, what: str) -> dict[str, Any]:
 
 def _counts(counts: dict[Any, int]) -> str:
     return ", ".join(f"{count} {status}" for status, count in sorted(counts.items())) or "nothing to do"
+
+
+def _imported(text: str) -> tuple[str, "ImportedConfig"]:
+    """Name and settings of one imported feature."""
+    from pydantic import ValidationError
+
+    from avpipe.config.imported import ImportedConfig
+    from avpipe.config.section import NAME, describe
+
+    (name, settings), *_ = _mapping(text, "the feature").items()
+    if not re.match(NAME, name):
+        raise ValueError(f"name {name!r}: letters, digits, _ and - only")
+    try:
+        return name, ImportedConfig.model_validate(settings)
+    except ValidationError as error:
+        raise ValueError(f"the feature {name} is wrong:\n{describe(error, ImportedConfig)}") from None
 
 
 @app.callback()
@@ -177,7 +197,12 @@ def normalise(
 def clips(
     manifest: Annotated[Path, typer.Option(help="manifest.parquet.")],
     out: Annotated[Path, typer.Option(help="clips.parquet.")],
-    tables: Annotated[Path, typer.Option(help="Folder of the shards' tables of outcomes, {shard}.parquet.")],
+    tables: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of the shards' tables of outcomes, {shard}.parquet; none where nothing was fetched."
+        ),
+    ] = None,
 ) -> None:
     """Gather what became of every clip that the annotations name into clips.parquet."""
     from avpipe.media.clips import gather_clips
@@ -220,6 +245,108 @@ def extract(
         segments, manifest, shard, configs, out, device=device, weights_folder=folder, threads=threads
     )
     typer.echo(json.dumps(timings))
+
+
+@features.command("inspect")
+@readable_errors
+def inspect(
+    imported: Annotated[str, typer.Argument(help="json {name: {path: ..., format: ..., shape: ...}}.")],
+    out: Out,
+) -> None:
+    """Look at published features and write what identifies them: file, shape, bytes, SHA-256."""
+    from avpipe.features.imported import inspect_published
+    from avpipe.files import write_json
+
+    _, config = _imported(imported)
+    write_json(out, inspect_published(config))
+
+
+@features.command("import")
+@readable_errors
+def import_shard(
+    imported: Annotated[str, typer.Argument(help="json {name: {path: ..., format: ..., shape: ...}}.")],
+    published: Annotated[Path, typer.Option(help="What `avpipe features inspect` wrote.")],
+    shard: Annotated[int, typer.Option()],
+    results: Results,
+) -> None:
+    """Import one shard of published features; `avpipe import` does all of them."""
+    from avpipe.features import importing
+    from avpipe.files import read_json
+
+    name, config = _imported(imported)
+    typer.echo(_counts(importing.import_shard(name, config, read_json(published), results, shard)))
+
+
+@app.command("import")
+@readable_errors
+def import_(
+    path: Annotated[Path, typer.Argument(help="h5: the file; npy: the folder that holds a file a clip.")],
+    name: Annotated[str, typer.Option(help="Name of the array: features/{name}.zarr.")],
+    shape: Annotated[str, typer.Option(help="Of one clip, for example 10,7,7,512 or 10,8,2048.")],
+    results: Results,
+    format: Annotated[str, typer.Option(help="h5 (AVE's files) or npy (a file a clip).")] = "h5",
+    dtype: Annotated[str, typer.Option(help="float16, float32 or float64.")] = "float32",
+    key: Annotated[str, typer.Option(help="h5: name of the array in the file.")] = "avadataset",
+    rows: Annotated[
+        Path | None,
+        typer.Option(help="h5: names the clip of each row: AVE's Annotations.txt, or a name a line."),
+    ] = None,
+    noisy: Annotated[Path | None, typer.Option(help="h5: AVE's noisy set of the same feature.")] = None,
+    pattern: Annotated[
+        str, typer.Option(help="npy: file below PATH, with {clip} or {source}.")
+    ] = "{clip}.npy",
+    origin: Annotated[str, typer.Option(help="Where it is from, in words; kept with the array.")] = "",
+) -> None:
+    """Read published features into the study's zarr; the study's manifest says which row is which clip."""
+    from avpipe.features.importing import import_features
+
+    config = {
+        "path": str(path), "format": format, "shape": [part.strip() for part in shape.split(",")], "dtype": dtype,
+        "key": key, "rows": str(rows) if rows else None, "noisy": str(noisy) if noisy else None,
+        "pattern": pattern, "origin": origin,
+    }  # fmt: skip
+    typer.echo(_counts(import_features(*_imported(json.dumps({name: config})), results)))
+
+
+@app.command()
+@readable_errors
+def export(
+    arrays: Annotated[
+        list[str], typer.Argument(help="Features, each NAME or NAME=AS, for example vggish=audio_feature.")
+    ],
+    results: Results,
+    out: Annotated[Path, typer.Option(help="Folder to write to.")],
+    format: Annotated[str, typer.Option(help="ave (AVE's h5 files), npy (a file a clip) or webdataset.")],
+    dtype: Annotated[str | None, typer.Option(help="default: as stored; ave: float64, as released")] = None,
+    shape: Annotated[
+        str | None, typer.Option(help="Of one clip: 80,2048 makes LLP's files of 10,8,2048.")
+    ] = None,
+) -> None:
+    """Write features in a form that others' code reads."""
+    from avpipe import lazy
+    from avpipe.features.export import FORMATS, Form
+
+    lazy.target(dict.fromkeys(FORMATS, ""), format, "format")
+    form = Form(
+        dtype or ("float64" if format == "ave" else None),
+        tuple(int(part) for part in shape.split(",")) if shape else None,
+    )
+    named = {name: given or name for name, _, given in (text.partition("=") for text in arrays)}
+    typer.echo(_counts(FORMATS[format](named, results, out, form)))
+
+
+@features.command("coverage")
+@readable_errors
+def coverage(
+    array: Annotated[Path, typer.Argument(help="The array, features/{extractor}.zarr.")],
+    manifest: Annotated[Path, typer.Option(help="manifest.parquet.")],
+    out: Out,
+) -> None:
+    """Count the clips of each split that have the feature; the array must be complete."""
+    from avpipe.features.coverage import write_coverage
+
+    counts = write_coverage(array, manifest, out)
+    typer.echo(", ".join(f"{split} {valid} of {clips}" for split, (clips, valid) in counts.items()))
 
 
 @weights.command("list")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from avpipe import lazy, provenance
+from avpipe.config.imported import ImportedConfig
 from avpipe.config.study import Study
 from avpipe.datasets import DATASETS
 from avpipe.download import FETCHERS
@@ -35,6 +36,9 @@ JOBS = {
     "normalise": Job(("avpipe.media.normalise",), "media"),
     "clips": Job(("avpipe.media.clips",), "media"),
     "extract": Job(("avpipe.features.extract",), "torch"),
+    "inspect": Job(("avpipe.features.imported",), "torch"),
+    "import": Job(("avpipe.features.importing",), "torch"),
+    "coverage": Job(("avpipe.features.coverage",), "torch"),
     "train": Job(("avpipe.training.loop",), "torch"),
     "table": Job(("avpipe.tables.aggregate",), "report"),
     "figure": Job(("avpipe.report.figures",), "report"),
@@ -105,12 +109,35 @@ class Plan:
         return f"results/{self.study.dataset.name}"
 
     @property
-    def extractors(self) -> list[str]:
+    def features(self) -> list[str]:
         """The features that a table needs or that the study asks for, in the study's order."""
         needed = {name for e in self.experiments.values() for name in e.features.values()} | set(
             self.study.features
         )
-        return [name for name in self.study.extractors if name in needed]
+        return [name for name in self.study.arrays if name in needed]
+
+    @property
+    def extractors(self) -> list[str]:
+        """Those of the features that are extracted from clips."""
+        return [name for name in self.features if name in self.study.extractors]
+
+    @property
+    def imports(self) -> list[str]:
+        """Those of the features that are imported."""
+        return [name for name in self.features if name in self.study.imported]
+
+    @property
+    def needs_media(self) -> bool:
+        """Whether a clip itself is needed: to extract a feature, to be shown, or because nothing else is asked for."""
+        shown = any(spec.shows_clip for spec in self.figures.values())
+        return bool(self.extractors) or shown or not self.features
+
+    def imported(self, name: str) -> ImportedConfig:
+        """How a feature is imported, with the file that names the rows of an h5 file, where the dataset has one."""
+        config, dataset = self.study.imported[name], self.study.dataset
+        if config.format == "h5" and config.rows is None and dataset.kind == "ave" and dataset.annotations:
+            return config.model_copy(update={"rows": f"{dataset.annotations}/Annotations.txt"})
+        return config
 
     @property
     def bundles(self) -> list[tuple[str, ...]]:
@@ -122,9 +149,7 @@ class Plan:
 
     def chunk(self, extractor: str, shard: int | str) -> str:
         """The file that holds one shard of a feature: the output of the extraction job. `shard` may be a wildcard."""
-        return (
-            f"{self.results}/features/{extractor}.zarr/{chunk_path(self.study.extractors[extractor], shard)}"
-        )
+        return f"{self.results}/features/{extractor}.zarr/{chunk_path(self.study.arrays[extractor], shard)}"
 
     def runs(self, experiments: list[Experiment], file: str) -> list[str]:
         """The file of that name of every seed of the experiments."""
@@ -146,6 +171,7 @@ class Plan:
             "extractors": {
                 n: study.extractors[n].model_dump(mode="json") for n in study.extractors if n in used
             },
+            **_imported_part(study, used),
             "seeds": list(study.seeds),
             "training": study.training.model_dump(mode="json"),
             "recipes": recipes,
@@ -153,6 +179,12 @@ class Plan:
             "notice": study.notice,
         }
         return json.dumps(part, sort_keys=True)
+
+
+def _imported_part(study: Study, used: set[str]) -> dict[str, Any]:
+    """The imported features among `used`; nothing at all in a study that imports none."""
+    found = {n: config.model_dump(mode="json") for n, config in study.imported.items() if n in used}
+    return {"imported": found} if found else {}
 
 
 @cache

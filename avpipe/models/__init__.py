@@ -1,5 +1,6 @@
 """Models: one file a paper. This table is all that importing `avpipe.models` loads."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from avpipe import lazy
@@ -9,7 +10,16 @@ from avpipe.models.base import AVBatch, AVOutput, ModelCard
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["MODELS", "AVBatch", "AVOutput", "ModelCard", "create_model", "list_models", "model_card"]
+__all__ = [
+    "MODELS",
+    "AVBatch",
+    "AVOutput",
+    "ModelCard",
+    "create_model",
+    "list_models",
+    "load_model",
+    "model_card",
+]
 
 MODELS: LazyTable = {
     "avel": "avpipe.models.avel:AVEL",
@@ -24,6 +34,7 @@ MODELS: LazyTable = {
     "tacma": "avpipe.models.tacma:TACMA",
     "avsdn": "avpipe.models.avsdn:AVSDN",
     "dam": "avpipe.models.dam:DAM",
+    "han": "avpipe.models.han:HAN",
 }
 
 
@@ -45,6 +56,23 @@ def create_model(name: str, **options: Any) -> "nn.Module":
     """
     lazy.check_options(lazy.target(MODELS, name, "model"), options, f"model {name!r}")
     return lazy.load(MODELS, name, "model")(**options)
+
+
+def load_model(checkpoint: Path) -> "nn.Module":
+    """The trained model of a run, in evaluation mode: `load_model("results/ave/runs/.../seed0/checkpoint.pt")`.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if the run failed and left no weights, or the file is none of ours.
+    """
+    import torch
+
+    saved = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    if not isinstance(saved, dict) or not saved.get("weights"):
+        raise ValueError(f"{checkpoint} holds no weights; metrics.json beside it says whether the run failed")
+    model = create_model(saved["model"], **saved["options"])
+    model.load_state_dict(saved["weights"])
+    return model.eval()
 
 
 def model_card(name: str) -> ModelCard:

@@ -26,7 +26,7 @@ from avpipe.training import TASKS
 from avpipe.training.data import Data, Reader, open_data
 from avpipe.training.logs import RunLog, say
 from avpipe.training.optimizers import make_optimizer, make_schedule
-from avpipe.training.results import Checkpoint, Outcome, better, write_run
+from avpipe.training.results import Checkpoint, Outcome, better, weights_of, write_run
 from avpipe.training.resume import load_state, save_state
 from avpipe.training.task import Predictions, Task
 
@@ -44,7 +44,7 @@ def train_experiment(
     save_every: float = 30.0,
     resident_bytes: int | None = None,
 ) -> None:
-    """Train and evaluate every seed; write `runs/{experiment.id}/seed{n}/` with metrics.json and predictions.parquet.
+    """Train and evaluate every seed; write metrics.json, predictions.parquet and checkpoint.pt to `runs/{experiment.id}/seed{n}/`.
 
     A run without usable clips or with a loss that is not finite is written as failed, with the reason. A job that was
     killed goes on from the last state saved, with the same numbers as if it had not been.
@@ -99,7 +99,8 @@ def train_experiment(
                 if chosen and not outcome.reason
                 else task.empty_table()
             )
-            write_run(folder / f"seed{seed}", outcome, table, {**about, "seed": seed, **facts})
+            options = model_options(experiment, data)
+            write_run(folder / f"seed{seed}", outcome, table, {**about, "seed": seed, **facts}, options)
     for seed in seeds:
         resume_file(folder, seed).unlink(missing_ok=True)
     with contextlib.suppress(OSError):  # the folder stays where other seeds are being trained
@@ -129,6 +130,13 @@ def code_fingerprint(experiment: Experiment) -> str:
     named = ((TASKS, experiment.task, "task"), (MODELS, experiment.model, "model"))
     modules = [lazy.target(table, name, kind).split(":")[0] for table, name, kind in named]
     return provenance.fingerprint(__name__, *modules)
+
+
+def model_options(experiment: Experiment, data: Data) -> dict[str, Any]:
+    """The experiment's options; sizes and `setting`, where the model has such options, are filled in."""
+    known = lazy.options_of(lazy.target(MODELS, experiment.model, "model"))
+    given = data.sizes() | {"setting": experiment.setting}
+    return {**{name: value for name, value in given.items() if name in known}, **experiment.options}
 
 
 def describe_features(experiment: Experiment, data: Data) -> dict[str, dict[str, Any]]:
@@ -184,7 +192,9 @@ class Run:
         """Train from the last saved state, or from the start."""
         recipe = self.experiment.recipe
         torch.manual_seed(self.seed)  # weights, then dropout
-        model = create_model(self.experiment.model, **self._options()).to(self.device)
+        model = create_model(self.experiment.model, **model_options(self.experiment, self.data)).to(
+            self.device
+        )
         optimizer = make_optimizer(recipe, model)
         schedule = make_schedule(recipe, optimizer)
         shuffler = torch.Generator().manual_seed(self.seed)
@@ -218,12 +228,6 @@ class Run:
             if outcome.reason:
                 say(f"{name}: failed, {outcome.reason}")
         return outcome
-
-    def _options(self) -> dict[str, Any]:
-        """The experiment's options; sizes and `setting`, where the model has such options, are filled in."""
-        known = lazy.options_of(lazy.target(MODELS, self.experiment.model, "model"))
-        given = self.data.sizes() | {"setting": self.experiment.setting}
-        return {**{name: value for name, value in given.items() if name in known}, **self.experiment.options}
 
     def _epoch(
         self,
@@ -260,6 +264,7 @@ class Run:
         scores: dict[str, float] = {}
         predictions = self.predict(model, "test")
         metrics = self.task.metrics(predictions, "test")
+        before = outcome.checkpoints.get(self.experiment.recipe.protocol)
         if len(self.data.splits["val"]):
             on_val = self.task.metrics(self.predict(model, "val"), "val")
             scores |= {f"val_{name}": value for name, value in on_val.items()}
@@ -268,6 +273,8 @@ class Run:
         if better(metrics[main], outcome.checkpoints.get("best_test")):
             outcome.checkpoints["best_test"] = Checkpoint(epoch, metrics[main], metrics, predictions)
         outcome.checkpoints["last"] = Checkpoint(epoch, None, metrics, predictions)
+        if outcome.checkpoints.get(self.experiment.recipe.protocol) is not before:
+            outcome.weights = weights_of(model)
         return scores | {f"test_{name}": value for name, value in metrics.items()}
 
     @torch.inference_mode()
@@ -300,6 +307,7 @@ class Run:
             "rows": rows,
             "shuffler": shuffler.get_state(),
         }
+        state["weights"] = outcome.weights
         state["checkpoints"] = {name: kept.to_state() for name, kept in outcome.checkpoints.items()}
         state["random"] = torch.get_rng_state()
         if self.device.type == "cuda":
@@ -323,6 +331,7 @@ class Run:
         if self.device.type == "cuda":
             torch.cuda.set_rng_state(state["random_cuda"], self.device)
         outcome.reason, outcome.seconds = state["reason"], state["seconds"]
+        outcome.weights = state["weights"]
         outcome.checkpoints = {
             name: Checkpoint.from_state(kept) for name, kept in state["checkpoints"].items()
         }

@@ -1,4 +1,4 @@
-"""A run's outcome and the two files that tables and figures read."""
+"""A run's outcome and the three files of it: numbers, predictions, weights."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from torch import Tensor, nn
 
 from avpipe.files import whole_file, write_json
 from avpipe.training.task import Predictions
@@ -36,10 +37,11 @@ class Checkpoint:
 
 @dataclass
 class Outcome:
-    """How a run ended; `reason` is None unless it failed."""
+    """How a run ended; `reason` is None unless it failed, `weights` are those of the protocol's checkpoint."""
 
     reason: str | None = None
     checkpoints: dict[str, Checkpoint] = field(default_factory=dict)
+    weights: dict[str, Tensor] = field(default_factory=dict)
     parameters: int = 0
     seconds: float = 0.0
 
@@ -51,15 +53,26 @@ def better(new: float, old: Checkpoint | None) -> bool:
     return new > old.chosen_by
 
 
-def write_run(folder: Path, outcome: Outcome, table: pd.DataFrame, facts: dict[str, Any]) -> None:
-    """Write predictions.parquet, then metrics.json.
+def weights_of(model: nn.Module) -> dict[str, Tensor]:
+    """A copy of a model's parameters and buffers in the computer's memory."""
+    return {name: tensor.detach().to("cpu", copy=True) for name, tensor in model.state_dict().items()}
+
+
+def write_run(
+    folder: Path, outcome: Outcome, table: pd.DataFrame, facts: dict[str, Any], options: dict[str, Any]
+) -> None:
+    """Write predictions.parquet and checkpoint.pt, then metrics.json.
 
     Args:
         folder: runs/{experiment}/seed{n}.
         outcome: how the run ended.
         table: predictions on the test split of the protocol's checkpoint; no row if the run failed.
         facts: what else metrics.json says: experiment, seed, counts, environment, ...
+        options: every keyword argument with which `create_model` built the model, sizes too.
     """
+    model = {"model": facts["experiment"]["model"], "options": options}
+    with whole_file(folder / "checkpoint.pt") as temporary:
+        torch.save({**model, "weights": {} if outcome.reason else outcome.weights}, temporary)
     with whole_file(folder / "predictions.parquet") as temporary:
         table.to_parquet(temporary, index=False)
     chosen = {protocol: outcome.checkpoints.get(protocol) for protocol in PROTOCOLS}

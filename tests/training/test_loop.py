@@ -14,10 +14,11 @@ import torch
 
 from avpipe import lazy
 from avpipe.metrics.localization import segment_accuracy
-from avpipe.models import MODELS
+from avpipe.models import MODELS, load_model
 from avpipe.models.avel import AVEL
 from avpipe.models.psp import PSP
 from avpipe.training import loop
+from avpipe.training.data import open_data
 from avpipe.training.loop import resume_file, train_experiment
 from avpipe.workflow import train_code
 
@@ -42,12 +43,17 @@ def read(experiment, results: Path, seed: int = 0) -> dict:
         "log.csv": list(csv.DictReader((folder / "log.csv").open()))
         if (folder / "log.csv").is_file()
         else [],
+        "checkpoint.pt": torch.load(folder / "checkpoint.pt", weights_only=True),
     }
 
 
 def assert_same(one: dict, other: dict) -> None:
     assert one["metrics.json"] == other["metrics.json"]
     assert one["log.csv"] == other["log.csv"]
+    torch.testing.assert_close(
+        one["checkpoint.pt"]["weights"], other["checkpoint.pt"]["weights"], rtol=0, atol=0
+    )
+    assert one["checkpoint.pt"]["options"] == other["checkpoint.pt"]["options"]
     pd.testing.assert_frame_equal(one["predictions.parquet"], other["predictions.parquet"], check_exact=True)
 
 
@@ -451,3 +457,28 @@ def test_a_model_that_has_two_forms_is_built_for_the_setting(study, describe, se
     expected = sum(p.numel() for p in PSP(setting=setting, **sizes).parameters())
     (metrics,) = run(describe("psp", setting, epochs=1), study.results)
     assert metrics["parameters"] == expected
+
+
+# The weights that a run leaves
+
+
+def test_the_checkpoint_is_the_model_whose_predictions_were_written(make_study, describe):
+    study = make_study(noise=6.0)
+    experiment = describe(epochs=10)
+    (metrics,) = run(experiment, study.results)
+    assert metrics["epochs"]["validation"] < 10, "the last epoch's weights would do as well"
+    model = load_model(study.results / "runs" / experiment.id / "seed0" / "checkpoint.pt")
+    data, reader = open_data(experiment.features, study.results, torch.device("cpu"))
+    test = data.splits["test"]
+    (batch,) = reader.batches([torch.arange(test.start, test.start + len(test))])
+    with torch.inference_mode():
+        prediction = model(batch).segment_logits.argmax(dim=-1)
+    table = read(experiment, study.results)["predictions.parquet"]
+    assert prediction.flatten().tolist() == table["prediction"].tolist()
+
+
+def test_a_failed_run_leaves_no_weights(study, describe):
+    experiment = describe("avel", lr=1e38, optimizer="sgd", loss="cross_entropy", epochs=4)
+    run(experiment, study.results)
+    with pytest.raises(ValueError, match="holds no weights"):
+        load_model(study.results / "runs" / experiment.id / "seed0" / "checkpoint.pt")

@@ -35,6 +35,7 @@ wildcard_constraints:
     dataset=study.dataset.name,
     shard=r"\d+",
     preset=study.media.preset,
+    extractor=r"[A-Za-z0-9_-]+",
     experiment=r"[A-Za-z0-9_-]+",
     table=r"[A-Za-z0-9_-]+",
     figure=r"[A-Za-z0-9_-]+",
@@ -54,7 +55,7 @@ def all_results(wildcards):
         f"{plan.results}/clips.parquet",
         *tables,
         *figures,
-        *feature_chunks(plan.extractors),
+        *feature_chunks(plan.features),
     ]
 
 
@@ -170,13 +171,38 @@ def share_of_cores(wildcards):
 
 
 def outcome_tables(wildcards):
-    """Every shard's table of outcomes."""
-    return segment_files("parquet")
+    """Every shard's table of outcomes; none where all features are imported, because no clip is fetched then."""
+    return segment_files("parquet") if plan.needs_media else []
+
+
+def imported_options(name):
+    """A function that gives how a feature is imported, as one line of json."""
+
+    def options(wildcards):
+        return json.dumps({name: plan.imported(name).model_dump(mode="json")})
+
+    return options
+
+
+def imported_inventory(name):
+    """A function whose value changes when a published file does: its size or its time of change."""
+
+    def published(wildcards):
+        config = plan.imported(name)
+        return inventory([Path(path) for path in (config.path, config.rows, config.noisy) if path])
+
+    return published
+
+
+def coverage_chunks(wildcards):
+    """Every shard of one feature."""
+    return feature_chunks([wildcards.extractor])
 
 
 def run_features(wildcards):
-    """Every shard of the features that the experiment reads."""
-    return feature_chunks(sorted(set(experiment_of(wildcards).features.values())))
+    """The features that the experiment reads, each by the count of its clips, which is made when it is complete."""
+    names = sorted(set(experiment_of(wildcards).features.values()))
+    return [f"{plan.results}/features/{name}.csv" for name in names]
 
 
 def run_code(wildcards):

@@ -29,3 +29,62 @@ for bundle in plan.bundles:
             "python -m avpipe features extract {params.extractors:q} --segments {input.segments}"
             " --manifest {input.index} --shard {wildcards.shard} --out results/{wildcards.dataset}/features"
             " --device {params.device} {params.weights:q} --threads {threads} > {log} 2>&1"
+
+
+# Features that exist already: a look at what was published, then shard by shard into the same files as extraction's.
+for name in plan.imports:
+
+    rule:
+        name:
+            f"inspect_{name}"
+        output:
+            f"results/{{dataset}}/features/{name}.json",
+        log:
+            f"results/{{dataset}}/logs/import/{name}.log",
+        conda:
+            "../../envs/torch.yaml"
+        params:
+            code=code("inspect"),
+            published=imported_options(name),
+            inventory=imported_inventory(name),
+        shell:
+            "python -m avpipe features inspect {params.published:q} --out {output} > {log} 2>&1"
+
+    rule:
+        name:
+            f"import_{name}"
+        input:
+            published=f"results/{{dataset}}/features/{name}.json",
+            index=ancient("results/{dataset}/manifest.json"),
+            manifest=ancient("results/{dataset}/manifest.parquet"),
+        output:
+            plan.chunk(name, "{shard}").replace(plan.results, "results/{dataset}"),
+        log:
+            f"results/{{dataset}}/logs/import/{name}/{{shard}}.log",
+        conda:
+            "../../envs/torch.yaml"
+        params:
+            code=code("import"),
+            clips=shard_digest,
+            options=imported_options(name),
+        shell:
+            "python -m avpipe features import {params.options:q} --published {input.published}"
+            " --shard {wildcards.shard} --results results/{wildcards.dataset} > {log} 2>&1"
+
+
+# What training depends on: one file a feature, however many shards there are.
+rule coverage:
+    input:
+        chunks=coverage_chunks,
+        manifest=ancient("results/{dataset}/manifest.parquet"),
+    output:
+        "results/{dataset}/features/{extractor}.csv",
+    log:
+        "results/{dataset}/logs/coverage/{extractor}.log",
+    conda:
+        "../../envs/torch.yaml"
+    params:
+        code=code("coverage"),
+    shell:
+        "python -m avpipe features coverage results/{wildcards.dataset}/features/{wildcards.extractor}.zarr"
+        " --manifest {input.manifest} --out {output} > {log} 2>&1"

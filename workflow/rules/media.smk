@@ -36,6 +36,8 @@ rule clips:
         "../../envs/media.yaml"
     params:
         code=code("clips"),
-        folder=f"{plan.results}/segments/{study.media.preset}",
+        tables=(
+            [f"--tables={plan.results}/segments/{study.media.preset}"] if plan.needs_media else []
+        ),
     shell:
-        "python -m avpipe media clips --manifest {input.manifest} --tables {params.folder} --out {output} > {log} 2>&1"
+        "python -m avpipe media clips --manifest {input.manifest} {params.tables} --out {output} > {log} 2>&1"

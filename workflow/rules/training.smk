@@ -16,6 +16,10 @@ rule train:
             "results/{{dataset}}/runs/{{experiment}}/seed{seed}/predictions.parquet",
             seed=study.seeds,
         ),
+        checkpoints=expand(
+            "results/{{dataset}}/runs/{{experiment}}/seed{seed}/checkpoint.pt",
+            seed=study.seeds,
+        ),
     log:
         "results/{dataset}/logs/train/{experiment}.log",
     benchmark:

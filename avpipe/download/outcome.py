@@ -51,6 +51,7 @@ class Status(StrEnum):
         "The source takes us for a robot; it may answer later or from another address.",
     )
     RATE_LIMITED = "rate_limited", False, "We asked the source too often; it will answer later."
+    NOT_YET = "not_yet", False, "The source will have the clip later: a premiere, or a stream still running."
     NETWORK_ERROR = "network_error", False, "The connection or the server failed."
     TIMED_OUT = "timed_out", False, "The work took longer than allowed."
     TOO_LARGE = "too_large", True, "The file is larger than allowed."
@@ -59,7 +60,18 @@ class Status(StrEnum):
         True,
         "The clip's id is unsafe as a file name or leads out of the source's folder.",
     )
+    NOT_FETCHED = (
+        "not_fetched",
+        False,
+        "No source was asked: all features of the study are imported.",
+    )
     REFUSED_URL = "refused_url", True, "The source sent us to an address that we do not open."
+    NO_TOOL = (
+        "no_tool",
+        False,
+        "A program that the source needs is missing or too old; avpipe doctor says which.",
+    )
+    EXCLUDED = "excluded", True, "The clip could be used, but the study's frozen list leaves it out."
 
     @property
     def in_shard(self) -> bool:
@@ -77,9 +89,10 @@ class Outcome:
         path: the file, if present; as the source's folder was given (relative stays relative).
         bytes: its size.
         sha256: of its content, hexadecimal.
-        attempts: how often a source was asked.
-        seconds: how long the transfer took, with waits; 0 where nothing was transferred.
+        attempts: how often sources were asked, in all runs together.
+        seconds: how long that took, with waits; 0 where nothing was transferred.
         found_in: the source that had it, for example "local" or "http example.org".
+        offset: seconds of the source at which the file begins; 0 unless the file is an excerpt.
     """
 
     status: Status
@@ -90,3 +103,4 @@ class Outcome:
     attempts: int = 0
     seconds: float = 0.0
     found_in: str | None = None
+    offset: float = 0.0

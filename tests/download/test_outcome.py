@@ -18,8 +18,11 @@ def test_what_may_pass_is_not_final_and_what_will_not_is() -> None:
         Status.MISSING,
         Status.BOT_CHECK,
         Status.RATE_LIMITED,
+        Status.NOT_FETCHED,
+        Status.NOT_YET,
         Status.NETWORK_ERROR,
         Status.TIMED_OUT,
+        Status.NO_TOOL,
     }
 
 

@@ -128,7 +128,6 @@ class DCCA(nn.Module):
             self.covariance.lerp_(covariance, 0.1)
         return -canonical_directions(*_parts(covariance), self.ridge)[2].mean()
 
-    @torch.no_grad()
     def _similarity(self, audio: Tensor, visual: Tensor) -> Tensor:
         """(B, T, D), (B, T, D) -> (B, T, T), with the running averages."""
         one, other, _ = canonical_directions(*_parts(self.covariance), self.ridge)

@@ -1,0 +1,109 @@
+"""DAM's matching: the answer to every query, each from its own segments and the other modality alone."""
+
+import pytest
+import torch
+from torch.nn import functional
+
+from avpipe.models import AVBatch
+from avpipe.models.dam import RelevantSelfAttention, matching_score
+from avpipe.models.dam_matching import DAMMatching, interval_features, matching_loss
+from avpipe.models.layers import intervals
+
+T = 5
+
+
+def batch(seed: int = 0) -> AVBatch:
+    random = torch.Generator().manual_seed(seed)
+    return AVBatch(
+        audio=torch.randn(2, T, 3, generator=random), visual=torch.randn(2, T, 4, generator=random)
+    )
+
+
+def small() -> DAMMatching:
+    torch.manual_seed(0)
+    return DAMMatching(audio_dim=3, visual_dim=4, hidden_dim=6).eval()
+
+
+def number(onset: int, length: int) -> int:
+    """Which interval of T = 5 this is: those that begin earlier come first, T of them, T - 1, ..."""
+    return sum(T - earlier for earlier in range(onset)) + length - 1
+
+
+def test_every_interval_is_there_once():
+    members = intervals(3).int().tolist()
+    assert members == [[1, 0, 0], [1, 1, 0], [1, 1, 1], [0, 1, 0], [0, 1, 1], [0, 0, 1]]
+    assert intervals(10).shape == (55, 10)
+
+
+def test_an_interval_s_feature_is_dam_s_of_these_segments_alone():
+    attention, local = RelevantSelfAttention(6), torch.randn(2, T, 6)
+    found = interval_features(attention, local, intervals(T))
+    for onset, length in ((0, 1), (1, 3), (2, 3), (0, 5)):
+        alone = attention(local[:, onset : onset + length], torch.ones(2, length))
+        torch.testing.assert_close(found[:, number(onset, length)], alone)
+
+
+def test_a_query_is_compared_with_each_segment_of_the_other_modality():
+    model, clips = small(), batch()
+    output = model(clips)
+    heard = interval_features(model.audio_global, model.audio_local(clips.audio), intervals(T))
+    expected = matching_score(heard[:, number(1, 2)], model.visual_local(clips.visual))
+    torch.testing.assert_close(output.audio_to_visual[:, number(1, 2)], expected)
+
+
+def test_what_is_outside_of_the_query_in_its_own_modality_decides_nothing():
+    model, clips = small(), batch()
+    other = batch(seed=1)
+    query = slice(1, 3)
+    other.audio[:, query] = clips.audio[:, query]
+    other.visual = clips.visual
+    before, after = model(clips).audio_to_visual, model(other).audio_to_visual
+    torch.testing.assert_close(after[:, number(1, 2)], before[:, number(1, 2)])
+    assert not torch.allclose(after[:, number(0, 2)], before[:, number(0, 2)])
+
+
+def test_where_a_segment_stands_decides_nothing():
+    model, clips = small(), batch()
+    order = torch.tensor([4, 2, 0, 3, 1])
+    moved = model(AVBatch(audio=clips.audio, visual=clips.visual[:, order]))
+    torch.testing.assert_close(moved.audio_to_visual, model(clips).audio_to_visual[:, :, order])
+
+
+def test_the_loss_asks_for_the_event_and_nothing_else():
+    members = intervals(T)
+    by_audio, by_visual = torch.randn(2, 2, len(members), T)
+    event = torch.tensor([[0.0, 1, 1, 0, 0], [1, 1, 1, 1, 1]])
+    first = (by_audio[0, number(1, 2)].sigmoid() + by_visual[0, number(1, 2)].sigmoid()) / 2
+    second = (by_audio[1, number(0, 5)].sigmoid() + by_visual[1, number(0, 5)].sigmoid()) / 2
+    expected = functional.binary_cross_entropy(torch.stack([first, second]), event)
+    torch.testing.assert_close(matching_loss(by_audio, by_visual, event, members), expected)
+
+
+def test_a_clip_whose_event_is_no_interval_does_not_count():
+    members = intervals(T)
+    by_audio, by_visual = torch.randn(2, 3, len(members), T)
+    event = torch.tensor([[0.0, 1, 1, 0, 0], [1, 0, 1, 0, 0], [0, 0, 0, 0, 0]])
+    expected = matching_loss(by_audio[:1], by_visual[:1], event[:1], members)
+    torch.testing.assert_close(matching_loss(by_audio, by_visual, event, members), expected)
+    none = matching_loss(by_audio[1:], by_visual[1:], event[1:], members)
+    assert none.item() == pytest.approx(0)
+
+
+def test_matching_rises_on_event_segments_when_it_is_trained():
+    random = torch.Generator().manual_seed(3)
+    onset = torch.randint(0, 3, (48,), generator=random).unsqueeze(1)
+    event = ((torch.arange(T) >= onset) & (torch.arange(T) < onset + 3)).long()
+    sounds, looks = torch.randn(2, 3, generator=random), torch.randn(2, 4, generator=random)
+    clips = AVBatch(audio=sounds[event], visual=looks[event])
+    clips.targets = {"event": event.float()}
+    model = small().train()
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    for _ in range(60):
+        optimizer.zero_grad()
+        model(clips).losses["matching"].backward()
+        optimizer.step()
+    output = model.eval()(clips)
+    asked = (event.bool().unsqueeze(1) == intervals(T)).all(-1)
+    for direction in (output.audio_to_visual, output.visual_to_audio):
+        scores = direction[asked]
+        assert scores[event == 1].min() > scores[event == 0].max()

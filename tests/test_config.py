@@ -39,6 +39,18 @@ def test_a_minimal_study_gets_the_defaults() -> None:
         ),
         ({"bundles": [["a", "a"]], "extractors": {"a": {"backbone": "vggish"}}}, "stands in two bundles"),
         ({"features": ["a"]}, "features: no extractor 'a'"),
+        (
+            {"imported": {"a": {"path": "x", "format": "h5", "shape": [10]}}},
+            "imported.a.shape: 2 to 5 numbers, each 1 or more",
+        ),
+        ({"imported": {"a": {"path": "x", "format": "npz", "shape": [1, 1]}}}, "imported.a.format"),
+        (
+            {
+                "imported": {"a": {"path": "x", "format": "h5", "shape": [10, 128]}},
+                "extractors": {"a": {"backbone": "vggish"}},
+            },
+            "'a' is both extracted and imported",
+        ),
         ({"seeds": [1, 1]}, "seeds: need at least one, each once"),
         ({"recipes": {"paper": {"lr": 0}}}, "recipes.paper:   lr: Input should be greater than 0"),
         ({"dataset": {"name": "../x", "kind": "demo"}}, "dataset.name"),

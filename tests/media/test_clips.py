@@ -67,3 +67,11 @@ def test_a_clip_with_two_outcomes_is_an_error(tmp_path: Path) -> None:
     outcomes(tmp_path / "tables" / "0.parquet", ["a", "a"])
     with pytest.raises(ValueError, match="two of the outcome tables"):
         gather_clips(manifest, tmp_path / "tables", tmp_path / "clips.parquet")
+
+
+def test_where_nothing_is_fetched_every_clip_says_so(tmp_path: Path) -> None:
+    gather_clips(manifest_of(tmp_path, ["a", "b"], 1), None, tmp_path / "clips.parquet")
+    clips = pd.read_parquet(tmp_path / "clips.parquet")
+    assert list(clips.columns) == COLUMNS
+    assert clips["status"].tolist() == ["not_fetched"] * 2
+    assert clips["reason"].str.contains("imported").all()

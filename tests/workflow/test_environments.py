@@ -115,13 +115,8 @@ def test_every_rule_has_its_environment_and_every_environment_a_rule() -> None:
     }
     text = "".join(path.read_text() for path in (ROOT / "workflow" / "rules").glob("*.smk"))
     for rule, job in JOBS.items():
-        start = text.index(
-            'f"extract_'
-            if rule == "extract"
-            else f"rule {rule}:"
-            if f"rule {rule}:" in text
-            else f"checkpoint {rule}:"
-        )
+        forms = (f"rule {rule}:", f"checkpoint {rule}:", f'f"{rule}_')
+        start = min(text.index(form) for form in forms if form in text)
         named = re.search(r'conda:\s+"../../envs/(\w+)\.yaml"', text[start:])
         assert named, rule
         assert named[1] == job.environment, rule

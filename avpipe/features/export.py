@@ -1,0 +1,233 @@
+"""Our features in the forms that others' code reads: AVE's h5 files, a npy file a clip, WebDataset shards.
+
+Every number is written as it is stored, or widened to the type asked for; a type that cannot hold a number refuses it.
+"""
+
+import csv
+import io
+import json
+import tarfile
+from collections import Counter
+from collections.abc import Hashable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from avpipe.datasets.ave import SET_FILES, noisy_clip
+from avpipe.datasets.labels import parsing_labels
+from avpipe.features.store import Features, open_features
+from avpipe.files import output_errors, whole_file, write_text
+
+KEY = "avadataset"
+SLAB = 64
+"""Clips that are in memory at a time."""
+
+
+class ExportError(ValueError):
+    """Features cannot be written in the form that is asked for; the message says why."""
+
+
+@dataclass(frozen=True)
+class Form:
+    """How a clip's numbers are written.
+
+    Args:
+        dtype: None leaves the stored type.
+        shape: None leaves the stored shape; (80, 2048) makes LLP's files of (10, 8, 2048).
+    """
+
+    dtype: str | None = None
+    shape: tuple[int, ...] | None = None
+
+    def of(self, features: Features) -> tuple[tuple[int, ...], np.dtype[Any]]:
+        """Shape and type of a clip of this array. Raises `ExportError` if the shape has another number of numbers."""
+        stored = tuple(features.array.shape[1:])
+        if self.shape is not None and np.prod(self.shape) != np.prod(stored):
+            raise ExportError(f"{features.path}: a clip has shape {stored}, which cannot become {self.shape}")
+        return self.shape or stored, np.dtype(self.dtype or features.array.dtype)
+
+    def write(self, values: npt.NDArray[Any], features: Features) -> npt.NDArray[Any]:
+        """(N, T, ...) as (N, *shape) of the type. Raises `ExportError` if a number is too large for it."""
+        shape, dtype = self.of(features)
+        with np.errstate(over="ignore"):
+            written = values.astype(dtype).reshape(len(values), *shape)
+        if np.isinf(written).any() and not np.isinf(values).any():
+            raise ExportError(f"{features.path} has numbers too large for {dtype}; take float32")
+        return written
+
+
+def export_npy(features: Mapping[str, str], results: Path, out: Path, form: Form = Form()) -> Counter[str]:
+    """Write `out`/{name}/{clip}.npy for every clip that has the feature: LLP's layout.
+
+    Args:
+        features: array of the study -> the name that it gets.
+        results: R, the study's folder.
+        out: the folder to write to.
+        form: type and shape.
+
+    Returns:
+        Feature -> clips written.
+
+    Raises:
+        FeaturesError: an array is missing, unfinished or damaged.
+        ExportError: for a shape or type that does not fit.
+        OutputError: if a file cannot be written.
+    """
+    counts: Counter[str] = Counter()
+    for array, name in features.items():
+        opened = _open(results, array)
+        for clips, values in _slabs(opened, manifest_clips(results), form):
+            for clip, value in zip(clips["clip"], values, strict=True):
+                with whole_file(out / name / f"{clip}.npy") as temporary:
+                    temporary.write_bytes(_npy(value))
+            counts[array] += len(clips)
+    return counts
+
+
+def export_webdataset(
+    features: Mapping[str, str], results: Path, out: Path, form: Form = Form()
+) -> Counter[str]:
+    """Write `out`/{name}-{shard}.tar with {clip}.npy and {clip}.json (split, source, row, events) a clip.
+
+    The same array and annotations give the same bytes. Arguments, returns and errors as `export_npy`.
+    """
+    events = pd.read_parquet(results / "events.parquet")
+    columns = ["modality", "category", "onset", "offset"]
+    of_clip = {clip: own[columns].to_dict("records") for clip, own in events.groupby("clip", sort=False)}
+    counts: Counter[str] = Counter()
+    for array, name in features.items():
+        opened = _open(results, array)
+        for shard, own in manifest_clips(results).groupby("shard"):
+            path = out / f"{name}-{shard:06d}.tar"
+            with whole_file(path) as temporary, tarfile.open(temporary, "w") as archive:
+                for clips, values in _slabs(opened, own, form):
+                    for row, value in zip(clips.to_dict("records"), values, strict=True):
+                        about = {"clip": row["clip"], "dataset": row["dataset"], "split": row["split"]}
+                        about |= {"source": row["source"], "row": row["row"], "feature": array}
+                        about["events"] = [_without_nan(event) for event in of_clip.get(row["clip"], [])]
+                        _member(archive, f"{row['clip']}.npy", _npy(value))
+                        _member(archive, f"{row['clip']}.json", json.dumps(about, sort_keys=True).encode())
+                    counts[array] += len(clips)
+    return counts
+
+
+def export_ave(features: Mapping[str, str], results: Path, out: Path, form: Form = Form()) -> Counter[str]:
+    """Write the files that AVE's code reads: {name}.h5, labels.h5, mil_labels.h5 and {split}_order.h5.
+
+    Rows are the clips of the manifest in its order, `clips.csv` names them; clips of the noisy set go into {name}_noisy.h5 and
+    labels_noisy.h5. A clip without a feature keeps its row, of NaN; the order files leave it out, so that code which
+    follows them never sees it. Labels are written where the dataset has audio-visual events.
+
+    Arguments, returns and errors as `export_npy`; the released files are float64.
+    """
+    clips = manifest_clips(results)
+    named = {noisy_clip(row) for row in range(len(clips))}
+    noisy = clips["clip"].isin(named)
+    usable = np.ones(len(clips), bool)
+    counts: Counter[str] = Counter()
+    for array, name in features.items():
+        opened = _open(results, array)
+        valid = _valid(opened, clips)
+        usable &= valid
+        counts[array] = int(valid.sum())
+        _write_rows(out / f"{name}.h5", opened, clips[~noisy], form)
+        if noisy.any():
+            _write_rows(out / f"{name}_noisy.h5", opened, clips[noisy], form)
+    main = clips[~noisy].reset_index(drop=True)
+    for split in SET_FILES:
+        chosen = main[(main["split"] == split) & usable[~noisy]]
+        order = chosen.sort_values("split_order").index.to_numpy(np.int64)
+        _write_h5(out / f"{split}_order.h5", "order", order)
+    write_text(out / "clips.csv", "\n".join(["clip", *main["clip"], ""]))
+    _write_labels(results, main, clips[noisy], out)
+    return counts
+
+
+def _write_labels(results: Path, main: pd.DataFrame, noisy: pd.DataFrame, out: Path) -> None:
+    """One-hot labels with background as the last column: of segments, and of clips."""
+    events = pd.read_parquet(results / "events.parquet")
+    if not (events["modality"] == "audiovisual").any():
+        return
+    with (results / "categories.csv").open(encoding="utf-8", newline="") as file:
+        categories = [row["category"] for row in csv.DictReader(file)]
+    segments = parsing_labels(events, main, categories, "audiovisual")
+    _write_h5(out / "labels.h5", KEY, _with_background(segments))
+    _write_h5(out / "mil_labels.h5", KEY, _with_background(np.any(segments, axis=1)))
+    if len(noisy):
+        segments = parsing_labels(events, noisy, categories, "audiovisual")
+        _write_h5(out / "labels_noisy.h5", KEY, _with_background(np.any(segments, axis=1)))
+
+
+def _with_background(labels: npt.NDArray[np.bool_]) -> npt.NDArray[np.float32]:
+    return np.concatenate([labels, ~labels.any(-1, keepdims=True)], axis=-1).astype(np.float32)
+
+
+def manifest_clips(results: Path) -> pd.DataFrame:
+    """manifest.parquet. Raises FileNotFoundError where there is none."""
+    path = results / "manifest.parquet"
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing: it says which row of the arrays is which clip")
+    return pd.read_parquet(path)
+
+
+def _open(results: Path, array: str) -> Features:
+    return open_features(results / "features" / f"{array}.zarr")
+
+
+def _valid(features: Features, clips: pd.DataFrame) -> npt.NDArray[np.bool_]:
+    """Which of the clips have the feature."""
+    rows = clips["row"].to_numpy()
+    inside = rows < len(features.valid)
+    return inside & features.valid[np.where(inside, rows, 0)]
+
+
+def _slabs(
+    features: Features, clips: pd.DataFrame, form: Form
+) -> Iterator[tuple[pd.DataFrame, npt.NDArray[Any]]]:
+    """Those of the clips that have the feature, and their features, some at a time."""
+    form.of(features)
+    found = clips[_valid(features, clips)]
+    for first in range(0, len(found), SLAB):
+        slab = found.iloc[first : first + SLAB]
+        yield slab, form.write(features.load(slab["row"].to_numpy(np.int64)), features)
+
+
+def _write_rows(path: Path, features: Features, clips: pd.DataFrame, form: Form) -> None:
+    """An h5 file with one row a clip, NaN where it has no feature."""
+    shape, dtype = form.of(features)
+    places = pd.Series(np.arange(len(clips)), index=clips["clip"])
+    with whole_file(path) as temporary, output_errors(path), h5py.File(temporary, "w") as file:
+        array = file.create_dataset(KEY, (len(clips), *shape), dtype, fillvalue=np.nan)
+        for slab, values in _slabs(features, clips, form):
+            array[places[slab["clip"]].to_numpy()] = values
+
+
+def _write_h5(path: Path, key: str, values: npt.NDArray[Any]) -> None:
+    with whole_file(path) as temporary, output_errors(path), h5py.File(temporary, "w") as file:
+        file[key] = values
+
+
+def _npy(value: npt.NDArray[Any]) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, value, allow_pickle=False)
+    return buffer.getvalue()
+
+
+def _member(archive: tarfile.TarFile, name: str, content: bytes) -> None:
+    header = tarfile.TarInfo(name)
+    header.size, header.mode = len(content), 0o644
+    archive.addfile(header, io.BytesIO(content))
+
+
+def _without_nan(event: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+    """The event without onset and offset where it has none: JSON knows no NaN."""
+    return {key: value for key, value in event.items() if value == value}
+
+
+FORMATS = {"ave": export_ave, "npy": export_npy, "webdataset": export_webdataset}
+"""What `avpipe export --format` takes."""

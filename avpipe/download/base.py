@@ -2,14 +2,34 @@
 
 import hashlib
 import re
+import urllib.parse
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from avpipe.download.outcome import Outcome
+from avpipe.download.outcome import Outcome, Status
+from avpipe.http import DownloadFailed
 
 CLIP_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_~-]{0,127}")
 """Clip names that may touch a path: no separator, and no dot, because a WebDataset key ends at the first one."""
+_VIDEO = (
+    ".mp4",
+    ".m4v",
+    ".mov",
+    ".webm",
+    ".mkv",
+    ".avi",
+    ".flv",
+    ".mpg",
+    ".mpeg",
+    ".ts",
+    ".ogv",
+    ".3gp",
+    ".wmv",
+)
+_AUDIO = (".mp3", ".m4a", ".aac", ".ogg", ".opus", ".flac", ".wav")
+MEDIA_SUFFIXES = frozenset((*_VIDEO, *_AUDIO))
+"""Extensions that a file keeps; any other becomes ".media" (ffmpeg looks at the content)."""
 
 
 @dataclass(frozen=True)
@@ -61,3 +81,17 @@ def sha256_of(path: Path) -> str:
     """SHA-256 of a file's content, hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def outcome_of(failure: DownloadFailed) -> Outcome:
+    """A download that failed, as what became of a clip."""
+    return Outcome(
+        Status(failure.kind.value), failure.reason, attempts=failure.attempts, seconds=failure.seconds
+    )
+
+
+def fill(pattern: str, clip: WantedClip, *, quoted: bool = False) -> str:
+    """A pattern with the clip's {source} and {clip} in it; quoted, a source cannot reach another host or the query."""
+    source = urllib.parse.quote(clip.source, safe="/~") if quoted else clip.source
+    values = {"{source}": source, "{clip}": clip.clip}
+    return re.sub(r"\{(?:source|clip)\}", lambda field: values[field.group()], pattern)

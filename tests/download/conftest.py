@@ -1,4 +1,4 @@
-"""A small web server on the loopback address."""
+"""A small web server on the loopback address that plays good and bad servers."""
 
 import contextlib
 import threading
@@ -19,6 +19,43 @@ class Server:
     answers: dict[str, Callable[[Any], None]] = field(default_factory=dict)
     asked: list[tuple[str, str | None]] = field(default_factory=list)
 
+    def file(
+        self, path: str, body: bytes, *, version: str = '"v1"', cut: int | None = None, chunked: bool = False
+    ) -> None:
+        """Serve `body` as a good server does: ranges, If-Range, a strong ETag.
+
+        Args:
+            version: the ETag; "" for none (then If-Range matches nothing).
+            cut: bytes of each answer's body after which the connection breaks.
+            chunked: without a length, in pieces.
+        """
+
+        def answer(request: Any) -> None:
+            asked, condition = request.headers.get("Range"), request.headers.get("If-Range")
+            start = 0
+            if asked and condition in (None, version):
+                start = int(asked.removeprefix("bytes=").rstrip("-"))
+            if start >= len(body):
+                request.reply(416)
+                return
+            rest = body[start:]
+            request.send_response(206 if start else 200)
+            if start:
+                request.send_header("Content-Range", f"bytes {start}-{len(body) - 1}/{len(body)}")
+            request.send_header("Content-Type", "video/mp4")
+            if version:
+                request.send_header("ETag", version)
+            if chunked:
+                request.send_header("Transfer-Encoding", "chunked")
+                rest = b"".join(b"%x\r\n%b\r\n" % (len(p), p) for p in (rest[:50_000], rest[50_000:]) if p)
+                rest += b"0\r\n\r\n"
+            else:
+                request.send_header("Content-Length", str(len(rest)))
+            request.end_headers()
+            request.wfile.write(rest[:cut])
+
+        self.answers[path] = answer
+
     def count(self, path: str) -> int:
         """How often `path` was asked for."""
         return sum(1 for asked, _ in self.asked if asked == path)
@@ -30,8 +67,11 @@ def serve() -> Iterator[Server]:
     server = Server()
 
     class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
         def do_GET(self) -> None:
             path = self.path.partition("?")[0]
+            self.close_connection = True
             server.asked.append((path, self.headers.get("Range")))
             with contextlib.suppress(BrokenPipeError, ConnectionResetError):
                 server.answers.get(path, lambda request: request.reply(404))(self)

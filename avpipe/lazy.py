@@ -12,10 +12,15 @@ import importlib.util
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+Entry = TypeVar("Entry")
 
 LazyTable = Mapping[str, str]
 """name -> "module:attribute". A module-level `NAME: LazyTable = {...}` is left out of code fingerprints."""
+
+Entries = Mapping[str, Entry]
+"""name -> what is known of it. `NAME: Entries[...] = {...}` is left out too: a job that uses an entry says so itself."""
 
 
 class UnknownNameError(ValueError):

@@ -3,8 +3,8 @@
 Snakemake does not see that an imported module was edited. So each rule carries
 `params: code=fingerprint("avpipe.features.vggish", ...)`: a hash of the syntax trees of those modules and of
 everything in avpipe that they import, transitively. Comments, docstrings and formatting do not count; neither
-do the lazy tables (`avpipe.lazy.LazyTable`), so that adding a model does not make the others stale: a job
-names the module of its own model instead. A module that reads files beside it names them, relative to its
+do the tables `avpipe.lazy.LazyTable` and `Entries`, so that adding a model or a backbone does not make the others
+stale: a job names its own instead. A module that reads files beside it names them, relative to its
 folder, in a literal `DATA_FILES = ("templates/*.jinja",)`; their bytes count as its code.
 """
 
@@ -124,7 +124,8 @@ class _Meaning(ast.NodeTransformer):
     visit_Module = visit_ClassDef = visit_FunctionDef = visit_AsyncFunctionDef = _without_docstring
 
     def visit_AnnAssign(self, node: ast.AnnAssign) -> Any:
-        is_table = ast.unparse(node.annotation).rpartition(".")[2] == "LazyTable"
+        kind = ast.unparse(node.annotation).partition("[")[0].rpartition(".")[2]
+        is_table = kind in ("LazyTable", "Entries")
         return None if is_table and node.value is not None else node
 
 

@@ -74,7 +74,9 @@ def extract_code(backbones: list[str]) -> str:
         raise lazy.UnknownNameError(
             f"unknown backbone {unknown[0]!r}; {lazy.suggest(unknown[0], list(BACKBONES))}"
         )
-    return code("extract", *{NETWORKS[BACKBONES[name].kind].split(":")[0] for name in backbones})
+    networks = {NETWORKS[BACKBONES[name].kind].split(":")[0] for name in backbones}
+    entries = sorted(f"{name}={BACKBONES[name]}" for name in backbones)
+    return " ".join([code("extract", *networks), *entries])
 
 
 class Plan:

@@ -7,7 +7,7 @@ from avpipe import provenance
 
 SOURCES = {
     "__init__.py": "",
-    "layers.py": '"""Layers."""\n\ndef attention(x):\n    return x + 1\n',
+    "layers.py": '"""Layers."""\n\nKNOWN: lazy.Entries[int] = {}\n\ndef attention(x):\n    return x + 1\n',
     "models/__init__.py": (
         "from avpipe import lazy\n"
         "MODELS: lazy.LazyTable = {'a': 'avpipe.models.a:A'}\n"
@@ -65,6 +65,7 @@ def test_the_closure_follows_imports_of_every_form(package: Path) -> None:
         ("layers.py", '"""Layers."""', '"""Layers that two papers share."""'),
         ("layers.py", "def attention(x):\n", 'def attention(x):\n    """Add one."""\n'),
         ("models/c.py", "C = 1", "C = 2"),
+        ("layers.py", "KNOWN: lazy.Entries[int] = {}", "KNOWN: lazy.Entries[int] = {'a': 1}"),
         (
             "models/__init__.py",
             "{'a': 'avpipe.models.a:A'}",

@@ -8,7 +8,7 @@ from avpipe import lazy
 from avpipe.config.extractor import ExtractorConfig
 from avpipe.config.imported import ImportedConfig
 from avpipe.config.section import ConfigError
-from avpipe.lazy import LazyTable
+from avpipe.lazy import Entries, LazyTable
 from avpipe.media.presets import CANONICAL
 
 SEGMENTS = CANONICAL.seconds
@@ -33,7 +33,7 @@ class Backbone:
     ceils: bool = False
 
 
-BACKBONES: dict[str, Backbone] = {
+BACKBONES: Entries[Backbone] = {
     "vggish": Backbone("audio", 128),
     "resnet18": Backbone("2d", 512, ceils=True),
     "resnet50": Backbone("2d", 2048, ceils=True),

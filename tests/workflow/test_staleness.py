@@ -70,6 +70,12 @@ def test_adding_a_model_to_the_table_of_models_reruns_nothing(checkout: Checkout
     assert checkout.rerun() == set()
 
 
+def test_adding_a_backbone_reruns_nothing(checkout: Checkout) -> None:
+    old = "BACKBONES: Entries[Backbone] = {"
+    checkout.edit("avpipe/features/spec.py", old, f'{old}\n    "new": Backbone("2d", 512),')
+    assert checkout.rerun() == set()
+
+
 def test_editing_how_tables_are_written_reruns_tables_only(checkout: Checkout) -> None:
     path = checkout.root / "avpipe" / "tables" / "aggregate.py"
     path.write_text(path.read_text() + "\nEDITED = True\n")

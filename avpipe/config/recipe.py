@@ -38,3 +38,24 @@ class Recipe(Section):
         "default",
         description="weakly-supervised localization: how segment scores become a clip's; default is the model's paper's",
     )
+    loss_weights: dict[str, float] = Field(
+        default_factory=dict,
+        description="parsing: factors of the loss's terms (clip, audio, visual, and those that the model adds); a term that is not named keeps the model's paper's",
+    )
+    label_smoothing: tuple[float, float] | None = Field(
+        None,
+        description="parsing: e for audio and for visual, each 0 to 1; a label y becomes y (1 - e) + e / 2; default: the model's paper's",
+    )
+    threshold: float = Field(
+        0.5, gt=0, lt=1, description="parsing: probability from which a segment has a category"
+    )
+    gate: Literal["clip", "modality"] = Field(
+        "clip",
+        description="parsing: a category counts only where the clip's probability of it (HAN), or that of the clip's audio or visual track alone (MA), reaches `gate_threshold`",
+    )
+    gate_threshold: float = Field(0.5, gt=0, lt=1, description="parsing: see `gate`")
+    refine_epochs: int = Field(
+        0,
+        ge=0,
+        description="refined_parsing: epochs of the first training, whose model then takes labels out of the audio or the visual track",
+    )

@@ -4,5 +4,6 @@ from avpipe.lazy import LazyTable
 
 TASKS: LazyTable = {
     "localization": "avpipe.training.localization:Localization",
+    "parsing": "avpipe.training.parsing:Parsing",
 }
 """What `Experiment.task` may be: a class made as `Task(experiment, data, model_class)`, see `avpipe.training.task`."""

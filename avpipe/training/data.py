@@ -90,9 +90,10 @@ class Data:
     def sizes(self) -> dict[str, int]:
         """What a model's arguments of these names are when the experiment does not set them.
 
-        `num_classes`, and for each role `{role}_dim` and `{role}_cells` (H * W; 1 where features are vectors).
+        `num_classes`, and for each role `{role}_dim` and `{role}_cells` (H * W; 1 where features are vectors). `motion_dim`
+        is 0 without that role.
         """
-        sizes = {"num_classes": len(self.categories)}
+        sizes = {"num_classes": len(self.categories), "motion_dim": 0}
         for role, feature in self.features.items():
             shape = feature.array.shape[2:]  # (D), (H, W, D); with a frame axis (F, D), (F, H, W, D)
             sizes[f"{role}_dim"] = int(shape[-1])

@@ -22,13 +22,14 @@ from avpipe import lazy, provenance
 from avpipe.experiment import Experiment
 from avpipe.features.device import claim_device, default_locks
 from avpipe.models import MODELS, create_model
+from avpipe.models.base import AVBatch
 from avpipe.training import TASKS
 from avpipe.training.data import Data, Reader, open_data
 from avpipe.training.logs import RunLog, say
 from avpipe.training.optimizers import make_optimizer, make_schedule
 from avpipe.training.results import Checkpoint, Outcome, better, weights_of, write_run
 from avpipe.training.resume import load_state, save_state
-from avpipe.training.task import Predictions, Task
+from avpipe.training.task import Predictions, RefiningTask, Task
 
 EVALUATION_BATCH = 128
 
@@ -191,17 +192,11 @@ class Run:
     def train(self, save_every: float) -> Outcome:
         """Train from the last saved state, or from the start."""
         recipe = self.experiment.recipe
-        torch.manual_seed(self.seed)  # weights, then dropout
-        model = create_model(self.experiment.model, **model_options(self.experiment, self.data)).to(
-            self.device
-        )
-        optimizer = make_optimizer(recipe, model)
-        schedule = make_schedule(recipe, optimizer)
-        shuffler = torch.Generator().manual_seed(self.seed)
+        targets = self._targets()
+        model, optimizer, schedule, shuffler = self._start()
         parts = {"model": model, "optimizer": optimizer, "schedule": schedule}
         outcome = Outcome(parameters=sum(p.numel() for p in model.parameters()))
         rows = self._restore(parts, shuffler, outcome)
-        targets = self.task.targets(self.device)
         name = f"{self.experiment.id} seed {self.seed}"
         started, saved = time.perf_counter() - outcome.seconds, time.perf_counter()
         with RunLog(self.folder / f"seed{self.seed}", name, recipe.epochs, rows) as log:
@@ -209,7 +204,7 @@ class Run:
                 if outcome.reason:
                     break
                 rate = float(optimizer.param_groups[0]["lr"])
-                loss = self._epoch(model, optimizer, shuffler, targets)
+                loss = self._epoch(model, optimizer, shuffler, targets, (epoch, recipe.epochs))
                 row = {"epoch": epoch, "lr": rate, "loss": loss}
                 if loss != loss or abs(loss) == float("inf"):
                     outcome.reason = (
@@ -229,14 +224,52 @@ class Run:
                 say(f"{name}: failed, {outcome.reason}")
         return outcome
 
+    def _start(self) -> tuple[nn.Module, torch.optim.Optimizer, Any, torch.Generator]:
+        """Model, optimizer, schedule and shuffler before the first step; all that is random follows from the seed."""
+        recipe = self.experiment.recipe
+        torch.manual_seed(self.seed)  # weights, then dropout
+        options = model_options(self.experiment, self.data)
+        model = create_model(self.experiment.model, **options).to(self.device)
+        optimizer = make_optimizer(recipe, model)
+        shuffler = torch.Generator().manual_seed(self.seed)
+        return model, optimizer, make_schedule(recipe, optimizer), shuffler
+
+    def _targets(self) -> dict[str, Tensor]:
+        """The task's targets; where the recipe says so, those that a first training of the same seed leads to.
+
+        Raises:
+            ValueError: if the recipe asks for a first training and the task has no use for it.
+        """
+        targets = self.task.targets(self.device)
+        epochs = self.experiment.recipe.refine_epochs
+        if not epochs:
+            return targets
+        if not isinstance(self.task, RefiningTask):
+            raise ValueError(
+                f"the recipe has refine_epochs: {epochs}, but the task {self.experiment.task} refines nothing; leave it out"
+            )
+        say(f"{self.experiment.id} seed {self.seed}: first training, {epochs} epochs")
+        model, optimizer, schedule, shuffler = self._start()
+        for epoch in range(1, epochs + 1):
+            self._epoch(model, optimizer, shuffler, targets, (epoch, epochs))
+            self._step_schedule(schedule, {})
+        start = self.data.splits["train"].start
+
+        def batches(positions: Tensor) -> Iterator[AVBatch]:
+            return self.reader.batches((positions + start).split(EVALUATION_BATCH))
+
+        with torch.no_grad():
+            return self.task.refine(targets, model.eval(), batches, self.seed)
+
     def _epoch(
         self,
         model: nn.Module,
         optimizer: torch.optim.Optimizer,
         shuffler: torch.Generator,
         targets: dict[str, Tensor],
+        at: tuple[int, int],
     ) -> float:
-        """One pass over the training clips; the mean loss a clip."""
+        """One pass over the training clips, epoch `at[0]` of `at[1]`; the mean loss a clip."""
         recipe = self.experiment.recipe
         count = len(self.data.splits["train"])
         order = torch.randperm(count, generator=shuffler) if recipe.shuffle else torch.arange(count)
@@ -246,10 +279,11 @@ class Run:
         model.train()
         total = torch.zeros((), device=self.device)
         start = self.data.splits["train"].start
-        for positions, batch in zip(batches, self.reader.batches([b + start for b in batches]), strict=True):
+        ready = zip(batches, self.reader.batches([b + start for b in batches]), strict=True)
+        for step, (positions, batch) in enumerate(ready):
             picked = {name: target.index_select(0, positions) for name, target in targets.items()}
             optimizer.zero_grad(set_to_none=True)
-            batch.targets = picked
+            batch.targets, batch.progress = picked, (at[0] - 1 + step / len(batches)) / at[1]
             loss = self.task.loss(model(batch), picked)
             loss.backward()
             if recipe.clip_norm is not None:

@@ -1,13 +1,14 @@
 """What the one loop asks of a task: batch -> loss -> scores. Data and metrics are the task's."""
 
-from typing import Protocol
+from collections.abc import Callable, Iterator
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from avpipe.models.base import AVOutput
+from avpipe.models.base import AVBatch, AVOutput
 
 Predictions = dict[str, np.ndarray]
 """Name -> array whose first axis is the clips of a split, in the split's order."""
@@ -40,3 +41,24 @@ class Task(Protocol):
 
     def empty_table(self) -> pd.DataFrame:
         """The columns of `table` without a row, for a run that failed."""
+
+
+Batches = Callable[[Tensor], Iterator[AVBatch]]
+"""Positions among the training clips -> their features, batch by batch, in that order."""
+
+
+@runtime_checkable
+class RefiningTask(Task, Protocol):
+    """A task that trains twice: what the first model says changes what the second one is told."""
+
+    def refine(
+        self, targets: dict[str, Tensor], model: nn.Module, batches: Batches, seed: int
+    ) -> dict[str, Tensor]:
+        """The targets of the second training.
+
+        Args:
+            targets: those of the first.
+            model: what it trained, in evaluation mode.
+            batches: features of training clips.
+            seed: of the run.
+        """

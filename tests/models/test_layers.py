@@ -5,7 +5,14 @@ import math
 import pytest
 import torch
 
-from avpipe.models.layers import AudioGuidedAttention, ResidualFusion, classifier, spatial_average
+from avpipe.models.layers import (
+    AudioGuidedAttention,
+    ParsingHead,
+    ResidualFusion,
+    attentive_mmil_pooling,
+    classifier,
+    spatial_average,
+)
 
 
 def attention(cells: int = 6, audio_term: str = "per_cell") -> AudioGuidedAttention:
@@ -72,3 +79,32 @@ def test_xavier_weights_stay_within_their_bound():
     weight = classifier(30, 6, hidden_dim=10)[0].weight
     bound = math.sqrt(6 / (30 + 10))  # Glorot and Bengio 2010, uniform
     assert 0.9 * bound < weight.abs().max() <= bound
+
+
+def test_mmil_pooling_of_two_segments_by_hand():
+    # one clip, one category. Scores of time log 1 and log 3 in audio, equal in visual; of modality equal, then log 1 to log 3
+    p = torch.tensor([[[0.8, 0.2], [0.4, 0.6]]]).unsqueeze(-1)  # (1, T, 2, 1)
+    time = torch.tensor([[[1.0, 1.0], [3.0, 1.0]]]).log().unsqueeze(-1)
+    modality = torch.tensor([[[1.0, 1.0], [1.0, 3.0]]]).log().unsqueeze(-1)
+    clip, of_modality = attentive_mmil_pooling(p, time, modality)
+    torch.testing.assert_close(of_modality[0, :, 0], torch.tensor([0.8 / 4 + 0.4 * 3 / 4, 0.2 / 2 + 0.6 / 2]))
+    expected = 1 / 4 * 1 / 2 * 0.8 + 1 / 2 * 1 / 2 * 0.2 + 3 / 4 * 1 / 4 * 0.4 + 1 / 2 * 3 / 4 * 0.6
+    assert clip.item() == pytest.approx(expected)
+
+
+def test_mmil_pooling_of_a_clip_may_go_to_two():
+    p = torch.ones(1, 2, 2, 1)
+    time = torch.tensor([[[50.0, -50], [-50, 50]]]).unsqueeze(-1)  # audio looks at segment 0, visual at 1,
+    modality = torch.tensor([[[50.0, -50], [-50, 50]]]).unsqueeze(-1)  # where each has all of the weight
+    clip, of_modality = attentive_mmil_pooling(p, time, modality)
+    assert clip.item() == pytest.approx(2)
+    assert of_modality.flatten().tolist() == pytest.approx([1, 1])
+
+
+def test_the_parsing_head_asks_the_same_of_both_modalities():
+    head = ParsingHead(6, 3)
+    audio, visual = torch.randn(2, 4, 6), torch.randn(2, 4, 6)
+    one, other = head(audio, visual), head(visual, audio)
+    torch.testing.assert_close(one.parsing_probabilities, other.parsing_probabilities.flip(2))
+    torch.testing.assert_close(one.modality_probabilities, other.modality_probabilities.flip(1))
+    torch.testing.assert_close(one.clip_probabilities, other.clip_probabilities)

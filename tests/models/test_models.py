@@ -6,13 +6,17 @@ from torch import nn
 
 from avpipe import lazy
 from avpipe.lazy import UnknownNameError, options_of, target
-from avpipe.models import MODELS, AVBatch, create_model, list_models, model_card
+from avpipe.models import MODELS, AVBatch, AVOutput, create_model, list_models, model_card
 from avpipe.training import TASKS
 from avpipe.training.localization import LOSSES
 
 B, T, C = 3, 5, 4
-SIZES = {"num_classes": C, "audio_dim": 6, "visual_dim": 8, "visual_cells": 4}
+SIZES = {"num_classes": C, "audio_dim": 6, "visual_dim": 8, "visual_cells": 4, "motion_dim": 7}
 every_model = pytest.mark.parametrize("name", list_models())
+PARSERS = [name for name in list_models() if "parsing" in model_card(name).task]
+LOCALIZERS = [name for name in list_models() if model_card(name).task == "localization"]
+every_parser = pytest.mark.parametrize("name", PARSERS)
+every_localizer = pytest.mark.parametrize("name", LOCALIZERS)
 
 
 def small(name: str, seed: int = 0, **options) -> nn.Module:
@@ -25,10 +29,30 @@ def batch(seed: int = 0, **changes) -> AVBatch:
     random = torch.Generator().manual_seed(seed)
     audio = torch.randn(B, T, 6, generator=random)
     visual = torch.randn(B, T, 2, 2, 8, generator=random)
-    return AVBatch(**{"audio": audio, "visual": visual, **changes})
+    motion = torch.randn(B, T, 7, generator=random)
+    return AVBatch(**{"audio": audio, "visual": visual, "motion": motion, **changes})
 
 
-@every_model
+def scores_of(output: AVOutput) -> dict[str, torch.Tensor]:
+    """What the model said, by name."""
+    return {name: value for name, value in vars(output).items() if isinstance(value, torch.Tensor)}
+
+
+@every_parser
+def test_says_how_probable_each_category_is_in_each_segment_each_modality_and_the_clip(name):
+    output = small(name)(batch())
+    shapes = {
+        "parsing_probabilities": (B, T, 2, C),
+        "modality_probabilities": (B, 2, C),
+        "clip_probabilities": (B, C),
+    }
+    assert {name: score.shape for name, score in scores_of(output).items()} == shapes
+    assert all((score >= 0).all() for score in scores_of(output).values())
+    assert (output.parsing_probabilities <= 1).all()
+    assert (output.modality_probabilities <= 1 + 1e-6).all()
+
+
+@every_localizer
 def test_scores_every_segment_for_every_category_and_background(name):
     output = small(name)(batch())
     if output.segment_logits is not None:
@@ -40,22 +64,20 @@ def test_scores_every_segment_for_every_category_and_background(name):
 
 @every_model
 def test_takes_any_number_of_segments_and_clips(name):
-    longer = AVBatch(audio=torch.randn(1, 13, 6), visual=torch.randn(1, 13, 2, 2, 8))
-    output = small(name)(longer)
-    scores = output.segment_logits if output.segment_logits is not None else output.event_logits
-    assert scores.shape[:2] == (1, 13)
+    longer = AVBatch(
+        audio=torch.randn(1, 13, 6), visual=torch.randn(1, 13, 2, 2, 8), motion=torch.randn(1, 13, 7)
+    )
+    scores = scores_of(small(name)(longer))
+    assert {score.shape[0] for score in scores.values()} == {1}
+    assert 13 in {score.shape[1] for score in scores.values()}
 
 
 @every_model
 def test_a_step_of_training_reaches_every_parameter(name):
     model = small(name)
     output = model(batch())
-    scores = [
-        s for s in (output.segment_logits, output.event_logits, output.category_logits) if s is not None
-    ]
-    torch.stack(
-        [(s * torch.randn_like(s)).sum() for s in scores] + list(output.losses.values())
-    ).sum().backward()
+    scores = [(score * torch.randn_like(score)).sum() for score in scores_of(output).values()]
+    torch.stack(scores + list(output.losses.values())).sum().backward()
     untouched = [n for n, p in model.named_parameters() if p.grad is None or not p.grad.any()]
     assert untouched == []
     assert all(torch.isfinite(p.grad).all() for p in model.parameters())
@@ -63,36 +85,76 @@ def test_a_step_of_training_reaches_every_parameter(name):
 
 @every_model
 def test_the_seed_decides_weights_and_scores(name):
-    first, again, other = (small(name, seed).eval()(batch()) for seed in (1, 1, 2))
-    scores = "segment_logits" if first.segment_logits is not None else "event_logits"
-    assert torch.equal(getattr(first, scores), getattr(again, scores))
-    assert not torch.equal(getattr(first, scores), getattr(other, scores))
+    first, again, other = (scores_of(small(name, seed).eval()(batch())) for seed in (1, 1, 2))
+    for score, value in first.items():
+        assert torch.equal(value, again[score])
+        assert not torch.equal(value, other[score])
 
 
 @every_model
 def test_a_clip_is_scored_without_a_look_at_the_others(name):
     model = small(name).eval()
-    whole = model(batch())
-    alone = model(AVBatch(audio=batch().audio[1:2], visual=batch().visual[1:2]))
-    scores = "segment_logits" if whole.segment_logits is not None else "event_logits"
-    torch.testing.assert_close(getattr(alone, scores)[0], getattr(whole, scores)[1])
+    whole = batch()
+    one = AVBatch(audio=whole.audio[1:2], visual=whole.visual[1:2], motion=whole.motion[1:2])
+    together, alone = scores_of(model(whole)), scores_of(model(one))
+    for score, value in together.items():
+        torch.testing.assert_close(alone[score][0], value[1])
 
 
-@every_model
-@pytest.mark.parametrize(
-    ("changes", "says"),
-    [
-        ({"audio": None}, "needs audio features"),
-        ({"visual": None}, "needs visual features"),
-        ({"audio": torch.zeros(B, T, 7)}, r"audio features \(B, T, 6\), found \(3, 5, 7\)"),
-        ({"visual": torch.zeros(B, T, 2, 2, 9)}, r"found \(3, 5, 2, 2, 9\)"),
-        ({"visual": torch.zeros(B, T, 2, 8)}, r"found \(3, 5, 2, 8\)"),
-        ({"visual": torch.zeros(B, T + 1, 2, 2, 8)}, "same clips and segments"),
-    ],
-)
+WRONG = [
+    ({"audio": None}, "needs audio features"),
+    ({"visual": None}, "needs visual features"),
+    ({"audio": torch.zeros(B, T, 7)}, r"audio features \(B, T, 6\), found \(3, 5, 7\)"),
+    ({"visual": torch.zeros(B, T, 2, 2, 9)}, r"found \(3, 5, 2, 2, 9\)"),
+    ({"visual": torch.zeros(B, T + 1, 2, 2, 8)}, "same clips and segments"),
+]
+WRONG_FOR_LOCALIZERS = [({"visual": torch.zeros(B, T, 2, 8)}, r"found \(3, 5, 2, 8\)")]
+WRONG_FOR_PARSERS = [
+    ({"motion": None}, "was built for motion features"),
+    ({"motion": torch.zeros(B, T, 9)}, r"motion features \(B, T, 7\), found \(3, 5, 9\)"),
+    ({"motion": torch.zeros(B, T + 1, 7)}, "same clips and segments"),
+]
+
+
+@every_localizer
+@pytest.mark.parametrize(("changes", "says"), WRONG + WRONG_FOR_LOCALIZERS)
 def test_a_missing_modality_or_a_wrong_shape_is_named(name, changes, says):
     with pytest.raises(ValueError, match=says):
         small(name)(batch(**changes))
+
+
+@every_parser
+@pytest.mark.parametrize(("changes", "says"), WRONG + WRONG_FOR_PARSERS)
+def test_a_parser_names_a_missing_modality_or_a_wrong_shape(name, changes, says):
+    with pytest.raises(ValueError, match=says):
+        small(name)(batch(**changes))
+
+
+@every_parser
+def test_a_parser_averages_the_frames_of_a_segment_and_the_cells_of_a_map(name):
+    model = small(name).eval()
+    maps = batch().visual
+    expected = scores_of(model(batch(visual=maps.mean(dim=(2, 3)))))
+    for form in (maps, maps.flatten(2, 3), maps.unsqueeze(2)):
+        found = scores_of(model(batch(visual=form)))
+        for score, value in expected.items():
+            torch.testing.assert_close(found[score], value)
+
+
+@every_parser
+def test_a_parser_can_do_without_a_3d_network(name):
+    torch.manual_seed(0)
+    model = create_model(name, **{**{n: SIZES[n] for n in SIZES if n != "visual_cells"}, "motion_dim": 0})
+    assert model(batch(motion=None)).parsing_probabilities.shape == (B, T, 2, C)
+
+
+@every_parser
+def test_a_parser_says_how_its_paper_weighs_and_smooths(name):
+    model = lazy.load(MODELS, name, "model")
+    output = small(name)(batch())
+    assert {"clip", "audio", "visual"} <= model.default_loss_weights.keys()
+    assert output.losses.keys() <= model.default_loss_weights.keys()
+    assert all(0 <= smoothing <= 1 for smoothing in model.default_label_smoothing)
 
 
 @every_model
@@ -113,7 +175,7 @@ def test_its_options_can_be_read_without_running_it(name):
         assert described["choices"] or described["type"] in ("int", "float", "bool"), option
 
 
-@every_model
+@every_localizer
 def test_says_what_its_paper_trains_it_with(name):
     model = lazy.load(MODELS, name, "model")
     if model_card(name).task == "localization":

@@ -65,7 +65,7 @@ def write_study(
     noise: float = 0.3,
     dtype: str = "float32",
 ) -> Study:
-    """Clips with one event each (every eighth clip has none); features show the category of each segment, with noise."""
+    """Clips with one event each (every eighth clip has none), heard and seen; features show each segment's category, with noise."""
     random = np.random.default_rng(0)
     names = [split for split, count in splits for _ in range(count)]
     count, background = len(names), len(CATEGORIES)
@@ -75,7 +75,9 @@ def write_study(
         if i % 8 != 7:
             onset, length = random.integers(0, 4), random.integers(4, 7)
             truth[i, onset : onset + length] = i % 3
-            events.append((f"clip{i}", "audiovisual", CATEGORIES[i % 3], float(onset), float(onset + length)))
+            times = float(onset), float(onset + length)
+            events += [(f"clip{i}", m, CATEGORIES[i % 3], *times) for m in ("audiovisual", "audio", "visual")]
+            events.append((f"clip{i}", "video", CATEGORIES[i % 3], np.nan, np.nan))
     clips = pd.DataFrame({
         "clip": [f"clip{i}" for i in range(count)], "dataset": "toy", "split": names, "source": "", "start": 0.0, "end": 10.0,
         "shard": np.arange(count) // SHARD, "row": np.arange(count), "status": "present", "reason": None,
@@ -117,18 +119,19 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
 
 @pytest.fixture(scope="session")
 def describe() -> Callable[..., Experiment]:
-    """An experiment on the toy study; keyword arguments of the recipe, and model, options, features, setting."""
+    """An experiment on the toy study; keyword arguments of the recipe, and model, options, features, setting, task."""
 
     def make(
         model: str = "avin",
         setting: str = "supervised",
         options: dict[str, Any] | None = None,
         features: dict[str, str] | None = None,
+        task: str = "localization",
         **recipe: Any,
     ) -> Experiment:
         roles = features if features is not None else {"audio": "ears", "visual": "eyes"}
         return Experiment.model_validate({
-            "task": "localization", "model": model, "setting": setting, "features": roles,
+            "task": task, "model": model, "setting": setting, "features": roles,
             "options": {"hidden_dim": 8, **({"fusion_dim": 8} if model == "avin" else {}), **(options or {})},
             "recipe": Recipe(**{"epochs": 3, "batch_size": 16, "lr": 1e-2, **recipe}).model_dump(),
         })  # fmt: skip

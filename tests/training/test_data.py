@@ -28,6 +28,7 @@ def test_sizes_for_a_model_are_those_of_the_data(study):
     data = read_tables(BOTH, study.results)
     assert data.sizes() == {
         "num_classes": 3,
+        "motion_dim": 0,
         "audio_dim": 6,
         "audio_cells": 1,
         "visual_dim": 8,

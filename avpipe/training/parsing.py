@@ -1,0 +1,162 @@
+"""Audio-visual video parsing: which categories are heard, and which are seen, in each segment of a clip?
+
+Training knows a clip's categories only (its weak labels, events of the modality "video"), not whether they are heard or
+seen, nor when. Validation and test clips have the events of each modality.
+"""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from avpipe.datasets.labels import clip_labels, parsing_labels
+from avpipe.experiment import Experiment
+from avpipe.lazy import suggest
+from avpipe.metrics.parsing import parsing_scores
+from avpipe.models.base import AVOutput
+from avpipe.training.data import Data
+from avpipe.training.task import Predictions
+
+MODALITIES = ("audio", "visual")
+EPSILON = 1e-7
+"""Probabilities are kept this far from 0 and 1 before the loss, as in the released HAN; P_clip can exceed 1."""
+
+
+def smooth_labels(labels: Tensor, smoothing: float) -> Tensor:
+    """y (1 - e) + e / 2: 0.1 makes 0.95 of 1 and 0.05 of 0, as the released HAN does for visual."""
+    return labels * (1 - smoothing) + smoothing / 2
+
+
+def clamped_binary_cross_entropy(probabilities: Tensor, target: Tensor) -> Tensor:
+    """Mean binary cross-entropy of probabilities that pooling may have carried beyond 1; both (B, C)."""
+    return functional.binary_cross_entropy(probabilities.clamp(EPSILON, 1 - EPSILON), target)
+
+
+class Parsing:
+    """The task of an experiment; see `avpipe.training.task.Task`.
+
+    The loss is the weighted sum of binary cross-entropies of the clip's probabilities and of each modality's, the latter with smoothed
+    labels, and of the model's own terms. A segment has a category where its probability reaches `threshold` and the gate lets
+    the category through: for both modalities the clip's probability (HAN's evaluation), or for each its own (MA's).
+
+    Args:
+        experiment: setting and recipe (loss_weights, label_smoothing, gate, threshold, gate_threshold) are used.
+        data: clips and events.
+        model: its `default_loss_weights` and `default_label_smoothing` stand where the recipe says nothing.
+
+    Raises:
+        ValueError: for a setting, or a key of the recipe, that parsing does not have.
+    """
+
+    main_metric = "segment_type"
+
+    def __init__(self, experiment: Experiment, data: Data, model: type[Any]) -> None:
+        recipe = experiment.recipe
+        if experiment.setting != "weakly-supervised":
+            raise ValueError(
+                f"parsing is trained with the clips' labels only; setting {experiment.setting!r} should be 'weakly-supervised'"
+            )
+        if recipe.loss != "default" or recipe.pooling != "default":
+            raise ValueError(
+                "parsing has one loss, and pooling is the model's; leave `loss` and `pooling` at default"
+            )
+        self.recipe, self.data = recipe, data
+        self.weights = {**model.default_loss_weights, **recipe.loss_weights}
+        self.smoothing = recipe.label_smoothing or model.default_label_smoothing
+        self.truth = {
+            name: self._truth(split.clips) for name, split in data.splits.items() if name != "train"
+        }
+
+    def _truth(self, clips: pd.DataFrame) -> npt.NDArray[np.bool_]:
+        """(N, T, 2, C)."""
+        events, categories, segments = self.data.events, self.data.categories, self.data.segments
+        return np.stack([parsing_labels(events, clips, categories, m, segments) for m in MODALITIES], axis=2)
+
+    def targets(self, device: torch.device) -> dict[str, Tensor]:
+        """`clip`, `audio` and `visual`, (N, C) float32, 0 or 1: the weak label three times.
+
+        Raises:
+            ValueError: if no training clip has one.
+        """
+        clips = self.data.splits["train"].clips
+        weak = torch.from_numpy(clip_labels(self.data.events, clips, self.data.categories, "video")).to(
+            device
+        )
+        if not weak.any():
+            raise ValueError(
+                "parsing learns from labels of whole clips (modality `video` in events.parquet) and no training clip "
+                "has one; LLP's annotations, and the demo's, have them"
+            )
+        return {"clip": weak, "audio": weak.clone(), "visual": weak.clone()}
+
+    def loss(self, output: AVOutput, targets: dict[str, Tensor]) -> Tensor:
+        """The weighted sum of the terms. A label that one modality has lost (`audio` or `visual` 0, `clip` 1) is 0, not e / 2.
+
+        Raises:
+            ValueError: for a weight of a term that there is not.
+        """
+        _, of_modality, of_clip = probabilities_of(output)
+        terms = {"clip": clamped_binary_cross_entropy(of_clip, targets["clip"]), **output.losses}
+        for index, modality in enumerate(MODALITIES):
+            lost = targets[modality] < targets["clip"]
+            wanted = smooth_labels(targets[modality], self.smoothing[index]).masked_fill(lost, 0.0)
+            terms[modality] = clamped_binary_cross_entropy(of_modality[:, index], wanted)
+        for name in self.recipe.loss_weights:
+            if name not in terms:
+                raise ValueError(f"loss_weights: the loss has no term {name!r}; {suggest(name, list(terms))}")
+        return torch.stack([self.weights.get(name, 1.0) * term for name, term in terms.items()]).sum()
+
+    def predict(self, output: AVOutput) -> dict[str, Tensor]:
+        """`prediction` (B, T, 2, C) bool, and its probability `confidence`, of the same shape."""
+        segments, of_modality, of_clip = probabilities_of(output)
+        gates = of_clip.unsqueeze(1) if self.recipe.gate == "clip" else of_modality  # (B, 1 or 2, C)
+        gate = (gates >= self.recipe.gate_threshold).unsqueeze(1)  # (B, 1, 1 or 2, C)
+        return {"prediction": (segments >= self.recipe.threshold) & gate, "confidence": segments}
+
+    def metrics(self, predictions: Predictions, split: str) -> dict[str, float]:
+        """The ten scores of `avpipe.metrics.parsing`."""
+        truth, prediction = self.truth[split], predictions["prediction"]
+        return parsing_scores(truth[:, :, 0], truth[:, :, 1], prediction[:, :, 0], prediction[:, :, 1])
+
+    def table(self, predictions: Predictions, split: str) -> pd.DataFrame:
+        """One row a clip, modality, segment and category that is true or predicted.
+
+        Columns clip, modality, segment, category (its name), truth, prediction (both bool), confidence. What has no
+        row is neither true nor predicted.
+        """
+        truth, prediction = self.truth[split], predictions["prediction"]
+        where = np.nonzero(truth | prediction)
+        clip, segment, modality, category = where
+        clips = self.data.splits[split].clips["clip"].to_numpy()
+        return pd.DataFrame(
+            {
+                "clip": clips[clip],
+                "modality": np.array(MODALITIES, dtype=object)[modality],
+                "segment": segment,
+                "category": np.array(self.data.categories, dtype=object)[category],
+                "truth": truth[where],
+                "prediction": prediction[where],
+                "confidence": predictions["confidence"][where].astype(np.float64),
+            }
+        )
+
+    def empty_table(self) -> pd.DataFrame:
+        """The columns of `table`, no row."""
+        shape = self.truth["test"].shape
+        blank = {"prediction": np.zeros(shape, bool), "confidence": np.zeros(shape)}
+        return self.table(blank, "test").head(0)
+
+
+def probabilities_of(output: AVOutput) -> tuple[Tensor, Tensor, Tensor]:
+    """(B, T, 2, C), (B, 2, C), (B, C). Raises ValueError unless the model gave all three."""
+    found = output.parsing_probabilities, output.modality_probabilities, output.clip_probabilities
+    segments, of_modality, of_clip = found
+    if segments is None or of_modality is None or of_clip is None:
+        raise ValueError(
+            "a parsing model must give `parsing_probabilities`, `modality_probabilities` and `clip_probabilities`"
+        )
+    return segments, of_modality, of_clip

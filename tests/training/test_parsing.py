@@ -1,0 +1,288 @@
+"""The parsing task: targets, the loss and both gates worked by hand; the loop trains it beside localization."""
+
+import json
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from avpipe.metrics.parsing import METRICS, parsing_scores
+from avpipe.models.base import AVOutput
+from avpipe.models.han import HAN
+from avpipe.training import loop
+from avpipe.training.data import read_tables
+from avpipe.training.loop import train_experiment
+from avpipe.training.parsing import Parsing, clamped_binary_cross_entropy, smooth_labels
+
+CPU = torch.device("cpu")
+WEAK = "weakly-supervised"
+
+
+@pytest.fixture
+def task(study, describe):
+    def make(setting=WEAK, model=HAN, **recipe):
+        experiment = describe("han", setting, task="parsing", **recipe)
+        return Parsing(experiment, read_tables(experiment.features, study.results), model)
+
+    return make
+
+
+def says(segments, of_modality, of_clip, **losses) -> AVOutput:
+    """One clip, two segments, one category: [[audio, visual], [audio, visual]], [audio, visual], the clip's."""
+    return AVOutput(
+        parsing_probabilities=torch.tensor(segments).view(1, 2, 2, 1),
+        modality_probabilities=torch.tensor(of_modality).view(1, 2, 1),
+        clip_probabilities=torch.tensor([[of_clip]]),
+        losses={name: torch.tensor(value) for name, value in losses.items()},
+    )
+
+
+def labels(clip=1.0, audio=1.0, visual=1.0) -> dict[str, torch.Tensor]:
+    return {
+        "clip": torch.tensor([[clip]]),
+        "audio": torch.tensor([[audio]]),
+        "visual": torch.tensor([[visual]]),
+    }
+
+
+def entropy(p: float, y: float) -> float:
+    return -(y * math.log(p) + (1 - y) * math.log(1 - p))
+
+
+OUTPUT = ([[0.9, 0.6], [0.5, 0.4]], [0.7, 0.3], 0.5)
+
+
+# Targets
+
+
+def test_every_target_is_the_weak_label(study, task):
+    targets = task().targets(CPU)
+    expected = torch.zeros(48, 3)
+    for i in range(48):
+        if i % 8 != 7:
+            expected[i, i % 3] = 1
+    assert targets.keys() == {"clip", "audio", "visual"}
+    assert all(torch.equal(target, expected) for target in targets.values())
+
+
+def test_truth_is_what_is_heard_and_seen(study, task):
+    truth = task().truth
+    assert truth.keys() == {"val", "test"}
+    assert truth["test"].shape == (16, 10, 2, 3)
+    expected = np.eye(4, dtype=bool)[study.split("test")][:, :, :3]
+    assert np.array_equal(truth["test"][:, :, 0], expected)
+    assert np.array_equal(truth["test"][:, :, 1], expected)
+
+
+def test_a_dataset_without_weak_labels_is_told(make_study, describe):
+    study = make_study()
+    events = pd.read_parquet(study.results / "events.parquet")
+    events[events["modality"] != "video"].to_parquet(study.results / "events.parquet")
+    experiment = describe("han", WEAK, task="parsing")
+    parsing = Parsing(experiment, read_tables(experiment.features, study.results), HAN)
+    with pytest.raises(ValueError, match="labels of whole clips"):
+        parsing.targets(CPU)
+
+
+# Loss
+
+
+def test_smoothing_pulls_both_labels_towards_a_half():
+    assert smooth_labels(torch.tensor([0.0, 1.0]), 0.1).tolist() == pytest.approx([0.05, 0.95])
+
+
+def test_the_loss_is_hans_three_cross_entropies(task):
+    loss = task().loss(says(*OUTPUT), labels())
+    assert loss.item() == pytest.approx(entropy(0.5, 1) + entropy(0.7, 1) + entropy(0.3, 0.95))
+    absent = task().loss(says(*OUTPUT), labels(0.0, 0.0, 0.0))
+    assert absent.item() == pytest.approx(entropy(0.5, 0) + entropy(0.7, 0) + entropy(0.3, 0.05))
+
+
+def test_a_label_that_a_modality_has_lost_is_0_for_it(task):
+    loss = task().loss(says(*OUTPUT), labels(visual=0.0))
+    assert loss.item() == pytest.approx(entropy(0.5, 1) + entropy(0.7, 1) + entropy(0.3, 0))
+
+
+def test_terms_are_weighed_by_name(task):
+    model = type(
+        "Other", (HAN,), {"default_loss_weights": {"clip": 1.0, "audio": 0.6, "visual": 0.6, "extra": 0.4}}
+    )
+    found = task(model=model).loss(says(*OUTPUT, extra=2.0, more=3.0), labels())
+    plain = entropy(0.5, 1) + 0.6 * (entropy(0.7, 1) + entropy(0.3, 0.95)) + 0.4 * 2 + 3
+    assert found.item() == pytest.approx(plain)
+    found = task(model=model, loss_weights={"extra": 0.3, "clip": 2.0}, label_smoothing=(0.2, 0.0))
+    changed = 2 * entropy(0.5, 1) + 0.6 * (entropy(0.7, 0.9) + entropy(0.3, 1)) + 0.3 * 2
+    assert found.loss(says(*OUTPUT, extra=2.0), labels()).item() == pytest.approx(changed)
+
+
+def test_a_weight_of_no_term_is_refused(task):
+    with pytest.raises(ValueError, match="no term 'vidual'; did you mean 'visual'"):
+        task(loss_weights={"vidual": 1.0}).loss(says(*OUTPUT), labels())
+
+
+@pytest.mark.parametrize("p", [0.0, 1.0, 1.7])
+def test_probabilities_at_and_beyond_the_ends_have_a_finite_loss(p):
+    for y in (0.0, 1.0):
+        assert clamped_binary_cross_entropy(torch.tensor([[p]]), torch.tensor([[y]])).isfinite()
+
+
+@pytest.mark.parametrize(
+    ("recipe", "message"),
+    [
+        ({"setting": "supervised"}, "should be 'weakly-supervised'"),
+        ({"loss": "cross_entropy"}, "leave `loss` and `pooling`"),
+        ({"pooling": "max"}, "leave `loss` and `pooling`"),
+    ],
+)
+def test_what_parsing_cannot_follow_is_refused(task, recipe, message):
+    with pytest.raises(ValueError, match=message):
+        task(**recipe)
+
+
+def test_a_model_that_does_not_parse_is_told(task):
+    with pytest.raises(ValueError, match="parsing_probabilities"):
+        task().predict(AVOutput(segment_logits=torch.zeros(1, 2, 2)))
+
+
+# Prediction
+
+
+@pytest.mark.parametrize(
+    ("recipe", "expected"),
+    [
+        ({}, [[1, 1], [1, 0]]),  # the clip's 0.5 lets both modalities through; 0.5 is enough
+        ({"gate": "modality"}, [[1, 0], [1, 0]]),  # audio's 0.7 does, visual's 0.3 does not
+        ({"threshold": 0.55}, [[1, 1], [0, 0]]),
+        ({"gate_threshold": 0.55}, [[0, 0], [0, 0]]),
+        ({"gate": "modality", "gate_threshold": 0.25, "threshold": 0.4}, [[1, 1], [1, 1]]),
+    ],
+)
+def test_a_segment_has_what_reaches_the_threshold_and_passes_the_gate(task, recipe, expected):
+    found = task(**recipe).predict(says(*OUTPUT))
+    assert found["prediction"][0, :, :, 0].int().tolist() == expected
+    torch.testing.assert_close(found["confidence"][0, :, :, 0], torch.tensor(OUTPUT[0]))
+
+
+def test_scores_and_table_of_a_split(task):
+    parsing = task()
+    truth = parsing.truth["test"]
+    prediction = truth.copy()
+    prediction[0, :, 0] = False  # clip 64 hears nothing
+    prediction[3, 9, 1, 2] = True  # clip 67 sees something at the end
+    found = parsing.metrics({"prediction": prediction, "confidence": np.full(truth.shape, 0.5)}, "test")
+    assert list(found) == list(METRICS)
+    arrays = (truth[:, :, 0], truth[:, :, 1], prediction[:, :, 0], prediction[:, :, 1])
+    assert found == parsing_scores(*arrays)
+    table = parsing.table(
+        {"prediction": prediction, "confidence": np.full(truth.shape, 0.5, np.float32)}, "test"
+    )
+    assert table.columns.tolist() == [
+        "clip",
+        "modality",
+        "segment",
+        "category",
+        "truth",
+        "prediction",
+        "confidence",
+    ]
+    assert len(table) == (truth | prediction).sum()
+    assert (table["truth"] | table["prediction"]).all()
+    missed = table[table["truth"] & ~table["prediction"]]
+    assert set(zip(missed["clip"], missed["modality"], missed["category"], strict=True)) == {
+        ("clip64", "audio", "Bell")
+    }
+    wrong = table[~table["truth"]]
+    assert wrong[["clip", "modality", "segment", "category"]].values.tolist() == [
+        ["clip67", "visual", 9, "Horn"]
+    ]
+    empty = parsing.empty_table()
+    assert empty.dtypes.equals(table.dtypes)
+    assert len(empty) == 0
+
+
+# In the loop
+
+
+def run(experiment, study) -> tuple[dict, pd.DataFrame]:
+    train_experiment(experiment, study.results, [0], "cpu", threads=1)
+    folder = study.results / "runs" / experiment.id / "seed0"
+    return json.loads((folder / "metrics.json").read_text()), pd.read_parquet(folder / "predictions.parquet")
+
+
+def test_learns_what_is_heard_and_seen_when_from_what_the_clip_has(study, describe):
+    experiment = describe("han", WEAK, {"hidden_dim": 32}, task="parsing", epochs=20)
+    metrics, table = run(experiment, study)
+    assert metrics["status"] == "ok"
+    found = metrics["metrics"]["validation"]
+    assert found.keys() == set(METRICS)
+    weak = study_weak_scores(study)
+    assert found["segment_type"] > weak["segment_type"] + 0.1
+    assert found["event_type"] > weak["event_type"] + 0.1
+    assert set(table["modality"]) == {"audio", "visual"}
+
+
+def study_weak_scores(study) -> dict[str, float]:
+    """What the weak labels on every segment score on the test split."""
+    truth = np.eye(4, dtype=bool)[study.split("test")][:, :, :3]
+    weak = np.broadcast_to(truth.any(axis=1, keepdims=True), truth.shape)
+    return parsing_scores(truth, truth, weak, weak)
+
+
+def test_one_results_folder_serves_both_tasks(study, describe):
+    localization, _ = run(describe("avel", WEAK), study)
+    parsing, _ = run(describe("han", WEAK, task="parsing"), study)
+    assert localization["metrics"]["last"].keys() == {"accuracy"}
+    assert parsing["metrics"]["last"].keys() == set(METRICS)
+
+
+def test_a_model_sees_how_far_the_training_is(study, describe, monkeypatch):
+    seen = []
+    forward = HAN.forward
+
+    def watching(self, batch):
+        seen.append((batch.progress, batch.targets is not None))
+        return forward(self, batch)
+
+    monkeypatch.setattr(HAN, "forward", watching)
+    run(describe("han", WEAK, task="parsing", epochs=2, batch_size=24), study)
+    assert [progress for progress, trained in seen if trained] == [0, 0.25, 0.5, 0.75]
+    assert {progress for progress, trained in seen if not trained} == {None}
+
+
+class Refining(Parsing):
+    """Takes every visual label away after the first training."""
+
+    def refine(self, targets, model, batches, seed):
+        assert not model.training
+        positions = torch.tensor([5, 2])
+        (batch,) = batches(positions)
+        assert batch.audio.shape == (2, 10, 6)
+        assert batch.targets is None
+        Refining.said = model(batch).clip_probabilities
+        return {**targets, "visual": torch.zeros_like(targets["visual"])}
+
+
+def test_a_first_training_decides_what_the_second_is_told(study, describe, monkeypatch):
+    monkeypatch.setattr(loop.lazy, "load", lambda table, name, kind: Refining if kind == "task" else HAN)
+    told = []
+    loss = Parsing.loss
+
+    def watching(self, output, targets):
+        told.append(targets["visual"].any().item())
+        return loss(self, output, targets)
+
+    monkeypatch.setattr(Parsing, "loss", watching)
+    experiment = describe("han", WEAK, task="parsing", epochs=3, batch_size=48, refine_epochs=2)
+    metrics, _ = run(experiment, study)
+    assert told == [True, True, False, False, False]
+    assert metrics["metrics"]["last"]["segment_visual"] < 0.3
+    first = Refining.said
+    run(experiment, study)
+    assert torch.equal(first, Refining.said)  # the same seed, the same first training
+
+
+def test_a_first_training_without_use_is_refused(study, describe):
+    with pytest.raises(ValueError, match="refines nothing"):
+        run(describe("han", WEAK, task="parsing", refine_epochs=2), study)

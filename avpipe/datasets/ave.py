@@ -8,11 +8,16 @@ the released `{train,val,test}_order.h5`, which the column `split_order` keeps.
 * Categories are numbered by first appearance in `Annotations.txt`; background follows them.
 * An event is the seconds [Start, End) of the 10 s excerpt that the authors cut. The files do not say where in
   the YouTube video the excerpt lies: start and end are NaN, the whole of the file that a source has.
-* Two rows of the authors' `labels.h5` are said to carry two categories (AVE-ECCV18 issue 10). The text files
-  have one each; they are what is read here.
+* Two rows of the authors' `labels.h5` (171 and 2189, both test) are said to carry two categories (AVE-ECCV18 issue 10).
+  The text files have one each; they are what is read here. `conflicts: drop` leaves the two clips out.
+* 18 ids are in the training split and in another one, under another category. `shared_ids: drop` leaves the clips of the
+  earlier split out (train before val before test), so that no test clip is lost.
+* A clip that is left out stays in the manifest, in the split "none".
 * `labels` reads the events from a file of labels (`labels.h5`, PSP's `right_labels.h5`: "avadataset", (N, 10, C + 1), one
   for a segment's category, the last for background) instead; row i belongs to line i of `Annotations.txt`.
 * Where the three set files are missing, `{train,val,test}_order.h5` ("order": line numbers from 0) are read in their place.
+* `{train,val,test}_order_match.h5`, where they are, divide the clips anew for cross-modality localization (columns
+  match_split and match_order): the same sizes, but all test clips have an event shorter than the clip.
 * `noisy` appends the clips of the noisy set, named `noisy~0` and so on: 178 clips of background alone, whose ids the
   authors no longer have, so that only their published features exist. They belong to the split train, and to weakly supervised
   training only; row i of `audio_feature_noisy.h5` and of `visual_feature_noisy.h5` is `noisy~{i}`.
@@ -22,16 +27,17 @@ the released `{train,val,test}_order.h5`, which the column `split_order` keeps.
 Issue codes: `refused_id` (see `avpipe.datasets.base`), `repeated_id` (an id in several rows), `conflicting_labels`
 (rows of one id whose intervals overlap and whose categories differ), `id_in_train_and_val` and so on,
 `zero_length_event`, `reversed_event` (both leave the clip without an event: background), `no_split`, `other_labels` (the file
-of labels says otherwise than `Annotations.txt`).
+of labels says otherwise than `Annotations.txt`), `two_labels` (the two rows above), `dropped` (a clip that an option left out).
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
+import pandas as pd
 
 from avpipe.datasets.base import (
     CLIP_COLUMNS,
@@ -41,6 +47,7 @@ from avpipe.datasets.base import (
     Annotations,
     Issue,
     Line,
+    leaking_clips,
     number_repeats,
     read_lines,
     refused,
@@ -53,6 +60,9 @@ _WHOLE = (float("nan"), float("nan"))
 """Start and end of a clip that is the whole of its file."""
 Event = tuple[str, str, str, float, float]
 """clip, modality, category, onset, offset."""
+
+TWO_LABELS = ("hOuyJFqb4JM", "ddU9u9pBszc")
+"""Ids of the rows 171 and 2189 of `Annotations.txt`."""
 
 SET_FILES = {"train": "trainSet.txt", "val": "valSet.txt", "test": "testSet.txt"}
 
@@ -70,13 +80,22 @@ def noisy_clip(row: int) -> str:
     return f"noisy~{row}"
 
 
-def read_ave(annotations: Path, *, labels: str = "", noisy: int = 0) -> Annotations:
+def read_ave(
+    annotations: Path,
+    *,
+    labels: str = "",
+    noisy: int = 0,
+    conflicts: Literal["keep", "drop"] = "keep",
+    shared_ids: Literal["keep", "drop"] = "keep",
+) -> Annotations:
     """Read the folder that holds AVE's `Annotations.txt`, `trainSet.txt`, `valSet.txt` and `testSet.txt`.
 
     Args:
         annotations: the folder.
         labels: name of a file of labels in it, to be read instead of the intervals in `Annotations.txt`.
         noisy: how many clips of the noisy set to append; there are 178.
+        conflicts: "drop" leaves out the two clips that have two categories in the authors' `labels.h5`.
+        shared_ids: "drop" leaves out the clips whose id is in a later split too.
 
     Raises:
         H5Error: for an h5 file that is damaged or has another array.
@@ -101,6 +120,15 @@ def read_ave(annotations: Path, *, labels: str = "", noisy: int = 0) -> Annotati
                 (code, clip, f"{row.line.place}: {row.line.text!r} has no event; all of it is background")
             )
     issues += _repeat_issues(rows, clips)
+    issues += [
+        (
+            "two_labels",
+            clip,
+            f"{row.line.place}: {row.category} here, two categories in the authors' labels.h5",
+        )
+        for clip, row in zip(clips, rows, strict=True)
+        if row.identifier in TWO_LABELS
+    ]
     categories = tuple(dict.fromkeys(row.category for row in rows))
     if labels:
         events, others = _replace_events(annotations / labels, clips, categories, events)
@@ -111,22 +139,33 @@ def read_ave(annotations: Path, *, labels: str = "", noisy: int = 0) -> Annotati
         for clip, row, (split, _) in zip(clips, rows, splits, strict=True)
         if split == "none"
     ]
-    trained = sum(split == "train" for split, _ in splits)
-    extra = [(noisy_clip(row), "train", "", *_WHOLE, trained + row) for row in range(noisy)]
-    frame = table(
-        [
-            (clip, split, source, *_WHOLE, order)
-            for clip, (_, source), (split, order) in zip(clips, names, splits, strict=True)
-        ]
-        + extra,
-        {**CLIP_COLUMNS, "split_order": "int64"},
-    )
+    sources = [source for _, source in names]
+    frame = _with_match_splits(_clip_table(clips, sources, splits, noisy), annotations, len(rows))
+    issues += shared_id_issues(frame)
+    if conflicts == "drop":
+        doubtful = [clip for clip in clips if clip in TWO_LABELS]
+        issues += _leave_out(frame, dict.fromkeys(doubtful, "two categories in labels.h5"))
+    if shared_ids == "drop":
+        issues += _leave_out_leaks(frame)
     return Annotations(
         categories=categories,
         clips=frame,
         events=table(events, EVENT_COLUMNS),
-        issues=table(issues + shared_id_issues(frame), ISSUE_COLUMNS),
+        issues=table(issues, ISSUE_COLUMNS),
     )
+
+
+def _clip_table(
+    clips: Sequence[str], sources: Sequence[str], splits: Sequence[tuple[str, int]], noisy: int
+) -> pd.DataFrame:
+    """The clips with their splits, the noisy set after them."""
+    trained = sum(split == "train" for split, _ in splits)
+    extra = [(noisy_clip(row), "train", "", *_WHOLE, trained + row) for row in range(noisy)]
+    rows = [
+        (clip, split, source, *_WHOLE, order)
+        for clip, source, (split, order) in zip(clips, sources, splits, strict=True)
+    ]
+    return table(rows + extra, {**CLIP_COLUMNS, "split_order": "int64"})
 
 
 def _read_rows(path: Path) -> list[_Row]:
@@ -188,21 +227,59 @@ def _read_splits(folder: Path, rows: Sequence[_Row]) -> list[tuple[str, int]]:
     texts = [folder / name for name in SET_FILES.values()]
     if any(path.exists() for path in texts) or not all(path.exists() for path in orders.values()):
         return _read_sets(folder, rows)
+    return _read_orders(orders, len(rows))
+
+
+def _read_orders(files: Mapping[str, Path], rows: int) -> list[tuple[str, int]]:
+    """For each row its split and its position in the split's file; ("none", ...) in the rows' order if in no file."""
     from avpipe.datasets.h5 import H5Error, open_array
 
     found: dict[int, tuple[str, int]] = {}
-    for split, path in orders.items():
+    for split, path in files.items():
         with open_array(path, "order") as array:
             numbers = np.asarray(array[:]).reshape(-1).tolist()
         for order, row in enumerate(numbers):
-            if not 0 <= row < len(rows) or row in found or row != int(row):
+            if not 0 <= row < rows or row in found or row != int(row):
                 raise H5Error(
-                    f"{path}, entry {order}: {row} is not the number of a line of Annotations.txt (0 to {len(rows) - 1}) "
+                    f"{path}, entry {order}: {row} is not the number of a line of Annotations.txt (0 to {rows - 1}) "
                     "that no set has named before"
                 )
             found[int(row)] = (split, order)
-    outside = iter(range(len(rows)))
-    return [found[row] if row in found else ("none", next(outside)) for row in range(len(rows))]
+    outside = iter(range(rows))
+    return [found[row] if row in found else ("none", next(outside)) for row in range(rows)]
+
+
+def _with_match_splits(clips: pd.DataFrame, folder: Path, rows: int) -> pd.DataFrame:
+    """With columns match_split and match_order, if the folder has one of their files; noisy clips are in no split."""
+    files = {split: folder / f"{split}_order_match.h5" for split in SET_FILES}
+    if not any(path.exists() for path in files.values()):
+        return clips
+    found = _read_orders(files, rows) + [("none", row) for row in range(len(clips) - rows)]
+    columns = {"match_split": "str", "match_order": "int64"}
+    return clips.join(table(found, columns))
+
+
+def _leave_out(clips: pd.DataFrame, reasons: Mapping[str, str]) -> list[Issue]:
+    """Put clips into no split, of either division; their issues."""
+    chosen = clips["clip"].isin(list(reasons))
+    for column in ("split", "match_split"):
+        if column in clips:
+            clips.loc[chosen, column] = "none"
+    return [("dropped", clip, f"left out: {reason}") for clip, reason in reasons.items()]
+
+
+def _leave_out_leaks(clips: pd.DataFrame) -> list[Issue]:
+    """Put the clips whose id is in a later split too into no split, each division by itself; their issues."""
+    issues = []
+    for column in ("split", "match_split"):
+        if column in clips:
+            leaking = leaking_clips(clips, column)
+            clips.loc[clips["clip"].isin(list(leaking)), column] = "none"
+            issues += [
+                ("dropped", clip, f"left out of {column}: its id is in {last}")
+                for clip, last in leaking.items()
+            ]
+    return issues
 
 
 def _read_sets(folder: Path, rows: Sequence[_Row]) -> list[tuple[str, int]]:

@@ -28,6 +28,7 @@ MODALITIES = ("audiovisual", "audio", "visual", "video")
 
 CLIP_COLUMNS = {"clip": "str", "split": "str", "source": "str", "start": "float64", "end": "float64"}
 EVENT_COLUMNS = {"clip": "str", "modality": "str", "category": "str", "onset": "float64", "offset": "float64"}
+OPTIONAL_CLIP_COLUMNS = {"split_order": "int64", "match_split": "str", "match_order": "int64"}
 ISSUE_COLUMNS = {"code": "str", "clip": "str", "message": "str"}
 
 CLIP_NAME = r"[A-Za-z0-9_-][A-Za-z0-9_~-]{0,127}"
@@ -145,17 +146,36 @@ def number_repeats(names: Sequence[str]) -> list[str]:
 
 def shared_id_issues(clips: pd.DataFrame) -> list[Issue]:
     """One issue `id_in_{a}_and_{b}` for each source that has clips in both splits a and b: a leak."""
-    known = clips[(clips["source"] != "") & (clips["split"] != "none")]
-    repeated = known[known["source"].duplicated(keep=False)]
-    holders: dict[str, list[tuple[str, str]]] = defaultdict(list)
-    for source, clip, split in zip(repeated["source"], repeated["clip"], repeated["split"], strict=True):
-        holders[source].append((clip, split))
     issues = []
-    for source, held in holders.items():
+    for source, held in _shared_sources(clips, "split"):
         for pair in combinations([split for split in SPLITS if split in {where for _, where in held}], 2):
             names = ", ".join(f"{clip} ({split})" for clip, split in held if split in pair)
             issues.append((f"id_in_{pair[0]}_and_{pair[1]}", held[0][0], f"{source}: {names}"))
     return issues
+
+
+def leaking_clips(clips: pd.DataFrame, column: str) -> dict[str, str]:
+    """The clips whose source is in a later split too (train before val before test), and that split.
+
+    Args:
+        clips: as `Annotations` has them.
+        column: which division counts, "split" or "match_split".
+    """
+    leaking: dict[str, str] = {}
+    for _, held in _shared_sources(clips, column):
+        last = max((split for _, split in held), key=SPLITS.index)
+        leaking |= {clip: last for clip, split in held if split != last}
+    return leaking
+
+
+def _shared_sources(clips: pd.DataFrame, column: str) -> list[tuple[str, list[tuple[str, str]]]]:
+    """The sources that have several clips, and these clips with their splits."""
+    known = clips[(clips["source"] != "") & (clips[column] != "none")]
+    repeated = known[known["source"].duplicated(keep=False)]
+    holders: dict[str, list[tuple[str, str]]] = defaultdict(list)
+    for source, clip, split in zip(repeated["source"], repeated["clip"], repeated[column], strict=True):
+        holders[source].append((clip, split))
+    return list(holders.items())
 
 
 @dataclass(frozen=True)
@@ -165,9 +185,10 @@ class Annotations:
     Args:
         categories: names of the C event categories; their order is the index. Background is not among them.
         clips: columns clip, split (of `SPLITS`), source (the id in the source, "" if it was refused), start and
-            end (seconds inside the source, NaN for the whole), one row a clip in the annotation file's order. A
-            column split_order (position of the clip in the file of its split) may follow; without it the order
-            of the rows counts.
+            end (seconds inside the source, NaN for the whole), one row a clip in the annotation file's order. Columns
+            of `OPTIONAL_CLIP_COLUMNS` may follow: split_order (position of the clip in the file of its split; without it
+            the order of the rows counts), and match_split with match_order, the same of another division of the
+            clips, for cross-modality localization.
         events: columns clip, modality (of `MODALITIES`), category, onset, offset (seconds inside the clip; both
             NaN for modality "video", which says that a category occurs somewhere, heard or seen).
         issues: columns code, clip, message: the quirks of the files.
@@ -187,8 +208,10 @@ class Annotations:
         _require(not clips["clip"].duplicated().any(), "clip names repeat", clips[clips["clip"].duplicated()])
         named = clips["clip"].str.fullmatch(CLIP_NAME)
         _require(named.all(), f"clip names must match {CLIP_NAME}", clips[~named])
-        known = clips["split"].isin(SPLITS)
-        _require(known.all(), f"split is one of {SPLITS}", clips[~known])
+        for column in ("split", "match_split"):
+            if column in clips:
+                known = clips[column].isin(SPLITS)
+                _require(known.all(), f"{column} is one of {SPLITS}", clips[~known])
         start, end = clips["start"].to_numpy(), clips["end"].to_numpy()
         window = (np.isnan(start) & np.isnan(end)) | ((start >= 0) & (start < end) & np.isfinite(end))
         _require(window.all(), "0 <= start < end, or both NaN", clips[~window])
@@ -212,7 +235,7 @@ class Annotations:
             ("events", self.events, [*EVENT_COLUMNS]),
             ("issues", self.issues, [*ISSUE_COLUMNS]),
         ):
-            optional = ["split_order"] if name == "clips" and "split_order" in frame else []
+            optional = [c for c in OPTIONAL_CLIP_COLUMNS if name == "clips" and c in frame]
             if list(frame.columns) != columns + optional:
                 raise ValueError(
                     f"{name} has the columns {list(frame.columns)}, expected {columns + optional}"

@@ -140,6 +140,7 @@ def _manifest_table(
     import numpy as np
 
     order = clips["split_order"] if "split_order" in clips else clips.groupby("split", sort=False).cumcount()
+    match = {name: clips[name] for name in ("match_split", "match_order") if name in clips}
     table = clips[["clip"]].assign(
         dataset=dataset,
         split=clips["split"],
@@ -149,12 +150,13 @@ def _manifest_table(
         shard=np.asarray(rows, dtype=np.int64) // shard_size,
         row=np.asarray(rows, dtype=np.int64),
         split_order=order.astype(np.int64),
+        **match,
     )
     return table.sort_values("row", ignore_index=True)
 
 
 def shard_digests(manifest: "pd.DataFrame", local_sources: Sequence[LocalSource]) -> dict[str, str]:
-    """Shard -> 16 hex digits of its rows (without split_order, which no job on a shard sees) and local files.
+    """Shard -> 16 hex digits of its rows (without the orders and match_split, which no job on a shard sees) and local files.
 
     Neither the absolute place of a source nor the dataset's name counts: a copied project keeps its results.
 

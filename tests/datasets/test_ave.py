@@ -3,6 +3,7 @@
 from collections import Counter
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 from hypothesis import given
@@ -72,6 +73,49 @@ def test_splits_are_those_of_the_released_order_files(ave: Annotations, shared: 
         assert own.index.tolist() == np.frombuffer(released, "<i8").tolist()
 
 
+def test_match_splits_are_those_of_the_released_files(ave: Annotations, shared: Path) -> None:
+    """Reference, section 5: the same sizes as the usual splits; all test clips have short events, 792 train clips do."""
+    short = set(ave.events["clip"][ave.events["offset"] - ave.events["onset"] < 10])
+    for split, count, queries in (("train", 3339, 792), ("val", 402, 198), ("test", 402, 402)):
+        own = ave.clips[ave.clips["match_split"] == split].sort_values("match_order")
+        released = (shared / f"data/ave/{split}_order_match.h5").read_bytes()[H5_HEADER:]
+        assert own.index.tolist() == np.frombuffer(released, "<i8").tolist()
+        assert (len(own), own["clip"].isin(short).sum()) == (count, queries)
+    usual = ave.clips[ave.clips["split"] == "test"]
+    assert usual["clip"].isin(short).sum() == 141
+    assert (usual["match_split"] == "test").sum() == 36  # another division, not a choice of the usual one
+
+
+def test_the_two_rows_with_two_labels_can_be_left_out(ave: Annotations, shared: Path) -> None:
+    """AVE-ECCV18 issue 10: rows 171 and 2189, both test."""
+    dropped = read_annotations("ave", shared / "data" / "ave", conflicts="drop")
+    changed = ave.clips["split"] != dropped.clips["split"]
+    assert ave.clips.index[changed].tolist() == [171, 2189]
+    assert set(ave.clips["split"][changed]) == {"test"}
+    for column in ("split", "match_split"):
+        assert set(dropped.clips[column][changed]) == {"none"}
+    reported = ave.issues[ave.issues["code"] == "two_labels"]["clip"].tolist()
+    assert dropped.issues[dropped.issues["code"] == "dropped"]["clip"].tolist() == reported
+    assert dropped.clips[["clip", "source"]].equals(ave.clips[["clip", "source"]])
+
+
+def test_ids_of_a_later_split_can_be_left_out_of_the_earlier_ones(ave: Annotations, shared: Path) -> None:
+    """Reference, section 1: 10 ids shared by train and val, 8 by train and test."""
+    dropped = read_annotations("ave", shared / "data" / "ave", shared_ids="drop")
+    for column in ("split", "match_split"):
+        kept = dropped.clips[dropped.clips[column] != "none"]
+        assert (kept.groupby("source")[column].nunique() == 1).all()
+        moved = ave.clips[ave.clips[column] != dropped.clips[column]]
+        later = ave.clips[ave.clips["source"].isin(moved["source"]) & ~ave.clips["clip"].isin(moved["clip"])]
+        assert set(later["source"]) == set(moved["source"])
+        assert "test" not in set(moved[column])
+        if column == "split":
+            assert set(moved["split"]) == {"train"}
+            assert moved["source"].nunique() == 18
+    assert (dropped.issues["code"] == "id_in_train_and_val").sum() == 10  # still reported
+    assert (dropped.clips["split"] == "test").sum() == 402
+
+
 def test_the_quirks_are_reported(ave: Annotations) -> None:
     assert Counter(ave.issues["code"]) == {
         "repeated_id": 45,
@@ -79,6 +123,7 @@ def test_the_quirks_are_reported(ave: Annotations) -> None:
         "id_in_train_and_val": 10,
         "id_in_train_and_test": 8,
         "zero_length_event": 1,
+        "two_labels": 2,
     }
     (empty,) = ave.issues[ave.issues["code"] == "zero_length_event"]["clip"]
     assert empty == "VWi2ENBuTbw"
@@ -154,6 +199,54 @@ def test_a_line_in_no_set_is_kept_and_reported(tmp_path: Path) -> None:
     found = read_ave(write(tmp_path, [*ROWS, "Cat&DDDDDDDDDDD&good&0&1"], [ROWS[0]], [ROWS[1]], [ROWS[2]]))
     assert found.clips["split"].tolist() == ["train", "val", "test", "none"]
     assert found.issues[["code", "clip"]].to_numpy().tolist() == [["no_split", "DDDDDDDDDDD"]]
+
+
+def write_match_files(folder: Path, **rows: list[int]) -> Path:
+    """Files of cross-modality localization's division beside the others."""
+    for split, numbers in rows.items():
+        with h5py.File(folder / f"{split}_order_match.h5", "w") as file:
+            file["order"] = np.array(numbers, dtype=np.int64)
+    return folder
+
+
+def test_another_division_stands_beside_the_usual_one(tmp_path: Path) -> None:
+    assert "match_split" not in read_ave(small(tmp_path / "without")).clips
+    folder = write_match_files(small(tmp_path / "with"), train=[2, 1], val=[], test=[0])
+    found = read_annotations("ave", folder, noisy=1)
+    assert found.clips["match_split"].tolist() == ["test", "train", "train", "none"]
+    assert found.clips["match_order"].tolist() == [0, 1, 0, 0]
+    assert found.clips["split"].tolist() == ["train", "val", "test", "train"]
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ({"train": [0], "val": [1]}, "test_order_match.h5 is not a file"),
+        (
+            {"train": [0], "val": [1], "test": [3]},
+            "test_order_match.h5, entry 0: 3 is not the number of a line",
+        ),
+        ({"train": [0, 0], "val": [1], "test": [2]}, "entry 1: 0 is not .* that no set has named before"),
+    ],
+)
+def test_a_division_that_is_none_is_an_error(
+    tmp_path: Path, rows: dict[str, list[int]], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        read_ave(write_match_files(small(tmp_path), **rows))
+
+
+def test_a_clip_that_leaks_leaves_the_earlier_split_of_each_division(tmp_path: Path) -> None:
+    again = "Cat&AAAAAAAAAAA&good&6&8"
+    folder = write(tmp_path, [*ROWS, again], [ROWS[0]], [ROWS[1]], [ROWS[2], again])
+    write_match_files(folder, train=[3, 1], val=[0], test=[2])
+    found = read_ave(folder, shared_ids="drop")
+    assert found.clips["split"].tolist() == ["none", "val", "test", "test"]
+    assert found.clips["match_split"].tolist() == ["val", "train", "test", "none"]
+    assert found.issues[found.issues["code"] == "dropped"][["clip", "message"]].to_numpy().tolist() == [
+        ["AAAAAAAAAAA", "left out of split: its id is in test"],
+        ["AAAAAAAAAAA~2", "left out of match_split: its id is in val"],
+    ]
 
 
 def test_a_reversed_event_leaves_background(tmp_path: Path) -> None:

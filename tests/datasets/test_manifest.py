@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -119,6 +120,19 @@ def test_the_order_in_the_splits_is_the_annotations_whatever_the_rows(tmp_path: 
     write_manifest(annotations(["a", "b"]), "mine", tmp_path, 2, [])
     frame = pd.read_parquet(tmp_path / "manifest.parquet")
     assert dict(zip(frame["clip"], frame["split_order"], strict=True)) == {"a": 0, "b": 1}
+
+
+def test_another_division_stands_beside_the_usual_one_and_changes_no_shard(tmp_path: Path) -> None:
+    first = write_manifest(annotations(["a", "b"]), "mine", tmp_path, 2, [])
+    divided = annotations(["a", "b"])
+    more = divided.clips.assign(split_order=[1, 0], match_split=["test", "none"], match_order=[0, 0])
+    again = write_manifest(replace(divided, clips=more), "mine", tmp_path, 2, [])
+    frame = pd.read_parquet(tmp_path / "manifest.parquet")
+    assert frame[["split_order", "match_split", "match_order"]].to_numpy().tolist() == [
+        [1, "test", 0],
+        [0, "none", 0],
+    ]
+    assert again["shards"] == first["shards"]
 
 
 def test_a_changed_split_or_source_changes_its_shard_only(tmp_path: Path) -> None:

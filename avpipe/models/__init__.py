@@ -35,6 +35,8 @@ MODELS: LazyTable = {
     "avsdn": "avpipe.models.avsdn:AVSDN",
     "dam": "avpipe.models.dam:DAM",
     "han": "avpipe.models.han:HAN",
+    "ma": "avpipe.models.ma:MA",
+    "crossmodal_parser": "avpipe.models.crossmodal_parser:CrossModalParser",
 }
 
 

@@ -5,5 +5,6 @@ from avpipe.lazy import LazyTable
 TASKS: LazyTable = {
     "localization": "avpipe.training.localization:Localization",
     "parsing": "avpipe.training.parsing:Parsing",
+    "refined_parsing": "avpipe.training.refined_parsing:RefinedParsing",
 }
 """What `Experiment.task` may be: a class made as `Task(experiment, data, model_class)`, see `avpipe.training.task`."""

@@ -4,6 +4,7 @@ from collections import Counter
 from pathlib import Path
 
 import h5py
+import h5py
 import numpy as np
 import pytest
 from hypothesis import given
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from avpipe.datasets import read_annotations
 from avpipe.datasets.ave import read_ave
 from avpipe.datasets.base import AnnotationError, Annotations
+from avpipe.datasets.h5 import H5Error
 from avpipe.datasets.labels import clip_labels, segment_labels
 
 ROWS = ["Bark&AAAAAAAAAAA&good&0&10", "Cat&BBBBBBBBBBB&good&2&5", "Bark&-C_CCCCCCCC&good&3&7"]
@@ -317,3 +319,63 @@ def test_two_different_refused_ids_are_two_clips_and_leak_nothing(tmp_path: Path
     assert first != second
     assert third == f"{first}~2"
     assert not found.issues["code"].str.startswith("id_in").any()
+
+
+# The authors' h5 files.
+
+
+def h5(path: Path, key: str, values: object) -> None:
+    with h5py.File(path, "w") as file:
+        file[key] = np.asarray(values)
+
+
+def test_labels_of_a_file_replace_the_intervals_and_differences_are_reported(tmp_path: Path) -> None:
+    folder = small(tmp_path)  # Bark 0-10, Cat 2-5, Bark 3-7
+    labels = np.zeros((3, 10, 3))
+    labels[0, :, 0] = 1
+    labels[1, [0, 1, 6], 1] = 1  # Cat twice
+    labels[1, [2, 3, 4, 5, 7, 8, 9], 2] = 1
+    labels[2, 3:7, 0] = labels[2, 5:7, 1] = 1  # Bark, and Cat inside it
+    h5(folder / "labels.h5", "avadataset", labels)
+    found = read_ave(folder, labels="labels.h5")
+    assert list(found.events[["clip", "category", "onset", "offset"]].itertuples(index=False, name=None)) == [
+        ("AAAAAAAAAAA", "Bark", 0, 10),
+        ("BBBBBBBBBBB", "Cat", 0, 2),
+        ("BBBBBBBBBBB", "Cat", 6, 7),
+        ("-C_CCCCCCCC", "Bark", 3, 7),
+        ("-C_CCCCCCCC", "Cat", 5, 7),
+    ]
+    assert found.issues["code"].tolist() == ["other_labels", "other_labels"]
+    assert found.issues["message"][0] == "labels.h5: Cat 0-2, Cat 6-7; Annotations.txt: Cat 2-5"
+
+
+def test_labels_of_another_dataset_are_refused(tmp_path: Path) -> None:
+    h5(small(tmp_path) / "labels.h5", "avadataset", np.zeros((3, 10, 29)))
+    with pytest.raises(H5Error, match=r"has shape \(3, 10, 29\), expected \(3, segments, 3\)"):
+        read_ave(tmp_path, labels="labels.h5")
+
+
+def test_the_noisy_set_follows_the_training_clips_and_is_background(tmp_path: Path) -> None:
+    plain, found = read_ave(small(tmp_path)), read_ave(tmp_path, noisy=2)
+    assert found.clips[:3].equals(plain.clips)
+    assert found.clips[3:].to_dict("list") == {
+        "clip": ["noisy~0", "noisy~1"], "split": ["train"] * 2, "source": [""] * 2,
+        "start": [pytest.approx(np.nan, nan_ok=True)] * 2, "end": [pytest.approx(np.nan, nan_ok=True)] * 2,
+        "split_order": [1, 2],
+    }  # fmt: skip
+    assert (segment_labels(found.events, found.clips[3:], found.categories) == 2).all()
+
+
+def test_order_files_are_read_where_the_set_files_are_missing(tmp_path: Path) -> None:
+    plain = read_ave(small(tmp_path))
+    for split in ("train", "val", "test"):
+        h5(tmp_path / f"{split}_order.h5", "order", {"train": [0], "val": [1], "test": [2]}[split])
+        (tmp_path / f"{split}Set.txt").unlink()
+    assert read_ave(tmp_path).clips.equals(plain.clips)
+    h5(tmp_path / "val_order.h5", "order", [])
+    h5(tmp_path / "test_order.h5", "order", [2, 1])
+    assert read_ave(tmp_path).clips["split_order"].tolist() == [0, 1, 0]
+    for wrong in ([3], [-1], [0], [0.5]):
+        h5(tmp_path / "test_order.h5", "order", wrong)
+        with pytest.raises(H5Error, match=r"entry 0: .* is not the number of a line .* \(0 to 2\)"):
+            read_ave(tmp_path)

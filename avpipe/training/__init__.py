@@ -3,6 +3,7 @@
 from avpipe.lazy import LazyTable
 
 TASKS: LazyTable = {
+    "cross_modality": "avpipe.training.cross_modality:CrossModality",
     "localization": "avpipe.training.localization:Localization",
     "parsing": "avpipe.training.parsing:Parsing",
     "refined_parsing": "avpipe.training.refined_parsing:RefinedParsing",

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 import pandas as pd
@@ -24,7 +24,9 @@ from avpipe.features.store import Features, open_features
 from avpipe.models.base import AVBatch
 
 SPLITS = ("train", "val", "test")
-TABLES = ("clips.parquet", "events.parquet", "categories.csv")
+TABLES = ("clips.parquet", "events.parquet", "categories.csv", "manifest.parquet")
+Division = Literal["usual", "match"]
+"""Which division of the clips a task learns and tests on: the usual one, or that of cross-modality localization."""
 FILL = 0.5
 """The share of free memory that features may take; the rest is for the model and its batches."""
 SLAB = 256
@@ -51,7 +53,7 @@ class Split:
     """The usable clips of a split.
 
     Args:
-        clips: their rows of clips.parquet, in the annotations' order.
+        clips: their rows of clips.parquet, in the order of the split's file.
         named: clips that the annotations name, usable or not.
         start: position of the first among the usable clips of all splits, which lie one after another.
     """
@@ -120,7 +122,11 @@ class Data:
 
 
 def open_data(
-    features: Mapping[Role, str], results: Path, device: torch.device, resident_bytes: int | None = None
+    features: Mapping[Role, str],
+    results: Path,
+    device: torch.device,
+    resident_bytes: int | None = None,
+    division: Division = "usual",
 ) -> tuple[Data, Reader]:
     """The usable clips of a dataset and a reader of their features, in memory where they fit.
 
@@ -131,19 +137,20 @@ def open_data(
         results: R, the dataset's folder.
         device: where batches go.
         resident_bytes: memory that features may take, on the device as in the computer; None: half of what is free.
+        division: "match" falls back on the usual one where the annotations have no other.
 
     Raises:
         FileNotFoundError: a table is missing; names it.
         FeaturesError: an array is missing, unfinished or damaged.
         ValueError: no feature is asked for, or features of different segments.
     """
-    data = read_tables(features, results)
+    data = read_tables(features, results, division)
     reader = _open_reader(data, device, resident_bytes)
     finite = reader.finite()
     return (data, reader) if finite.all() else (data.keep(finite), reader.keep(finite))
 
 
-def read_tables(features: Mapping[Role, str], results: Path) -> Data:
+def read_tables(features: Mapping[Role, str], results: Path, division: Division = "usual") -> Data:
     """What `open_data` knows before it reads a feature: a clip counts as usable if the arrays have a row for it."""
     if not features:
         raise ValueError(
@@ -162,17 +169,28 @@ def read_tables(features: Mapping[Role, str], results: Path) -> Data:
         raise ValueError(
             f"the features have different numbers of segments: {lengths}; extract them from the same clips"
         )
-    clips = pd.read_parquet(results / "clips.parquet")
+    clips, where = _in_file_order(results, division)
     usable = np.logical_and.reduce([_valid(feature, clips["row"].to_numpy()) for feature in arrays.values()])
     splits, start = {}, 0
     for name in SPLITS:
-        named = (clips["split"] == name).to_numpy()
+        named = where == name
         splits[name] = Split(clips[named & usable].reset_index(drop=True), int(named.sum()), start)
         start += len(splits[name])
     with (results / "categories.csv").open(encoding="utf-8", newline="") as file:
         categories = tuple(row["category"] for row in csv.DictReader(file))
     events = pd.read_parquet(results / "events.parquet")
     return Data(categories, events, splits, arrays, _digest(results, arrays.values()))
+
+
+def _in_file_order(results: Path, division: Division) -> tuple[pd.DataFrame, np.ndarray]:
+    """clips.parquet in the order of the splits' files, and which split each clip is in, (N,)."""
+    manifest = pd.read_parquet(results / "manifest.parquet").set_index("clip")
+    match = division == "match" and "match_split" in manifest
+    split, order = ("match_split", "match_order") if match else ("split", "split_order")
+    clips = pd.read_parquet(results / "clips.parquet")
+    place = manifest.loc[clips["clip"], [split, order]].reset_index(drop=True)
+    sorted_rows = place[order].argsort(kind="stable")
+    return clips.iloc[sorted_rows].reset_index(drop=True), place[split].to_numpy()[sorted_rows]
 
 
 def _valid(feature: Features, rows: np.ndarray) -> np.ndarray:

@@ -17,7 +17,7 @@ from avpipe.experiment import Experiment
 from avpipe.lazy import suggest
 from avpipe.metrics.localization import segment_accuracy
 from avpipe.models.base import AVOutput
-from avpipe.training.data import Data
+from avpipe.training.data import Data, Division
 from avpipe.training.task import Predictions
 
 
@@ -97,6 +97,7 @@ class Localization:
     """
 
     main_metric = "accuracy"
+    division: Division = "usual"
 
     def __init__(self, experiment: Experiment, data: Data, model: type[Any]) -> None:
         recipe = experiment.recipe
@@ -113,6 +114,10 @@ class Localization:
             name: segment_labels(data.events, split.clips, data.categories, data.segments)
             for name, split in data.splits.items()
         }
+
+    def problem(self) -> str | None:
+        """Nothing that the loop does not see by itself."""
+        return None
 
     def targets(self, device: torch.device) -> dict[str, Tensor]:
         """`target`: (N, T, C + 1) supervised, (N, C + 1) weakly supervised, 0 or 1, float32."""

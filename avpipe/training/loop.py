@@ -69,10 +69,10 @@ def train_experiment(
         torch.set_num_threads(threads)
     folder = results / "runs" / experiment.id
     with claim_device(device, default_locks()) as place, deterministic(place):
-        data, reader = open_data(experiment.features, results, place, resident_bytes)
         task_class = lazy.load(TASKS, experiment.task, "task")
+        data, reader = open_data(experiment.features, results, place, resident_bytes, task_class.division)
         task: Task = task_class(experiment, data, lazy.load(MODELS, experiment.model, "model"))
-        reason = why_not(experiment, data)
+        reason = why_not(experiment, data) or task.problem()
         clips = ", ".join(f"{len(split)}/{split.named} {name}" for name, split in data.splits.items())
         say(
             f"{experiment.id} on {place}: usable clips {clips}; {f'failed, {reason}' if reason else reader.where}"

@@ -18,7 +18,7 @@ from avpipe.experiment import Experiment
 from avpipe.lazy import suggest
 from avpipe.metrics.parsing import parsing_scores
 from avpipe.models.base import AVOutput
-from avpipe.training.data import Data
+from avpipe.training.data import Data, Division
 from avpipe.training.task import Predictions
 
 MODALITIES = ("audio", "visual")
@@ -53,6 +53,7 @@ class Parsing:
     """
 
     main_metric = "segment_type"
+    division: Division = "usual"
 
     def __init__(self, experiment: Experiment, data: Data, model: type[Any]) -> None:
         recipe = experiment.recipe
@@ -75,6 +76,10 @@ class Parsing:
         """(N, T, 2, C)."""
         events, categories, segments = self.data.events, self.data.categories, self.data.segments
         return np.stack([parsing_labels(events, clips, categories, m, segments) for m in MODALITIES], axis=2)
+
+    def problem(self) -> str | None:
+        """Nothing that the loop does not see by itself."""
+        return None
 
     def targets(self, device: torch.device) -> dict[str, Tensor]:
         """`clip`, `audio` and `visual`, (N, C) float32, 0 or 1: the weak label three times.

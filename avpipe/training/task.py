@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from avpipe.models.base import AVBatch, AVOutput
+from avpipe.training.data import Division
 
 Predictions = dict[str, np.ndarray]
 """Name -> array whose first axis is the clips of a split, in the split's order."""
@@ -23,6 +24,11 @@ class Task(Protocol):
 
     main_metric: str
     """The metric that chooses checkpoints; larger is better."""
+    division: Division
+    """Which division of the clips into splits the task uses."""
+
+    def problem(self) -> str | None:
+        """Why the task can do nothing with these clips, in words; None where it can."""
 
     def targets(self, device: torch.device) -> dict[str, Tensor]:
         """What the loss compares with: name -> tensor, first axis the training split's clips."""

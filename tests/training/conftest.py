@@ -84,6 +84,8 @@ def write_study(
     })  # fmt: skip
     results.mkdir(parents=True, exist_ok=True)
     clips.to_parquet(results / "clips.parquet", index=False)
+    order = clips.groupby("split", sort=False).cumcount()
+    clips.assign(split_order=order).to_parquet(results / "manifest.parquet", index=False)
     pd.DataFrame(events, columns=["clip", "modality", "category", "onset", "offset"]).to_parquet(
         results / "events.parquet"
     )

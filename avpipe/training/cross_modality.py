@@ -1,0 +1,154 @@
+"""Cross-modality localization: find what is heard in the picture (A2V), and what is seen in the sound (V2A).
+
+Trained with the segments of the event, on every training clip, those that the event fills too, as the released AVDLN
+is. Evaluated on clips that make a query (`avpipe.metrics.cross_modality`): the model answers every query that one could ask of
+a clip, without being told which; only the metrics know.
+
+AVE's authors divide the same clips anew for this task (`*_order_match.h5`): all 402 test clips have a short event, of the
+usual test split 141 do. Where the annotations have that division (`match_split` in manifest.parquet) it is used, else the usual one.
+"""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from avpipe.datasets.labels import segment_labels
+from avpipe.experiment import Experiment
+from avpipe.metrics.cross_modality import exact_match_accuracy, locate, query_intervals
+from avpipe.models.base import AVOutput
+from avpipe.models.layers import intervals
+from avpipe.training.data import Data, Division
+from avpipe.training.task import Predictions
+
+DIRECTIONS = {"audio_to_visual": "a2v", "visual_to_audio": "v2a"}
+"""Direction -> how the papers write it."""
+
+
+class CrossModality:
+    """The task of an experiment; see `avpipe.training.task.Task`.
+
+    The loss is the model's own (AVDLN's contrastive loss, DAM's cross-entropy, DCCA's correlation).
+
+    Args:
+        experiment: setting and recipe are checked.
+        data: clips and events.
+        model: not looked at; every model of this task brings its loss.
+
+    Raises:
+        ValueError: for a setting, or a key of the recipe, that the task does not have.
+    """
+
+    main_metric = "accuracy"
+    division: Division = "match"
+
+    def __init__(self, experiment: Experiment, data: Data, model: type[Any]) -> None:
+        if experiment.setting != "supervised":
+            raise ValueError(
+                f"cross-modality localization is trained with the event's segments; setting {experiment.setting!r} "
+                "should be 'supervised'"
+            )
+        recipe = experiment.recipe
+        if recipe.loss != "default" or recipe.pooling != "default":
+            raise ValueError(
+                "a cross-modality model brings its own loss; leave `loss` and `pooling` of the recipe at default"
+            )
+        self.data, self.needed = data, {"test"}
+        if recipe.protocol == "validation" or recipe.schedule == "plateau":
+            self.needed.add("val")
+        self.events = {
+            name: segment_labels(data.events, split.clips, data.categories, data.segments)
+            < len(data.categories)
+            for name, split in data.splits.items()
+        }
+
+    def problem(self) -> str | None:
+        """A split that is needed and makes no query, in words; None where there is none."""
+        for name in sorted(self.needed):
+            if not (query_intervals(self.events[name])[1] > 0).any():
+                return f"no clip of the split {name} has one event that is shorter than the clip"
+        return None
+
+    def targets(self, device: torch.device) -> dict[str, Tensor]:
+        """`event`: (N, T) float32, 1 on the event's segments."""
+        return {"event": torch.from_numpy(self.events["train"]).to(device, torch.float32)}
+
+    def loss(self, output: AVOutput, targets: dict[str, Tensor]) -> Tensor:
+        """The sum of the model's terms. Raises ValueError if it has none."""
+        if not output.losses:
+            raise ValueError("a cross-modality model must give its loss in `losses` where there are targets")
+        return torch.stack(list(output.losses.values())).sum()
+
+    def predict(self, output: AVOutput) -> dict[str, Tensor]:
+        """What the model answers with: `similarity` (B, T, T), or the two directions (B, I, T)."""
+        if output.similarity is not None:
+            return {"similarity": output.similarity}
+        if output.audio_to_visual is None or output.visual_to_audio is None:
+            raise ValueError(
+                "a cross-modality model must give `similarity`, or `audio_to_visual` with `visual_to_audio`"
+            )
+        return {"audio_to_visual": output.audio_to_visual, "visual_to_audio": output.visual_to_audio}
+
+    def _answers(self, predictions: Predictions, split: str) -> dict[str, np.ndarray]:
+        """The queries of a split and where the model finds them.
+
+        Returns:
+            `clip` (Q,) positions in the split, `onset` and `length` (Q,), and for each direction the first segment (Q,) found.
+        """
+        onset, length = query_intervals(self.events[split])
+        clip = np.flatnonzero(length)
+        onset, length = onset[clip], length[clip]
+        answers = {"clip": clip, "onset": onset, "length": length}
+        for direction in DIRECTIONS:
+            pairs = _pairs(predictions, direction, clip, self.events[split])
+            answers[direction] = locate(pairs, onset, length)
+        return answers
+
+    def metrics(self, predictions: Predictions, split: str) -> dict[str, float]:
+        """`accuracy_a2v`, `accuracy_v2a` and `accuracy`, their mean; NaN where no clip of the split makes a query."""
+        answers = self._answers(predictions, split)
+        if not len(answers["clip"]):
+            return dict.fromkeys(("accuracy_a2v", "accuracy_v2a", "accuracy"), float("nan"))
+        both = {
+            f"accuracy_{short}": exact_match_accuracy(answers[direction], answers["onset"])
+            for direction, short in DIRECTIONS.items()
+        }
+        return {**both, "accuracy": sum(both.values()) / len(both)}
+
+    def table(self, predictions: Predictions, split: str) -> pd.DataFrame:
+        """One row a query and direction: clip, direction, onset and length (the truth), prediction (the onset found)."""
+        answers = self._answers(predictions, split)
+        count = len(answers["clip"])
+        clips = self.data.splits[split].clips["clip"].to_numpy()[answers["clip"]]
+        return pd.DataFrame(
+            {
+                "clip": np.tile(clips, len(DIRECTIONS)),
+                "direction": np.repeat(np.array(list(DIRECTIONS), dtype=object), count),
+                "onset": np.tile(answers["onset"], len(DIRECTIONS)),
+                "length": np.tile(answers["length"], len(DIRECTIONS)),
+                "prediction": np.concatenate([answers[direction] for direction in DIRECTIONS]),
+            }
+        )
+
+    def empty_table(self) -> pd.DataFrame:
+        """The columns of `table`, no row."""
+        count, segments = self.events["test"].shape
+        return self.table({"similarity": np.zeros((count, segments, segments))}, "test").head(0)
+
+
+def _pairs(
+    predictions: Predictions, direction: str, clip: np.ndarray, events: np.ndarray
+) -> np.ndarray[Any, np.dtype[np.floating[Any]]]:
+    """(Q, T, T) similarities for the clips that make a query: of the query's modality (axis 1) and the other (axis 2).
+
+    Of a model that compares whole queries, each segment of the query has the query's similarities.
+    """
+    if "similarity" in predictions:
+        pairs = predictions["similarity"][clip]
+        return pairs if direction == "audio_to_visual" else pairs.swapaxes(1, 2)
+    members = intervals(events.shape[1]).numpy()
+    asked = (events[clip][:, None] == members).all(axis=2).argmax(axis=1)  # (Q,) which interval
+    rows = predictions[direction][clip, asked]  # (Q, T)
+    return np.broadcast_to(rows[:, None], (*rows.shape[:1], events.shape[1], events.shape[1]))

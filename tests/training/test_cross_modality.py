@@ -1,0 +1,186 @@
+"""The cross-modality task: which clips make queries, both directions by hand, and whole runs on the toy study."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from avpipe.experiment import Experiment
+from avpipe.files import read_json
+from avpipe.metrics.cross_modality import chance_accuracy, query_intervals
+from avpipe.models.avdln import AVDLN
+from avpipe.models.base import AVOutput
+from avpipe.models.layers import intervals
+from avpipe.training.cross_modality import CrossModality
+from avpipe.training.data import read_tables
+from avpipe.training.loop import train_experiment
+
+CPU = torch.device("cpu")
+SMALL = {
+    "avdln": {"hidden_dim": 16, "embedding_dim": 8},
+    "dam_matching": {"hidden_dim": 16},
+    "dcca": {"hidden_dim": 16, "embedding_dim": 4},
+}
+
+
+@pytest.fixture
+def matching(describe):
+    def make(model: str = "avdln", **recipe) -> Experiment:
+        changes = {"task": "cross_modality", "options": SMALL[model]}
+        return describe(model=model, **recipe).model_copy(update=changes)
+
+    return make
+
+
+@pytest.fixture
+def task(study, matching):
+    def make(**recipe) -> CrossModality:
+        experiment = matching(**recipe)
+        return CrossModality(experiment, read_tables(experiment.features, study.results), AVDLN)
+
+    return make
+
+
+def queries(study, split: str) -> tuple[np.ndarray, np.ndarray]:
+    return query_intervals(study.split(split) < 3)
+
+
+def test_targets_are_the_segments_of_events(study, task):
+    event = task().targets(CPU)["event"]
+    assert event.dtype == torch.float32
+    assert np.array_equal(event.numpy() == 1, study.split("train") < 3)
+
+
+def test_a_model_that_hears_and_sees_the_event_alike_is_always_right(study, task):
+    """Similarity 1 where both segments are of the event or both are not: the event's own position is the best one."""
+    event = study.split("test") < 3
+    alike = (event[:, :, None] == event[:, None, :]).astype(float)
+    found = task().metrics({"similarity": alike}, "test")
+    assert found == {"accuracy_a2v": 1, "accuracy_v2a": 1, "accuracy": 1}
+
+
+def test_the_query_is_heard_in_one_direction_and_seen_in_the_other(study, task):
+    """Every picture after the first second resembles nothing: A2V answers 0; V2A looks along the other axis."""
+    onset, length = queries(study, "test")
+    onset = onset[length > 0]
+    similarity = np.zeros((16, 10, 10))
+    similarity[:, :, 0] = 1  # each sound goes with the first picture
+    found = task().metrics({"similarity": similarity}, "test")
+    assert found["accuracy_a2v"] == np.mean(onset == 0)
+    # seen first second, if the query has it, matches any sound equally: position 0; the others match nothing: 0 as well
+    assert found["accuracy_v2a"] == np.mean(onset == 0)
+    assert found["accuracy"] == (found["accuracy_a2v"] + found["accuracy_v2a"]) / 2
+
+
+def test_clips_that_make_no_query_do_not_count(study, task):
+    _, length = queries(study, "test")
+    assert 0 < (length > 0).sum() < 16  # every eighth clip has no event
+    table = task().table({"similarity": np.zeros((16, 10, 10))}, "test")
+    assert len(table) == 2 * (length > 0).sum()
+    clips = study.clips[study.clips["split"] == "test"]["clip"].to_numpy()
+    assert set(table["clip"]) == set(clips[length > 0])
+
+
+def test_a_model_that_answers_whole_queries_is_asked_for_the_event(study, task):
+    """Only the row of the true interval says where the event is; all others say the first second."""
+    event, members = study.split("test") < 3, intervals(10).numpy()
+    rows = np.zeros((16, 55, 10))
+    rows[:, :, 0] = 1
+    for clip, own in enumerate(event):
+        rows[clip, (members == own).all(axis=1)] = own
+    both = {"audio_to_visual": rows, "visual_to_audio": np.zeros_like(rows)}
+    found = task().metrics(both, "test")
+    onset, length = queries(study, "test")
+    assert found["accuracy_a2v"] == 1
+    assert found["accuracy_v2a"] == np.mean(onset[length > 0] == 0)
+
+
+def test_the_table_has_a_row_a_query_and_direction(study, task):
+    event = study.split("test") < 3
+    alike = (event[:, :, None] == event[:, None, :]).astype(float)
+    table = task().table({"similarity": alike}, "test")
+    assert table.columns.tolist() == ["clip", "direction", "onset", "length", "prediction"]
+    assert (table["onset"] == table["prediction"]).all()
+    assert table["direction"].unique().tolist() == ["audio_to_visual", "visual_to_audio"]
+    empty = task().empty_table()
+    assert len(empty) == 0
+    assert empty.dtypes.equals(table.dtypes)
+
+
+def test_predictions_are_what_the_model_answers(task):
+    similarity = torch.randn(2, 10, 10)
+    assert torch.equal(task().predict(AVOutput(similarity=similarity))["similarity"], similarity)
+    with pytest.raises(ValueError, match="must give `similarity`"):
+        task().predict(AVOutput(audio_to_visual=torch.zeros(2, 55, 10)))
+
+
+def test_the_loss_is_the_model_s_own(task):
+    output = AVOutput(losses={"one": torch.tensor(1.5), "two": torch.tensor(2.0)})
+    assert task().loss(output, {}).item() == 3.5
+    with pytest.raises(ValueError, match="must give its loss"):
+        task().loss(AVOutput(), {})
+
+
+def test_what_the_task_does_not_have_is_refused(task, study, matching):
+    with pytest.raises(ValueError, match="leave `loss`"):
+        task(loss="cross_entropy")
+    weak = matching().model_copy(update={"setting": "weakly-supervised"})
+    with pytest.raises(ValueError, match="should be 'supervised'"):
+        CrossModality(weak, read_tables(weak.features, study.results), AVDLN)
+
+
+def test_splits_without_a_query_are_a_problem_if_they_are_needed(make_study, matching):
+    study = make_study(splits=(("train", 16), ("val", 8), ("test", 8)))
+    events = pd.read_parquet(study.results / "events.parquet")
+    val = set(study.clips["clip"][study.clips["split"] == "val"])
+    events[~events["clip"].isin(val)].to_parquet(study.results / "events.parquet")
+
+    def problem(**recipe) -> str | None:
+        experiment = matching(**recipe)
+        data = read_tables(experiment.features, study.results)
+        task = CrossModality(experiment, data, AVDLN)
+        assert np.isnan(task.metrics({"similarity": np.zeros((8, 10, 10))}, "val")["accuracy"])
+        return task.problem()
+
+    assert problem() == "no clip of the split val has one event that is shorter than the clip"
+    assert problem(protocol="last") is None
+    train_experiment(matching(epochs=1), study.results, [0], device="cpu")
+    train_experiment(matching(epochs=1, protocol="last"), study.results, [0], device="cpu")
+    failed = read_json(study.results / "runs" / matching(epochs=1).id / "seed0" / "metrics.json")
+    assert failed["status"] == "failed"
+    assert "no clip of the split val" in failed["reason"]
+    assert (
+        len(pd.read_parquet(study.results / "runs" / matching(epochs=1).id / "seed0" / "predictions.parquet"))
+        == 0
+    )
+    other = matching(epochs=1, protocol="last").id
+    assert read_json(study.results / "runs" / other / "seed0" / "metrics.json")["status"] == "ok"
+
+
+def test_another_division_of_the_clips_is_used_where_there_is_one(make_study, matching):
+    study = make_study(splits=(("train", 16), ("val", 8), ("test", 8)))
+    usual = pd.read_parquet(study.results / "manifest.parquet")
+    match = usual.assign(match_split=["test"] * 8 + ["val"] * 8 + ["train"] * 16, match_order=range(32)[::-1])
+    match.to_parquet(study.results / "manifest.parquet")
+    data = read_tables(matching().features, study.results, CrossModality.division)
+    assert data.splits["test"].clips["clip"].tolist() == [f"clip{i}" for i in reversed(range(8))]
+    assert len(data.splits["train"]) == 16
+    assert len(read_tables(matching().features, study.results).splits["test"]) == 8
+    train_experiment(matching(epochs=2), study.results, [0], device="cpu")
+    run = study.results / "runs" / matching(epochs=2).id / "seed0"
+    assert set(pd.read_parquet(run / "predictions.parquet")["clip"]) <= {f"clip{i}" for i in range(8)}
+    assert read_json(run / "metrics.json")["counts"]["train"] == 16
+
+
+@pytest.mark.parametrize("model", sorted(SMALL))
+def test_every_model_finds_events_that_anyone_can_tell_apart(model, study, matching):
+    experiment = matching(model, epochs=30)
+    train_experiment(experiment, study.results, [0], device="cpu")
+    record = read_json(study.results / "runs" / experiment.id / "seed0" / "metrics.json")
+    _, length = queries(study, "test")
+    chance = chance_accuracy(length[length > 0], 10)
+    found = record["metrics"]["validation"]
+    assert found.keys() == {"accuracy_a2v", "accuracy_v2a", "accuracy"}
+    assert chance < 0.25
+    assert found["accuracy_a2v"] > 2 * chance
+    assert found["accuracy_v2a"] > 2 * chance

@@ -4,7 +4,6 @@ from collections import Counter
 from pathlib import Path
 
 import h5py
-import h5py
 import numpy as np
 import pytest
 from hypothesis import given

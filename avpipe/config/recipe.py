@@ -57,5 +57,5 @@ class Recipe(Section):
     refine_epochs: int = Field(
         0,
         ge=0,
-        description="refined_parsing: epochs of the first training, whose model then takes labels out of the audio or the visual track",
+        description="parsing: epochs of a first training, whose model then takes labels out of the audio or the visual track (MA); 0 for none",
     )

@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from avpipe.config.recipe import Recipe
 from avpipe.config.section import ConfigError
 from avpipe.config.study import Study
 from avpipe.experiment import Experiment, Setting
@@ -20,7 +21,7 @@ from avpipe.tables.spec import Row, TableSpec
 
 @dataclass(frozen=True)
 class Cell:
-    """One number of a table. Published, mean and sd are in percent.
+    """One number of a table. Published, mean and sd are in percent; costs in the units of `runs.COSTS`.
 
     Args:
         mean: over the seeds that have a number; None is a gap, and `notes` say why.
@@ -107,7 +108,7 @@ def _measure(
 ) -> Cell:
     protocol = experiment.recipe.protocol
     found = {run.seed: run.value(protocol, metric) for run in runs}
-    values = [100 * value for value in found.values() if isinstance(value, float)]
+    values = [value for value in found.values() if isinstance(value, float)]
     return Cell(
         row,
         setting,
@@ -118,7 +119,7 @@ def _measure(
         n_seeds=len(values),
         protocol=protocol,
         runs=tuple(run.name for run in runs),
-        notes=_notes(found, runs),
+        notes=(*_notes(found, runs), *_rule(experiment.recipe)),
     )
 
 
@@ -133,6 +134,14 @@ def _notes(found: dict[int, float | str], runs: list[Run]) -> tuple[str, ...]:
     if len({run.record.get("code") for run in runs if run.problem is None}) > 1:
         notes.append("the seeds were not run with the same code")
     return tuple(notes)
+
+
+def _rule(recipe: Recipe) -> list[str]:
+    """How probabilities became a prediction, where that is not the default rule."""
+    keys = ("gate", "gate_threshold", "threshold")
+    given = {key: getattr(recipe, key) for key in keys}
+    changed = [f"{key} {value}" for key, value in given.items() if value != Recipe.model_fields[key].default]
+    return [f"predicted with {', '.join(changed)}"] if changed else []
 
 
 def _seeds(numbers: list[int]) -> str:
@@ -188,9 +197,7 @@ def _explain(table: Table, cell: Cell, experiment: Experiment | None, study: Stu
     for run in runs:
         lines += _explain_run(run, results, experiment.recipe.protocol, cell.metric, digits)
     lines += ["experiment", _indented({"id": experiment.id, **experiment.model_dump(mode="json")})]
-    extractors = {
-        name: study.arrays[name].model_dump(mode="json") for name in experiment.features.values()
-    }
+    extractors = {name: study.arrays[name].model_dump(mode="json") for name in experiment.features.values()}
     lines += ["extractors", _indented(extractors)]
     for key in ("code", "features", "parameters", "counts", "device", "environment"):
         lines += _shared(key, runs)
@@ -199,7 +206,7 @@ def _explain(table: Table, cell: Cell, experiment: Experiment | None, study: Stu
 
 def _explain_run(run: Run, results: Path, protocol: str, metric: str, digits: int) -> list[str]:
     value = run.value(protocol, metric)
-    number = f"{100 * value:.{digits + 1}f}" if isinstance(value, float) else f"gap: {value}"
+    number = f"{value:.{digits + 1}f}" if isinstance(value, float) else f"gap: {value}"
     epoch = (run.record.get("epochs") or {}).get(protocol)
     seconds = run.record.get("seconds")
     facts = [

@@ -199,3 +199,47 @@ def test_why_helps_with_typos(
 ) -> None:
     with pytest.raises(ConfigError, match=message):
         why("small", row, metric, setting, spec, study, tmp_path)
+
+
+def test_a_rule_of_prediction_that_is_not_the_default_is_named(
+    table_data: dict[str, Any], study: Study, write_run: Callable[..., Path], tmp_path: Path
+) -> None:
+    table_data["rows"][0]["recipe"] = {"gate": "modality", "threshold": 0.45}
+    spec = parse_table(table_data, "small")
+    for seed in range(3):
+        write_run(spec.experiments(study)["avel", "supervised"], seed, 0.7)
+    found = cell(spec, study, tmp_path)
+    assert found.notes == ("predicted with gate modality, threshold 0.45",)
+    table_data["rows"][0]["recipe"] = {"gate": "clip", "threshold": 0.5}
+    assert not any(
+        "predicted" in note for note in cell(parse_table(table_data, "small"), study, tmp_path).notes
+    )
+
+
+def test_several_metrics_of_one_setting_stand_side_by_side(
+    table_data: dict[str, Any], study: Study, write_run: Callable[..., Path], tmp_path: Path
+) -> None:
+    kinds = ("audio", "visual", "audio_visual", "type", "event")
+    metrics = {f"segment_{kind}": kind for kind in kinds}
+    numbers = {name: 50.0 + k for k, name in enumerate(metrics)}
+    row = table_data["rows"][0] | {"model": "han", "published": {"weakly-supervised": numbers}}
+    changes = {"task": "parsing", "metrics": metrics, "settings": ["weakly-supervised"], "rows": [row]}
+    spec = parse_table(table_data | changes, "small")
+    measured = {name: number / 100 + 0.01 for name, number in numbers.items()}
+    for seed in range(3):
+        write_run(
+            spec.experiments(study)["avel", "weakly-supervised"], seed, 0, metrics={"validation": measured}
+        )
+    write_table("small", spec, study, tmp_path)
+    with (tmp_path / "tables" / "small.csv").open(encoding="utf-8", newline="") as file:
+        lines = list(csv.DictReader(file))
+    assert [line["metric"] for line in lines] == list(metrics)
+    assert [float(line["published"]) for line in lines] == list(numbers.values())
+    assert [float(line["mean"]) for line in lines] == pytest.approx(
+        [number + 1 for number in numbers.values()]
+    )
+    markdown = (tmp_path / "tables" / "small.md").read_text(encoding="utf-8")
+    assert all(
+        f"{number:.1f} | " in markdown and f"{number + 1:.1f}" in markdown for number in numbers.values()
+    )
+    assert all((tmp_path / "tables" / f"small.{ending}").is_file() for ending in ("tex", "html"))

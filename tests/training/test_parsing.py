@@ -284,5 +284,5 @@ def test_a_first_training_decides_what_the_second_is_told(study, describe, monke
 
 
 def test_a_first_training_without_use_is_refused(study, describe):
-    with pytest.raises(ValueError, match="refines nothing"):
-        run(describe("han", WEAK, task="parsing", refine_epochs=2), study)
+    with pytest.raises(ValueError, match="task localization refines nothing"):
+        run(describe("avel", refine_epochs=2), study)

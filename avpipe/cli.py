@@ -15,6 +15,7 @@ from avpipe import __version__
 
 if TYPE_CHECKING:
     from avpipe.config.imported import ImportedConfig
+    from avpipe.config.source import Source
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 
@@ -60,8 +61,19 @@ Out = Annotated[Path, typer.Option(help="Where the result goes; written whole or
 Results = Annotated[Path, typer.Option(help="The study's folder, results/{dataset}.")]
 StudyOption = Annotated[str, typer.Option(help="The study: a yaml or json file, or json itself.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
+WeightNames = Annotated[
+    list[str] | None, typer.Argument(help="Names that `avpipe weights list` prints; default: all.")
+]
 WeightsFolder = Annotated[
     Path | None, typer.Option(help="Folder of downloaded weights; default: the user's cache folder.")
+]
+
+Sources = Annotated[
+    list[str] | None, typer.Option("--source", help="json of a source; tried in the order given.")
+]
+Budgets = Annotated[
+    Path | None,
+    typer.Option(help="Folder of request budgets that jobs share; default: in the user's cache folder."),
 ]
 
 
@@ -80,6 +92,13 @@ def _mapping(text: str, what: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ValueError(f"{what} must be a mapping, found {type(value).__name__}")
     return value
+
+
+def _sources(texts: list[str] | None) -> list["Source"]:
+    """Sources given as json."""
+    from avpipe.config.source import Source
+
+    return [Source.model_validate(_mapping(text, "--source")) for text in texts or []]
 
 
 def _counts(counts: dict[Any, int]) -> str:
@@ -142,11 +161,10 @@ def manifest(
     ] = None,
 ) -> None:
     """Read annotation files; write manifest.parquet, events.parquet, categories.csv, issues.csv to the folder OUT."""
-    from avpipe.config.source import Source
     from avpipe.datasets import read_annotations
     from avpipe.datasets.manifest import write_manifest
 
-    sources = [Source.model_validate(_mapping(text, "--source")) for text in source or []]
+    sources = _sources(source)
     local = [(Path(s.path), s.pattern) for s in sources if s.kind == "local" and s.path]
     read = read_annotations(kind, annotations, **_mapping(options, "--options"))
     index = write_manifest(read, name, out, shard_size, local)
@@ -162,16 +180,80 @@ def download_shard(
     shard: Annotated[int, typer.Option()],
     out: Annotated[Path, typer.Option(help="Table of outcomes, one row a clip.")],
     files: Annotated[Path, typer.Option(help="Folder for downloaded files; kept when the job fails.")],
-    source: Annotated[
-        list[str] | None, typer.Option(help="json of a source; tried in the order given.")
-    ] = None,
+    source: Sources = None,
+    budgets: Budgets = None,
 ) -> None:
     """Find or download the clips of one shard."""
-    from avpipe.config.source import Source
-    from avpipe.download.fetch import fetch_shard
+    from avpipe.download.budget import budget_folder
+    from avpipe.download.fetch import Places, fetch_shard
+    from avpipe.download.status import left_for_later
 
-    sources = [Source.model_validate(_mapping(text, "--source")) for text in source or []]
-    typer.echo(_counts(fetch_shard(manifest, shard, sources, out, files)))
+    places = Places(files, budgets or budget_folder(os.environ))
+    counts = fetch_shard(manifest, shard, _sources(source), out, places)
+    typer.echo(_counts(counts))
+    if left := left_for_later(counts):
+        typer.echo(left)
+
+
+@download.command("status")
+@readable_errors
+def download_status(
+    results: Results,
+    json_: Annotated[bool, typer.Option("--json", help="Counts a split and a status, as json.")] = False,
+) -> None:
+    """What became of the clips, a split and a reason: R/downloads, and R/clips.parquet for what decoding showed."""
+    from rich.console import Console
+
+    from avpipe.download.status import clip_statuses, count, left_for_later, status_table
+
+    statuses = clip_statuses(results)
+    if json_:
+        typer.echo(json.dumps(count(statuses), indent=2))
+        return
+    Console(width=None if sys.stdout.isatty() else 160).print(status_table(statuses))
+    if left := left_for_later(statuses):
+        typer.echo(left)
+
+
+@download.command("retry")
+@readable_errors
+def download_retry(
+    results: Annotated[
+        Path | None, typer.Option(help="The study's folder; default: results/{dataset}.")
+    ] = None,
+    study: StudyOption = "config.yaml",
+    reason: Annotated[
+        list[str] | None,
+        typer.Option(help="Only clips with this status; may be repeated. Default: all that may still come."),
+    ] = None,
+    shard: Annotated[list[int] | None, typer.Option(help="Only this shard; may be repeated.")] = None,
+    source: Sources = None,
+    budgets: Budgets = None,
+) -> None:
+    """Ask again for clips that did not come; final outcomes only with --reason. Sources are the study's, or --source."""
+    from avpipe.config.study import resolve, validate_study
+    from avpipe.download.budget import budget_folder
+    from avpipe.download.outcome import Status
+    from avpipe.download.status import left_for_later, retry
+    from avpipe.lazy import UnknownNameError, suggest
+
+    sources = _sources(source)
+    if not sources or results is None:
+        chosen = resolve(validate_study(_mapping(study, "--study"), study)).dataset
+        if results is not None and results.resolve().name != chosen.name:
+            raise ValueError(
+                f"{study} is the study of {chosen.name}, not of {results}: name its file with --study"
+            )
+        sources = sources or list(chosen.sources)
+        results = results or Path("results") / chosen.name
+    for name in reason or []:
+        if name not in set(Status):
+            raise UnknownNameError(f"--reason: no status {name!r}; {suggest(name, [*Status])}")
+    reasons = [Status(name) for name in reason or []]
+    counts = retry(results, sources, budgets or budget_folder(os.environ), reasons, shard or [])
+    typer.echo(f"asked again: {_counts(counts)}")
+    if left := left_for_later(counts):
+        typer.echo(left)
 
 
 @media.command("normalise")
@@ -365,14 +447,48 @@ def list_weights() -> None:
 @weights.command("fetch")
 @readable_errors
 def fetch_weights(
-    names: Annotated[list[str], typer.Argument(help="Names that `avpipe weights list` prints.")],
+    names: WeightNames = None,
+    study: Annotated[
+        str | None, typer.Option(help="Only what this study needs: a yaml or json file.")
+    ] = None,
     folder: WeightsFolder = None,
 ) -> None:
     """Download weights ahead of time, for example where the machines that compute have no network."""
     from avpipe.features.weights import default_folder, fetch
 
-    for name in names:
+    for name in _weight_names(names, study):
         typer.echo(str(fetch(name, folder or default_folder(os.environ))))
+
+
+@weights.command("verify")
+@readable_errors
+def verify_weights(
+    names: WeightNames = None,
+    study: Annotated[
+        str | None, typer.Option(help="Only what this study needs: a yaml or json file.")
+    ] = None,
+    folder: WeightsFolder = None,
+) -> None:
+    """Compare the files in the folder with their SHA-256; exit with 1 if one is wrong, or one that was named is missing."""
+    from avpipe.features.weights import default_folder, verify
+
+    place = folder or default_folder(os.environ)
+    found = verify(_weight_names(names, study), place)
+    for name, state in found.items():
+        typer.echo(f"{name}: {state}")
+    bad = [name for name, state in found.items() if state != "ok" and (names or state != "missing")]
+    if bad:
+        raise ValueError(f"{len(bad)} of {len(found)} files in {place} are not right: {', '.join(bad)}")
+
+
+def _weight_names(names: list[str] | None, study: str | None) -> list[str]:
+    """The names given, else what the study needs, else all."""
+    from avpipe.config.study import resolve, validate_study
+    from avpipe.features.weights import PUBLISHED_WEIGHTS, needed_weights
+
+    if names or study is None:
+        return names or list(PUBLISHED_WEIGHTS)
+    return needed_weights(resolve(validate_study(_mapping(study, "--study"), study)).extractors.values())
 
 
 @app.command()

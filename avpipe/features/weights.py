@@ -8,12 +8,13 @@ import hashlib
 import http.client
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from avpipe import lazy
+from avpipe.config.extractor import ExtractorConfig
 from avpipe.files import whole_file
 from avpipe.locking import locked
 
@@ -158,14 +159,51 @@ def fetch(
         with locked(folder / f".{weights.filename}.lock"):
             if not path.exists():
                 _download(weights, path, timeout)
-    found = file_sha256(path)
-    if not found.startswith(weights.sha256):
-        raise WeightsError(
-            f"{path} is not {name}: its SHA-256 is {found}, expected {weights.sha256} "
-            f"({path.stat().st_size} bytes, expected {weights.size or 'an unknown number'}); "
-            "delete it and run again to download it anew"
-        )
+    wrong = _what_is_wrong(path, weights)
+    if wrong:
+        raise WeightsError(f"{path} is not {name}: {wrong}; delete it and run again to download it anew")
     return path
+
+
+def verify(
+    names: Iterable[str], folder: Path, *, published: Mapping[str, PublishedWeights] = PUBLISHED_WEIGHTS
+) -> dict[str, str]:
+    """Look at files of weights without downloading anything.
+
+    Args:
+        names: keys of `published`.
+        folder: where the files are.
+        published: the table of weights.
+
+    Returns:
+        Name -> "ok", "missing", or what is wrong with the file.
+
+    Raises:
+        UnknownNameError: if there is no such name.
+    """
+    found = {}
+    for name in names:
+        lazy.target({known: weights.url for known, weights in published.items()}, name, "published weights")
+        path = folder / published[name].filename
+        found[name] = (_what_is_wrong(path, published[name]) or "ok") if path.exists() else "missing"
+    return found
+
+
+def needed_weights(extractors: Collection[ExtractorConfig]) -> list[str]:
+    """The names of the published weights that these extractors load, in the order of the table."""
+    needed = {config.backbone for config in extractors if config.weights == "pretrained"}
+    if any(config.pca for config in extractors):
+        needed.add("vggish_pca")
+    return [name for name in PUBLISHED_WEIGHTS if name in needed]
+
+
+def _what_is_wrong(path: Path, weights: PublishedWeights) -> str | None:
+    """Why a file is not these weights, or None."""
+    size, found = path.stat().st_size, file_sha256(path)
+    if found.startswith(weights.sha256) and weights.size in (None, size):
+        return None
+    expected = weights.size or "an unknown number"
+    return f"its SHA-256 is {found}, expected {weights.sha256} ({size} bytes, expected {expected})"
 
 
 def file_sha256(path: Path) -> str:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from avpipe.config.extractor import ExtractorConfig
 from avpipe.features.spec import BACKBONES
 from avpipe.features.weights import (
     PUBLISHED_WEIGHTS,
@@ -20,6 +21,8 @@ from avpipe.features.weights import (
     fetch,
     file_sha256,
     load_state,
+    needed_weights,
+    verify,
 )
 from avpipe.lazy import UnknownNameError
 
@@ -115,6 +118,63 @@ def test_a_wrong_file_put_there_by_hand_is_refused_and_kept(tmp_path: Path) -> N
     with pytest.raises(WeightsError, match=r"255999 bytes, expected 256000\); delete it"):
         fetch("x", tmp_path, published=nowhere)
     assert (tmp_path / "x.pth").exists()
+
+
+def test_a_short_hash_does_not_let_another_size_pass(tmp_path: Path) -> None:
+    longer = {
+        "x": PublishedWeights("http://127.0.0.1:9/x.pth", SHA256[:8], len(CONTENT) + 1, "none", "a test")
+    }
+    (tmp_path / "x.pth").write_bytes(CONTENT)
+    with pytest.raises(WeightsError, match=r"256000 bytes, expected 256001"):
+        fetch("x", tmp_path, published=longer)
+
+
+def test_verify_tells_right_wrong_and_missing_files_and_downloads_nothing(tmp_path: Path) -> None:
+    url = "http://127.0.0.1:9"
+    table = {
+        name: PublishedWeights(f"{url}/{name}.pth", SHA256, len(CONTENT), "none", "a test")
+        for name in ("right", "short", "changed", "absent")
+    }
+    (tmp_path / "right.pth").write_bytes(CONTENT)
+    (tmp_path / "short.pth").write_bytes(CONTENT[:1_000])
+    (tmp_path / "changed.pth").write_bytes(CONTENT[::-1])
+    found = verify(table, tmp_path, published=table)
+    assert (found["right"], found["absent"]) == ("ok", "missing")
+    assert "(1000 bytes, expected 256000)" in found["short"]
+    assert f"expected {SHA256} (256000 bytes, expected 256000)" in found["changed"]
+    assert verify(["right"], tmp_path, published=table) == {"right": "ok"}
+    with pytest.raises(UnknownNameError):
+        verify(["rihgt"], tmp_path, published=table)
+
+
+def test_a_study_needs_the_weights_of_its_extractors_alone() -> None:
+    def needed(*settings: dict[str, object]) -> list[str]:
+        return needed_weights([ExtractorConfig.model_validate(setting) for setting in settings])
+
+    assert needed({"backbone": "vgg19", "fps": 16}, {"backbone": "vgg19"}, {"backbone": "vggish"}) == [
+        "vggish",
+        "vgg19",
+    ]
+    assert needed({"backbone": "vggish", "pca": True}) == ["vggish", "vggish_pca"]
+    assert needed({"backbone": "resnet18", "weights": "random"}) == []
+
+
+@pytest.mark.parametrize("right", [True, False])
+def test_the_command_fails_if_a_file_is_wrong_but_not_if_files_are_missing(
+    right: bool, tmp_path: Path
+) -> None:
+    from typer.testing import CliRunner
+
+    from avpipe.cli import app
+
+    if not right:
+        (tmp_path / PUBLISHED_WEIGHTS["vggish_pca"].filename).write_bytes(CONTENT)
+    done = CliRunner().invoke(app, ["weights", "verify", "--folder", str(tmp_path)])
+    assert done.exit_code == (0 if right else 1), done.output
+    assert "resnet152: missing" in done.output
+    assert ("vggish_pca: missing" in done.output) == right
+    named = CliRunner().invoke(app, ["weights", "verify", "resnet50", "--folder", str(tmp_path)])
+    assert named.exit_code == 1
 
 
 def test_unknown_names_get_a_suggestion(tmp_path: Path) -> None:

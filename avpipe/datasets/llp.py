@@ -8,8 +8,8 @@ event, `filename onset offset event_labels`, for val and test together: what is 
   and `-`, so names are cut by position. A clip is named by its id, as the authors' feature files are (a second window of one
   video would be `{id}~2`), and ends at start + 10, as in the authors' download script, whatever the name says.
 * Categories are numbered as in the authors' code, which no file's order gives: `CATEGORIES`.
-* The audio file was corrected in April 2024; nearly all published numbers used the one before. Choose it with
-  `audio_csv` (this project's copy is called `AVVP_eval_audio.pre2024.csv`).
+* The audio file was corrected in April 2024; nearly all published numbers used the one before. Both have had the same
+  name: choose one with `audio_csv`, by its content (`corrected`, `original`) or by the name under which you keep it.
 * `AVVP_dataset_full.csv`, where present, must list the lines of the three splits; it protects against truncated files.
 
 Issue codes: `refused_id` (see `avpipe.datasets.base`), `odd_window` (a name whose window is not 10 s), `repeated_id`,
@@ -19,6 +19,7 @@ authors' evaluation), `zero_length_event` and `reversed_event` (left out), `dupl
 again; left out), `audio_outside_label` and `visual_outside_label` (an event whose category the clip's weak label lacks; kept).
 """
 
+import hashlib
 import re
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -53,6 +54,11 @@ CATEGORIES = (
 SPLIT_FILES = {"train": "AVVP_train.csv", "val": "AVVP_val_pd.csv", "test": "AVVP_test_pd.csv"}
 FULL_FILE = "AVVP_dataset_full.csv"
 VISUAL_FILE = "AVVP_eval_visual.csv"
+AUDIO_VERSIONS = {
+    "corrected": "d5435664668bec6e7eafb39059d2f424ed2682f6b55395262fc3cb691b7d0778",
+    "original": "249122f65501d8d611c0027a48643798fe622bedee60f7e6224b5a8e3c02f886",
+}
+"""SHA-256 of the file of audio events (lines ending in a line feed): since commit fde5611 (2024-04-16), and before."""
 CLIP_SECONDS = 10.0
 
 _NAME = re.compile(
@@ -97,13 +103,30 @@ def read_llp(annotations: Path, *, audio_csv: str = "AVVP_eval_audio.csv") -> An
 
     Args:
         annotations: the folder.
-        audio_csv: name of the file of audio events in it; the version before April 2024 is in most papers' numbers.
+        audio_csv: name of the file of audio events in it; or `corrected` or `original`, for the csv file with that version's
+            checksum, whatever it is called. The original is behind most papers' numbers.
 
     Raises:
         AnnotationError: for a missing file, a malformed line, an unknown category, a file name listed twice, or
             split files that disagree with `AVVP_dataset_full.csv`.
     """
-    return read_parsing_files(annotations, CATEGORIES, audio_csv)
+    name = _file_of_version(annotations, audio_csv) if audio_csv in AUDIO_VERSIONS else audio_csv
+    return read_parsing_files(annotations, CATEGORIES, name)
+
+
+def _file_of_version(folder: Path, version: str) -> str:
+    """The csv file below `folder` with the version's checksum. Raises `AnnotationError` if there is none."""
+    found = []
+    for path in sorted(folder.glob("*.csv")):
+        content = path.read_bytes().removeprefix(b"\xef\xbb\xbf").replace(b"\r\n", b"\n")
+        digest = hashlib.sha256(content).hexdigest()
+        if digest == AUDIO_VERSIONS[version]:
+            return path.name
+        found.append(f"{path.name} {digest[:12]}")
+    raise AnnotationError(
+        f"{folder}: no csv file is the {version} file of audio events (SHA-256 {AUDIO_VERSIONS[version][:12]}...); found: "
+        f"{', '.join(found) or 'none'}; get it from the history of YapengTian/AVVP-ECCV20, or give a file's name"
+    )
 
 
 def read_parsing_files(folder: Path, categories: Sequence[str], audio_csv: str) -> Annotations:

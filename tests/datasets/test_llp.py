@@ -165,7 +165,26 @@ def test_the_audio_file_before_april_2024_has_three_broken_rows_more(shared: Pat
     assert (llp.events["modality"] == "audio").sum() - (old.events["modality"] == "audio").sum() == 3
 
 
+def test_both_audio_files_are_found_by_their_content_whatever_they_are_called(
+    shared: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "llp"
+    folder.mkdir()
+    for file in (shared / "data" / "llp").iterdir():
+        swapped = {"AVVP_eval_audio.csv": OLD_AUDIO, OLD_AUDIO: "AVVP_eval_audio.csv"}
+        (folder / swapped.get(file.name, file.name)).write_bytes(file.read_bytes().replace(b"\n", b"\r\n"))
+    for version, name in (("corrected", "AVVP_eval_audio.csv"), ("original", OLD_AUDIO)):
+        by_name = read_annotations("llp", shared / "data" / "llp", audio_csv=name)
+        assert read_annotations("llp", folder, audio_csv=version).events.equals(by_name.events)
+
+
 # Small files.
+
+
+def test_a_version_that_is_not_there_is_an_error_that_says_what_is(tmp_path: Path) -> None:
+    message = r"no csv file is the original file.*249122f65501.*AVVP_eval_audio\.csv [0-9a-f]{12}"
+    with pytest.raises(AnnotationError, match=message):
+        read_llp(small(tmp_path), audio_csv="original")
 
 
 def test_names_are_cut_by_position(tmp_path: Path) -> None:

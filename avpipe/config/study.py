@@ -18,10 +18,10 @@ class DatasetConfig(Section):
     """Which clips exist and what is true of them."""
 
     name: str = Field(pattern=NAME, description="results go to results/{name}")
-    kind: str = Field(description="format of the annotations: demo, ave, llp, folder")
+    kind: str = Field(description="format of the annotations: demo, ave, llp, audioset, ucf101, folder")
     annotations: str | None = Field(
         None,
-        description="folder of the dataset's own annotation files (ave, llp); for `folder`, the folder of videos itself",
+        description="folder of the dataset's own annotation files (ave, llp, audioset, ucf101); for `folder`, the folder of videos itself",
     )
     sources: tuple[Source, ...] = Field((), description="where to get the clips, tried in order")
     options: dict[str, Any] = Field(
@@ -69,6 +69,9 @@ class Study(Section):
     )
     bundles: tuple[tuple[str, ...], ...] = Field(
         (), description="extractors that share one job, so that a clip is decoded once for all of them"
+    )
+    backbones: tuple[str, ...] = Field(
+        (), description="visual features that the tables with `each` compare, every model on every one"
     )
     tables: tuple[str, ...] = Field((), description="tables to fill: names of files in workflow/tables")
     figures: tuple[str, ...] = Field((), description="figures to draw: names of files in workflow/figures")

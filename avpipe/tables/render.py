@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import jinja2
 
+from avpipe.tables.runs import COSTS
+
 if TYPE_CHECKING:
     from avpipe.tables.aggregate import Cell, Table
 
@@ -140,7 +142,7 @@ def _environment(**options: Any) -> jinja2.Environment:
 
 
 def _view(table: "Table") -> dict[str, Any]:
-    """What the templates see: columns are pairs (setting, metric), each shown as published and measured."""
+    """What the templates see: columns are pairs (setting, metric), shown as published, if any number is, and measured."""
     spec = table.spec
     columns = [(setting, metric) for setting in spec.settings for metric in spec.metrics]
     notes = list(dict.fromkeys(note for cell in table.cells for note in cell.notes))
@@ -149,11 +151,26 @@ def _view(table: "Table") -> dict[str, Any]:
     return {
         "table": table,
         "spec": spec,
-        "columns": [{"setting": s, "metric": m, "heading": spec.metrics[m]} for s, m in columns],
+        "columns": _columns(table),
         "rows": [{"row": row, "cells": [shown[row.row, s, m] for s, m in columns]} for row in spec.rows],
         "notes": notes,
         "protocols": [PROTOCOLS[p] for p in protocols],
     }
+
+
+def _columns(table: "Table") -> list[dict[str, Any]]:
+    """Setting and metric of each group of columns, whether it has a published one, and the first and last column's number."""
+    printed = {(c.setting, c.metric) for c in table.cells if c.published is not None}
+    columns: list[dict[str, Any]] = []
+    last = 1  # the method's
+    for setting in table.spec.settings:
+        for metric, heading in table.spec.metrics.items():
+            published = (setting, metric) in printed
+            first, last = last + 1, last + 1 + published
+            columns.append(
+                {"setting": setting, "heading": heading, "published": published, "first": first, "last": last}
+            )
+    return columns
 
 
 def _show(cell: "Cell", table: "Table", notes: list[str]) -> Shown:
@@ -169,6 +186,7 @@ def _show(cell: "Cell", table: "Table", notes: list[str]) -> Shown:
         sd="" if cell.sd is None else f"{cell.sd:.{digits}f}",
         n_seeds=cell.n_seeds,
         best=cell.mean is not None
+        and cell.metric not in COSTS
         and len(rivals) > 1
         and round(cell.mean, digits) == round(max(rivals), digits),
         label=_LABELS[cell.protocol] if cell.protocol and cell.mean is not None else "",

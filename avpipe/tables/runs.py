@@ -9,6 +9,9 @@ from avpipe.config.study import Study
 from avpipe.experiment import Experiment
 from avpipe.files import read_json
 
+COSTS = {"parameters": 1e-6, "seconds": 1.0}
+"""What a table may show beside scores -> factor to the printed unit: millions of parameters, seconds a run trained."""
+
 LONGEST_REASON = 240
 """Characters of a failure's reason in a note; `avpipe why` gives all of it."""
 
@@ -30,16 +33,24 @@ class Run:
     record: dict[str, Any] = field(default_factory=dict)
 
     def value(self, protocol: str, metric: str) -> float | str:
-        """The metric (a fraction) on the test split at the checkpoint that `protocol` chooses, or why there is none."""
+        """The metric in percent, on the test split at the checkpoint that `protocol` chooses, or why there is none.
+
+        One of `COSTS` is in its own unit, and of the whole run.
+        """
         if self.problem is not None:
             return self.problem
+        if metric in COSTS:
+            cost = self.record.get(metric)
+            return (
+                COSTS[metric] * cost if isinstance(cost, int | float) else f"metrics.json gives no {metric}"
+            )
         chosen = self.record["metrics"].get(protocol)
         if not isinstance(chosen, dict):
             return f"metrics.json has no protocol {protocol}"
         value = chosen.get(metric)
         if isinstance(value, bool) or not isinstance(value, int | float):
             return f"metrics.json gives no {metric} (it has: {', '.join(sorted(chosen)) or 'nothing'})"
-        return float(value)
+        return 100 * float(value)
 
     def missing_clips(self) -> list[str]:
         """For each split with unusable clips a phrase such as "test clips 59 of 62"."""

@@ -29,6 +29,9 @@ name. The workflow reads them before it plans anything, so importing this module
         gap: the model is not in avpipe yet       # instead of a model: published number and a gap with this reason
         published: {supervised: 74.5}             # a number that the paper does not print is left out
 
+A table with `each: visual` stands for one row a visual feature of the study's `backbones` in place of every row of its file.
+Its metrics may be costs too: `parameters` (millions) and `seconds` (a run's training).
+
 A figure has `kind: categories` or `kind: segments`, one `setting`, rows in the same form (without published numbers
 and gaps) and the `options` of its kind.
 """
@@ -207,6 +210,9 @@ class TableSpec(Spec):
     """A table of a paper."""
 
     metrics: dict[str, str] = Field(min_length=1, description="name in metrics.json -> heading")
+    each: Role | None = Field(
+        None, description="the role that every row takes from each of the study's `backbones` in turn"
+    )
     settings: tuple[Setting, ...] = Field(SUPERVISED, min_length=1)
     decimals: int = Field(1, ge=0, le=6)
 
@@ -233,6 +239,35 @@ class TableSpec(Spec):
                 elif len(self.metrics) > 1:
                     metrics = ", ".join(self.metrics)
                     yield row, f"published.{setting}", f"say which metric the number belongs to: {metrics}"
+
+    def expanded(self, study: Study) -> "TableSpec":
+        """The rows that `each` stands for, as they are where there is no `each`.
+
+        Raises:
+            ConfigError: if the study has no `backbones`, or one of them is none of its features.
+        """
+        if self.each is None:
+            return self
+        if not study.backbones:
+            raise ConfigError(f"{self._where}: the study names no `backbones` to compare")
+        rows = [self._with(row, self.each, name, study) for row in self.rows for name in study.backbones]
+        expanded = self.model_copy(update={"rows": tuple(rows), "each": None})
+        expanded._where = self._where
+        return expanded
+
+    def _with(self, row: Row, role: Role, extractor: str, study: Study) -> Row:
+        """The row with another feature in the role."""
+        if extractor not in study.arrays:
+            raise ConfigError(
+                f"backbones: no extractor {extractor!r}; {suggest(extractor, list(study.arrays))}"
+            )
+        backbone = getattr(study.arrays[extractor], "backbone", extractor)
+        changes = {
+            "row": f"{row.row}-{extractor}",
+            "remark": ", ".join(filter(None, [row.remark, backbone])),
+            "features": {**self.features_of(row), role: extractor},
+        }
+        return row.model_copy(update=changes)
 
 
 class CategoriesOptions(Section):
@@ -314,7 +349,11 @@ def load_figure(path: Path, study: Study | None = None) -> FigureSpec:
 
 def parse_table(data: dict[str, Any], where: str, study: Study | None = None) -> TableSpec:
     """Check the content of a table's file; `where` (a path, or the table's name) stands in error messages."""
-    return _checked(TableSpec, where, data, study)
+    spec = _checked(TableSpec, where, data, None)
+    if study is not None:
+        spec = spec.expanded(study)
+        spec.experiments(study)
+    return spec
 
 
 def parse_figure(data: dict[str, Any], where: str, study: Study | None = None) -> FigureSpec:

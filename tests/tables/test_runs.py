@@ -27,7 +27,19 @@ def test_the_number_is_that_of_the_asked_protocol(
 ) -> None:
     write_run(experiment, 0, 0.5)
     run = read_run(tmp_path, experiment, 0)
-    assert [run.value(p, "accuracy") for p in ("validation", "last", "best_test")] == [0.5, 0.25, 0.75]
+    assert [run.value(p, "accuracy") for p in ("validation", "last", "best_test")] == [50, 25, 75]
+
+
+def test_costs_are_in_units_of_their_own(
+    experiment: Experiment, write_run: Callable[..., Path], tmp_path: Path
+) -> None:
+    write_run(experiment, 0, 0.5, parameters=1_335_246, seconds=2.5)
+    write_run(experiment, 1, 0.5, parameters=None)
+    run = read_run(tmp_path, experiment, 0)
+    assert run.value("validation", "parameters") == pytest.approx(1.335246)  # millions
+    assert run.value("last", "seconds") == 2.5
+    without = read_run(tmp_path, experiment, 1)
+    assert without.value("validation", "parameters") == "metrics.json gives no parameters"
 
 
 def test_a_run_that_is_not_there_says_so(experiment: Experiment, tmp_path: Path) -> None:

@@ -28,13 +28,16 @@ KERAS_EPSILON = 1e-7
 """Below this, a squared distance counts as this: the root has a slope at every distance."""
 
 
-def encoder(in_dim: int, hidden_dim: int, embedding_dim: int) -> nn.Sequential:
-    """Linear, LeakyReLU (0.3, Keras' default), Linear; Xavier-uniform weights, biases zero."""
-    first, last = nn.Linear(in_dim, hidden_dim), nn.Linear(hidden_dim, embedding_dim)
-    for layer in (first, last):
-        xavier_(layer)
-        nn.init.zeros_(layer.bias)
-    return nn.Sequential(first, nn.LeakyReLU(0.3), last)
+def encoder(in_dim: int, hidden_dim: int, embedding_dim: int, bias: bool = True) -> nn.Sequential:
+    """Linear, LeakyReLU (0.3, Keras' default), Linear with or without `bias`; Xavier-uniform weights, biases zero."""
+    network = nn.Sequential(
+        nn.Linear(in_dim, hidden_dim), nn.LeakyReLU(0.3), nn.Linear(hidden_dim, embedding_dim, bias=bias)
+    )
+    xavier_(network)
+    for name, parameter in network.named_parameters():
+        if name.endswith("bias"):
+            nn.init.zeros_(parameter)
+    return network
 
 
 def pairwise_distance(audio: Tensor, visual: Tensor) -> Tensor:

@@ -18,10 +18,10 @@ CARD = ModelCard(
     paper="G. Andrew, R. Arora, J. Bilmes and K. Livescu, Deep Canonical Correlation Analysis, ICML 2013; compared in Y. Tian et al., ECCV 2018",
     task="cross_modality",
     inputs="VGGish (128), VGG-19 block5_pool averaged over its cells (512)",
-    parameters=98_688,
+    parameters=98_560,
     code="none public for AVE",
     assumptions=(
-        "Encoders as AVDLN's; pairs are the event segments of the training clips.",
+        "Encoders as AVDLN's, the last layer without bias (a correlation knows no offset); pairs are the event segments of the training clips.",
         "The correlation is of a batch (Andrew et al.: of all data at a time), with the covariances' diagonal raised by `ridge` times its mean.",
         "The last, linear step (canonical directions) uses running averages of the batches' means and covariances, momentum 0.1, as batch normalisation does.",
         "Two segments are as similar as the cosine of their canonical variates.",
@@ -89,8 +89,8 @@ class DCCA(nn.Module):
     ) -> None:
         super().__init__()
         self.audio_dim, self.visual_dim, self.ridge = audio_dim, visual_dim, ridge
-        self.audio = encoder(audio_dim, hidden_dim, embedding_dim)
-        self.visual = encoder(visual_dim, hidden_dim, embedding_dim)
+        self.audio = encoder(audio_dim, hidden_dim, embedding_dim, bias=False)
+        self.visual = encoder(visual_dim, hidden_dim, embedding_dim, bias=False)
         self.register_buffer("mean", torch.zeros(2 * embedding_dim))
         self.register_buffer("covariance", torch.eye(2 * embedding_dim))
 
@@ -118,14 +118,15 @@ class DCCA(nn.Module):
         return AVOutput(similarity=self._similarity(audio, visual), losses=losses)
 
     def _correlation_loss(self, audio: Tensor, visual: Tensor) -> Tensor:
-        """Minus the mean canonical correlation of pairs (P, D), (P, D); renews the running averages."""
+        """Minus the mean canonical correlation of pairs (P, D), (P, D); renews the running averages in training."""
         both = torch.cat([audio, visual], dim=1)  # (P, 2 D)
         if len(both) < 2:
             return both.sum() * 0
         mean, covariance = both.mean(dim=0), torch.cov(both.T)
-        with torch.no_grad():
-            self.mean.lerp_(mean, 0.1)
-            self.covariance.lerp_(covariance, 0.1)
+        if self.training:
+            with torch.no_grad():
+                self.mean.lerp_(mean, 0.1)
+                self.covariance.lerp_(covariance, 0.1)
         return -canonical_directions(*_parts(covariance), self.ridge)[2].mean()
 
     def _similarity(self, audio: Tensor, visual: Tensor) -> Tensor:

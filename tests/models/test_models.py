@@ -14,8 +14,10 @@ B, T, C = 3, 5, 4
 SIZES = {"num_classes": C, "audio_dim": 6, "visual_dim": 8, "visual_cells": 4, "motion_dim": 7}
 every_model = pytest.mark.parametrize("name", list_models())
 PARSERS = [name for name in list_models() if "parsing" in model_card(name).task]
+MATCHERS = [name for name in list_models() if model_card(name).task == "cross_modality"]
 LOCALIZERS = [name for name in list_models() if model_card(name).task == "localization"]
 every_parser = pytest.mark.parametrize("name", PARSERS)
+every_matcher = pytest.mark.parametrize("name", MATCHERS)
 every_localizer = pytest.mark.parametrize("name", LOCALIZERS)
 
 
@@ -52,6 +54,37 @@ def test_says_how_probable_each_category_is_in_each_segment_each_modality_and_th
     assert (output.modality_probabilities <= 1 + 1e-6).all()
 
 
+@every_matcher
+def test_says_how_well_sounds_go_with_pictures(name):
+    scores = scores_of(small(name)(batch()))
+    queries = T * (T + 1) // 2
+    pairs = {"similarity": (B, T, T)}
+    whole = {"audio_to_visual": (B, queries, T), "visual_to_audio": (B, queries, T)}
+    assert {score: value.shape for score, value in scores.items()} in (pairs, whole)
+
+
+@every_matcher
+def test_brings_its_loss_where_there_are_targets_and_looks_at_them_for_nothing_else(name):
+    model, clips = small(name).eval(), batch()
+    without = model(clips)
+    clips.targets = {"event": torch.tensor([[0.0, 1, 1, 0, 0], [1, 1, 1, 1, 1], [0, 0, 0, 0, 0]])}
+    output = model(clips)
+    assert without.losses == {}
+    assert all(loss.ndim == 0 and loss.isfinite() for loss in output.losses.values())
+    assert output.losses
+    for score, value in scores_of(without).items():
+        assert torch.equal(value, scores_of(output)[score])
+
+
+@every_matcher
+def test_its_loss_reaches_every_parameter(name):
+    model, clips = small(name), batch()
+    clips.targets = {"event": torch.tensor([[0.0, 1, 1, 0, 0], [0, 1, 1, 1, 1], [1, 1, 0, 0, 0]])}
+    torch.stack(list(model(clips).losses.values())).sum().backward()
+    untouched = [n for n, p in model.named_parameters() if p.grad is None or not p.grad.any()]
+    assert untouched == []
+
+
 @every_localizer
 def test_scores_every_segment_for_every_category_and_background(name):
     output = small(name)(batch())
@@ -69,7 +102,7 @@ def test_takes_any_number_of_segments_and_clips(name):
     )
     scores = scores_of(small(name)(longer))
     assert {score.shape[0] for score in scores.values()} == {1}
-    assert 13 in {score.shape[1] for score in scores.values()}
+    assert 13 in {size for score in scores.values() for size in score.shape[1:]}
 
 
 @every_model
@@ -116,7 +149,7 @@ WRONG_FOR_PARSERS = [
 ]
 
 
-@every_localizer
+@pytest.mark.parametrize("name", LOCALIZERS + MATCHERS)
 @pytest.mark.parametrize(("changes", "says"), WRONG + WRONG_FOR_LOCALIZERS)
 def test_a_missing_modality_or_a_wrong_shape_is_named(name, changes, says):
     with pytest.raises(ValueError, match=says):
@@ -157,6 +190,31 @@ def test_a_parser_says_how_its_paper_weighs_and_smooths(name):
     assert all(0 <= smoothing <= 1 for smoothing in model.default_label_smoothing)
 
 
+WITH_EMBEDDINGS = ("avel", "avin", "avt", "cmran", "psp", "tacma")
+
+
+@pytest.mark.parametrize("name", WITH_EMBEDDINGS)
+def test_shows_each_segment_before_and_after_fusion(name):
+    embeddings = small(name)(batch()).embeddings
+    assert set(embeddings) == {"audio", "visual", "fused"}
+    for embedding in embeddings.values():
+        assert embedding.shape[:2] == (B, T)
+        assert embedding.ndim == 3
+
+
+@pytest.mark.parametrize("name", WITH_EMBEDDINGS)
+def test_what_is_shown_before_fusion_does_not_depend_on_what_is_seen(name):
+    model = small(name).eval()
+    first, other = (
+        model(
+            batch(visual=torch.randn(B, T, 2, 2, 8, generator=torch.Generator().manual_seed(seed)))
+        ).embeddings
+        for seed in (1, 2)
+    )
+    assert torch.equal(first["audio"], other["audio"])
+    assert not torch.equal(first["fused"], other["fused"])
+
+
 @every_model
 def test_has_a_card_that_is_true(name):
     card = model_card(name)
@@ -169,7 +227,8 @@ def test_has_a_card_that_is_true(name):
 @every_model
 def test_its_options_can_be_read_without_running_it(name):
     options = options_of(target(MODELS, name, "model"))
-    assert {"num_classes", "audio_dim", "visual_dim"} <= options.keys()
+    sizes = {"audio_dim", "visual_dim"} if name in MATCHERS else {"num_classes", "audio_dim", "visual_dim"}
+    assert sizes <= options.keys()
     for option, described in options.items():
         assert not described["required"], option
         assert described["choices"] or described["type"] in ("int", "float", "bool"), option
@@ -186,8 +245,8 @@ def test_says_what_its_paper_trains_it_with(name):
 
 @every_model
 def test_an_option_it_does_not_have_is_refused(name):
-    with pytest.raises(UnknownNameError, match="num_classes"):
-        create_model(name, num_clases=3)
+    with pytest.raises(UnknownNameError, match="did you mean 'audio_dim'"):
+        create_model(name, audio_dm=3)
 
 
 def test_a_model_that_does_not_exist_is_refused():

@@ -114,25 +114,28 @@ class AVEL(nn.Module):
             batch: audio (B, T, D_a); visual (B, T, D_v) or (B, T, H, W, D_v).
 
         Returns:
-            `segment_logits` (B, T, C + 1); `attention["visual"]` (B, T, H, W) where there is attention.
+            `segment_logits` (B, T, C + 1); `attention["visual"]` (B, T, H, W) where there is attention; `embeddings`
+            of the modalities it uses, and "fused".
 
         Raises:
             ValueError: a modality is missing or has another shape.
         """
-        encoded: list[Tensor] = []
+        encoded: dict[str, Tensor] = {}
         seen: dict[str, Tensor] = {}
         if self.audio_lstm is not None:
-            encoded.append(
-                self.audio_lstm(audio_of(batch.audio, self.audio_dim, "AVEL"))[0]
-            )  # (B, T, 2 * hidden)
+            audio = audio_of(batch.audio, self.audio_dim, "AVEL")
+            encoded["audio"] = self.audio_lstm(audio)[0]  # (B, T, 2 * hidden)
         if self.visual_lstm is not None:
             visual = visual_of(batch.visual, self.visual_dim, "AVEL", self.cells)
             if encoded:
-                same_segments(encoded[0], visual, "AVEL")
+                same_segments(encoded["audio"], visual, "AVEL")
             if self.attention is not None:
                 pooled, seen["visual"] = self.attention(batch.audio, visual)  # (B, T, D_v), (B, T, H, W)
             else:
                 pooled = spatial_average(visual)  # (B, T, D_v)
-            encoded.append(self.visual_lstm(pooled)[0])  # (B, T, 2 * hidden)
-        fused = self.fusion(*encoded) if self.fusion else torch.relu(torch.cat(encoded, dim=-1))
-        return AVOutput(segment_logits=self.classifier(fused), attention=seen)
+            encoded["visual"] = self.visual_lstm(pooled)[0]  # (B, T, 2 * hidden)
+        parts = list(encoded.values())
+        fused = self.fusion(*parts) if self.fusion else torch.relu(torch.cat(parts, dim=-1))
+        return AVOutput(
+            segment_logits=self.classifier(fused), attention=seen, embeddings={**encoded, "fused": fused}
+        )

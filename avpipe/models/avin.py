@@ -211,7 +211,7 @@ class AVIN(nn.Module):
         Returns:
             `segment_logits` (B, T, C + 1); `attention` with the weights over time (B, T) of equations 4 to 7, as
             "intra_audio", "intra_visual", "inter_audio", "inter_visual", and "visual" (B, T, H, W) with
-            `visual_attention`.
+            `visual_attention`; `embeddings` of the modalities it uses, the LSTMs' outputs where it has them, and "fused".
 
         Raises:
             ValueError: a modality is missing or has another shape.
@@ -225,8 +225,15 @@ class AVIN(nn.Module):
             parts = [self.fusion(visual, audio), *parts]
         elif self.fusion is not None:
             parts = [self.fusion(encoded["visual"], encoded["audio"])]
+        fused = torch.cat(parts, dim=-1)
+        before = {
+            "audio": audio if h_audio is None else h_audio,
+            "visual": visual if h_visual is None else h_visual,
+        }
         return AVOutput(
-            segment_logits=self.classifier(torch.cat(parts, dim=-1)), attention={**seen, **weights}
+            segment_logits=self.classifier(fused),
+            attention={**seen, **weights},
+            embeddings={n: e for n, e in before.items() if e is not None} | {"fused": fused},
         )
 
     def _features(self, batch: AVBatch) -> tuple[Tensor | None, Tensor | None, dict[str, Tensor]]:

@@ -90,7 +90,8 @@ class AVT(nn.Module):
             batch: audio (B, T, D_a); visual (B, T, D_v) or (B, T, H, W, D_v).
 
         Returns:
-            `segment_logits` (B, T, C + 1); `attention["visual"]` (B, T, H, W) over instances, where visual is maps.
+            `segment_logits` (B, T, C + 1); `attention["visual"]` (B, T, H, W) over instances, where visual is maps;
+            `embeddings`, the visual ones those of whole frames.
 
         Raises:
             ValueError: a modality is missing or has another shape.
@@ -106,11 +107,14 @@ class AVT(nn.Module):
         positions = sinusoidal_positions(heard.shape[1], heard.shape[2]).to(heard)
         heard = self.over_audio(heard + positions)  # (B, T, D)
         inter = self.over_frames(intra.mean(dim=2) + positions)  # (B, T, D)
+        embeddings = {"audio": heard, "visual": inter}
         heard, inter, intra = self.attend_together(heard, inter, intra)
         instance, weights = self.attend_instances(heard, inter, intra)  # (B, T, D), (B, T, K)
+        embeddings["fused"] = torch.cat([heard, inter, instance], dim=-1)  # (B, T, 3 D)
         return AVOutput(
-            segment_logits=self.classifier(torch.cat([heard, inter, instance], dim=-1)),
+            segment_logits=self.classifier(embeddings["fused"]),
             attention={"visual": weights.view(visual.shape[:4])} if visual.ndim == 5 else {},
+            embeddings=embeddings,
         )
 
     def attend_together(self, heard: Tensor, inter: Tensor, intra: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -56,6 +56,8 @@ class AVOutput:
         losses: further terms of the training loss, name -> scalar tensor. Localization adds them as they are; parsing
             weighs each term by its name (`default_loss_weights` of the model, `loss_weights` of the recipe).
         attention: what can be looked at, name -> tensor (for figures); never used for the loss.
+        embeddings: features of the segments on their way through the model, (B, T, D) with a D of their own: "audio"
+            and "visual", encoded and not yet fused; "fused", what the classifier reads (for figures).
     """
 
     segment_logits: "Tensor | None" = None
@@ -69,6 +71,7 @@ class AVOutput:
     visual_to_audio: "Tensor | None" = None
     losses: "dict[str, Tensor]" = field(default_factory=dict)
     attention: "dict[str, Tensor]" = field(default_factory=dict)
+    embeddings: "dict[str, Tensor]" = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -187,7 +187,7 @@ class CMRAN(nn.Module):
 
         Returns:
             `event_logits` (B, T), `category_logits` (B, C), weakly supervised (B, C + 1); `attention["visual"]`
-            (B, T, H, W) where there are maps.
+            (B, T, H, W) where there are maps; `embeddings`, those of the modalities after self-attention.
 
         Raises:
             ValueError: a modality is missing or has another shape.
@@ -197,11 +197,13 @@ class CMRAN(nn.Module):
         same_segments(audio, visual, "CMRAN")
         cells = visual.flatten(2, 3) if visual.ndim == 5 else visual.unsqueeze(2)  # (B, T, K, D_v)
         attended, _, where = self.attention(audio, self.embed_cells(cells))  # (B, T, D), _, (B, T, K)
-        heard = self.audio.query(audio, self.visual.memory(attended))  # (B, T, hidden)
-        looked = self.visual.query(attended, self.audio.memory(audio))
+        audio_memory, visual_memory = self.audio.memory(audio), self.visual.memory(attended)
+        heard = self.audio.query(audio, visual_memory)  # (B, T, hidden)
+        looked = self.visual.query(attended, audio_memory)
         fused = self.fuse(heard, looked)
         return AVOutput(
             event_logits=self.event(fused).squeeze(-1),
             category_logits=self.category(fused.amax(dim=1)),
             attention={"visual": where.view(visual.shape[:4])} if visual.ndim == 5 else {},
+            embeddings={"audio": audio_memory, "visual": visual_memory, "fused": fused},
         )

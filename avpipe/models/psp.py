@@ -201,7 +201,8 @@ class PSP(nn.Module):
 
         Returns:
             `segment_logits` (B, T, C + 1); `losses["pair_similarity"]` while it is trained supervised; `attention` with
-            "audio_from_visual" and "visual_from_audio" (B, T, T), the pairs that propagate, and "visual" (B, T, H, W).
+            "audio_from_visual" and "visual_from_audio" (B, T, T), the pairs that propagate, and "visual" (B, T, H, W);
+            `embeddings`.
 
         Raises:
             ValueError: a modality is missing or has another shape.
@@ -212,15 +213,17 @@ class PSP(nn.Module):
         pooled, seen = visual_vectors(self.attention, audio, visual)  # (B, T, D_v)
         h_audio = self.audio_lstm(audio)[0]  # (B, T, 2 * hidden)
         h_visual = self.visual_lstm(self.project_visual(pooled))[0]
+        embeddings = {"audio": h_audio, "visual": h_visual}
         h_audio, h_visual, pairs = self.propagation(h_audio, h_visual)
-        logits = self.classifier((h_audio + h_visual) / 2)  # (B, T, C + 1)
+        embeddings["fused"] = (h_audio + h_visual) / 2
+        logits = self.classifier(embeddings["fused"])  # (B, T, C + 1)
         if self.weigh is not None:
             logits = logits * self.weigh(logits).relu().sigmoid()
         losses = {}
         if self.pair_similarity and batch.targets is not None:
             unlike = pair_similarity_loss(h_audio, h_visual, batch.targets["target"])
             losses["pair_similarity"] = PAIR_SIMILARITY_WEIGHT * unlike
-        return AVOutput(segment_logits=logits, losses=losses, attention=seen | pairs)
+        return AVOutput(segment_logits=logits, losses=losses, attention=seen | pairs, embeddings=embeddings)
 
 
 def _linear(dim: int) -> nn.Linear:

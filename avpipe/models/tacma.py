@@ -167,7 +167,7 @@ class TACMA(nn.Module):
             batch: audio (B, T, D_a); visual (B, T, D_v) or (B, T, H, W, D_v), averaged.
 
         Returns:
-            `segment_logits` (B, T, C + 1); `attention` with "audio_from_visual" and "visual_from_audio" (B, T, T).
+            `segment_logits` (B, T, C + 1); `attention` with "audio_from_visual" and "visual_from_audio" (B, T, T); `embeddings`.
 
         Raises:
             ValueError: a modality is missing or has another shape.
@@ -178,8 +178,13 @@ class TACMA(nn.Module):
         visual = spatial_average(maps)  # (B, T, D_v)
         if self.audio_lstm is not None and self.visual_lstm is not None:
             audio, visual = self.audio_lstm(audio)[0], self.visual_lstm(visual)[0]  # (B, T, d_l)
-        audio, visual, seen = self.attention(audio, visual)
-        return AVOutput(segment_logits=self.classifier(visual + audio), attention=seen)
+        heard, looked, seen = self.attention(audio, visual)
+        fused = looked + heard
+        return AVOutput(
+            segment_logits=self.classifier(fused),
+            attention=seen,
+            embeddings={"audio": audio, "visual": visual, "fused": fused},
+        )
 
 
 def _matrix(dim: int) -> nn.Linear:

@@ -59,6 +59,18 @@ def whole_file(path: str | Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
+def move_whole(part: Path, path: Path) -> None:
+    """Give the finished file `part` its name in the same folder: flushed to disk first, whole or not at all.
+
+    Raises `OutputError` on a full disk or an unwritable folder.
+    """
+    with output_errors(path):
+        with part.open("rb+") as file:
+            os.fsync(file.fileno())
+        part.replace(path)
+        _flush_folder(path.parent)
+
+
 def _flush_folder(folder: Path) -> None:
     """Make a rename in `folder` survive a power cut."""
     descriptor = os.open(folder, os.O_RDONLY)

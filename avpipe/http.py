@@ -331,7 +331,7 @@ def _failure_of(error: urllib.error.HTTPError) -> DownloadFailed:
     """What an HTTP error code means."""
     if error.code == 416:  # the partial file is longer than the file: its note was of another version
         return DownloadFailed(Failure.NETWORK_ERROR, "the server has no such range", restart=True)
-    wait = _retry_after(error.headers.get("Retry-After"))
+    wait = retry_after(error.headers.get("Retry-After"))
     other = Failure.NETWORK_ERROR if error.code >= 500 else Failure.UNAVAILABLE
     kind = FAILURE_OF_CODE.get(error.code, other)
     if error.code == 403 and error.headers.get("cf-mitigated"):  # Cloudflare's challenge for robots
@@ -341,7 +341,7 @@ def _failure_of(error: urllib.error.HTTPError) -> DownloadFailed:
     return DownloadFailed(kind, f"HTTP {error.code} {error.reason}", wait=wait)
 
 
-def _retry_after(value: str | None) -> float | None:
+def retry_after(value: str | None) -> float | None:
     """Seconds to wait, from a number or a date."""
     if value is None:
         return None

@@ -15,7 +15,7 @@ from http.client import HTTPResponse
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from avpipe.files import output_errors, whole_file, write_json
+from avpipe.files import move_whole, output_errors, write_json
 from avpipe.http import DownloadFailed, Failure, Remote, chunks, is_page, open_url
 
 CHUNK = 1 << 16
@@ -68,8 +68,7 @@ class Arrived:
 
     def move_to(self, path: Path) -> None:
         """Give the file its name."""
-        with whole_file(path) as temporary:
-            self.part.replace(temporary)
+        move_whole(self.part, path)
         forget(self.part)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from avpipe.files import OutputError, output_errors, read_json, whole_file, write_json, write_text
+from avpipe.files import OutputError, move_whole, output_errors, read_json, whole_file, write_json, write_text
 
 
 def test_a_file_appears_whole_with_its_folder(tmp_path: Path) -> None:
@@ -99,3 +99,11 @@ def test_importing_avpipe_is_light() -> None:
     code = f"import sys, avpipe; print([m for m in '{heavy}'.split() if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_finished_part_gets_its_name_and_leaves_no_litter(tmp_path: Path) -> None:
+    (tmp_path / "a.part").write_text("new")
+    (tmp_path / "a.txt").write_text("old")
+    move_whole(tmp_path / "a.part", tmp_path / "a.txt")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
+    assert (tmp_path / "a.txt").read_text() == "new"

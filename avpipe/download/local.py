@@ -4,8 +4,14 @@ from pathlib import Path
 
 from avpipe.config.source import Source
 from avpipe.datasets.manifest import local_file
-from avpipe.download.base import WantedClip, sha256_of
+from avpipe.download.archive import ArchiveFetcher
+from avpipe.download.base import Fetcher, WantedClip, sha256_of
 from avpipe.download.outcome import Outcome, Status
+
+
+def local_fetcher(source: Source) -> Fetcher:
+    """Fetches files below a folder, or members of an archive, whichever the source's `path` names."""
+    return ArchiveFetcher(source) if source.local_archive else LocalFetcher(source)
 
 
 class LocalFetcher:

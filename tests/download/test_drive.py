@@ -1,0 +1,128 @@
+"""Google Drive's pages: the one that asks back is answered, the others say why there is no file."""
+
+import io
+import math
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from avpipe.config.source import Source
+from avpipe.download import Status, drive
+from avpipe.download.archive import ArchiveFetcher
+from avpipe.download.base import WantedClip
+from avpipe.download.drive import confirmed_url
+from avpipe.http import DownloadFailed, Failure
+from avpipe.transfer import Limits
+
+FILE_ID = "1FjKwe79e0u96vdjIVwfRQ1V6SoDHe7kK"
+WARNING = f"""<!DOCTYPE html><html><head><title>Google Drive - Virus scan warning</title></head><body>
+<p class="uc-warning-caption">Google Drive can't scan this file for viruses.</p>
+<form id="download-form" action="https://drive.usercontent.google.com/download" method="get">
+<input type="submit" id="uc-download-link" value="Download anyway"/>
+<input type="hidden" name="id" value="{FILE_ID}"><input type="hidden" name="export" value="download">
+<input type="hidden" name="confirm" value="t"><input type="hidden" name="uuid" value="2b32fee2-d9c8&amp;a">
+</form></body></html>"""
+QUOTA = "<html><head><title>Google Drive - Quota exceeded</title></head><body>Too many users have viewed or downloaded this file recently.</body></html>"
+SIGN_IN = '<html><form action="https://accounts.google.com/v3/signin/identifier"></form></html>'
+
+
+def test_the_form_of_the_virus_warning_is_filled_in_as_it_is() -> None:
+    assert confirmed_url(WARNING) == (
+        f"https://drive.usercontent.google.com/download?id={FILE_ID}&export=download&confirm=t&uuid=2b32fee2-d9c8%26a"
+    )
+
+
+@pytest.mark.parametrize(
+    ("page", "kind"),
+    [
+        (QUOTA, Failure.RATE_LIMITED),
+        (SIGN_IN, Failure.PRIVATE),
+        ("<html>You need access</html>", Failure.PRIVATE),
+        ("<html><title>Error 404 (Not Found)</title></html>", Failure.UNAVAILABLE),
+        ("<html>Something new</html>", Failure.UNAVAILABLE),
+        (WARNING.replace("drive.usercontent.google.com", "evil.example"), Failure.UNAVAILABLE),
+        (
+            WARNING.replace("drive.usercontent.google.com", "drive.google.com@evil.example"),
+            Failure.UNAVAILABLE,
+        ),
+        (WARNING.replace("https://", "file://"), Failure.UNAVAILABLE),
+    ],
+)
+def test_every_other_page_is_a_reason(page: str, kind: Failure) -> None:
+    with pytest.raises(DownloadFailed) as caught:
+        confirmed_url(page)
+    assert caught.value.kind is kind
+
+
+@given(st.text())
+def test_no_page_breaks_the_parser(page: str) -> None:
+    with pytest.raises(DownloadFailed):
+        confirmed_url(page)
+
+
+@pytest.fixture
+def google(server: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The test's server in Google's place."""
+    monkeypatch.setattr(drive, "DOWNLOAD", f"{server.url}/download")
+    return server
+
+
+def archive() -> bytes:
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as file:
+        file.writestr("AVE_Dataset/AVE/a.mp4", bytes(range(256)) * 400)
+    return out.getvalue()
+
+
+def fetch(tmp_path: Path) -> Any:
+    fetcher = ArchiveFetcher(Source(kind="archive", drive=FILE_ID), limits=Limits(attempts=1))
+    return fetcher.fetch(WantedClip("a", "a", math.nan, math.nan), tmp_path / "a")
+
+
+def test_a_large_file_comes_after_the_warning_and_goes_on_after_a_break(google: Any, tmp_path: Path) -> None:
+    """Google's final URL is another each time; the partial file belongs to the id."""
+    google.file("/whole", archive())
+    whole = google.answers["/whole"]
+    google.file("/cut", archive(), cut=30_000)
+    cut, breaks = google.answers["/cut"], [True]
+    host = google.url.removeprefix("http://")
+    page = WARNING.replace("https://drive.usercontent.google.com", f"http://{host}").encode()
+
+    def answer(request: Any) -> None:
+        assert f"id={FILE_ID}" in request.path
+        if "confirm=t" not in request.path:
+            request.reply(200, page, Content_Type="text/html; charset=utf-8")
+        elif breaks:
+            breaks.clear()
+            cut(request)
+        else:
+            whole(request)
+
+    google.answers["/download"] = answer
+    assert fetch(tmp_path).status is Status.NETWORK_ERROR
+    outcome = fetch(tmp_path)
+    assert outcome.status is Status.PRESENT
+    assert outcome.found_in == "archive Google Drive"
+    assert [asked for _, asked in google.asked] == [None, None, "bytes=30000-", "bytes=30000-"]
+
+
+@pytest.mark.parametrize("code", [200, 403])
+def test_a_quota_that_is_used_up_is_later_whatever_the_code(google: Any, tmp_path: Path, code: int) -> None:
+    google.answers["/download"] = lambda request: request.reply(
+        code, QUOTA.encode(), Content_Type="text/html"
+    )
+    outcome = fetch(tmp_path)
+    assert outcome.status is Status.RATE_LIMITED
+    assert "download it by hand" in outcome.reason
+    assert google.count("/download") == 1
+
+
+def test_a_page_that_always_leads_to_itself_ends(google: Any, tmp_path: Path) -> None:
+    host = google.url.removeprefix("http://")
+    page = WARNING.replace("https://drive.usercontent.google.com", f"http://{host}").encode()
+    google.answers["/download"] = lambda request: request.reply(200, page, Content_Type="text/html")
+    assert fetch(tmp_path).status is Status.REFUSED_URL

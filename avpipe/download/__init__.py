@@ -6,7 +6,9 @@ from avpipe.lazy import LazyTable
 __all__ = ["FETCHERS", "Outcome", "Status"]
 
 FETCHERS: LazyTable = {
+    "archive": "avpipe.download.archive:ArchiveFetcher",
     "http": "avpipe.download.web:WebFetcher",
-    "local": "avpipe.download.local:LocalFetcher",
+    "huggingface": "avpipe.download.huggingface:huggingface_fetcher",
+    "local": "avpipe.download.local:local_fetcher",
 }
-"""`kind` of a configured source -> the class that fetches from it (see `avpipe.download.base.Fetcher`)."""
+"""`kind` of a configured source -> what makes the fetcher of it (see `avpipe.download.base.Fetcher`)."""

@@ -17,7 +17,12 @@ from torch import Tensor
 
 from avpipe.datasets.labels import segment_labels
 from avpipe.experiment import Experiment
-from avpipe.metrics.cross_modality import exact_match_accuracy, locate, query_intervals
+from avpipe.metrics.cross_modality import (
+    chance_accuracy,
+    exact_match_accuracy,
+    locate,
+    query_intervals,
+)
 from avpipe.models.base import AVOutput
 from avpipe.models.layers import intervals
 from avpipe.training.data import Data, Division
@@ -56,7 +61,7 @@ class CrossModality:
                 "a cross-modality model brings its own loss; leave `loss` and `pooling` of the recipe at default"
             )
         self.data, self.needed = data, {"test"}
-        if recipe.protocol == "validation" or recipe.schedule == "plateau":
+        if recipe.needs_validation:
             self.needed.add("val")
         self.events = {
             name: segment_labels(data.events, split.clips, data.categories, data.segments)
@@ -107,15 +112,19 @@ class CrossModality:
         return answers
 
     def metrics(self, predictions: Predictions, split: str) -> dict[str, float]:
-        """`accuracy_a2v`, `accuracy_v2a` and `accuracy`, their mean; NaN where no clip of the split makes a query."""
+        """`accuracy_a2v`, `accuracy_v2a` and `accuracy`, their mean; `chance`, what a position drawn at random gets.
+
+        NaN where no clip of the split makes a query.
+        """
         answers = self._answers(predictions, split)
         if not len(answers["clip"]):
-            return dict.fromkeys(("accuracy_a2v", "accuracy_v2a", "accuracy"), float("nan"))
+            return dict.fromkeys(("accuracy_a2v", "accuracy_v2a", "accuracy", "chance"), float("nan"))
         both = {
             f"accuracy_{short}": exact_match_accuracy(answers[direction], answers["onset"])
             for direction, short in DIRECTIONS.items()
         }
-        return {**both, "accuracy": sum(both.values()) / len(both)}
+        chance = chance_accuracy(answers["length"], self.events[split].shape[1])
+        return {**both, "accuracy": sum(both.values()) / len(both), "chance": chance}
 
     def table(self, predictions: Predictions, split: str) -> pd.DataFrame:
         """One row a query and direction: clip, direction, onset and length (the truth), prediction (the onset found)."""

@@ -20,6 +20,9 @@ class Recipe(Section):
         "constant", description="of the learning rate"
     )
     step: int = Field(10, ge=1, description="step: epochs between decays; plateau: patience in epochs")
+    watch: Literal["validation", "loss"] = Field(
+        "validation", description="plateau: what must get better, the validation score or the training loss"
+    )
     milestones: tuple[int, ...] = Field((), description="milestones: epochs after which the rate decays")
     gamma: float = Field(0.1, gt=0, le=1, description="factor of a decay")
     clip_norm: float | None = Field(None, gt=0, description="largest norm of the gradient")
@@ -59,3 +62,8 @@ class Recipe(Section):
         ge=0,
         description="parsing: epochs of a first training, whose model then takes labels out of the audio or the visual track (MA); 0 for none",
     )
+
+    @property
+    def needs_validation(self) -> bool:
+        """Whether training looks at the validation split: to choose the checkpoint, or to lower the learning rate."""
+        return self.protocol == "validation" or (self.schedule == "plateau" and self.watch == "validation")

@@ -112,7 +112,7 @@ def why_not(experiment: Experiment, data: Data) -> str | None:
     """Why the experiment cannot run on these clips, or None."""
     recipe = experiment.recipe
     needed = ["train", "test"]
-    if recipe.protocol == "validation" or recipe.schedule == "plateau":
+    if recipe.needs_validation:
         needed.append("val")
     for name in needed:
         split = data.splits[name]
@@ -323,10 +323,12 @@ class Run:
         return {name: torch.cat([part[name] for part in parts]).cpu().numpy() for name in parts[0]}
 
     def _step_schedule(self, schedule: Any, row: dict[str, float]) -> None:
-        """An epoch of the learning rate's schedule; a plateau looks at the epochs that were evaluated."""
+        """An epoch of the learning rate's schedule; a plateau of the validation score looks at evaluated epochs."""
         if isinstance(schedule, torch.optim.lr_scheduler.ReduceLROnPlateau):
-            if f"val_{self.task.main_metric}" in row:
-                schedule.step(row[f"val_{self.task.main_metric}"])
+            of_loss = self.experiment.recipe.watch == "loss"
+            watched = "loss" if of_loss else f"val_{self.task.main_metric}"
+            if watched in row:
+                schedule.step(row[watched])
         elif schedule is not None:
             schedule.step()
 

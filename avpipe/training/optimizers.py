@@ -3,7 +3,7 @@
 import importlib
 import sys
 from types import ModuleType
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -62,7 +62,8 @@ def make_schedule(recipe: Recipe, optimizer: torch.optim.Optimizer) -> Any:
     if recipe.schedule == "milestones":
         return schedules.MultiStepLR(optimizer, list(recipe.milestones), recipe.gamma)
     if recipe.schedule == "plateau":
-        return schedules.ReduceLROnPlateau(optimizer, mode="max", factor=recipe.gamma, patience=recipe.step)
+        better: Literal["min", "max"] = "min" if recipe.watch == "loss" else "max"
+        return schedules.ReduceLROnPlateau(optimizer, mode=better, factor=recipe.gamma, patience=recipe.step)
     if recipe.schedule == "cosine":
         return schedules.CosineAnnealingLR(optimizer, recipe.epochs)
     return None

@@ -136,10 +136,11 @@ def test_features_read_from_disk_give_the_same_numbers(study, describe):
     "recipe",
     [
         {"schedule": "plateau", "step": 1},
+        {"schedule": "plateau", "step": 1, "watch": "loss"},
         {"schedule": "cosine", "optimizer": "sgd", "clip_norm": 0.5},
         {"evaluate_every": 2, "protocol": "last"},
     ],
-    ids=["plateau", "cosine", "last"],
+    ids=["plateau", "plateau of the loss", "cosine", "last"],
 )
 def test_a_stopped_run_goes_on_with_the_same_numbers(study, describe, monkeypatch, stop_after, recipe):
     experiment = describe(epochs=6, **recipe)  # AVIN has dropout: the random state matters too

@@ -12,10 +12,12 @@ if TYPE_CHECKING:
 __all__ = ["DATASETS", "read_annotations"]
 
 DATASETS: LazyTable = {
+    "audioset": "avpipe.datasets.audioset:read_audioset",
     "ave": "avpipe.datasets.ave:read_ave",
     "demo": "avpipe.datasets.demo:read_demo",
     "folder": "avpipe.datasets.folder:read_folder",
     "llp": "avpipe.datasets.llp:read_llp",
+    "ucf101": "avpipe.datasets.ucf101:read_ucf101",
 }
 
 

@@ -1,0 +1,102 @@
+"""UCF-101 (Soomro, Zamir and Shah, UCF101: a dataset of 101 human actions classes from videos in the wild, 2012): the official lists.
+
+`classInd.txt` has a line a class, `number Name`, numbered from 1. `trainlist0N.txt` has `Class/v_Class_gGG_cCC.avi number`, `testlist0N.txt`
+the path alone; the three pairs divide the same 13,320 videos in three ways, of which `split` chooses one.
+
+* A clip is a video, from its beginning to its end, named by its file: `v_Archery_g01_c01`. Its source is the path that the
+  list gives, `Archery/v_Archery_g01_c01.avi`.
+* The category is that of the folder: of class 37, HandstandPushups, the files are called `v_HandStandPushups_...`.
+* It is true of the whole clip (modality "video"). About half of the classes have sound.
+* There is no validation split.
+
+Issue codes: `refused_id` (a path of another form; the clip is listed, never looked for).
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Literal
+
+from avpipe.datasets.base import (
+    CLIP_COLUMNS,
+    EVENT_COLUMNS,
+    ISSUE_COLUMNS,
+    Annotations,
+    Issue,
+    Line,
+    read_lines,
+    refused_name,
+    table,
+)
+
+CLASSES_FILE = "classInd.txt"
+_PATH = re.compile(r"(?P<folder>[A-Za-z0-9]+)/(?P<clip>v_[A-Za-z0-9]+_g[0-9]+_c[0-9]+)\.avi")
+_NAN = float("nan")
+
+
+def read_ucf101(annotations: Path, *, split: Literal[1, 2, 3] = 1) -> Annotations:
+    """Read the folder of UCF-101's train/test lists for action recognition.
+
+    Args:
+        annotations: the folder.
+        split: which of the three divisions.
+
+    Raises:
+        AnnotationError: for a missing file, a malformed line, a class that `classInd.txt` does not have, or a video that
+            is listed twice.
+    """
+    categories = _read_classes(annotations / CLASSES_FILE)
+    clips, events = [], []
+    issues: list[Issue] = []
+    places: dict[str, Line] = {}
+    for part in ("train", "test"):
+        for line, path, category in _read_list(annotations / f"{part}list0{split}.txt", part, categories):
+            found = _PATH.fullmatch(path)
+            name, source = (found["clip"], path) if found else (refused_name(path), "")
+            if name in places:
+                raise line.error(f"a video that is listed once; {places[name].place} has it as well")
+            places[name] = line
+            if not found:
+                message = (
+                    f"{line.place}: {path!r} is no path of UCF-101; the clip is listed but never looked for"
+                )
+                issues.append(("refused_id", name, message))
+            clips.append((name, part, source, _NAN, _NAN))
+            if category:
+                events.append((name, "video", category, _NAN, _NAN))
+    return Annotations(
+        categories=tuple(categories.values()),
+        clips=table(clips, CLIP_COLUMNS),
+        events=table(events, EVENT_COLUMNS),
+        issues=table(issues, ISSUE_COLUMNS),
+    )
+
+
+def _read_classes(path: Path) -> dict[str, str]:
+    """Number -> name, in the order of the file."""
+    classes: dict[str, str] = {}
+    for line in read_lines(path):
+        number, name = line.fields(" ", "number name")
+        if number != str(len(classes) + 1) or not re.fullmatch(r"[A-Za-z0-9]+", name):
+            raise line.error(f"class {len(classes) + 1}: number and name")
+        if name in classes.values():
+            raise line.error("a name that stands nowhere before")
+        classes[number] = name
+    return classes
+
+
+def _read_list(path: Path, part: str, classes: Mapping[str, str]) -> Iterator[tuple[Line, str, str]]:
+    """Line, path and category ("" where a refused path of a test list tells none)."""
+    for line in read_lines(path):
+        video, number = line.text, ""
+        if part == "train":
+            video, _, number = line.text.rpartition(" ")
+            if number not in classes:
+                raise line.error(f"a path and the number of a class (1 to {len(classes)})")
+        folder = video.partition("/")[0]
+        named = folder if folder in classes.values() else ""
+        if _PATH.fullmatch(video) and not named:
+            raise line.error(f"a folder that {CLASSES_FILE} lists as a class")
+        if named and number and classes[number] != named:
+            raise line.error(f"the number of {named}; {number} is {classes[number]}")
+        yield line, video, named or classes.get(number, "")

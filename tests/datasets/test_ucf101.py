@@ -1,0 +1,119 @@
+"""UCF-101's lists: the counts of the real ones, and what happens to wild lines."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from avpipe.datasets import read_annotations
+from avpipe.datasets.base import CLIP_NAME, AnnotationError
+from avpipe.datasets.ucf101 import read_ucf101
+from avpipe.lazy import UnknownNameError
+
+TRAIN = ["Archery/v_Archery_g08_c01.avi 1", "Jump/v_Leap_g08_c02.avi 2"]
+TEST = ["Archery/v_Archery_g01_c01.avi"]
+
+
+def write(folder: Path, train: list[str] = TRAIN, test: list[str] = TEST) -> Path:
+    folder.mkdir(exist_ok=True)
+    files = {"classInd": ["1 Archery", "2 Jump"], "trainlist01": train, "testlist01": test}
+    for name, lines in files.items():
+        text = "".join(f"{line}\r\n" for line in lines)
+        (folder / f"{name}.txt").write_text(text, encoding="utf-8", newline="")
+    return folder
+
+
+@pytest.mark.parametrize(("split", "train", "test"), [(1, 9537, 3783), (2, 9586, 3734), (3, 9624, 3696)])
+def test_the_real_splits_have_their_counts(shared: Path, split: int, train: int, test: int) -> None:
+    found = read_annotations("ucf101", shared / "data" / "ucf", split=split)
+    assert found.clips["split"].value_counts().to_dict() == {"train": train, "test": test}
+    assert (len(found.categories), found.categories[0], found.categories[100]) == (
+        101,
+        "ApplyEyeMakeup",
+        "YoYo",
+    )
+    assert len(found.issues) == 0
+    assert found.events["clip"].tolist() == found.clips["clip"].tolist()
+    assert set(found.events["modality"]) == {"video"}
+    assert found.events["category"].nunique() == 101
+
+
+def test_the_real_splits_divide_the_same_videos(shared: Path) -> None:
+    read = [read_ucf101(shared / "data" / "ucf", split=split).clips for split in (1, 2, 3)]
+    assert {len(clips) for clips in read} == {13320}
+    assert set(read[0]["source"]) == set(read[1]["source"]) == set(read[2]["source"])
+
+
+def test_the_category_is_the_folder_s_though_the_file_is_spelt_otherwise(shared: Path) -> None:
+    found = read_ucf101(shared / "data" / "ucf")
+    odd = found.clips[found.clips["clip"].str.contains("HandStandPushups")]
+    assert len(odd) == len(found.events[found.events["category"] == "HandstandPushups"])
+    assert odd["source"].str.startswith("HandstandPushups/v_HandStandPushups_").all()
+
+
+def test_a_clip_is_the_whole_of_its_video(tmp_path: Path) -> None:
+    found = read_ucf101(write(tmp_path))
+    assert found.clips["clip"].tolist() == ["v_Archery_g08_c01", "v_Leap_g08_c02", "v_Archery_g01_c01"]
+    assert found.clips["source"].tolist() == [line.split(" ")[0] for line in [*TRAIN, *TEST]]
+    assert found.clips[["start", "end"]].isna().all(axis=None)
+    assert found.events["category"].tolist() == ["Archery", "Jump", "Archery"]
+
+
+def test_there_are_three_splits(tmp_path: Path) -> None:
+    with pytest.raises(UnknownNameError, match=r"option split is one of \[1, 2, 3\], not 4"):
+        read_annotations("ucf101", write(tmp_path), split=4)
+    with pytest.raises(AnnotationError, match=r"trainlist02\.txt"):
+        read_annotations("ucf101", tmp_path, split=2)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("Archery/v_Archery_g08_c09.avi", "a path and the number of a class"),
+        ("Archery/v_Archery_g08_c09.avi 3", "a path and the number of a class"),
+        ("Archery/v_Archery_g08_c09.avi 2", "the number of Archery; 2 is Jump"),
+        ("Biking/v_Biking_g08_c09.avi 1", "a folder that classInd.txt lists"),
+        (TRAIN[0], r"a video that is listed once; trainlist01\.txt:1 has it as well"),
+    ],
+)
+def test_a_malformed_line_is_an_error_with_file_and_line(tmp_path: Path, line: str, message: str) -> None:
+    with pytest.raises(AnnotationError, match=message) as caught:
+        read_ucf101(write(tmp_path, [*TRAIN, line]))
+    assert "trainlist01.txt, line 3" in str(caught.value)
+
+
+def test_broken_classes_are_an_error(tmp_path: Path) -> None:
+    for content in ("1 Archery\n3 Jump\n", "1 Archery\n2 Archery\n", "1\n", "1 Arch/ery\n"):
+        (write(tmp_path) / "classInd.txt").write_text(content)
+        with pytest.raises(AnnotationError, match=r"classInd\.txt, line"):
+            read_ucf101(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "path", ["../../etc/passwd", "Archery/../v_Archery_g01_c01.avi", "-rf", "Archery/v.avi"]
+)
+def test_a_hostile_path_is_listed_and_never_looked_for(tmp_path: Path, path: str) -> None:
+    found = read_ucf101(
+        write(tmp_path, [*TRAIN, f"{path} 2" if not path.startswith("Arch") else f"{path} 1"])
+    )
+    assert found.clips["source"][2] == ""
+    assert found.clips["clip"][2].startswith("refused~")
+    assert found.issues["code"].tolist() == ["refused_id"]
+
+
+@settings(max_examples=50, deadline=None)
+@given(line=st.text(max_size=60))
+def test_any_line_is_read_or_named_in_an_error(tmp_path_factory: pytest.TempPathFactory, line: str) -> None:
+    folder = write(tmp_path_factory.mktemp("ucf"))
+    with (folder / "testlist01.txt").open("wb") as file:
+        file.write(line.encode("utf-8", "surrogatepass") + b"\n" + TEST[0].encode() + b"\n")
+    message = ""
+    try:
+        clips = read_ucf101(folder).clips
+    except AnnotationError as error:
+        message = str(error)
+    else:
+        assert clips["clip"].str.fullmatch(CLIP_NAME).all()
+        assert not clips["source"].str.contains(r"\.\.", regex=True).any()
+    assert not message or "testlist01.txt, line" in message

@@ -165,7 +165,7 @@ def manifest(
     from avpipe.datasets.manifest import write_manifest
 
     sources = _sources(source)
-    local = [(Path(s.path), s.pattern) for s in sources if s.kind == "local" and s.path]
+    local = [(Path(s.path), s.pattern) for s in sources if s.path]
     read = read_annotations(kind, annotations, **_mapping(options, "--options"))
     index = write_manifest(read, name, out, shard_size, local)
     typer.echo(

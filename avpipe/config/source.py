@@ -20,7 +20,7 @@ _KEYS = {
     "huggingface": frozenset(
         {"repo", "revision", "archive", "sha256", "pattern", "token", "url", "max_archive_bytes"}
     ),
-    "youtube": frozenset({"cookies", "cookies_from_browser", "proxy", "rate", "margin", "format"}),
+    "youtube": frozenset({"cookies", "cookies_from_browser", "proxy", "rate", "margin", "format", "url"}),
 }
 _MANNERS = frozenset({"timeout", "token", "cookies", "cookies_from_browser", "proxy", "rate"})
 
@@ -40,7 +40,7 @@ class Source(Section):
     )
     url: str | None = Field(
         None,
-        description=f"http: URL with {{source}} or {{clip}}; archive: its URL; huggingface: a mirror of {HUB}",
+        description=f"http: URL with {{source}} or {{clip}}; archive: its URL; huggingface: a mirror of {HUB}; youtube: page of another site that yt-dlp knows, with {{source}}",
     )
     drive: str | None = Field(
         None, pattern=r"^[A-Za-z0-9_-]{10,128}$", description="archive: Google Drive's id of the file"
@@ -101,6 +101,8 @@ class Source(Section):
                 raise ValueError(
                     f"`{name}` is no key of a source of kind {self.kind}; it has {', '.join(sorted(_KEYS[self.kind]))}"
                 )
+        if not any(field in self.pattern for field in ("{source}", "{clip}")):
+            raise ValueError("`pattern` needs {source} or {clip} in it, or every clip would be the same file")
         check = _CHECKS.get(self.kind)
         complaint = check(self) if check else None
         if complaint:
@@ -162,9 +164,18 @@ def _wrong_huggingface(source: Source) -> str | None:
     return None
 
 
+def _wrong_youtube(source: Source) -> str | None:
+    if source.url is None or (_is_url(source.url) and "{source}" in source.url):
+        return None
+    return (
+        "`url` of a youtube source is the page of a video on another site, https://..., with {source} in it"
+    )
+
+
 _CHECKS = {
     "local": _wrong_local,
     "http": _wrong_http,
     "archive": _wrong_archive,
     "huggingface": _wrong_huggingface,
+    "youtube": _wrong_youtube,
 }

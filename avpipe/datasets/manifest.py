@@ -33,7 +33,7 @@ ROW_GROUP = 65536
 """Rows that a reader of one shard must decode, at most."""
 
 LocalSource = tuple[Path, str]
-"""A folder and the pattern of the file below it, with {source} and {clip}."""
+"""A folder and the pattern of the file below it, with {source} and {clip}; or an archive and that of its member."""
 
 
 class LedgerError(ValueError):
@@ -166,7 +166,11 @@ def shard_digests(manifest: "pd.DataFrame", local_sources: Sequence[LocalSource]
     """
     strings = [manifest[name].array for name in ("clip", "split", "source")]
     columns = [*strings, *(manifest[name].to_numpy() for name in ("start", "end", "row"))]
-    present = [(os.fspath(root), pattern) for root, pattern in local_sources if root.is_dir()]
+    present = [
+        (os.fspath(root), pattern, None if root.is_dir() else _file_state(root))
+        for root, pattern in local_sources
+        if root.exists()
+    ]
     shards = manifest["shard"].to_numpy()
     digests = {}
     first = 0
@@ -188,12 +192,24 @@ def labels_digest(annotations: "Annotations") -> str:
     return digest.hexdigest()[:16]
 
 
-def _local_state(sources: Sequence[tuple[str, str]], clip: str, source: str) -> tuple[str, int, int] | None:
-    """Path below its folder, size and time of change (ns) of the first local file of a clip."""
-    for root, pattern in sources:
+_State = tuple[str, int, int]
+"""Path below its source, size and time of change (ns) of a file."""
+
+
+def _file_state(path: Path) -> _State:
+    """The state of an archive, which is that of each clip in it."""
+    found = path.stat()
+    return "", found.st_size, found.st_mtime_ns
+
+
+def _local_state(sources: Sequence[tuple[str, str, _State | None]], clip: str, source: str) -> _State | None:
+    """The state of the first local file of a clip, or of the first archive that may hold it."""
+    for root, pattern, archive in sources:
         relative = _relative(pattern, clip, source)
         if relative is None:
             continue
+        if archive is not None:
+            return archive
         try:
             found = os.stat(f"{root}/{relative}")  # noqa: PTH116 (a million times; a Path costs more than the call)
         except OSError:  # not there, or not readable: no file for this source, as the fetching job will say

@@ -166,6 +166,23 @@ def test_a_local_file_that_changes_or_appears_changes_its_shard_only(tmp_path: P
     assert (digests()["0"], digests()["1"] == first["1"]) == (touched["0"], False)
 
 
+def test_a_local_archive_stands_for_every_clip_that_no_folder_before_it_has(tmp_path: Path) -> None:
+    folder, archive = tmp_path / "folder", tmp_path / "clips.zip"
+    folder.mkdir()
+    (folder / "a.mp4").write_bytes(b"1")
+    archive.write_bytes(b"zip")
+    sources = [(folder, "{clip}.mp4"), (archive, "{clip}.mp4")]
+
+    def digests() -> dict[str, str]:
+        return write_manifest(annotations(["a", "b"]), "mine", tmp_path / "out", 1, sources)["shards"]
+
+    before = digests()
+    archive.write_bytes(b"another zip")
+    after = digests()
+    assert before["0"] == after["0"]
+    assert before["1"] != after["1"]
+
+
 def test_a_project_copied_elsewhere_keeps_its_digests(tmp_path: Path) -> None:
     found = []
     for place in ("here", "there"):

@@ -110,8 +110,8 @@ def labels_digest(wildcards):
 
 
 def source_inventory(wildcards):
-    """Changes when a file in a local source folder does: then the manifest is made again."""
-    return inventory([Path(source.path) for source in study.dataset.sources if source.kind == "local"])
+    """Changes when a file in a local source folder does, or a local archive: then the manifest is made again."""
+    return inventory([Path(source.path) for source in study.dataset.sources if source.path])
 
 
 def annotation_files(wildcards):
@@ -129,9 +129,20 @@ def annotation_files(wildcards):
     return files
 
 
-def source_options(wildcards):
+def source_identities(wildcards):
+    """What decides which clips the sources give, without speed, patience and secrets: those make nothing stale."""
+    return [source.identity() for source in study.dataset.sources]
+
+
+# `input` is asked for only so that Snakemake does not compare what the function gives; `source_identities` is compared.
+def source_options(wildcards, input):
     """The dataset's sources as the jobs take them. (A function, because Snakemake expands braces elsewhere.)"""
-    return [f"--source={source.model_dump_json(exclude_none=True)}" for source in study.dataset.sources]
+    return [f"--source={source.model_dump_json(exclude_defaults=True)}" for source in study.dataset.sources]
+
+
+def local_source_options(wildcards):
+    """The sources whose files the manifest looks at."""
+    return [f"--source={source.identity()}" for source in study.dataset.sources if source.path]
 
 
 def reader_options(wildcards):

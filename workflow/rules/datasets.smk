@@ -37,7 +37,7 @@ checkpoint manifest:
         kind=study.dataset.kind,
         annotations=study.dataset.annotations or f"{plan.results}/annotations",
         options=reader_options,
-        sources=source_options,
+        sources=local_source_options,
         shard_size=study.shard_size,
     shell:
         "python -m avpipe datasets manifest --name {wildcards.dataset} --kind {params.kind}"

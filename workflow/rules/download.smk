@@ -16,6 +16,7 @@ rule fetch:
     params:
         code=fetch_code([source.kind for source in study.dataset.sources]),
         clips=shard_digest,
+        identities=source_identities,
         sources=source_options,
         files="results/{dataset}/downloads/files",
     shell:

@@ -1,0 +1,92 @@
+"""A source says what it lacks, what does not belong to it, and what of it makes results stale."""
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from avpipe.config.section import ConfigError
+from avpipe.config.source import Source
+from avpipe.config.study import validate_study
+
+SHA256 = "0" * 64
+GOOD = (
+    {"kind": "local", "path": "videos"},
+    {"kind": "local", "path": "videos.tar", "pattern": "{clip}.mp4"},
+    {"kind": "http", "url": "https://example.org/{source}.mp4", "allow_private": True},
+    {"kind": "archive", "path": "AVE.zip"},
+    {"kind": "archive", "url": "https://example.org/AVE.tar.gz", "sha256": SHA256},
+    {"kind": "archive", "drive": "1FjKwe79e0u96vdjIVwfRQ1V6SoDHe7kK", "pattern": "AVE/{source}.mp4"},
+    {"kind": "huggingface", "repo": "owner/ave", "revision": "refs/pr/1", "token": "$HF_TOKEN"},
+    {"kind": "huggingface", "repo": "owner/ave", "archive": "videos.zip", "sha256": SHA256},
+    {"kind": "youtube", "rate": 100, "margin": 2, "cookies": "cookies.txt", "timeout": 60},
+)
+
+
+@pytest.mark.parametrize("source", GOOD, ids=json.dumps)
+def test_every_kind_survives_the_way_to_a_job(source: dict[str, object]) -> None:
+    read = Source.model_validate(source)
+    assert Source.model_validate_json(read.model_dump_json()) == read
+    assert json.loads(read.model_dump_json(exclude_defaults=True)) == source
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ({"kind": "local"}, "a local source needs `path`"),
+        (
+            {"kind": "local", "path": "x", "url": "https://x"},
+            "`url` is no key of a source of kind local; it has path",
+        ),
+        ({"kind": "http", "url": "https://example.org/a.mp4"}, "with {source} or {clip} in it"),
+        ({"kind": "http", "url": "file:///{source}"}, "an http source needs `url`"),
+        ({"kind": "archive"}, "exactly one of `path`, `url` and `drive`"),
+        ({"kind": "archive", "path": "x.zip", "drive": "1FjKwe79e0u96"}, "exactly one of"),
+        ({"kind": "archive", "url": "ftp://x/y.zip"}, "`url` of an archive starts with http"),
+        ({"kind": "archive", "path": "x.zip", "sha256": "abc"}, "sources.0.sha256: String should match"),
+        ({"kind": "archive", "drive": "https://drive.google.com/x"}, "sources.0.drive: String should match"),
+        ({"kind": "archive", "path": "x.zip", "pattern": "AVE/a.mp4"}, "`pattern` needs {source} or {clip}"),
+        ({"kind": "huggingface"}, "needs `repo`"),
+        ({"kind": "huggingface", "repo": "../x"}, "sources.0.repo: String should match"),
+        ({"kind": "huggingface", "repo": "a/b", "revision": "x/../y"}, "`revision` is a branch"),
+        ({"kind": "huggingface", "repo": "a/b", "archive": "../x.zip"}, "`archive` is the path"),
+        ({"kind": "huggingface", "repo": "a/b", "sha256": SHA256}, "`sha256` is that of `archive`"),
+        ({"kind": "youtube", "rate": 0}, "sources.0.rate: Input should be greater than 0"),
+        ({"kind": "youtube", "rat": 3}, "sources.0.rat: no such key; did you mean 'rate'?"),
+        ({"kind": "torrent"}, "sources.0.kind"),
+    ],
+)
+def test_a_mistake_is_named_with_its_key(source: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        validate_study({"dataset": {"name": "d", "kind": "ave", "sources": [source]}})
+    assert message in str(caught.value)
+
+
+@given(st.text(max_size=30))
+def test_ids_that_become_parts_of_urls_hold_nothing_of_a_url(text: str) -> None:
+    for key, other in (("drive", {"kind": "archive"}), ("repo", {"kind": "huggingface"})):
+        try:
+            Source.model_validate({**other, key: text})
+        except ValidationError:
+            continue
+        assert not set(text) & set("?#%&@: \\\n")
+
+
+def test_speed_patience_and_secrets_make_nothing_stale() -> None:
+    slow = Source(
+        kind="youtube", rate=10, cookies="a", proxy="http://p", timeout=5, cookies_from_browser="firefox"
+    )
+    assert slow.identity() == Source(kind="youtube").identity()
+    assert Source(kind="youtube", margin=2).identity() != slow.identity()
+    private = Source(kind="huggingface", repo="a/b", token="$HUSH")
+    assert "HUSH" not in private.identity()
+
+
+@pytest.mark.parametrize(
+    ("path", "archive"),
+    [("a.zip", True), ("a.TAR.GZ", True), ("a.tgz", True), ("a", False), ("a.mp4", False)],
+)
+def test_a_local_path_is_an_archive_by_its_name(path: str, archive: bool) -> None:
+    assert (Source(kind="local", path=path).local_archive == path) is archive

@@ -2,19 +2,16 @@
 
 import json
 import os
-import re
 import sys
-from collections.abc import Callable
-from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ParamSpec
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from avpipe import __version__
+from avpipe import __version__, feature_commands
+from avpipe.console import Device, Out, Results, StudyOption, counted, read_mapping, readable_errors
 
 if TYPE_CHECKING:
-    from avpipe.config.imported import ImportedConfig
     from avpipe.config.source import Source
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
@@ -30,43 +27,13 @@ def group(name: str, about: str) -> typer.Typer:
 datasets = group("datasets", "Annotation files to manifest: which clips exist and what is true of them.")
 download = group("download", "Clip names to files on disk.")
 media = group("media", "Files to canonical clips in tar shards.")
-features = group("features", "Canonical clips to zarr arrays.")
-weights = group("weights", "Published weights of the backbones.")
+app.add_typer(feature_commands.features, name="features")
+app.add_typer(feature_commands.weights, name="weights")
+app.command("import")(feature_commands.import_)
+app.command("export")(feature_commands.export)
 tables = group("tables", "Runs to the tables of papers.")
 report = group("report", "Runs and clips to figures.")
 
-P = ParamSpec("P")
-
-
-def readable_errors(command: Callable[P, None]) -> Callable[P, None]:
-    """Print errors that a person can mend as one message, without a traceback; exit with 1 (130 for Ctrl-C)."""
-
-    @wraps(command)
-    def wrapped(*args: P.args, **kwargs: P.kwargs) -> None:
-        try:
-            command(*args, **kwargs)
-        except (ValueError, OSError) as error:
-            if "--debug" in sys.argv:
-                raise
-            typer.echo(f"error: {error}", err=True)
-            raise typer.Exit(1) from None
-        except KeyboardInterrupt:
-            typer.echo("stopped; finished work is kept, run the same command again to go on", err=True)
-            raise typer.Exit(130) from None
-
-    return wrapped
-
-
-Out = Annotated[Path, typer.Option(help="Where the result goes; written whole or not at all.")]
-Results = Annotated[Path, typer.Option(help="The study's folder, results/{dataset}.")]
-StudyOption = Annotated[str, typer.Option(help="The study: a yaml or json file, or json itself.")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
-WeightNames = Annotated[
-    list[str] | None, typer.Argument(help="Names that `avpipe weights list` prints; default: all.")
-]
-WeightsFolder = Annotated[
-    Path | None, typer.Option(help="Folder of downloaded weights; default: the user's cache folder.")
-]
 
 Sources = Annotated[
     list[str] | None, typer.Option("--source", help="json of a source; tried in the order given.")
@@ -77,48 +44,11 @@ Budgets = Annotated[
 ]
 
 
-def _mapping(text: str, what: str) -> dict[str, Any]:
-    """A mapping given as json, or as the name of a yaml or json file."""
-    import yaml
-
-    if not text.lstrip().startswith("{"):
-        if not Path(text).is_file():
-            raise ValueError(f"{what}: no file {text}")
-        text = Path(text).read_text(encoding="utf-8")
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ValueError(f"{what} is not valid yaml: {error}") from None
-    if not isinstance(value, dict):
-        raise ValueError(f"{what} must be a mapping, found {type(value).__name__}")
-    return value
-
-
 def _sources(texts: list[str] | None) -> list["Source"]:
     """Sources given as json."""
     from avpipe.config.source import Source
 
-    return [Source.model_validate(_mapping(text, "--source")) for text in texts or []]
-
-
-def _counts(counts: dict[Any, int]) -> str:
-    return ", ".join(f"{count} {status}" for status, count in sorted(counts.items())) or "nothing to do"
-
-
-def _imported(text: str) -> tuple[str, "ImportedConfig"]:
-    """Name and settings of one imported feature."""
-    from pydantic import ValidationError
-
-    from avpipe.config.imported import ImportedConfig
-    from avpipe.config.section import NAME, describe
-
-    (name, settings), *_ = _mapping(text, "the feature").items()
-    if not re.match(NAME, name):
-        raise ValueError(f"name {name!r}: letters, digits, _ and - only")
-    try:
-        return name, ImportedConfig.model_validate(settings)
-    except ValidationError as error:
-        raise ValueError(f"the feature {name} is wrong:\n{describe(error, ImportedConfig)}") from None
+    return [Source.model_validate(read_mapping(text, "--source")) for text in texts or []]
 
 
 @app.callback()
@@ -140,7 +70,7 @@ def demo(
     from avpipe import lazy
     from avpipe.datasets.demo import render_demo
 
-    chosen = _mapping(options, "--options")
+    chosen = read_mapping(options, "--options")
     lazy.check_options("avpipe.datasets.demo:render_demo", chosen, "the demo dataset")
     render_demo(out, **chosen)
 
@@ -149,7 +79,9 @@ def demo(
 @readable_errors
 def manifest(
     name: Annotated[str, typer.Option(help="Name of the dataset.")],
-    kind: Annotated[str, typer.Option(help="Format of its annotation files: ave, llp, folder, demo.")],
+    kind: Annotated[
+        str, typer.Option(help="Format of its annotation files: ave, llp, audioset, ucf101, folder, demo.")
+    ],
     annotations: Annotated[
         Path, typer.Option(help="Folder of its annotation files (for `folder`, of the videos).")
     ],
@@ -166,11 +98,27 @@ def manifest(
 
     sources = _sources(source)
     local = [(Path(s.path), s.pattern) for s in sources if s.path]
-    read = read_annotations(kind, annotations, **_mapping(options, "--options"))
+    read = read_annotations(kind, annotations, **read_mapping(options, "--options"))
     index = write_manifest(read, name, out, shard_size, local)
     typer.echo(
-        f"{index['clips']} clips in {len(index['shards'])} shards: {_counts(index['splits'])}; issues: {_counts(index['issues'])}"
+        f"{index['clips']} clips in {len(index['shards'])} shards: {counted(index['splits'])}; issues: {counted(index['issues'])}"
     )
+
+
+@datasets.command("fetch-annotations")
+@readable_errors
+def fetch_annotations(
+    kind: Annotated[str, typer.Option(help="ave, llp, audioset or ucf101.")],
+    out: Annotated[
+        Path, typer.Option(help="Folder for the files; what is there already is checked and kept.")
+    ],
+    names: Annotated[list[str] | None, typer.Argument(help="Only these files; default: all.")] = None,
+) -> None:
+    """Download a dataset's own annotation files and check their SHA-256."""
+    from avpipe.datasets import annotation_files
+
+    for name, state in annotation_files.fetch_annotations(kind, out, names or ()).items():
+        typer.echo(f"{out / name}: {state}")
 
 
 @download.command("shard")
@@ -190,7 +138,7 @@ def download_shard(
 
     places = Places(files, budgets or budget_folder(os.environ))
     counts = fetch_shard(manifest, shard, _sources(source), out, places)
-    typer.echo(_counts(counts))
+    typer.echo(counted(counts))
     if left := left_for_later(counts):
         typer.echo(left)
 
@@ -239,7 +187,7 @@ def download_retry(
 
     sources = _sources(source)
     if not sources or results is None:
-        chosen = resolve(validate_study(_mapping(study, "--study"), study)).dataset
+        chosen = resolve(validate_study(read_mapping(study, "--study"), study)).dataset
         if results is not None and results.resolve().name != chosen.name:
             raise ValueError(
                 f"{study} is the study of {chosen.name}, not of {results}: name its file with --study"
@@ -251,7 +199,7 @@ def download_retry(
             raise UnknownNameError(f"--reason: no status {name!r}; {suggest(name, [*Status])}")
     reasons = [Status(name) for name in reason or []]
     counts = retry(results, sources, budgets or budget_folder(os.environ), reasons, shard or [])
-    typer.echo(f"asked again: {_counts(counts)}")
+    typer.echo(f"asked again: {counted(counts)}")
     if left := left_for_later(counts):
         typer.echo(left)
 
@@ -271,7 +219,7 @@ def normalise(
     """Turn one shard's files into canonical clips: exact length, frame rate, size and sample rate."""
     from avpipe.media.normalise import normalise_shard
 
-    typer.echo(_counts(normalise_shard(downloads, manifest, shard, preset, tar, table, timeout, workers)))
+    typer.echo(counted(normalise_shard(downloads, manifest, shard, preset, tar, table, timeout, workers)))
 
 
 @media.command("clips")
@@ -292,205 +240,6 @@ def clips(
     gather_clips(manifest, tables, out)
 
 
-@features.command("extract")
-@readable_errors
-def extract(
-    extractor: Annotated[
-        list[str],
-        typer.Option(
-            help="Name of an array, or json {name: {backbone: ..., ...}}; repeated extractors share one decoding of each clip."
-        ),
-    ],
-    segments: Annotated[Path, typer.Option(help="The shard's tar of canonical clips.")],
-    manifest: Annotated[Path, typer.Option(help="manifest.json.")],
-    shard: Annotated[int, typer.Option()],
-    out: Annotated[Path, typer.Option(help="Folder of the arrays, features/.")],
-    device: Device = "auto",
-    weights: WeightsFolder = None,
-    threads: Annotated[int, typer.Option(help="Processor threads.")] = 1,
-) -> None:
-    """Compute features of one shard. A bare name (resnet152) means that backbone with the published settings."""
-    from avpipe.config.extractor import ExtractorConfig
-    from avpipe.features.extract import extract_shard
-    from avpipe.features.spec import published_config
-    from avpipe.features.weights import default_folder
-
-    configs: dict[str, ExtractorConfig] = {}
-    for text in extractor:
-        if text.lstrip().startswith("{"):
-            named = _mapping(text, "--extractor")
-            configs |= {name: ExtractorConfig.model_validate(config) for name, config in named.items()}
-        else:
-            configs[text] = published_config(text)
-    folder = weights or default_folder(os.environ)
-    timings = extract_shard(
-        segments, manifest, shard, configs, out, device=device, weights_folder=folder, threads=threads
-    )
-    typer.echo(json.dumps(timings))
-
-
-@features.command("inspect")
-@readable_errors
-def inspect(
-    imported: Annotated[str, typer.Argument(help="json {name: {path: ..., format: ..., shape: ...}}.")],
-    out: Out,
-) -> None:
-    """Look at published features and write what identifies them: file, shape, bytes, SHA-256."""
-    from avpipe.features.imported import inspect_published
-    from avpipe.files import write_json
-
-    _, config = _imported(imported)
-    write_json(out, inspect_published(config))
-
-
-@features.command("import")
-@readable_errors
-def import_shard(
-    imported: Annotated[str, typer.Argument(help="json {name: {path: ..., format: ..., shape: ...}}.")],
-    published: Annotated[Path, typer.Option(help="What `avpipe features inspect` wrote.")],
-    shard: Annotated[int, typer.Option()],
-    results: Results,
-) -> None:
-    """Import one shard of published features; `avpipe import` does all of them."""
-    from avpipe.features import importing
-    from avpipe.files import read_json
-
-    name, config = _imported(imported)
-    typer.echo(_counts(importing.import_shard(name, config, read_json(published), results, shard)))
-
-
-@app.command("import")
-@readable_errors
-def import_(
-    path: Annotated[Path, typer.Argument(help="h5: the file; npy: the folder that holds a file a clip.")],
-    name: Annotated[str, typer.Option(help="Name of the array: features/{name}.zarr.")],
-    shape: Annotated[str, typer.Option(help="Of one clip, for example 10,7,7,512 or 10,8,2048.")],
-    results: Results,
-    format: Annotated[str, typer.Option(help="h5 (AVE's files) or npy (a file a clip).")] = "h5",
-    dtype: Annotated[str, typer.Option(help="float16, float32 or float64.")] = "float32",
-    key: Annotated[str, typer.Option(help="h5: name of the array in the file.")] = "avadataset",
-    rows: Annotated[
-        Path | None,
-        typer.Option(help="h5: names the clip of each row: AVE's Annotations.txt, or a name a line."),
-    ] = None,
-    noisy: Annotated[Path | None, typer.Option(help="h5: AVE's noisy set of the same feature.")] = None,
-    pattern: Annotated[
-        str, typer.Option(help="npy: file below PATH, with {clip} or {source}.")
-    ] = "{clip}.npy",
-    origin: Annotated[str, typer.Option(help="Where it is from, in words; kept with the array.")] = "",
-) -> None:
-    """Read published features into the study's zarr; the study's manifest says which row is which clip."""
-    from avpipe.features.importing import import_features
-
-    config = {
-        "path": str(path), "format": format, "shape": [part.strip() for part in shape.split(",")], "dtype": dtype,
-        "key": key, "rows": str(rows) if rows else None, "noisy": str(noisy) if noisy else None,
-        "pattern": pattern, "origin": origin,
-    }  # fmt: skip
-    typer.echo(_counts(import_features(*_imported(json.dumps({name: config})), results)))
-
-
-@app.command()
-@readable_errors
-def export(
-    arrays: Annotated[
-        list[str], typer.Argument(help="Features, each NAME or NAME=AS, for example vggish=audio_feature.")
-    ],
-    results: Results,
-    out: Annotated[Path, typer.Option(help="Folder to write to.")],
-    format: Annotated[str, typer.Option(help="ave (AVE's h5 files), npy (a file a clip) or webdataset.")],
-    dtype: Annotated[str | None, typer.Option(help="default: as stored; ave: float64, as released")] = None,
-    shape: Annotated[
-        str | None, typer.Option(help="Of one clip: 80,2048 makes LLP's files of 10,8,2048.")
-    ] = None,
-) -> None:
-    """Write features in a form that others' code reads."""
-    from avpipe import lazy
-    from avpipe.features.export import FORMATS, Form
-
-    lazy.target(dict.fromkeys(FORMATS, ""), format, "format")
-    form = Form(
-        dtype or ("float64" if format == "ave" else None),
-        tuple(int(part) for part in shape.split(",")) if shape else None,
-    )
-    named = {name: given or name for name, _, given in (text.partition("=") for text in arrays)}
-    typer.echo(_counts(FORMATS[format](named, results, out, form)))
-
-
-@features.command("coverage")
-@readable_errors
-def coverage(
-    array: Annotated[Path, typer.Argument(help="The array, features/{extractor}.zarr.")],
-    manifest: Annotated[Path, typer.Option(help="manifest.parquet.")],
-    out: Out,
-) -> None:
-    """Count the clips of each split that have the feature; the array must be complete."""
-    from avpipe.features.coverage import write_coverage
-
-    counts = write_coverage(array, manifest, out)
-    typer.echo(", ".join(f"{split} {valid} of {clips}" for split, (clips, valid) in counts.items()))
-
-
-@weights.command("list")
-@readable_errors
-def list_weights() -> None:
-    """Name, size, hash, licence and address of each file of published weights."""
-    from avpipe.features.weights import PUBLISHED_WEIGHTS
-
-    for name, file in PUBLISHED_WEIGHTS.items():
-        size = f"{file.size:,} bytes" if file.size else "size unknown"
-        typer.echo(
-            f"{name}: {file.url}\n  {file.origin}; {size}; SHA-256 {file.sha256}; licence {file.licence}"
-        )
-
-
-@weights.command("fetch")
-@readable_errors
-def fetch_weights(
-    names: WeightNames = None,
-    study: Annotated[
-        str | None, typer.Option(help="Only what this study needs: a yaml or json file.")
-    ] = None,
-    folder: WeightsFolder = None,
-) -> None:
-    """Download weights ahead of time, for example where the machines that compute have no network."""
-    from avpipe.features.weights import default_folder, fetch
-
-    for name in _weight_names(names, study):
-        typer.echo(str(fetch(name, folder or default_folder(os.environ))))
-
-
-@weights.command("verify")
-@readable_errors
-def verify_weights(
-    names: WeightNames = None,
-    study: Annotated[
-        str | None, typer.Option(help="Only what this study needs: a yaml or json file.")
-    ] = None,
-    folder: WeightsFolder = None,
-) -> None:
-    """Compare the files in the folder with their SHA-256; exit with 1 if one is wrong, or one that was named is missing."""
-    from avpipe.features.weights import default_folder, verify
-
-    place = folder or default_folder(os.environ)
-    found = verify(_weight_names(names, study), place)
-    for name, state in found.items():
-        typer.echo(f"{name}: {state}")
-    bad = [name for name, state in found.items() if state != "ok" and (names or state != "missing")]
-    if bad:
-        raise ValueError(f"{len(bad)} of {len(found)} files in {place} are not right: {', '.join(bad)}")
-
-
-def _weight_names(names: list[str] | None, study: str | None) -> list[str]:
-    """The names given, else what the study needs, else all."""
-    from avpipe.config.study import resolve, validate_study
-    from avpipe.features.weights import PUBLISHED_WEIGHTS, needed_weights
-
-    if names or study is None:
-        return names or list(PUBLISHED_WEIGHTS)
-    return needed_weights(resolve(validate_study(_mapping(study, "--study"), study)).extractors.values())
-
-
 @app.command()
 @readable_errors
 def train(
@@ -508,7 +257,12 @@ def train(
     from avpipe.training.loop import train_experiment
 
     train_experiment(
-        Experiment.model_validate(_mapping(experiment, "--experiment")), results, seed, device, log, threads
+        Experiment.model_validate(read_mapping(experiment, "--experiment")),
+        results,
+        seed,
+        device,
+        log,
+        threads,
     )
 
 
@@ -525,8 +279,8 @@ def table_write(
     from avpipe.tables.aggregate import write_table
     from avpipe.tables.spec import parse_table
 
-    chosen = validate_study(_mapping(study, "--study"), "--study")
-    write_table(table, parse_table(_mapping(spec, "--spec"), table, chosen), chosen, results)
+    chosen = validate_study(read_mapping(study, "--study"), "--study")
+    write_table(table, parse_table(read_mapping(spec, "--spec"), table, chosen), chosen, results)
 
 
 @app.command()
@@ -547,7 +301,7 @@ def why(
     from avpipe.tables.aggregate import why as explain
     from avpipe.tables.spec import load_table
 
-    chosen = validate_study(_mapping(study, "--study"), study)
+    chosen = validate_study(read_mapping(study, "--study"), study)
     folder = results or Path("results") / chosen.dataset.name
     spec = load_table(workflow / "tables" / f"{table}.yaml", chosen)
     typer.echo(explain(table, row, metric, setting, spec, chosen, folder))
@@ -564,7 +318,7 @@ def figure(
     """Draw one figure as svg and png."""
     from avpipe.config.study import validate_study
     from avpipe.report.figures import draw_figure
-    from avpipe.tables.spec import parse_figure
+    from avpipe.report.spec import parse_figure
 
-    chosen = validate_study(_mapping(study, "--study"), "--study")
-    draw_figure(name, parse_figure(_mapping(spec, "--spec"), name, chosen), chosen, results)
+    chosen = validate_study(read_mapping(study, "--study"), "--study")
+    draw_figure(name, parse_figure(read_mapping(spec, "--spec"), name, chosen), chosen, results)

@@ -10,5 +10,6 @@ FETCHERS: LazyTable = {
     "http": "avpipe.download.web:WebFetcher",
     "huggingface": "avpipe.download.huggingface:huggingface_fetcher",
     "local": "avpipe.download.local:local_fetcher",
+    "youtube": "avpipe.download.youtube:YouTubeFetcher",
 }
 """`kind` of a configured source -> what makes the fetcher of it (see `avpipe.download.base.Fetcher`)."""

@@ -1,14 +1,14 @@
 """Fetch the clips of one shard from a dataset's sources, in order, and write what became of each."""
 
-import hashlib
-import json
 import math
+import os
+import shutil
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -16,7 +16,8 @@ import pyarrow.parquet as pq
 from avpipe import lazy
 from avpipe.config.source import Source
 from avpipe.download import FETCHERS
-from avpipe.download.base import CLIP_NAME, Fetcher, WantedClip, sha256_of
+from avpipe.download.base import CLIP_NAME, Fetcher, WantedClip
+from avpipe.download.journal import Journal
 from avpipe.download.outcome import Outcome, Status
 from avpipe.files import output_errors, whole_file
 
@@ -31,25 +32,50 @@ SCHEMA = pa.schema(
         ("attempts", pa.int64()),
         ("seconds", pa.float64()),
         ("found_in", pa.string()),
+        ("offset", pa.float64()),
     ]
 )
+DECIDING = ("status", "path", "bytes", "sha256", "offset")
+"""Columns on which the next stage depends."""
+
+
+@runtime_checkable
+class Stoppable(Protocol):
+    """A fetcher that may be long about a clip."""
+
+    def stop(self) -> None:
+        """End what is under way in other threads."""
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where downloading keeps its things.
+
+    Args:
+        files: folder for downloaded files, {clip}.{extension}, and the journals.
+        budgets: folder of the budgets that all jobs of this machine share (`avpipe.download.budget`).
+    """
+
+    files: Path
+    budgets: Path
 
 
 def fetch_shard(
-    manifest: Path, shard: int, sources: Sequence[Source], out: Path, files: Path, workers: int = 8
+    manifest: Path, shard: int, sources: Sequence[Source], out: Path, places: Places, workers: int = 8
 ) -> Counter[str]:
     """Fetch every clip of a shard; one row a clip, present or not.
 
     A source is asked only if those before it did not have the clip. Answers of sources that cost something to
-    ask are kept in `files`/journal/{shard}.jsonl: a file that was downloaded, or a final refusal, is not asked
-    for again, also after kill -9. Delete the journal to ask anew.
+    ask are kept in a journal beside the files: a file that was downloaded, or a final refusal, is not asked for
+    again, also after kill -9. What may pass is asked again whenever this runs. Where a site says stop, the clips
+    that are left get their outcome at once, without being asked for.
 
     Args:
         manifest: parquet of the manifest stage.
         shard: which shard of it.
         sources: where to look, in this order.
         out: parquet to write: columns of `SCHEMA`, rows in the manifest's order.
-        files: folder for downloaded files, {clip}.{extension}.
+        places: where files and budgets are.
         workers: clips fetched at once.
 
     Returns:
@@ -57,27 +83,55 @@ def fetch_shard(
 
     Raises:
         OutputError: on a full disk or an unwritable folder.
-        ValueError: without sources.
+        ValueError: without sources, or if another process fetches this shard.
     """
-    if not sources:
-        raise ValueError("the dataset has no sources: say in the configuration where its clips can be found")
-    fetchers: list[Fetcher] = [lazy.load(FETCHERS, source.kind, "source")(source) for source in sources]
-    with output_errors(files):
-        files.mkdir(parents=True, exist_ok=True)
-    rows = []
-    journal = _Journal(files, shard)
-    wanted = list(wanted_clips(manifest, shard))
-    with ThreadPoolExecutor(workers) as pool:
-        outcomes = pool.map(lambda clip: _fetch(clip, fetchers, files, journal), wanted)
-        try:
-            for clip, outcome in zip(wanted, outcomes, strict=True):
-                rows.append({"clip": clip.clip, **asdict(outcome), "status": outcome.status.value})
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
-    with whole_file(out) as temporary:
-        pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), temporary)
+    fetchers = _fetchers(sources, places)
+    journal = Journal(places.files, shard)
+    with journal.ours():
+        wanted = list(wanted_clips(manifest, shard))
+        _tidy(places.files, wanted, out)
+        rows = list(_rows(wanted, fetchers, places.files, journal, workers))
+        _write(rows, out)
     return Counter(row["status"] for row in rows)
+
+
+def refetch_clips(
+    manifest: Path,
+    shard: int,
+    sources: Sequence[Source],
+    out: Path,
+    places: Places,
+    clips: Collection[str],
+    workers: int = 8,
+    *,
+    final: bool = False,
+) -> Counter[str]:
+    """Ask again for some clips of a shard that was fetched, and rewrite its table if what became of one changed.
+
+    Args:
+        manifest, shard, sources, places, workers: see `fetch_shard`.
+        out: the shard's table.
+        clips: which; those of other shards are not looked at.
+        final: ask also where the answer was final, and download anew what is there.
+
+    Returns:
+        How many of these clips ended with each status.
+
+    Raises:
+        OutputError: on a full disk or an unwritable folder.
+        ValueError: without sources, or if another process fetches this shard.
+    """
+    fetchers = _fetchers(sources, places)
+    journal = Journal(places.files, shard)
+    with journal.ours():
+        before = {row["clip"]: row for row in pq.read_table(out).to_pylist()}
+        wanted = [
+            clip for clip in wanted_clips(manifest, shard) if clip.clip in clips and clip.clip in before
+        ]
+        rows = {row["clip"]: row for row in _rows(wanted, fetchers, places.files, journal, workers, final)}
+        if any(row.get(name) != before[clip][name] for clip, row in rows.items() for name in DECIDING):
+            _write([rows.get(clip, row) for clip, row in before.items()], out)
+    return Counter(row["status"] for row in rows.values())
 
 
 def wanted_clips(manifest: Path, shard: int) -> Iterator[WantedClip]:
@@ -89,7 +143,65 @@ def wanted_clips(manifest: Path, shard: int) -> Iterator[WantedClip]:
         yield WantedClip(row["clip"], row["source"], start, end)
 
 
-def _fetch(clip: WantedClip, fetchers: Sequence[Fetcher], files: Path, journal: "_Journal") -> Outcome:
+def _fetchers(sources: Sequence[Source], places: Places) -> list[Fetcher]:
+    """The sources, ready to be asked, and the folder for what they give."""
+    if not sources:
+        raise ValueError("the dataset has no sources: say in the configuration where its clips can be found")
+    with output_errors(places.files):
+        places.files.mkdir(parents=True, exist_ok=True)
+    fetchers: list[Fetcher] = []
+    for source in sources:
+        kind = lazy.load(FETCHERS, source.kind, "source")
+        fetchers.append(kind(source, places.budgets) if source.kind == "youtube" else kind(source))
+    return fetchers
+
+
+def _tidy(files: Path, wanted: Sequence[WantedClip], out: Path) -> None:
+    """Remove what a killed run left of these clips and of the table; what can be continued has another name."""
+    clips = {clip.clip for clip in wanted}
+    with output_errors(files), os.scandir(files) as entries:
+        for entry in entries:
+            parts = entry.name.split(".")  # .{clip}.{more}.tmp, a file, or .{clip}.partial, a folder
+            if len(parts) < 3 or parts[0] or parts[1] not in clips:
+                continue
+            if parts[-1] == "tmp":
+                Path(entry.path).unlink(missing_ok=True)
+            elif parts[-1] == "partial":
+                shutil.rmtree(entry.path, ignore_errors=True)
+    for path in out.parent.glob(f".{out.name}.*.tmp"):
+        path.unlink(missing_ok=True)
+
+
+def _rows(
+    wanted: Sequence[WantedClip],
+    fetchers: Sequence[Fetcher],
+    files: Path,
+    journal: Journal,
+    workers: int,
+    anew: bool = False,
+) -> Iterator[dict[str, Any]]:
+    """A row of the table for each clip, in their order."""
+    with ThreadPoolExecutor(workers) as pool:
+        outcomes = pool.map(lambda clip: _fetch(clip, fetchers, files, journal, anew), wanted)
+        try:
+            for clip, outcome in zip(wanted, outcomes, strict=True):
+                yield {"clip": clip.clip, **asdict(outcome), "status": outcome.status.value}
+        except BaseException:  # a full disk, Ctrl-C: what has come is in the journal
+            for fetcher in fetchers:
+                if isinstance(fetcher, Stoppable):
+                    fetcher.stop()
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+def _write(rows: list[dict[str, Any]], out: Path) -> None:
+    with whole_file(out) as temporary:
+        pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), temporary)
+
+
+def _fetch(
+    clip: WantedClip, fetchers: Sequence[Fetcher], files: Path, journal: Journal, anew: bool
+) -> Outcome:
     """Ask the sources in order until one has the clip."""
     if not CLIP_NAME.fullmatch(clip.clip):
         return Outcome(Status.REFUSED_ID, f"the name {clip.clip!r} is unsafe as a file name")
@@ -98,78 +210,27 @@ def _fetch(clip: WantedClip, fetchers: Sequence[Fetcher], files: Path, journal: 
     outcomes = []
     for fetcher in fetchers:
         key = fetcher.key(clip)
-        outcome = journal.find(clip, key) if key is not None else None
+        outcome = journal.find(clip, key) if key is not None and not anew else None
         if outcome is None:
             outcome = fetcher.fetch(clip, files / clip.clip)
             if key is not None:
-                journal.add(clip, key, outcome)
-        if outcome.status is Status.PRESENT:
-            return outcome
+                outcome = journal.add(clip, key, outcome)
         outcomes.append((fetcher.name, outcome))
-    return _all_failed(outcomes)
+        if outcome.status is Status.PRESENT:
+            break
+    return _summary(outcomes)
 
 
-def _all_failed(outcomes: list[tuple[str, Outcome]]) -> Outcome:
-    """One outcome for several sources that did not have the clip: the one that gives most hope, all reasons."""
-    if len(outcomes) == 1:
-        return outcomes[0][1]
+def _summary(outcomes: list[tuple[str, Outcome]]) -> Outcome:
+    """One outcome for the sources that were asked: the file, or what gives most hope, with all reasons."""
     asked = [outcome for _, outcome in outcomes]
+    attempts = sum(outcome.attempts for outcome in asked)
+    seconds = round(sum(outcome.seconds for outcome in asked), 3)
+    if asked[-1].status is Status.PRESENT or len(asked) == 1:
+        return replace(asked[-1], attempts=attempts, seconds=seconds)
     later = [
         outcome for outcome in asked if not outcome.status.final and outcome.status is not Status.MISSING
     ]
     refused = [outcome for outcome in asked if outcome.status is not Status.MISSING]
-    return replace(
-        (later or refused or asked)[-1],
-        reason="; ".join(f"{name}: {outcome.reason or outcome.status}" for name, outcome in outcomes),
-        attempts=sum(outcome.attempts for outcome in asked),
-        seconds=round(sum(outcome.seconds for outcome in asked), 3),
-    )
-
-
-class _Journal:
-    """What was asked before, one JSON line an answer, appended as answers come.
-
-    Paths in it are names inside `files`, so that copied results stay valid. A line cut off by a kill is ignored.
-    """
-
-    def __init__(self, files: Path, shard: int) -> None:
-        self.files = files
-        self.path = files / "journal" / f"{shard}.jsonl"
-        self.known: dict[tuple[str, str], dict[str, Any]] = {}
-
-        with output_errors(self.path):
-            lines = self.path.read_text(encoding="utf-8").splitlines() if self.path.exists() else []
-        for line in lines:
-            try:
-                answer = json.loads(line)
-            except ValueError:
-                continue
-            self.known[answer["clip"], answer["key"]] = answer
-
-    def find(self, clip: WantedClip, key: str) -> Outcome | None:
-        """The answer to `key` if it still holds: final, and for a file, still there with the same content."""
-        answer = self.known.get((clip.clip, _digest(key)))
-        if answer is None:
-            return None
-        fields = {name: value for name, value in answer.items() if name not in ("clip", "key")}
-        outcome = Outcome(**{**fields, "status": Status(answer["status"])})
-        if outcome.status is not Status.PRESENT:
-            return outcome if outcome.status.final else None
-        path = self.files / str(outcome.path)
-        if not path.is_file() or sha256_of(path) != outcome.sha256:
-            return None
-        return replace(outcome, path=str(path))
-
-    def add(self, clip: WantedClip, key: str, outcome: Outcome) -> None:
-        """Append an answer. Each line starts with its line break, so that a line cut off by a kill stays alone."""
-        name = Path(outcome.path).name if outcome.path else None
-        fields = {**asdict(outcome), "status": outcome.status.value, "path": name}
-        with output_errors(self.path):
-            self.path.parent.mkdir(exist_ok=True)
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write("\n" + json.dumps({"clip": clip.clip, "key": _digest(key), **fields}))
-
-
-def _digest(key: str) -> str:
-    """A key without its secrets (a URL may hold a token)."""
-    return hashlib.sha256(key.encode()).hexdigest()[:16]
+    reason = "; ".join(f"{name}: {outcome.reason or outcome.status}" for name, outcome in outcomes)
+    return replace((later or refused or asked)[-1], reason=reason, attempts=attempts, seconds=seconds)

@@ -27,7 +27,7 @@ _PATTERNS: tuple[tuple[str, Status], ...] = (
     (r"address that is not public|redirected to a private", Status.REFUSED_URL),
     (r"File too large|larger than max-filesize|Errno 27\b|exited with code (?:-25|153)\b", Status.TOO_LARGE),
     (r"ends before the clip's interval", Status.TOO_SHORT),
-    (r"(?:ffmpeg|ffprobe)\b.*\b(?:not (?:be )?found|not installed|is missing)", Status.NO_TOOL),
+    (r"ff(?:mpeg|probe) (?:is |could )?not (?:be )?(?:found|installed)", Status.NO_TOOL),
     (r"JavaScript runtime could be found|challenge solving failed|Signature solving failed", Status.NO_TOOL),
     (r"could not (?:find|copy).*cookies|cookies? (?:file|database).*(?:not found|cannot)", Status.NO_TOOL),
     (r"failed to (?:load|decrypt).*cookies|does not look like a Netscape format", Status.NO_TOOL),
@@ -58,7 +58,10 @@ _PATTERNS: tuple[tuple[str, Status], ...] = (
         r"live event has ended|unplayable|playback on other websites|HTTP Error (?:404|410)",
         Status.UNAVAILABLE,
     ),
-    (r"video (?:is |has been )?(?:unavailable|deleted|not available)|video isn't available", Status.UNAVAILABLE),
+    (
+        r"video (?:is |has been )?(?:unavailable|deleted|not available)|video isn't available",
+        Status.UNAVAILABLE,
+    ),
     (r"content (?:is not|isn't) available\b", Status.UNAVAILABLE),
     (r"incomplete YouTube ID|unsupported URL|is not a valid URL|looks truncated", Status.UNAVAILABLE),
     # The program, not the video: YouTube changed something, and a newer yt-dlp may know it.
@@ -77,6 +80,6 @@ def status_of(message: str) -> Status:
 def shortened(message: str) -> str:
     """The message in one line, without yt-dlp's name, the video's id and advice on its command line."""
     text = " ".join(message.split())
-    text = re.sub(r"^(?:ERROR: )?(?:\[[\w:+-]+\] )?(?:[A-Za-z0-9_-]{11}: )?", "", text)
+    text = re.sub(r"^(?:ERROR: )?(?:\[[\w:+-]+\] (?:[A-Za-z0-9_-]{1,64}: )?)?", "", text)
     text = "".join(character for character in _HINT.sub("", text) if character.isprintable())
     return text[:LONGEST].strip()

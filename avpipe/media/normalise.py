@@ -49,7 +49,7 @@ AHEAD = 3
 
 @dataclass(frozen=True)
 class _Row:
-    """A clip of the manifest with what fetching it came to."""
+    """A clip of the manifest with what fetching it came to; `start` and `end` are times of the source."""
 
     clip: str
     row: int
@@ -61,6 +61,7 @@ class _Row:
     status: Status
     reason: str
     path: Path | None
+    offset: float
 
 
 @dataclass(frozen=True)
@@ -150,7 +151,8 @@ def _rows(downloads: Path, manifest: Path, shard: int) -> list[_Row]:
         for side in ("start", "end"):
             row[side] = math.nan if row[side] is None else row[side]
         path = Path(found["path"]) if found["path"] else None
-        rows.append(_Row(**row, status=Status(found["status"]), reason=found["reason"], path=path))
+        status, offset = Status(found["status"]), found.get("offset") or 0.0
+        rows.append(_Row(**row, status=status, reason=found["reason"], path=path, offset=offset))
     return rows
 
 
@@ -203,7 +205,8 @@ def _normalise(row: _Row, preset: Preset, target: Path, group: FFmpegGroup, time
         return _Done(
             Converted(Status.MISSING, f"the fetched file cannot be read: {error.strerror}; fetch it anew")
         )
-    return _Done(convert_clip(row.path, row.start, row.end, preset, target, group, timeout), size, digest)
+    start, end = row.start - row.offset, row.end - row.offset  # times of the file, which may be an excerpt
+    return _Done(convert_clip(row.path, start, end, preset, target, group, timeout), size, digest)
 
 
 def _add(archive: tarfile.TarFile, row: _Row, done: _Done, preset: str) -> None:

@@ -43,6 +43,7 @@ class Server:
             if start:
                 request.send_header("Content-Range", f"bytes {start}-{len(body) - 1}/{len(body)}")
             request.send_header("Content-Type", "video/mp4")
+            request.send_header("Accept-Ranges", "bytes")
             if version:
                 request.send_header("ETag", version)
             if chunked:

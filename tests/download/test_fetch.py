@@ -9,10 +9,11 @@ import pandas as pd
 import pytest
 
 from avpipe.config.source import Source
-from avpipe.download.fetch import fetch_shard
+from avpipe.download.fetch import Places, fetch_shard, refetch_clips
+from avpipe.download.journal import Journal
 from avpipe.files import OutputError
 
-COLUMNS = ["clip", "status", "reason", "path", "bytes", "sha256", "attempts", "seconds", "found_in"]
+COLUMNS = ["clip", "status", "reason", "path", "bytes", "sha256", "attempts", "seconds", "found_in", "offset"]
 
 
 @pytest.fixture(autouse=True)
@@ -43,8 +44,12 @@ def local(folder: Path) -> Source:
     return Source(kind="local", path=str(folder))
 
 
+def places(folder: Path) -> Places:
+    return Places(folder / "files", folder / "budgets")
+
+
 def run(folder: Path, manifest: Path, *sources: Source) -> pd.DataFrame:
-    fetch_shard(manifest, 0, sources, folder / "0.parquet", folder / "files")
+    fetch_shard(manifest, 0, sources, folder / "0.parquet", places(folder))
     return pd.read_parquet(folder / "0.parquet")
 
 
@@ -52,7 +57,7 @@ def test_each_clip_of_the_shard_is_one_row_in_the_manifests_order(tmp_path: Path
     source = local(tmp_path / "videos")
     (tmp_path / "videos" / "b.mp4").write_bytes(b"b")
     manifest = manifest_of(tmp_path, ["c", "b", "a"])
-    counts = fetch_shard(manifest, 0, [source], tmp_path / "out.parquet", tmp_path / "files")
+    counts = fetch_shard(manifest, 0, [source], tmp_path / "out.parquet", places(tmp_path))
     table = pd.read_parquet(tmp_path / "out.parquet")
     assert list(table.columns) == COLUMNS
     assert list(table["clip"]) == ["c", "b", "a"]
@@ -112,7 +117,10 @@ def test_a_second_run_asks_again_only_for_what_may_have_changed(tmp_path: Path, 
     first = run(tmp_path, manifest, web)
     (tmp_path / "0.parquet").unlink()  # as Snakemake does before a job
     second = run(tmp_path, manifest, web)
-    pd.testing.assert_frame_equal(first.drop(columns="seconds"), second.drop(columns="seconds"))
+    counted = ["seconds", "attempts"]
+    pd.testing.assert_frame_equal(first.drop(columns=counted), second.drop(columns=counted))
+    assert list(first.attempts) == [1, 1, 1]
+    assert list(second.attempts) == [1, 1, 2], "attempts of all runs together"
     assert {path: server.count(path) for path in ("/have.mp4", "/gone.mp4", "/busy.mp4")} == {
         "/have.mp4": 1,
         "/gone.mp4": 1,
@@ -152,6 +160,62 @@ def test_a_journal_line_cut_off_by_a_kill_is_ignored(tmp_path: Path, server: Any
     assert server.count("/gone.mp4") == 2, "the line after the torn one counts"
 
 
+def test_asking_again_takes_only_what_was_chosen_and_keeps_the_rest_of_the_table(
+    tmp_path: Path, server: Any
+) -> None:
+    for clip in ("have", "busy"):
+        server.answers[f"/{clip}.mp4"] = lambda request: request.reply(200, b"clip")
+    server.answers["/late.mp4"] = lambda request: request.reply(429, Retry_After="9999")
+    manifest = manifest_of(tmp_path, ["have", "late", "gone", "busy"])
+    web = Source(kind="http", url=server.url + "/{source}.mp4")
+    first = run(tmp_path, manifest, web)
+    server.answers["/late.mp4"] = lambda request: request.reply(200, b"at last")
+    table = tmp_path / "0.parquet"
+    counts = refetch_clips(manifest, 0, [web], table, places(tmp_path), ["late", "elsewhere", "no such clip"])
+    second = pd.read_parquet(table)
+    assert counts == {"present": 1}
+    assert list(second["clip"]) == ["have", "late", "gone", "busy"]
+    assert list(second.status) == ["present", "present", "unavailable", "present"]
+    assert second.attempts[1] == 2
+    others = [0, 2, 3]
+    pd.testing.assert_frame_equal(first.iloc[others], second.iloc[others])
+    assert server.count("/have.mp4") == server.count("/gone.mp4") == 1
+
+
+def test_a_table_in_which_nothing_changed_keeps_its_bytes_and_its_time(tmp_path: Path, server: Any) -> None:
+    server.answers["/late.mp4"] = lambda request: request.reply(429, Retry_After="9999")
+    manifest = manifest_of(tmp_path, ["late"])
+    web = Source(kind="http", url=server.url + "/{source}.mp4")
+    run(tmp_path, manifest, web)
+    table = tmp_path / "0.parquet"
+    before = table.stat().st_mtime_ns, table.read_bytes()
+    assert refetch_clips(manifest, 0, [web], table, places(tmp_path), ["late"]) == {"rate_limited": 1}
+    assert (table.stat().st_mtime_ns, table.read_bytes()) == before
+    assert server.count("/late.mp4") == 2
+
+
+def test_a_final_answer_is_asked_for_again_only_if_that_is_said(tmp_path: Path, server: Any) -> None:
+    manifest = manifest_of(tmp_path, ["gone"])
+    web = Source(kind="http", url=server.url + "/{source}.mp4")
+    run(tmp_path, manifest, web)
+    server.answers["/gone.mp4"] = lambda request: request.reply(200, b"restored")
+    table = tmp_path / "0.parquet"
+    refetch_clips(manifest, 0, [web], table, places(tmp_path), ["gone"])
+    assert list(pd.read_parquet(table).status) == ["unavailable"]
+    refetch_clips(manifest, 0, [web], table, places(tmp_path), ["gone"], final=True)
+    assert list(pd.read_parquet(table).status) == ["present"]
+
+
+def test_two_processes_do_not_download_the_same_shard(tmp_path: Path, server: Any) -> None:
+    manifest = manifest_of(tmp_path, ["a"])
+    web = Source(kind="http", url=server.url + "/{source}.mp4")
+    (tmp_path / "files").mkdir()
+    with Journal(tmp_path / "files", 0).ours(), pytest.raises(ValueError, match="another process"):
+        run(tmp_path, manifest, web)
+    assert server.asked == []
+    run(tmp_path, manifest, web)
+
+
 def test_results_keep_no_secret_of_a_url(tmp_path: Path, server: Any) -> None:
     run(
         tmp_path,
@@ -165,7 +229,9 @@ def test_results_keep_no_secret_of_a_url(tmp_path: Path, server: Any) -> None:
 def test_no_sources_and_no_room_say_what_to_do(tmp_path: Path) -> None:
     manifest = manifest_of(tmp_path, ["a"])
     with pytest.raises(ValueError, match="no sources"):
-        fetch_shard(manifest, 0, [], tmp_path / "out.parquet", tmp_path / "files")
+        fetch_shard(manifest, 0, [], tmp_path / "out.parquet", places(tmp_path))
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="folder is needed"):
-        fetch_shard(manifest, 0, [local(tmp_path)], tmp_path / "out.parquet", tmp_path / "file")
+        fetch_shard(
+            manifest, 0, [local(tmp_path)], tmp_path / "out.parquet", Places(tmp_path / "file", tmp_path)
+        )

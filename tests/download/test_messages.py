@@ -128,6 +128,7 @@ RECORDED = [
     ("Did not get any data blocks", Status.NETWORK_ERROR),
     ("The downloaded file is empty", Status.NETWORK_ERROR),
     ("ffmpeg exited with code 1", Status.NETWORK_ERROR),
+    ("ffmpeg exited with code 183; [mov,mp4] moov atom not found", Status.NETWORK_ERROR),
     ("Something that nobody has said before", Status.NETWORK_ERROR),
     ("unable to write data: [Errno 27] File too large", Status.TOO_LARGE),
     ("ffmpeg exited with code -25", Status.TOO_LARGE),

@@ -1,0 +1,95 @@
+"""What was asked before, so that nothing is downloaded twice and no final refusal is asked for again."""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, fields, replace
+from pathlib import Path
+from typing import Any
+
+from avpipe.download.base import WantedClip, sha256_of
+from avpipe.download.outcome import Outcome, Status
+from avpipe.files import output_errors
+from avpipe.locking import locked_if_free
+
+
+class Journal:
+    """One JSON line an answer, appended as answers come; of several to one question the last counts.
+
+    Paths in it are names inside `files`, so that copied results stay valid. A line cut off by a kill is ignored.
+
+    Args:
+        files: folder of downloaded files; the journal is `files`/journal/{shard}.jsonl.
+        shard: which one.
+    """
+
+    def __init__(self, files: Path, shard: int) -> None:
+        self.files = files
+        self.path = files / "journal" / f"{shard}.jsonl"
+        self.known: dict[tuple[str, str], Outcome] = {}
+        with output_errors(self.path):
+            lines = self.path.read_text(encoding="utf-8").splitlines() if self.path.exists() else []
+        for line in lines:
+            try:
+                answer = json.loads(line)
+                asked = answer.pop("clip"), answer.pop("key")
+                self.known[asked] = _outcome(answer)
+            except (ValueError, TypeError, KeyError, AttributeError):
+                continue
+
+    @contextmanager
+    def ours(self) -> Iterator[None]:
+        """Hold the shard, so that no other process downloads the same clips. Raises ValueError if one does."""
+        with locked_if_free(self.path.with_suffix(".lock")) as free:
+            if not free:
+                raise ValueError(
+                    f"another process downloads the clips of {self.path.stem}: wait for it, or stop it"
+                )
+            yield
+
+    def find(self, clip: WantedClip, key: str) -> Outcome | None:
+        """The answer to `key` if it still holds: final, and for a file, still there with the same content."""
+        outcome = self.known.get((clip.clip, _digest(key)))
+        if outcome is None or not outcome.status.final:
+            return None
+        if outcome.status is not Status.PRESENT:
+            return outcome
+        path = self.files / str(outcome.path)
+        if not path.is_file() or sha256_of(path) != outcome.sha256:
+            return None
+        return replace(outcome, path=str(path))
+
+    def add(self, clip: WantedClip, key: str, outcome: Outcome) -> Outcome:
+        """Append an answer, and give it with the attempts and seconds of all before it.
+
+        Each line starts with its line break, so that a line cut off by a kill stays alone. What was not asked (no
+        attempt) is no answer and is not kept.
+        """
+        digest = _digest(key)
+        before = self.known.get((clip.clip, digest), Outcome(outcome.status))
+        if not outcome.attempts:
+            return replace(outcome, attempts=before.attempts, seconds=before.seconds)
+        seconds = round(before.seconds + outcome.seconds, 3)
+        outcome = replace(outcome, attempts=before.attempts + outcome.attempts, seconds=seconds)
+        name = Path(outcome.path).name if outcome.path else None
+        kept = self.known[clip.clip, digest] = replace(outcome, path=name)
+        line = {"clip": clip.clip, "key": digest, **asdict(kept), "status": kept.status.value}
+        with output_errors(self.path):
+            self.path.parent.mkdir(exist_ok=True)
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write("\n" + json.dumps(line))
+        return outcome
+
+
+def _outcome(answer: dict[str, Any]) -> Outcome:
+    """An outcome as a line of the journal has it, which an earlier version may have written."""
+    known = {field.name for field in fields(Outcome)}
+    if not known.issuperset(answer):
+        raise ValueError
+    return Outcome(**{**answer, "status": Status(answer["status"])})
+
+
+def _digest(key: str) -> str:
+    """A key without its secrets (a URL may hold a token)."""
+    return hashlib.sha256(key.encode()).hexdigest()[:16]

@@ -1,0 +1,180 @@
+"""Clips on YouTube, or on another site that yt-dlp knows: the seconds that are needed, at a pace the site accepts."""
+
+import errno
+import hashlib
+import math
+import os
+import re
+import shutil
+import sys
+import threading
+import time
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator
+from concurrent.futures import CancelledError
+from contextlib import contextmanager
+from pathlib import Path
+
+from avpipe.config.source import Source
+from avpipe.download import ytdlp
+from avpipe.download.base import WantedClip, fill, sha256_of
+from avpipe.download.budget import Budget, Clock
+from avpipe.download.messages import shortened, status_of
+from avpipe.download.outcome import Outcome, Status
+from avpipe.files import output_errors, whole_file
+from avpipe.programs import ffmpeg_binary, javascript_runtimes
+
+PAGE = "https://www.youtube.com/watch?v={source}"
+ID = re.compile(r"[A-Za-z0-9_-]{11}")
+"""YouTube's ids. One may begin with a hyphen: it is never an argument of its own."""
+TIMEOUT = 1800.0
+"""Seconds for a clip, if the source does not say."""
+STOP = (Status.BOT_CHECK, Status.RATE_LIMITED)
+"""Answers after which nobody asks for a while."""
+# H.264 and AAC in mp4 where there is a choice: times of an excerpt in that container are exact.
+CHOICE = "--format-sort=vcodec:h264,ext:mp4:m4a"
+SLEEP = "--sleep-requests=0.75"
+"""yt-dlp's own advice for YouTube."""
+
+
+class YouTubeFetcher:
+    """Videos behind a page that yt-dlp reads.
+
+    Only the clip's interval is downloaded, with `margin` seconds before and after it: the excerpt is cut at key
+    frames, without decoding, and its `offset` says where in the video it begins. Normalising cuts it exactly.
+
+    Args:
+        source: `url`, if given, is the page of another site than YouTube, with {source} in it.
+        budgets: folder of the budgets, see `avpipe.download.budget`; yt-dlp's cache lies beside it.
+        budget: for tests.
+    """
+
+    def __init__(self, source: Source, budgets: Path, budget: Budget | None = None) -> None:
+        self.source = source
+        self.page = source.url or PAGE
+        self.host = urllib.parse.urlsplit(self.page).hostname or ""
+        self.name = "youtube" if source.url is None else f"yt-dlp {self.host}"
+        self.cache = budgets.parent / "yt-dlp"
+        proxied = bool(source.proxy or urllib.request.getproxies())
+        self.guarded = not (source.allow_private or proxied)
+        address = f"-{hashlib.sha256(source.proxy.encode()).hexdigest()[:8]}" if source.proxy else ""
+        self.stopped = threading.Event()
+        clock = Clock(sleep=self._sleep)
+        self.budget = budget or Budget(budgets, f"{self.host}{address}", source.rate, clock)
+
+    def key(self, clip: WantedClip) -> str:
+        """The page, the seconds and the format."""
+        return f"{fill(self.page, clip, quoted=True)} {self._interval(clip)} {self.source.format}"
+
+    def fetch(self, clip: WantedClip, destination: Path) -> Outcome:
+        """Wait for a turn, then download the clip's seconds; see `Fetcher.fetch`."""
+        if self.source.url is None and not ID.fullmatch(clip.source):
+            return Outcome(
+                Status.REFUSED_ID, f"{clip.source!r} is no id of YouTube: 11 letters, digits, _ and -"
+            )
+        if ".." in clip.source.split("/"):
+            return Outcome(Status.REFUSED_ID, f"{clip.source!r} leads out of the site's folder")
+        if pause := self.budget.take():
+            minutes = math.ceil(pause.seconds / 60)
+            reason = f"not asked, for the site said stop (again in {minutes} min): {pause.reason}"
+            return Outcome(pause.status, reason)
+        started = time.monotonic()
+        with output_errors(destination), _scratch(destination) as folder:
+            try:
+                answer = ytdlp.ask(self._request(clip, folder), self.source.timeout or TIMEOUT, self.stopped)
+            except TimeoutError:
+                seconds = time.monotonic() - started
+                reason = f"stopped after {seconds:.0f} s"
+                return Outcome(Status.TIMED_OUT, reason, attempts=1, seconds=round(seconds, 3))
+            if answer.path is None:
+                return self._failure(answer, round(time.monotonic() - started, 3))
+            found = Path(answer.path)
+            path = destination.with_name(destination.name + found.suffix)
+            with whole_file(path) as temporary:
+                found.replace(temporary)
+        self.budget.answered()
+        return Outcome(
+            Status.PRESENT,
+            "",
+            str(path),
+            path.stat().st_size,
+            sha256_of(path),
+            attempts=1,
+            seconds=round(time.monotonic() - started, 3),
+            found_in=self.name,
+            offset=answer.offset,
+        )
+
+    def stop(self) -> None:
+        """End what is under way in other threads; they raise CancelledError."""
+        self.stopped.set()
+
+    def _sleep(self, seconds: float) -> None:
+        if self.stopped.wait(seconds):
+            raise CancelledError
+
+    def _interval(self, clip: WantedClip) -> tuple[float | None, float | None]:
+        """What to download: the clip with its margin; None = from the beginning, to the end."""
+        start = None if math.isnan(clip.start) else max(0.0, clip.start - self.source.margin)
+        end = None if math.isnan(clip.end) else clip.end + self.source.margin
+        return start, end
+
+    def _request(self, clip: WantedClip, folder: Path) -> ytdlp.Request:
+        """The request for a clip, whose files go to `folder`."""
+        source = self.source
+        start, end = self._interval(clip)
+        options = [f"--format={source.format}", CHOICE, f"--cache-dir={self.cache}", "--no-js-runtimes"]
+        runtimes = javascript_runtimes(Path(sys.executable))
+        options += [f"--js-runtimes={name}:{path}" for name, path in runtimes.items()]
+        if source.cookies:  # a copy: yt-dlp writes the file anew when it ends
+            shutil.copyfile(source.cookies, folder / "cookies")
+            options.append(f"--cookies={folder / 'cookies'}")
+        if source.cookies_from_browser:
+            options.append(f"--cookies-from-browser={source.cookies_from_browser}")
+        if source.proxy:
+            options.append(f"--proxy={source.proxy}")
+        if source.url is None:
+            options.append(SLEEP)
+        return ytdlp.Request(
+            url=fill(self.page, clip, quoted=True),
+            folder=str(folder),
+            start=start,
+            end=end,
+            options=options,
+            extractors=["youtube"] if source.url is None else ["default"],
+            ffmpeg=ffmpeg_binary(),
+            largest=source.max_bytes,
+            guarded=self.guarded,
+            trusted=[] if source.url is None else ytdlp.addresses_of(self.host),
+        )
+
+    def _failure(self, answer: ytdlp.Answer, seconds: float) -> Outcome:
+        """What yt-dlp's messages mean, for the clip and for those after it."""
+        everything = "; ".join(answer.messages)
+        for number in (errno.ENOSPC, errno.EDQUOT):
+            if os.strerror(number) in everything:
+                raise OSError(number, everything)
+        status = status_of(answer.messages[0])
+        reason = shortened(answer.messages[0])
+        if status is Status.NETWORK_ERROR:  # of "ffmpeg exited with code 8", ffmpeg's own words tell more
+            status, reason = status_of(everything), shortened(everything)
+        if status is Status.NO_TOOL:
+            reason = shortened("; ".join((reason, *answer.warnings)))
+        if status in STOP:
+            self.budget.stop(status, reason, answer.wait)
+        elif status.final:
+            self.budget.answered()
+        return Outcome(status, reason, attempts=1, seconds=seconds)
+
+
+@contextmanager
+def _scratch(destination: Path) -> Iterator[Path]:
+    """An empty folder beside the destination; what a killed run left is removed, for nobody can tell what it is of."""
+    folder = destination.with_name(f".{destination.name}.partial")
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(mode=0o700)
+    try:
+        yield folder.resolve()
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)

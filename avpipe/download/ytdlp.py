@@ -1,0 +1,339 @@
+"""yt-dlp in a process of its own, for one clip: a line of JSON in, a line of JSON out.
+
+A process, because it can be stopped with everything it started, and its memory and files are bounded whatever a site
+sends; yt-dlp's library inside it, because that takes the URL as data and not as a command line. See decision note 012.
+"""
+
+import contextlib
+import json
+import os
+import re
+import resource
+import selectors
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.parse
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import CancelledError
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import IO, Any
+
+from avpipe.http import is_public, retry_after
+
+MEMORY = 4 << 30
+"""Bytes of data that yt-dlp, its ffmpeg and its JavaScript runtime may each have (Linux)."""
+LOOK = 0.5
+"""Seconds after which is looked whether the time is over."""
+WORDS = 4
+"""Lines of a log, and warnings, that are kept."""
+NAME = "clip"
+"""Files are called that; nothing of the site is in their names."""
+
+# Repeats wait longer each time. Sleeping between requests is yt-dlp's own advice for YouTube (`-t sleep`).
+MANNERS = (
+    "--retries=3",
+    "--fragment-retries=3",
+    "--extractor-retries=2",
+    "--file-access-retries=0",
+    "--retry-sleep=http:exp=1:30",
+    "--retry-sleep=fragment:exp=1:30",
+    "--retry-sleep=extractor:exp=1:30",
+    "--socket-timeout=30",
+    "--abort-on-error",
+)
+# Times of an excerpt are those of the source, so that its offset can be read from the file; nothing repairs them.
+EXCERPT = "--downloader-args=ffmpeg_o:-copyts -start_at_zero -fflags +bitexact -nostats -loglevel warning"
+FILES = (
+    "--ignore-config",
+    "--no-plugin-dirs",
+    "--no-update",
+    "--no-mtime",
+    "--fixup=never",
+    "--no-overwrites",
+    "--no-continue",
+)
+_CUT_OFF = re.compile(
+    r"prematurely|partial file|Error during demuxing|Connection (?:reset|timed out)|Input/output error"
+)
+"""What ffmpeg says, and goes on as if all were well, when a connection breaks."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to bring.
+
+    Args:
+        url: the clip's page.
+        folder: where files go; exists, is empty, and belongs to this request.
+        start, end: seconds of the video that are wanted, None = from its beginning, to its end.
+        options: of yt-dlp, beyond those that are always given.
+        extractors: regular expressions of the extractors that may be used.
+        ffmpeg: path of the program.
+        largest: bytes of the largest file.
+        guarded: refuse to connect to addresses of the private network.
+        trusted: addresses that are connected to all the same, those that the configuration leads to.
+    """
+
+    url: str
+    folder: str
+    start: float | None
+    end: float | None
+    options: Sequence[str]
+    extractors: Sequence[str]
+    ffmpeg: str
+    largest: int
+    guarded: bool
+    trusted: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What came of it.
+
+    Args:
+        path: the file, or None.
+        offset: seconds of the video at which the file begins.
+        messages: why it did not come: yt-dlp's error, then ffmpeg's.
+        warnings: of yt-dlp.
+        wait: the site's Retry-After in seconds, if it sent one.
+    """
+
+    path: str | None = None
+    offset: float = 0.0
+    messages: Sequence[str] = ()
+    warnings: Sequence[str] = ()
+    wait: float | None = None
+
+
+def ask(request: Request, timeout: float, stopped: threading.Event) -> Answer:
+    """Run yt-dlp in a process of its own.
+
+    Args:
+        request: what to bring.
+        timeout: seconds.
+        stopped: set from elsewhere to end at once.
+
+    Raises:
+        TimeoutError: it was ended after `timeout` seconds.
+        CancelledError: it was ended because of `stopped`.
+    """
+    command = [sys.executable, "-m", "avpipe.download.ytdlp"]
+    programs = Path(request.folder) / "bin"  # yt-dlp looks for a program of this name, not for a path
+    programs.mkdir()
+    (programs / "ffmpeg").symlink_to(request.ffmpeg)
+    environment = os.environ | {"PATH": f"{programs}{os.pathsep}{os.environ.get('PATH', os.defpath)}"}
+    pipe = subprocess.PIPE
+    with (Path(request.folder) / "log").open("w+b") as log:
+        process = subprocess.Popen(
+            command, stdin=pipe, stdout=pipe, stderr=log, env=environment, process_group=0
+        )
+        with process, _all_killed(process.pid):
+            assert process.stdin is not None
+            assert process.stdout is not None
+            with contextlib.suppress(BrokenPipeError):
+                process.stdin.write(json.dumps(asdict(request)).encode() + b"\n")
+                process.stdin.flush()
+            # The pipe stays open as long as we live: when it closes, the process ends itself.
+            _wait(process.stdout, timeout, stopped)
+            line = process.stdout.readline()
+        log.seek(0)
+        said = _last_words(log.read().decode("utf-8", "replace"))
+    if not line:
+        return Answer(messages=(f"yt-dlp ended with status {process.returncode}", *said))
+    answer = Answer(**json.loads(line))
+    if answer.path and any(_CUT_OFF.search(words) for words in said):
+        return Answer(messages=("the connection broke", *said))
+    return answer if answer.path else replace(answer, messages=(*answer.messages, *said))
+
+
+def _wait(stream: IO[bytes], timeout: float, stopped: threading.Event) -> None:
+    """Until something can be read."""
+    deadline = time.monotonic() + timeout
+    with selectors.DefaultSelector() as selector:
+        selector.register(stream, selectors.EVENT_READ)
+        while not selector.select(LOOK):
+            if stopped.is_set():
+                raise CancelledError
+            if time.monotonic() > deadline:
+                raise TimeoutError
+
+
+@contextlib.contextmanager
+def _all_killed(group: int) -> Iterator[None]:
+    """Nothing of the process group is left when the block ends."""
+    try:
+        yield
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(group, signal.SIGKILL)
+
+
+def _last_words(log: str) -> list[str]:
+    """What ffmpeg, or Python, complained about in the end."""
+    lines = [re.sub(r" @ 0x[0-9a-f]+", "", line.strip()) for line in log.splitlines()]
+    return [line[:200] for line in lines if line][-WORDS:]
+
+
+def main() -> None:
+    """Read a request from the standard input, bring the file, write the answer to the standard output."""
+    request = Request(**json.loads(sys.stdin.readline()))
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    answers = os.dup(1)
+    os.dup2(2, 1)  # whatever else is printed goes to the log
+    resource.setrlimit(resource.RLIMIT_FSIZE, (request.largest, request.largest))
+    if sys.platform == "linux":  # not the address space: JavaScript runtimes reserve more of it than they use
+        resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, MEMORY))
+    if request.guarded:
+        sys.addaudithook(_Guard(request.trusted))
+    answer = _bring(request)
+    os.write(answers, json.dumps(asdict(answer)).encode() + b"\n")
+
+
+def _end_with_parent() -> None:
+    """Wait until the standard input closes, which is when the process that asked is gone; then end all we started."""
+    while os.read(0, 1024):
+        pass
+    os.killpg(0, signal.SIGKILL)
+
+
+def _bring(request: Request) -> Answer:
+    """The excerpt; the whole video if none is wanted, or if the site's server cannot start in the middle."""
+    if request.start is not None or request.end is not None:
+        span = (request.start or 0.0, float("inf") if request.end is None else request.end)
+        answer = _run(request, span)
+        if answer.path is None:
+            return answer
+        offset = _offset(request.ffmpeg, answer.path)
+        if offset is not None:
+            return replace(answer, offset=offset)
+        Path(answer.path).unlink()
+    return _run(request, None)
+
+
+def _run(request: Request, span: tuple[float, float] | None) -> Answer:
+    """One run of yt-dlp's library."""
+    import yt_dlp
+
+    said = _Said()
+    options = yt_dlp.parse_options([*FILES, *MANNERS, EXCERPT, *request.options]).ydl_opts
+    options |= {
+        "logger": said,
+        "allowed_extractors": list(request.extractors),
+        "outtmpl": {"default": str(Path(request.folder) / f"{NAME}.%(ext)s")},
+        "max_filesize": request.largest,
+        "match_filter": lambda info, incomplete=False: said.objection(info, request),
+        "playlist_items": "1",
+    }
+    if span is not None:
+        options["download_ranges"] = yt_dlp.utils.download_range_func(None, [span])
+    try:
+        with yt_dlp.YoutubeDL(options) as session:
+            session.extract_info(request.url)
+    except Exception as error:  # of an extractor that met a page it does not know: anything
+        return said.failed(str(error) or repr(error), _wish(error))
+    found = [path for path in Path(request.folder).glob(f"{NAME}.*") if path.suffix not in (".part", ".ytdl")]
+    if len(found) != 1:
+        return said.failed(f"yt-dlp brought {len(found)} files", None)
+    return Answer(path=str(found[0]))
+
+
+def _offset(ffmpeg: str, excerpt: str) -> float | None:
+    """Where the file begins, seconds, as ffmpeg sees it; None if there is nothing in it."""
+    command = [ffmpeg, "-nostdin", "-hide_banner", "-protocol_whitelist", "file", "-i", f"file:{excerpt}"]
+    shown = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False).stderr
+    found = re.search(r"^ *Duration: .*, start: (-?[\d.]+)", shown, re.MULTILINE)
+    return float(found[1]) if found else None
+
+
+def _wish(error: BaseException | None) -> float | None:
+    """The Retry-After behind an error, seconds."""
+    for _ in range(8):
+        if error is None:
+            break
+        response = getattr(error, "response", None)
+        if response is not None:
+            return retry_after(response.headers.get("Retry-After"))
+        information = getattr(error, "exc_info", None) or (None, None)
+        error = getattr(error, "cause", None) or information[1] or error.__cause__ or error.__context__
+    return None
+
+
+class _Said:
+    """What yt-dlp says, and what we object to; its `logger`."""
+
+    def __init__(self) -> None:
+        self.objections: list[str] = []
+        self.warnings: list[str] = []
+
+    def debug(self, message: str) -> None:
+        if "max-filesize" in message:
+            self.objections.append(message)
+
+    def info(self, message: str) -> None:
+        self.debug(message)
+
+    def warning(self, message: str, **_: Any) -> None:
+        self.warnings.append(message.removeprefix("WARNING: "))
+
+    def error(self, message: str) -> None:
+        self.warnings.append(message)
+
+    def objection(self, info: Mapping[str, Any], request: Request) -> str | None:
+        """Why a video is not downloaded though it is there."""
+        duration = info.get("duration")
+        found = None
+        if info.get("is_live"):
+            found = "the video is live"
+        elif duration is not None and request.start is not None and duration + 1 <= request.start:
+            found = f"the video ends before the clip's interval: it has {duration} s"
+        if found:
+            self.objections.append(found)
+        return found
+
+    def failed(self, last: str, wait: float | None) -> Answer:
+        """The answer without a file: our objection if there is one, else yt-dlp's last words."""
+        return Answer(messages=self.objections[:1] or [last], warnings=self.warnings[-WORDS:], wait=wait)
+
+
+class _Guard:
+    """Refuses connections to addresses of the private network: what a site says must not make us ask services there.
+
+    An audit hook sees every connection of this process, and the command line of every program it starts. (Where
+    ffmpeg's own requests are redirected to is not seen.)
+    """
+
+    def __init__(self, trusted: Sequence[str]) -> None:
+        self.trusted = frozenset(trusted)
+
+    def __call__(self, event: str, arguments: tuple[Any, ...]) -> None:
+        if event == "socket.connect":
+            _, address = arguments
+            if isinstance(address, tuple):  # else a socket of this machine, for example the keyring's
+                self.check(*addresses_of(str(address[0])))
+        elif event == "subprocess.Popen":
+            for url in (str(part) for part in arguments[1] or ()):
+                if re.match(r"https?://", url):
+                    self.check(*addresses_of(urllib.parse.urlsplit(url).hostname or ""))
+
+    def check(self, *addresses: str) -> None:
+        """Raise OSError for a private address."""
+        for address in addresses:
+            if address not in self.trusted and not is_public(address):
+                raise OSError(f"refused to connect to {address}, an address that is not public")
+
+
+def addresses_of(host: str) -> list[str]:
+    """The addresses of a host, by name or address; none if it has none, then the program that asks will say so."""
+    try:
+        return [str(found[4][0]) for found in socket.getaddrinfo(host, None)]
+    except OSError:
+        return []
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,362 @@
+"""yt-dlp itself, run against a server on the loopback address, brings the seconds that are needed or says why not."""
+
+import errno
+import math
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import CancelledError
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from avpipe.config.source import Source
+from avpipe.download import Status, ytdlp
+from avpipe.download.base import WantedClip
+from avpipe.download.budget import Budget
+from avpipe.download.fetch import Places, fetch_shard
+from avpipe.download.youtube import YouTubeFetcher
+from avpipe.files import OutputError
+from avpipe.media.normalise import normalise_shard
+from avpipe.media.segments import decode_audio, decode_frames, read_shard
+from avpipe.programs import ffmpeg_binary
+
+SECONDS = 30
+RATE = 1e6
+"""Videos an hour: tests do not wait."""
+
+
+@pytest.fixture(scope="module")
+def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """H.264 and AAC as YouTube has them, a key frame every 4 s; each picture and each moment of sound is another."""
+    path = tmp_path_factory.mktemp("video") / "video.mp4"
+    pictures = f"testsrc2=size=160x120:rate=25:duration={SECONDS}"
+    sound = f"aevalsrc=0.5*sin(2*PI*(200*t+20*t*t)):s=44100:d={SECONDS}"
+    command = [ffmpeg_binary(), "-v", "error", "-f", "lavfi", "-i", pictures, "-f", "lavfi", "-i", sound]
+    command += ["-c:v", "libx264", "-preset", "ultrafast", "-g", "100", "-bf", "2", "-c:a", "aac"]
+    command += ["-movflags", "+faststart", str(path)]
+    subprocess.run(command, check=True)
+    return path
+
+
+def source(server: Any, **options: Any) -> Source:
+    return Source(kind="youtube", url=server.url + "/watch/{source}", rate=RATE, **options)
+
+
+@pytest.fixture
+def fetcher(server: Any, tmp_path: Path) -> Callable[..., YouTubeFetcher]:
+    return lambda **options: YouTubeFetcher(source(server, **options), tmp_path / "cache" / "budget")
+
+
+def wanted(name: str = "a", start: float = math.nan, end: float = math.nan) -> WantedClip:
+    return WantedClip("clip", name, start, end)
+
+
+def normalised(folder: Path, path: str, offset: float, start: float, end: float) -> Any:
+    """The canonical clip made of a file."""
+    folder.mkdir()
+    row = {"clip": "clip", "dataset": "test", "split": "none", "source": "a", "start": start, "end": end}
+    pd.DataFrame([{**row, "shard": 0, "row": 0}]).to_parquet(folder / "manifest.parquet")
+    found = {"clip": "clip", "status": "present", "reason": "", "path": path, "offset": offset}
+    pd.DataFrame([found]).to_parquet(folder / "downloads.parquet")
+    tables = folder / "downloads.parquet", folder / "manifest.parquet"
+    counts = normalise_shard(*tables, 0, "canonical", folder / "0.tar", folder / "0.parquet", 60, 1)
+    assert counts == {"present": 1}
+    return next(iter(read_shard(folder / "0.tar")))
+
+
+def test_an_excerpt_gives_the_same_canonical_clip_as_the_whole_video(
+    fetcher: Callable[..., YouTubeFetcher], server: Any, video: Path, tmp_path: Path
+) -> None:
+    server.file("/watch/a", video.read_bytes())
+    start, end = 13.3, 23.3
+    outcome = fetcher().fetch(wanted("a", start, end), tmp_path / "clip")
+    assert (outcome.status, outcome.attempts, outcome.found_in) == (Status.PRESENT, 1, "yt-dlp 127.0.0.1")
+    assert outcome.path == str(tmp_path / "clip.mp4")
+    assert 8 - 0.2 <= outcome.offset <= 12, "it begins at the key frame before 12.3 s"
+    assert outcome.bytes is not None
+    assert outcome.bytes < 0.8 * video.stat().st_size
+    part = normalised(tmp_path / "part", outcome.path, outcome.offset, start, end)
+    whole = normalised(tmp_path / "whole", str(video), 0.0, start, end)
+    np.testing.assert_array_equal(decode_frames(part.video, 16), decode_frames(whole.video, 16))
+    ours, theirs = decode_audio(part.audio), decode_audio(whole.audio)
+    assert np.abs(ours - theirs).max() < 1e-3, "not one sample is displaced: the chirp moves by more"
+    assert np.abs(ours[1:] - theirs[:-1]).max() > 1e-2
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
+def test_without_an_interval_the_whole_video_comes_with_the_users_cookies(
+    fetcher: Callable[..., YouTubeFetcher], server: Any, tmp_path: Path
+) -> None:
+    server.file("/watch/a", bytes(range(256)) * 400)
+    sent: list[str | None] = []
+    answer = server.answers["/watch/a"]
+
+    def with_cookies(request: Any) -> None:
+        sent.append(request.headers.get("Cookie"))
+        answer(request)
+
+    server.answers["/watch/a"] = with_cookies
+    cookies = tmp_path / "cookies.txt"
+    cookies.write_text(
+        "# Netscape HTTP Cookie File\n127.0.0.1\tFALSE\t/\tFALSE\t4102444800\tsession\tsecret\n"
+    )
+    before = cookies.read_bytes()
+    outcome = fetcher(cookies=str(cookies)).fetch(wanted(), tmp_path / "clip")
+    assert outcome.status is Status.PRESENT
+    assert outcome.offset == 0
+    assert Path(str(outcome.path)).read_bytes() == bytes(range(256)) * 400
+    assert set(sent) == {"session=secret"}
+    assert cookies.read_bytes() == before
+
+
+def test_a_page_that_is_gone_is_unavailable_in_yt_dlps_own_words(
+    fetcher: Callable[..., YouTubeFetcher], tmp_path: Path
+) -> None:
+    outcome = fetcher().fetch(wanted(), tmp_path / "clip")
+    assert outcome.status is Status.UNAVAILABLE
+    assert "HTTP Error 404: Not Found" in outcome.reason
+    assert list(tmp_path.glob("clip*")) == []
+
+
+def test_a_limit_stops_everybody_as_long_as_the_site_asks(
+    server: Any, tmp_path: Path, fetcher: Callable[..., YouTubeFetcher]
+) -> None:
+    server.answers["/watch/a"] = lambda request: request.reply(429, Retry_After="4000")
+    ours = fetcher()
+    outcome = ours.fetch(wanted("a", 1, 2), tmp_path / "clip")
+    assert outcome.status is Status.RATE_LIMITED
+    assert "429" in outcome.reason
+    pause = fetcher().budget.pause()
+    assert pause is not None
+    assert 3900 < pause.seconds <= 4000
+    asked = len(server.asked)
+    outcome = fetcher().fetch(wanted("b", 1, 2), tmp_path / "clip")
+    assert (outcome.status, outcome.attempts) == (Status.RATE_LIMITED, 0)
+    assert "not asked" in outcome.reason
+    assert "again in 67 min" in outcome.reason
+    assert len(server.asked) == asked
+
+
+def test_a_connection_that_breaks_never_gives_half_an_excerpt(
+    fetcher: Callable[..., YouTubeFetcher], server: Any, video: Path, tmp_path: Path
+) -> None:
+    body = video.read_bytes()
+    server.file("/watch/a", body, cut=len(body) // 6)
+    outcome = fetcher().fetch(wanted("a", 13, 23), tmp_path / "clip")
+    assert outcome.status is Status.NETWORK_ERROR
+    assert outcome.path is None
+    assert list(tmp_path.glob("clip*")) == []
+
+
+def test_a_page_may_not_lead_into_the_private_network(
+    fetcher: Callable[..., YouTubeFetcher], server: Any, tmp_path: Path
+) -> None:
+    port = server.url.rpartition(":")[2]
+    elsewhere = f"http://127.0.0.2:{port}/secret"
+    server.answers["/watch/a"] = lambda request: request.reply(302, Location=elsewhere)
+    outcome = fetcher().fetch(wanted(), tmp_path / "clip")
+    assert outcome.status is Status.REFUSED_URL
+    assert "127.0.0.2" in outcome.reason
+
+
+def test_a_file_larger_than_allowed_is_not_downloaded(
+    fetcher: Callable[..., YouTubeFetcher], server: Any, video: Path, tmp_path: Path
+) -> None:
+    server.file("/watch/a", video.read_bytes())
+    for interval in ((math.nan, math.nan), (5, 15)):
+        outcome = fetcher(max_bytes=50_000).fetch(wanted("a", *interval), tmp_path / "clip")
+        assert outcome.status is Status.TOO_LARGE
+    assert list(tmp_path.glob("clip*")) == []
+
+
+def slow(request: Any) -> None:
+    request.send_response(200)
+    request.send_header("Content-Type", "video/mp4")
+    request.end_headers()
+    for _ in range(600):
+        request.wfile.write(b"\0" * 1000)
+        time.sleep(0.05)
+
+
+def children() -> list[str]:
+    """Command lines of the yt-dlp processes of this process."""
+    found = []
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            parent = int(status.read_text().rpartition(")")[2].split()[1])
+            command = (status.parent / "cmdline").read_bytes().decode()
+        except OSError:
+            continue
+        if parent == os.getpid() and "ytdlp" in command:
+            found.append(command)
+    return found
+
+
+def test_what_takes_too_long_is_ended_with_all_it_started(
+    fetcher: Callable[..., YouTubeFetcher], server: Any, tmp_path: Path
+) -> None:
+    server.answers["/watch/a"] = slow
+    outcome = fetcher(timeout=3).fetch(wanted(), tmp_path / "clip")
+    assert outcome.status is Status.TIMED_OUT
+    assert outcome.seconds < 15
+    assert children() == []
+    assert list(tmp_path.glob("*clip*")) == []
+
+
+def test_a_job_that_is_stopped_ends_what_is_under_way(
+    fetcher: Callable[..., YouTubeFetcher], server: Any, tmp_path: Path
+) -> None:
+    server.answers["/watch/a"] = slow
+    ours = fetcher()
+    threading.Timer(1.5, ours.stop).start()
+    with pytest.raises(CancelledError):
+        ours.fetch(wanted(), tmp_path / "clip")
+    assert children() == []
+
+
+# What follows needs no yt-dlp: it starts from what yt-dlp's process answers.
+
+
+@pytest.fixture
+def says(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[ytdlp.Request]]:
+    """Makes yt-dlp's process answer with messages; gives the list of what is asked."""
+
+    def answer(*messages: str, wait: float | None = None) -> list[ytdlp.Request]:
+        asked: list[ytdlp.Request] = []
+
+        def ask(request: ytdlp.Request, timeout: float, stopped: threading.Event) -> ytdlp.Answer:
+            asked.append(request)
+            return ytdlp.Answer(messages=messages, wait=wait)
+
+        monkeypatch.setattr(ytdlp, "ask", ask)
+        return asked
+
+    return answer
+
+
+@pytest.fixture
+def youtube(tmp_path: Path) -> YouTubeFetcher:
+    return YouTubeFetcher(Source(kind="youtube", rate=RATE), tmp_path / "cache" / "budget")
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(name=st.text(max_size=20) | st.from_regex(r"[A-Za-z0-9_-]{10,12}", fullmatch=True))
+@example(name="--exec=a.sh")
+@example(name="-exec=touch")
+@example(name="../../../et")
+@example(name="abcdefghijk\n")
+def test_only_an_id_of_youtube_is_asked_for_and_only_as_part_of_a_url(
+    youtube: YouTubeFetcher, says: Callable[..., list[ytdlp.Request]], tmp_path: Path, name: str
+) -> None:
+    asked = says("Video unavailable")
+    outcome = youtube.fetch(wanted(name, 1, 2), tmp_path / "clip")
+    if len(name) == 11 and all(letter.isascii() and (letter.isalnum() or letter in "_-") for letter in name):
+        (request,) = asked
+        assert request.url == f"https://www.youtube.com/watch?v={name}"
+        assert request.extractors == ["youtube"]
+        assert not any(name in option for option in request.options)
+    else:
+        assert (outcome.status, asked) == (Status.REFUSED_ID, [])
+
+
+def test_the_interval_gets_its_margin_and_never_begins_before_the_video(
+    says: Callable[..., list[ytdlp.Request]], tmp_path: Path
+) -> None:
+    asked = says("Video unavailable")
+    fetcher = YouTubeFetcher(Source(kind="youtube", rate=RATE, margin=2), tmp_path / "budget")
+    for start, end in ((30, 40), (1, 11), (math.nan, math.nan)):
+        fetcher.fetch(wanted("abcdefghijk", start, end), tmp_path / "clip")
+    assert [(request.start, request.end) for request in asked] == [(28, 42), (0, 13), (None, None)]
+    keys = {fetcher.key(wanted("abcdefghijk", start, 50)) for start in (10, 20)}
+    assert len(keys) == 2, "another part of the same video is another question"
+
+
+@pytest.mark.parametrize(
+    ("messages", "status", "closed"),
+    [
+        (["ERROR: [youtube] abcdefghijk: Private video. Sign in if"], Status.PRIVATE, False),
+        (["ERROR: [youtube] abcdefghijk: Sign in to confirm you’re not a bot."], Status.BOT_CHECK, True),
+        (
+            ["ERROR: ffmpeg exited with code 8", "[https] HTTP error 429 Too Many Requests"],
+            Status.RATE_LIMITED,
+            True,
+        ),
+        (["something new"], Status.NETWORK_ERROR, False),
+        (["yt-dlp ended with status -9", "MemoryError"], Status.NETWORK_ERROR, False),
+    ],
+)
+def test_messages_decide_the_outcome_and_stops_close_the_budget(
+    youtube: YouTubeFetcher,
+    says: Callable[..., list[ytdlp.Request]],
+    tmp_path: Path,
+    messages: Sequence[str],
+    status: Status,
+    closed: bool,
+) -> None:
+    says(*messages)
+    outcome = youtube.fetch(wanted("abcdefghijk"), tmp_path / "clip")
+    assert outcome.status is status
+    assert outcome.reason
+    assert (youtube.budget.pause() is not None) == closed
+
+
+def test_a_full_disk_is_our_error_not_the_clips(
+    youtube: YouTubeFetcher, says: Callable[..., list[ytdlp.Request]], tmp_path: Path
+) -> None:
+    says("ERROR: unable to write data: [Errno 28] No space left on device")
+    with pytest.raises(OutputError, match="disk is full") as raised:
+        youtube.fetch(wanted("abcdefghijk"), tmp_path / "clip")
+    assert raised.value.errno == errno.ENOSPC
+
+
+def test_a_job_stops_early_and_still_ends_with_its_table(
+    says: Callable[..., list[ytdlp.Request]], tmp_path: Path
+) -> None:
+    asked = says("ERROR: [youtube] x: Sign in to confirm you're not a bot.")
+    names = [f"abcdefghij{letter}" for letter in "abcdefgh"]
+    rows = [
+        {"clip": name, "source": name, "start": 0.0, "end": 10.0, "shard": 0, "row": row}
+        for row, name in enumerate(names)
+    ]
+    pd.DataFrame(rows).to_parquet(tmp_path / "manifest.parquet")
+    places = Places(tmp_path / "files", tmp_path / "cache" / "budget")
+    sources = [Source(kind="youtube", rate=RATE)]
+    counts = fetch_shard(tmp_path / "manifest.parquet", 0, sources, tmp_path / "0.parquet", places, workers=1)
+    assert counts == {"bot_check": 8}
+    assert len(asked) == 1
+    table = pd.read_parquet(tmp_path / "0.parquet")
+    assert list(table.attempts) == [1, *[0] * 7]
+    assert Budget(places.budgets, "www.youtube.com", RATE).pause() is not None
+
+
+def test_a_proxy_has_a_budget_of_its_own_and_its_password_is_in_no_file_name(tmp_path: Path) -> None:
+    direct = YouTubeFetcher(Source(kind="youtube"), tmp_path)
+    proxied = YouTubeFetcher(Source(kind="youtube", proxy="http://me:hush@proxy:3128"), tmp_path)
+    assert direct.budget.path != proxied.budget.path
+    assert "hush" not in str(proxied.budget.path)
+    assert direct.guarded
+    assert not proxied.guarded
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the limit on data is Linux's")
+def test_a_javascript_runtime_works_within_the_limits(tmp_path: Path) -> None:
+    from avpipe.programs import javascript_runtimes
+
+    runtimes = javascript_runtimes(Path(sys.executable))
+    if "node" not in runtimes:
+        pytest.skip("no node here")
+    script = (
+        "import resource, subprocess, sys;"
+        f"resource.setrlimit(resource.RLIMIT_DATA, ({ytdlp.MEMORY}, {ytdlp.MEMORY}));"
+        "sys.exit(subprocess.run([sys.argv[1], '-e', 'console.log(1 + 1)']).returncode)"
+    )
+    subprocess.run([sys.executable, "-c", script, runtimes["node"]], check=True)

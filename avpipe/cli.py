@@ -121,6 +121,16 @@ def fetch_annotations(
         typer.echo(f"{out / name}: {state}")
 
 
+@datasets.command("freeze")
+@readable_errors
+def freeze(results: Results, out: Out) -> None:
+    """Write the names of the usable clips (R/clips.parquet) to a text file, which a study's dataset.usable may name."""
+    from avpipe.media.clips import freeze_clips
+
+    usable, named = freeze_clips(results / "clips.parquet", out)
+    typer.echo(f"{usable} of {named} clips")
+
+
 @download.command("shard")
 @readable_errors
 def download_shard(
@@ -233,11 +243,19 @@ def clips(
             help="Folder of the shards' tables of outcomes, {shard}.parquet; none where nothing was fetched."
         ),
     ] = None,
+    minimum: Annotated[
+        list[str] | None,
+        typer.Option(help="SPLIT=SHARE: stop if fewer of the split's clips are usable; may be repeated."),
+    ] = None,
+    usable: Annotated[
+        Path | None, typer.Option(help="List of `avpipe datasets freeze`: other clips are left out.")
+    ] = None,
 ) -> None:
     """Gather what became of every clip that the annotations name into clips.parquet."""
     from avpipe.media.clips import gather_clips
 
-    gather_clips(manifest, tables, out)
+    shares = {split: float(share) for split, _, share in (text.partition("=") for text in minimum or [])}
+    gather_clips(manifest, tables, out, shares, usable)
 
 
 @app.command()
@@ -264,6 +282,23 @@ def train(
         log,
         threads,
     )
+
+
+@app.command()
+@readable_errors
+def embed(
+    experiment: Annotated[str, typer.Option(help="The experiment: json, or a json or yaml file.")],
+    results: Results,
+    seed: Annotated[int, typer.Option(help="Of the run, which must be there.")],
+    device: Device = "auto",
+    threads: Annotated[int, typer.Option(help="Processor threads.")] = 1,
+) -> None:
+    """Pass the test split through a trained model; writes embeddings.npz beside its checkpoint.pt."""
+    from avpipe.experiment import Experiment
+    from avpipe.training.embed import embed_run
+
+    chosen = Experiment.model_validate(read_mapping(experiment, "--experiment"))
+    embed_run(chosen, results, seed, device, threads)
 
 
 @tables.command("write")

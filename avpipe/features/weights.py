@@ -5,9 +5,6 @@ PyTorch puts into the file names; of VGGish's PCA only those eight are known. `f
 """
 
 import hashlib
-import http.client
-import urllib.error
-import urllib.request
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,13 +12,15 @@ from typing import TYPE_CHECKING, Any
 
 from avpipe import lazy
 from avpipe.config.extractor import ExtractorConfig
-from avpipe.files import whole_file
+from avpipe.http import DownloadFailed, Remote
 from avpipe.locking import locked
+from avpipe.transfer import Limits, download
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-_BLOCK = 1 << 20
+_LARGEST, _LONGEST = 1 << 30, 86_400.0
+"""Bytes of a file whose size is unknown, at most, and seconds for one."""
 
 
 class WeightsError(ValueError):
@@ -213,29 +212,15 @@ def file_sha256(path: Path) -> str:
 
 
 def _download(weights: PublishedWeights, path: Path, timeout: float) -> None:
-    """Write `weights` to `path` if its bytes are right."""
-    by_hand = f"or put the file into {path.parent} by hand"
-    digest, size = hashlib.sha256(), 0
-    with whole_file(path) as temporary:
-        try:
-            request = urllib.request.Request(weights.url, headers={"User-Agent": "avpipe"})
-            with urllib.request.urlopen(request, timeout=timeout) as answer, temporary.open("wb") as file:
-                announced = answer.headers.get("Content-Length")
-                while block := answer.read(_BLOCK):
-                    file.write(block)
-                    digest.update(block)
-                    size += len(block)
-        except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError) as error:
-            raise WeightsError(f"cannot download {weights.url}: {error}; run again, {by_hand}") from error
-        if announced is not None and size != int(announced):
-            raise WeightsError(
-                f"{weights.url} broke off after {size} of {announced} bytes; run again, {by_hand}"
-            )
-        if not digest.hexdigest().startswith(weights.sha256):
-            raise WeightsError(
-                f"{weights.url} gave {size} bytes with SHA-256 {digest.hexdigest()}, expected {weights.sha256}; "
-                f"nothing was kept: look at what the address gives, {by_hand}"
-            )
+    """Write `weights` to `path` if its bytes are right; what came of a download that broke off is continued next time."""
+    limits = Limits(weights.size or _LARGEST, _LONGEST, timeout, attempts=2)
+    try:
+        remote = Remote(weights.url, sha256=weights.sha256)
+        download(remote, path.with_name(f".{path.name}.part"), limits).move_to(path)
+    except DownloadFailed as error:
+        raise WeightsError(
+            f"cannot download {weights.url}: {error.reason}; run again, or put the file into {path.parent} by hand"
+        ) from error
 
 
 def load_state(path: Path) -> dict[str, "Tensor"]:

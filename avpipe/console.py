@@ -1,0 +1,57 @@
+"""What all commands share: readable errors, options that several of them take, and how their values are read."""
+
+import sys
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import Annotated, Any, ParamSpec
+
+import typer
+
+P = ParamSpec("P")
+
+
+def readable_errors(command: Callable[P, None]) -> Callable[P, None]:
+    """Print errors that a person can mend as one message, without a traceback; exit with 1 (130 for Ctrl-C)."""
+
+    @wraps(command)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            command(*args, **kwargs)
+        except (ValueError, OSError) as error:
+            if "--debug" in sys.argv:
+                raise
+            typer.echo(f"error: {error}", err=True)
+            raise typer.Exit(1) from None
+        except KeyboardInterrupt:
+            typer.echo("stopped; finished work is kept, run the same command again to go on", err=True)
+            raise typer.Exit(130) from None
+
+    return wrapped
+
+
+Out = Annotated[Path, typer.Option(help="Where the result goes; written whole or not at all.")]
+Results = Annotated[Path, typer.Option(help="The study's folder, results/{dataset}.")]
+StudyOption = Annotated[str, typer.Option(help="The study: a yaml or json file, or json itself.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
+
+
+def read_mapping(text: str, what: str) -> dict[str, Any]:
+    """A mapping given as json, or as the name of a yaml or json file."""
+    import yaml
+
+    if not text.lstrip().startswith("{"):
+        if not Path(text).is_file():
+            raise ValueError(f"{what}: no file {text}")
+        text = Path(text).read_text(encoding="utf-8")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(f"{what} is not valid yaml: {error}") from None
+    if not isinstance(value, dict):
+        raise ValueError(f"{what} must be a mapping, found {type(value).__name__}")
+    return value
+
+
+def counted(counts: dict[Any, int]) -> str:
+    return ", ".join(f"{count} {status}" for status, count in sorted(counts.items())) or "nothing to do"

@@ -1,0 +1,237 @@
+"""Commands of the features: extraction, import, export, and the weights behind them."""
+
+import json
+import os
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from avpipe.console import Device, Out, Results, counted, read_mapping, readable_errors
+
+if TYPE_CHECKING:
+    from avpipe.config.imported import ImportedConfig
+
+features = typer.Typer(no_args_is_help=True, help="Canonical clips to zarr arrays.")
+weights = typer.Typer(no_args_is_help=True, help="Published weights of the backbones.")
+
+WeightNames = Annotated[
+    list[str] | None, typer.Argument(help="Names that `avpipe weights list` prints; default: all.")
+]
+WeightsFolder = Annotated[
+    Path | None, typer.Option(help="Folder of downloaded weights; default: the user's cache folder.")
+]
+
+
+def _imported(text: str) -> tuple[str, "ImportedConfig"]:
+    """Name and settings of one imported feature."""
+    from pydantic import ValidationError
+
+    from avpipe.config.imported import ImportedConfig
+    from avpipe.config.section import NAME, describe
+
+    (name, settings), *_ = read_mapping(text, "the feature").items()
+    if not re.match(NAME, name):
+        raise ValueError(f"name {name!r}: letters, digits, _ and - only")
+    try:
+        return name, ImportedConfig.model_validate(settings)
+    except ValidationError as error:
+        raise ValueError(f"the feature {name} is wrong:\n{describe(error, ImportedConfig)}") from None
+
+
+@features.command("extract")
+@readable_errors
+def extract(
+    extractor: Annotated[
+        list[str],
+        typer.Option(
+            help="Name of an array, or json {name: {backbone: ..., ...}}; repeated extractors share one decoding of each clip."
+        ),
+    ],
+    segments: Annotated[Path, typer.Option(help="The shard's tar of canonical clips.")],
+    manifest: Annotated[Path, typer.Option(help="manifest.json.")],
+    shard: Annotated[int, typer.Option()],
+    out: Annotated[Path, typer.Option(help="Folder of the arrays, features/.")],
+    device: Device = "auto",
+    weights: WeightsFolder = None,
+    threads: Annotated[int, typer.Option(help="Processor threads.")] = 1,
+) -> None:
+    """Compute features of one shard. A bare name (resnet152) means that backbone with the published settings."""
+    from avpipe.config.extractor import ExtractorConfig
+    from avpipe.features.extract import extract_shard
+    from avpipe.features.spec import published_config
+    from avpipe.features.weights import default_folder
+
+    configs: dict[str, ExtractorConfig] = {}
+    for text in extractor:
+        if text.lstrip().startswith("{"):
+            named = read_mapping(text, "--extractor")
+            configs |= {name: ExtractorConfig.model_validate(config) for name, config in named.items()}
+        else:
+            configs[text] = published_config(text)
+    folder = weights or default_folder(os.environ)
+    timings = extract_shard(
+        segments, manifest, shard, configs, out, device=device, weights_folder=folder, threads=threads
+    )
+    typer.echo(json.dumps(timings))
+
+
+@features.command("inspect")
+@readable_errors
+def inspect(
+    imported: Annotated[str, typer.Argument(help="json {name: {path: ..., format: ..., shape: ...}}.")],
+    out: Out,
+) -> None:
+    """Look at published features and write what identifies them: file, shape, bytes, SHA-256."""
+    from avpipe.features.imported import inspect_published
+    from avpipe.files import write_json
+
+    _, config = _imported(imported)
+    write_json(out, inspect_published(config))
+
+
+@features.command("import")
+@readable_errors
+def import_shard(
+    imported: Annotated[str, typer.Argument(help="json {name: {path: ..., format: ..., shape: ...}}.")],
+    published: Annotated[Path, typer.Option(help="What `avpipe features inspect` wrote.")],
+    shard: Annotated[int, typer.Option()],
+    results: Results,
+) -> None:
+    """Import one shard of published features; `avpipe import` does all of them."""
+    from avpipe.features import importing
+    from avpipe.files import read_json
+
+    name, config = _imported(imported)
+    typer.echo(counted(importing.import_shard(name, config, read_json(published), results, shard)))
+
+
+@readable_errors
+def import_(
+    path: Annotated[Path, typer.Argument(help="h5: the file; npy: the folder that holds a file a clip.")],
+    name: Annotated[str, typer.Option(help="Name of the array: features/{name}.zarr.")],
+    shape: Annotated[str, typer.Option(help="Of one clip, for example 10,7,7,512 or 10,8,2048.")],
+    results: Results,
+    format: Annotated[str, typer.Option(help="h5 (AVE's files) or npy (a file a clip).")] = "h5",
+    dtype: Annotated[str, typer.Option(help="float16, float32 or float64.")] = "float32",
+    key: Annotated[str, typer.Option(help="h5: name of the array in the file.")] = "avadataset",
+    rows: Annotated[
+        Path | None,
+        typer.Option(help="h5: names the clip of each row: AVE's Annotations.txt, or a name a line."),
+    ] = None,
+    noisy: Annotated[Path | None, typer.Option(help="h5: AVE's noisy set of the same feature.")] = None,
+    pattern: Annotated[
+        str, typer.Option(help="npy: file below PATH, with {clip} or {source}.")
+    ] = "{clip}.npy",
+    origin: Annotated[str, typer.Option(help="Where it is from, in words; kept with the array.")] = "",
+) -> None:
+    """Read published features into the study's zarr; the study's manifest says which row is which clip."""
+    from avpipe.features.importing import import_features
+
+    config = {
+        "path": str(path), "format": format, "shape": [part.strip() for part in shape.split(",")], "dtype": dtype,
+        "key": key, "rows": str(rows) if rows else None, "noisy": str(noisy) if noisy else None,
+        "pattern": pattern, "origin": origin,
+    }  # fmt: skip
+    typer.echo(counted(import_features(*_imported(json.dumps({name: config})), results)))
+
+
+@readable_errors
+def export(
+    arrays: Annotated[
+        list[str], typer.Argument(help="Features, each NAME or NAME=AS, for example vggish=audio_feature.")
+    ],
+    results: Results,
+    out: Annotated[Path, typer.Option(help="Folder to write to.")],
+    format: Annotated[str, typer.Option(help="ave (AVE's h5 files), npy (a file a clip) or webdataset.")],
+    dtype: Annotated[str | None, typer.Option(help="default: as stored; ave: float64, as released")] = None,
+    shape: Annotated[
+        str | None, typer.Option(help="Of one clip: 80,2048 makes LLP's files of 10,8,2048.")
+    ] = None,
+) -> None:
+    """Write features in a form that others' code reads."""
+    from avpipe import lazy
+    from avpipe.features.export import FORMATS, Form
+
+    lazy.target(dict.fromkeys(FORMATS, ""), format, "format")
+    form = Form(
+        dtype or ("float64" if format == "ave" else None),
+        tuple(int(part) for part in shape.split(",")) if shape else None,
+    )
+    named = {name: given or name for name, _, given in (text.partition("=") for text in arrays)}
+    typer.echo(counted(FORMATS[format](named, results, out, form)))
+
+
+@features.command("coverage")
+@readable_errors
+def coverage(
+    array: Annotated[Path, typer.Argument(help="The array, features/{extractor}.zarr.")],
+    manifest: Annotated[Path, typer.Option(help="manifest.parquet.")],
+    out: Out,
+) -> None:
+    """Count the clips of each split that have the feature; the array must be complete."""
+    from avpipe.features.coverage import write_coverage
+
+    counts = write_coverage(array, manifest, out)
+    typer.echo(", ".join(f"{split} {valid} of {clips}" for split, (clips, valid) in counts.items()))
+
+
+@weights.command("list")
+@readable_errors
+def list_weights() -> None:
+    """Name, size, hash, licence and address of each file of published weights."""
+    from avpipe.features.weights import PUBLISHED_WEIGHTS
+
+    for name, file in PUBLISHED_WEIGHTS.items():
+        size = f"{file.size:,} bytes" if file.size else "size unknown"
+        typer.echo(
+            f"{name}: {file.url}\n  {file.origin}; {size}; SHA-256 {file.sha256}; licence {file.licence}"
+        )
+
+
+@weights.command("fetch")
+@readable_errors
+def fetch_weights(
+    names: WeightNames = None,
+    study: Annotated[
+        str | None, typer.Option(help="Only what this study needs: a yaml or json file.")
+    ] = None,
+    folder: WeightsFolder = None,
+) -> None:
+    """Download weights ahead of time, for example where the machines that compute have no network."""
+    from avpipe.features.weights import default_folder, fetch
+
+    for name in _weight_names(names, study):
+        typer.echo(str(fetch(name, folder or default_folder(os.environ))))
+
+
+@weights.command("verify")
+@readable_errors
+def verify_weights(
+    names: WeightNames = None,
+    study: Annotated[
+        str | None, typer.Option(help="Only what this study needs: a yaml or json file.")
+    ] = None,
+    folder: WeightsFolder = None,
+) -> None:
+    """Compare the files in the folder with their SHA-256; exit with 1 if one is wrong, or one that was named is missing."""
+    from avpipe.features.weights import default_folder, verify
+
+    place = folder or default_folder(os.environ)
+    found = verify(_weight_names(names, study), place)
+    for name, state in found.items():
+        typer.echo(f"{name}: {state}")
+    bad = [name for name, state in found.items() if state != "ok" and (names or state != "missing")]
+    if bad:
+        raise ValueError(f"{len(bad)} of {len(found)} files in {place} are not right: {', '.join(bad)}")
+
+
+def _weight_names(names: list[str] | None, study: str | None) -> list[str]:
+    """The names given, else what the study needs, else all."""
+    from avpipe.config.study import resolve, validate_study
+    from avpipe.features.weights import PUBLISHED_WEIGHTS, needed_weights
+
+    if names or study is None:
+        return names or list(PUBLISHED_WEIGHTS)
+    return needed_weights(resolve(validate_study(read_mapping(study, "--study"), study)).extractors.values())

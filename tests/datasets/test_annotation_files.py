@@ -1,0 +1,115 @@
+"""Annotation files come with their hash checked; a file that lies there is never overwritten."""
+
+import functools
+import hashlib
+import threading
+from collections.abc import Iterator
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from avpipe.datasets import DATASETS
+from avpipe.datasets.annotation_files import (
+    ANNOTATION_FILES,
+    AnnotationFile,
+    AnnotationFileError,
+    fetch_annotations,
+)
+from avpipe.lazy import UnknownNameError
+from avpipe.transfer import Limits
+
+CONTENT = b"Bark&AAAAAAAAAAA&good&0&10\n" * 1_000
+SHA256 = hashlib.sha256(CONTENT).hexdigest()
+QUICK = Limits(attempts=1)
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, *arguments: object) -> None:
+        pass
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> Iterator[str]:
+    """A web server of one file, a.txt."""
+    served = tmp_path / "served"
+    served.mkdir()
+    (served / "a.txt").write_bytes(CONTENT)
+    http = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=served))
+    threading.Thread(target=http.serve_forever, args=(0.05,), daemon=True).start()
+    yield f"http://127.0.0.1:{http.server_port}"
+    http.shutdown()
+    http.server_close()
+
+
+def table(
+    url: str, sha256: str | None = SHA256, size: int = len(CONTENT)
+) -> dict[str, dict[str, AnnotationFile]]:
+    return {"ave": {"Annotations.txt": AnnotationFile(f"{url}/a.txt", sha256, size)}}
+
+
+def test_a_file_is_fetched_checked_and_kept(url: str, tmp_path: Path) -> None:
+    out = tmp_path / "new"
+    assert fetch_annotations("ave", out, published=table(url)) == {"Annotations.txt": "ok"}
+    assert (out / "Annotations.txt").read_bytes() == CONTENT
+    nowhere = table("http://127.0.0.1:9")
+    assert fetch_annotations("ave", out, ["Annotations.txt"], published=nowhere) == {"Annotations.txt": "ok"}
+    assert [path.name for path in out.iterdir() if not path.name.startswith(".")] == ["Annotations.txt"]
+
+
+def test_of_a_file_without_a_known_hash_its_own_is_told(url: str, tmp_path: Path) -> None:
+    (told,) = fetch_annotations("ave", tmp_path, published=table(url, None)).values()
+    assert SHA256 in told
+    assert f"{len(CONTENT)} bytes" in told
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"sha256": SHA256[::-1]}, f"SHA-256 {SHA256} came, expected"),
+        ({"size": len(CONTENT) // 20}, "more than the limit"),
+    ],
+)
+def test_wrong_bytes_are_refused_and_leave_nothing(
+    changes: dict[str, object], message: str, url: str, tmp_path: Path
+) -> None:
+    with pytest.raises(AnnotationFileError, match=message):
+        fetch_annotations("ave", tmp_path / "out", published=table(url, **changes), limits=QUICK)
+    assert not (tmp_path / "out" / "Annotations.txt").exists()
+
+
+def test_without_network_the_message_names_address_and_folder(tmp_path: Path) -> None:
+    with pytest.raises(AnnotationFileError, match=f"cannot get http://127.0.0.1:9/a.txt.*{tmp_path} by hand"):
+        fetch_annotations("ave", tmp_path, published=table("http://127.0.0.1:9"), limits=QUICK)
+
+
+def test_a_wrong_file_that_lies_there_is_named_and_left_alone(url: str, tmp_path: Path) -> None:
+    (tmp_path / "Annotations.txt").write_bytes(b"mine")
+    with pytest.raises(AnnotationFileError, match=r"is not the published file.*move it away"):
+        fetch_annotations("ave", tmp_path, published=table(url))
+    assert (tmp_path / "Annotations.txt").read_bytes() == b"mine"
+
+
+def test_unknown_names_get_a_suggestion(tmp_path: Path) -> None:
+    with pytest.raises(UnknownNameError, match="did you mean 'audioset'"):
+        fetch_annotations("audiosets", tmp_path)
+    with pytest.raises(
+        UnknownNameError, match=r"unknown annotation file of ucf101 .classind\.txt.; did you mean"
+    ):
+        fetch_annotations("ucf101", tmp_path, ["classind.txt"])
+
+
+def test_the_table_names_readers_and_plain_files() -> None:
+    assert set(ANNOTATION_FILES) <= set(DATASETS)
+    for files in ANNOTATION_FILES.values():
+        for name, file in files.items():
+            assert "/" not in name
+            assert file.url.startswith("https://")
+            assert file.sha256 is None or len(file.sha256) == 64
+
+
+@pytest.mark.parametrize(("kind", "folder"), [("ave", "ave"), ("llp", "llp"), ("ucf101", "ucf")])
+def test_hashes_are_those_of_the_real_files(kind: str, folder: str, shared: Path) -> None:
+    for name, file in ANNOTATION_FILES[kind].items():
+        content = (shared / "data" / folder / name).read_bytes()
+        assert (hashlib.sha256(content).hexdigest(), len(content)) == (file.sha256, file.size), name

@@ -1,0 +1,73 @@
+"""What a study's plan needs: which features are extracted, which are imported, whether any clip is fetched."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from avpipe.config.study import validate_study
+from avpipe.workflow import Plan
+
+WORKFLOW = Path(__file__).resolve().parent.parent / "workflow"
+
+
+def plan(**study: Any) -> Plan:
+    return Plan(validate_study(study), WORKFLOW)
+
+
+def study_file(name: str) -> dict[str, Any]:
+    return yaml.safe_load((WORKFLOW / "configs" / f"{name}.yaml").read_text())
+
+
+IMPORTED = {
+    "dataset": {"name": "d", "kind": "ave", "annotations": "data"},
+    "imported": {
+        "a": {"path": "a.h5", "format": "h5", "shape": [10, 128]},
+        "unused": {"path": "v.h5", "format": "h5", "shape": [10, 7, 7, 512]},
+    },
+    "features": ["a"],
+}
+
+
+@pytest.mark.parametrize("name", ["ave_features", "llp_features"])
+def test_the_studies_of_published_features_fetch_nothing(name: str) -> None:
+    found = plan(**study_file(name))
+    assert found.tables
+    assert found.features == found.imports
+    assert found.extractors == []
+    assert not found.needs_media
+
+
+def test_an_imported_feature_lies_where_an_extracted_one_would(tmp_path: Path) -> None:
+    found = plan(**IMPORTED)
+    assert found.imports == found.features == ["a"]
+    assert found.bundles == []
+    assert found.chunk("a", 3) == "results/d/features/a.zarr/c/3/0/0"
+
+
+def test_clips_are_needed_to_extract_to_be_shown_or_for_their_own_sake() -> None:
+    both = {**IMPORTED, "extractors": {"v": {"backbone": "vggish"}}}
+    assert plan(**{**both, "features": ["a", "v"]}).needs_media
+    assert not plan(**both).needs_media  # v is not asked for
+    assert plan(dataset={"name": "d", "kind": "folder"}).needs_media
+    shown = study_file("ave_features") | {"figures": ["avin_segments"]}
+    assert plan(**shown).needs_media
+
+
+def test_rows_of_an_h5_file_are_those_of_ave_s_annotations_unless_said_otherwise() -> None:
+    assert plan(**IMPORTED).imported("a").rows == "data/Annotations.txt"
+    named = {"a": {**IMPORTED["imported"]["a"], "rows": "all.txt"}}
+    assert plan(**{**IMPORTED, "imported": named}).imported("a").rows == "all.txt"
+    other = {**IMPORTED, "dataset": {"name": "d", "kind": "llp", "annotations": "data"}}
+    assert plan(**other).imported("a").rows is None
+
+
+def test_a_table_s_part_of_the_study_holds_what_it_imports_and_is_a_study_itself() -> None:
+    found = plan(**study_file("ave_features"))
+    part = json.loads(found.narrowed(found.tables["avin_fusion"]))
+    assert set(part["imported"]) == {"vggish", "visual_map"}
+    assert validate_study(part).arrays.keys() == part["imported"].keys()
+    extracted = plan(**study_file("ave"))
+    assert "imported" not in json.loads(extracted.narrowed(extracted.tables["avin_fusion"]))

@@ -2,7 +2,7 @@
 
 import re
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
@@ -24,6 +24,14 @@ class DatasetConfig(Section):
         description="folder of the dataset's own annotation files (ave, llp, audioset, ucf101); for `folder`, the folder of videos itself",
     )
     sources: tuple[Source, ...] = Field((), description="where to get the clips, tried in order")
+    minimum: dict[Literal["train", "val", "test", "none"], Annotated[float, Field(ge=0, le=1)]] = Field(
+        default_factory=dict,
+        description="smallest share of a split's clips that must be usable, for example {train: 0.9, test: 0.95}; with less the study stops before it trains",
+    )
+    usable: str | None = Field(
+        None,
+        description="file with the names of the clips to train and test on (`avpipe datasets freeze` writes it): others are left out, and one that is missing stops the study",
+    )
     options: dict[str, Any] = Field(
         default_factory=dict,
         description="options of the dataset's reader, for example how many clips the demo renders",

@@ -1,18 +1,26 @@
 """clips.parquet: one row a clip that the annotations name, present or not."""
 
+from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from avpipe.download.outcome import Status
-from avpipe.files import whole_file
+from avpipe.files import whole_file, write_text
 from avpipe.media.normalise import SCHEMA as OUTCOMES
 
 FROM_MANIFEST = ("clip", "dataset", "split", "source", "start", "end", "shard", "row")
 
 
-def gather_clips(manifest: Path, tables: Path | None, out: Path) -> None:
+def gather_clips(
+    manifest: Path,
+    tables: Path | None,
+    out: Path,
+    minimum: Mapping[str, float] | None = None,
+    usable: Path | None = None,
+) -> None:
     """Join the manifest with the outcomes of its shards, sorted by row.
 
     Args:
@@ -21,9 +29,12 @@ def gather_clips(manifest: Path, tables: Path | None, out: Path) -> None:
             shard size, are not looked at. None where nothing is fetched because the study imports all its features: every
             clip is `Status.NOT_FETCHED` then.
         out: parquet to write, columns `FROM_MANIFEST` and those of the outcomes.
+        minimum: split -> smallest share of its clips that must be usable.
+        usable: list of `freeze_clips`; usable clips that are not in it become `Status.EXCLUDED`.
 
     Raises:
-        ValueError: if a clip has no outcome or several; it names clips and says which stage to run.
+        ValueError: if a clip has no outcome or several, if a split has too few usable clips, or if a clip of the
+            frozen list is not usable; it names clips and says what to do.
     """
     clips = pq.read_table(manifest, columns=list(FROM_MANIFEST)).sort_by("row")
     outcomes = _not_fetched(clips["clip"]) if tables is None else _outcomes(clips["shard"], tables)
@@ -40,10 +51,77 @@ def gather_clips(manifest: Path, tables: Path | None, out: Path) -> None:
             f"{len(outcomes) - len(place)} clips stand in two of the outcome tables: normalise their shards anew"
         )
     joined = outcomes.take([place[clip] for clip in names])
+    _check_shares(clips["split"].to_pylist(), joined["status"].to_pylist(), minimum or {})
+    if usable is not None:
+        joined = _restricted(joined, usable)
     for name in OUTCOMES.names[1:]:
         clips = clips.append_column(name, joined[name])
     with whole_file(out) as temporary:
         pq.write_table(clips.replace_schema_metadata(None), temporary)
+
+
+def freeze_clips(clips: Path, out: Path) -> tuple[int, int]:
+    """Write the names of the usable clips, one a line, for a comparison on the same clips elsewhere or later.
+
+    Args:
+        clips: clips.parquet.
+        out: text file to write.
+
+    Returns:
+        How many clips are in the list, and how many the annotations name.
+    """
+    if not clips.is_file():
+        raise ValueError(f"no {clips}: run the study up to it first (snakemake {clips})")
+    rows = pq.read_table(clips, columns=["clip", "status"]).to_pylist()
+    names = [row["clip"] for row in rows if _is_usable(row["status"])]
+    heading = f"# {len(names)} usable clips of the {len(rows)} that the annotations name\n"
+    write_text(out, heading + "".join(f"{name}\n" for name in names))
+    return len(names), len(rows)
+
+
+def _is_usable(status: str) -> bool:
+    """Whether a clip can have features; one that was not fetched has imported ones, if any."""
+    return Status(status).in_shard or status == Status.NOT_FETCHED
+
+
+def _check_shares(splits: list[str], statuses: list[str], minimum: Mapping[str, float]) -> None:
+    """Raise ValueError for splits with too few usable clips."""
+    named = Counter(splits)
+    found = Counter(split for split, status in zip(splits, statuses, strict=True) if _is_usable(status))
+    absent = sorted(set(minimum) - set(named))
+    if absent:
+        raise ValueError(f"dataset.minimum: the dataset has no split {absent[0]!r}, only {sorted(named)}")
+    short = [
+        f"{split}: {found[split]} of {named[split]} clips are usable ({found[split] / named[split]:.1%}), "
+        f"dataset.minimum asks for {share:.1%}"
+        for split, share in minimum.items()
+        if found[split] < share * named[split]
+    ]
+    if short:
+        raise ValueError(
+            f"{'; '.join(short)}. `avpipe download status` says why clips are missing, `avpipe download retry` asks "
+            "again for those that may come; or lower dataset.minimum"
+        )
+
+
+def _restricted(outcomes: pa.Table, usable: Path) -> pa.Table:
+    """The outcomes with every usable clip that is not in the frozen list excluded."""
+    lines = [line.strip() for line in usable.read_text(encoding="utf-8").splitlines()]
+    frozen = {line for line in lines if line and not line.startswith("#")}
+    rows = outcomes.to_pylist()
+    there = {row["clip"] for row in rows if _is_usable(row["status"])}
+    absent = sorted(frozen - there)
+    if absent:
+        why = {row["clip"]: f"{row['status']}: {row['reason']}" for row in rows}
+        some = "; ".join(f"{clip} ({why.get(clip, 'not in the annotations')})" for clip in absent[:5])
+        raise ValueError(
+            f"{len(absent)} of the {len(frozen)} clips of the frozen list {usable} are not usable here: {some}. "
+            "Get them, or freeze the list anew (avpipe datasets freeze)"
+        )
+    for row in rows:
+        if row["clip"] in there - frozen:
+            row.update(status=Status.EXCLUDED.value, reason=f"{row['status']}, but not in {usable.name}")
+    return pa.Table.from_pylist(rows, schema=OUTCOMES)
 
 
 def _outcomes(shards: pa.ChunkedArray, tables: Path) -> pa.Table:

@@ -27,6 +27,8 @@ SPLITS = ("train", "val", "test")
 TABLES = ("clips.parquet", "events.parquet", "categories.csv", "manifest.parquet")
 Division = Literal["usual", "match"]
 """Which division of the clips a task learns and tests on: the usual one, or that of cross-modality localization."""
+EXCLUDED = "excluded"
+"""Status of clips that the study's frozen list leaves out, though they may have features."""
 FILL = 0.5
 """The share of free memory that features may take; the rest is for the model and its batches."""
 SLAB = 256
@@ -171,6 +173,7 @@ def read_tables(features: Mapping[Role, str], results: Path, division: Division 
         )
     clips, where = _in_file_order(results, division)
     usable = np.logical_and.reduce([_valid(feature, clips["row"].to_numpy()) for feature in arrays.values()])
+    usable &= (clips["status"] != EXCLUDED).to_numpy()
     splits, start = {}, 0
     for name in SPLITS:
         named = where == name

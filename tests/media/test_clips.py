@@ -1,13 +1,14 @@
 """clips.parquet has one row a clip of the annotations, present or not."""
 
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from avpipe.media.clips import gather_clips
+from avpipe.media.clips import freeze_clips, gather_clips
 from avpipe.media.normalise import SCHEMA
 
 COLUMNS = [  # design.md, section 4
@@ -75,3 +76,58 @@ def test_where_nothing_is_fetched_every_clip_says_so(tmp_path: Path) -> None:
     assert list(clips.columns) == COLUMNS
     assert clips["status"].tolist() == ["not_fetched"] * 2
     assert clips["reason"].str.contains("imported").all()
+
+
+def gathered(folder: Path, statuses: dict[str, str], **options: Any) -> pd.DataFrame:
+    """clips.parquet of clips with these statuses, all of the training split."""
+    manifest = manifest_of(folder, list(statuses), 100)
+    rows = [{"clip": clip, "status": status, "reason": f"why {clip}"} for clip, status in statuses.items()]
+    (folder / "tables").mkdir(exist_ok=True)
+    pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), folder / "tables" / "0.parquet")
+    gather_clips(manifest, folder / "tables", folder / "clips.parquet", **options)
+    return pd.read_parquet(folder / "clips.parquet")
+
+
+STATUSES = {"a": "present", "b": "private", "c": "no_audio", "d": "present"}
+
+
+def test_a_split_with_too_few_usable_clips_stops_the_study(tmp_path: Path) -> None:
+    gathered(tmp_path, STATUSES, minimum={"train": 0.75})
+    with pytest.raises(ValueError, match=r"train: 3 of 4 clips are usable \(75\.0%\), .* asks for 80\.0%"):
+        gathered(tmp_path, STATUSES, minimum={"train": 0.8})
+    with pytest.raises(ValueError, match="no split 'val'"):
+        gathered(tmp_path, STATUSES, minimum={"val": 0.5})
+
+
+def test_only_clips_of_the_frozen_list_are_used(tmp_path: Path) -> None:
+    gathered(tmp_path, STATUSES)
+    frozen = tmp_path / "usable.txt"
+    assert freeze_clips(tmp_path / "clips.parquet", frozen) == (3, 4)
+    assert frozen.read_text().splitlines()[1:] == ["a", "c", "d"]
+    frozen.write_text("# chosen\n\nd\na\n")
+    clips = gathered(tmp_path, STATUSES | {"e": "no_video"}, usable=frozen)
+    assert list(clips.columns) == COLUMNS
+    assert clips.status.tolist() == ["present", "private", "excluded", "present", "excluded"]
+    assert clips.reason[2] == "no_audio, but not in usable.txt"
+    assert clips.reason[1] == "why b"
+
+
+def test_a_frozen_clip_that_is_missing_is_named_with_its_reason(tmp_path: Path) -> None:
+    frozen = tmp_path / "usable.txt"
+    frozen.write_text("a\nb\nx\n")
+    with pytest.raises(ValueError, match="2 of the 3 clips") as raised:
+        gathered(tmp_path, STATUSES, usable=frozen)
+    assert "b (private: why b)" in str(raised.value)
+    assert "x (not in the annotations)" in str(raised.value)
+
+
+def test_freezing_before_the_study_ran_says_what_to_run(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="snakemake"):
+        freeze_clips(tmp_path / "clips.parquet", tmp_path / "usable.txt")
+
+
+def test_imported_features_need_no_files(tmp_path: Path) -> None:
+    manifest = manifest_of(tmp_path, ["a", "b"], 2)
+    (tmp_path / "usable.txt").write_text("a\n")
+    gather_clips(manifest, None, tmp_path / "c.parquet", {"train": 1.0}, tmp_path / "usable.txt")
+    assert pd.read_parquet(tmp_path / "c.parquet").status.tolist() == ["not_fetched", "excluded"]

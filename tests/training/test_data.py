@@ -1,9 +1,11 @@
 """Which clips can be used, and batches that do not depend on where features are kept."""
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
+from avpipe.download import Status
 from avpipe.features.store import FeaturesError
 from avpipe.training.data import Lazy, Resident, open_data, read_tables
 
@@ -150,3 +152,14 @@ def test_what_is_missing_is_named(make_study):
     (study.results / "events.parquet").unlink()
     with pytest.raises(FileNotFoundError, match=r"events\.parquet is missing"):
         read_tables({"audio": "ears"}, study.results)
+
+
+def test_clips_that_the_frozen_list_excludes_are_not_used_though_they_have_features(make_study):
+    study = make_study(splits=[("train", 4), ("val", 2), ("test", 2)])
+    clips = pd.read_parquet(study.results / "clips.parquet")
+    clips.loc[[1, 7], "status"] = Status.EXCLUDED.value
+    clips.to_parquet(study.results / "clips.parquet", index=False)
+    data = read_tables(BOTH, study.results)
+    assert data.rows().tolist() == [0, 2, 3, 4, 5, 6]
+    counts = data.counts()
+    assert (counts["train"], counts["train_named"], counts["test"], counts["test_named"]) == (3, 4, 1, 2)

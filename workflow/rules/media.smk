@@ -28,6 +28,7 @@ rule clips:
     input:
         manifest="results/{dataset}/manifest.parquet",
         tables=outcome_tables,
+        usable=study.dataset.usable or [],
     output:
         "results/{dataset}/clips.parquet",
     log:
@@ -36,8 +37,9 @@ rule clips:
         "../../envs/media.yaml"
     params:
         code=code("clips"),
-        tables=(
-            [f"--tables={plan.results}/segments/{study.media.preset}"] if plan.needs_media else []
-        ),
+        tables=([f"--tables={plan.results}/segments/{study.media.preset}"] if plan.needs_media else []),
+        minimum=[f"--minimum={split}={share}" for split, share in study.dataset.minimum.items()],
+        usable=[f"--usable={study.dataset.usable}"] if study.dataset.usable else [],
     shell:
-        "python -m avpipe media clips --manifest {input.manifest} {params.tables} --out {output} > {log} 2>&1"
+        "python -m avpipe media clips --manifest {input.manifest} {params.tables} {params.minimum}"
+        " {params.usable:q} --out {output} > {log} 2>&1"

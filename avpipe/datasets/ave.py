@@ -110,25 +110,7 @@ def read_ave(
         for clip, row, (_, source) in zip(clips, rows, names, strict=True)
         if not source
     ]
-    events = []
-    for clip, row in zip(clips, rows, strict=True):
-        if row.onset < row.offset:
-            events.append((clip, "audiovisual", row.category, row.onset, row.offset))
-        else:
-            code = "zero_length_event" if row.onset == row.offset else "reversed_event"
-            issues.append(
-                (code, clip, f"{row.line.place}: {row.line.text!r} has no event; all of it is background")
-            )
-    issues += _repeat_issues(rows, clips)
-    issues += [
-        (
-            "two_labels",
-            clip,
-            f"{row.line.place}: {row.category} here, two categories in the authors' labels.h5",
-        )
-        for clip, row in zip(clips, rows, strict=True)
-        if row.identifier in TWO_LABELS
-    ]
+    events = _events(rows, clips, issues)
     categories = tuple(dict.fromkeys(row.category for row in rows))
     if labels:
         events, others = _replace_events(annotations / labels, clips, categories, events)
@@ -153,6 +135,24 @@ def read_ave(
         events=table(events, EVENT_COLUMNS),
         issues=table(issues, ISSUE_COLUMNS),
     )
+
+
+def _events(rows: Sequence[_Row], clips: Sequence[str], issues: list[Issue]) -> list[Event]:
+    """The annotated events. Appends to `issues`."""
+    events = []
+    for clip, row in zip(clips, rows, strict=True):
+        if row.onset < row.offset:
+            events.append((clip, "audiovisual", row.category, row.onset, row.offset))
+        else:
+            code = "zero_length_event" if row.onset == row.offset else "reversed_event"
+            message = f"{row.line.place}: {row.line.text!r} has no event; all of it is background"
+            issues.append((code, clip, message))
+    issues += _repeat_issues(rows, clips)
+    for clip, row in zip(clips, rows, strict=True):
+        if row.identifier in TWO_LABELS:
+            message = f"{row.line.place}: {row.category} here, two categories in the authors' labels.h5"
+            issues.append(("two_labels", clip, message))
+    return events
 
 
 def _clip_table(

@@ -260,6 +260,29 @@ def clips(
 
 @app.command()
 @readable_errors
+def doctor(
+    results: Annotated[Path, typer.Option(help="Where studies write.")] = Path("results"),
+    weights: Annotated[
+        Path | None, typer.Option(help="Folder of downloaded weights; default: the user's cache folder.")
+    ] = None,
+    budgets: Budgets = None,
+) -> None:
+    """Look whether everything is there that a study needs; exit with 1 if something is missing."""
+    from rich.console import Console
+
+    from avpipe.doctor import Verdict, check_table, examine
+    from avpipe.download.budget import budget_folder
+    from avpipe.features.weights import default_folder
+
+    folders = weights or default_folder(os.environ), budgets or budget_folder(os.environ)
+    checks = examine(results, *folders)
+    Console(width=None if sys.stdout.isatty() else 160).print(check_table(checks))
+    if any(check.verdict is Verdict.FAIL for check in checks):
+        raise typer.Exit(1)
+
+
+@app.command()
+@readable_errors
 def train(
     experiment: Annotated[str, typer.Option(help="The experiment: json, or a json or yaml file.")],
     results: Results,

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
+from rich.markup import escape
 from rich.table import Table
 
 from avpipe.config.source import Source
@@ -77,7 +78,7 @@ def status_table(statuses: Sequence[ClipStatus]) -> Table:
         again = "" if status in (None, Status.PRESENT) else "only if named" if status.final else "by retry"
         reasons = Counter(clip.reason for clip in statuses if clip.status is status and clip.reason)
         example = reasons.most_common(1)[0][0] if reasons and status is not Status.PRESENT else ""
-        table.add_row(name, *(str(number or "") for number in numbers), str(sum(numbers)), again, example)
+        table.add_row(name, *(str(number or "") for number in numbers), str(sum(numbers)), again, escape(example))
     return table
 
 

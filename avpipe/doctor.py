@@ -1,0 +1,216 @@
+"""`avpipe doctor`: is everything there that a study needs, and what to do about what is not."""
+
+import importlib.metadata
+import math
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from datetime import date
+from enum import StrEnum
+from pathlib import Path
+
+from rich.markup import escape
+from rich.table import Table
+
+from avpipe.download.budget import Budget
+from avpipe.programs import FFmpegError, ffmpeg_binary, ffmpeg_version, javascript_runtimes
+
+OLD = 90
+"""Days after which yt-dlp counts as old: YouTube changes, and yt-dlp follows about once a month."""
+OLDEST_RUNTIME = {"deno": 2, "node": 20}
+"""Major versions below which yt-dlp does not use a JavaScript runtime."""
+LITTLE, FULL = 20 << 30, 1 << 30
+"""Free bytes of the disk below which a check warns, and fails."""
+INSTALL = "run `make setup`"
+
+
+class Verdict(StrEnum):
+    """How a check ended."""
+
+    OK = "ok"
+    WARN = "warn"
+    FAIL = "fail"
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that was looked at.
+
+    Args:
+        name: what.
+        verdict: fail: a study cannot run; warn: a part of it cannot, or soon.
+        found: what is there.
+        advice: what to do, if it is not ok.
+    """
+
+    name: str
+    verdict: Verdict
+    found: str
+    advice: str = ""
+
+
+def examine(results: Path, weights: Path, budgets: Path) -> list[Check]:
+    """Look at everything.
+
+    Args:
+        results: where studies write; need not exist yet.
+        weights: folder of downloaded weights.
+        budgets: folder of request budgets.
+    """
+    looks: tuple[Callable[[], Iterable[Check]], ...] = (
+        _python,
+        _ffmpeg,
+        _decoder,
+        _torch,
+        lambda: _yt_dlp(date.today()),
+        lambda: _javascript(javascript_runtimes(Path(sys.executable))),
+        lambda: _pauses(budgets),
+        lambda: _disk(results),
+        lambda: _weights(weights),
+    )
+    return [check for look in looks for check in look()]
+
+
+def check_table(checks: Iterable[Check]) -> Table:
+    """The checks for a person."""
+    table = Table("", "check", "found", "what to do", show_lines=False)
+    colours = {Verdict.OK: "green", Verdict.WARN: "yellow", Verdict.FAIL: "red"}
+    for check in checks:
+        verdict = f"[{colours[check.verdict]}]{check.verdict}[/]"
+        table.add_row(verdict, check.name, escape(check.found), escape(check.advice))
+    return table
+
+
+def _python() -> Iterator[Check]:
+    found = f"{platform.python_version()}, {sys.executable}"
+    fine = sys.version_info >= (3, 11)
+    yield Check(
+        "Python", Verdict.OK if fine else Verdict.FAIL, found, "" if fine else "avpipe needs 3.11 or newer"
+    )
+
+
+def _ffmpeg() -> Iterator[Check]:
+    try:
+        yield Check("ffmpeg", Verdict.OK, f"{ffmpeg_version()}, {ffmpeg_binary()}")
+    except (FFmpegError, OSError, subprocess.CalledProcessError) as error:
+        yield Check("ffmpeg", Verdict.FAIL, str(error), f"install ffmpeg with libx264, or {INSTALL}")
+
+
+def _decoder() -> Iterator[Check]:
+    pyav, decord = _version("av"), _version("decord")
+    if pyav is None:
+        yield Check("decoding", Verdict.FAIL, "no PyAV", INSTALL)
+    elif decord is None:
+        advice = "slower; decord has wheels for Linux on x86-64 only"
+        yield Check("decoding", Verdict.OK, f"PyAV {pyav}; no decord", advice)
+    else:
+        yield Check("decoding", Verdict.OK, f"decord {decord}, PyAV {pyav}")
+
+
+def _torch() -> Iterator[Check]:
+    try:
+        import torch
+    except (ImportError, OSError) as error:
+        yield Check("PyTorch", Verdict.FAIL, str(error), INSTALL)
+        return
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    devices = ", ".join(torch.cuda.get_device_name(index) for index in range(count)) or "no CUDA device"
+    advice = "" if count else "training on the processor works and takes longer"
+    yield Check("PyTorch", Verdict.OK, f"{torch.__version__}; {devices}", advice)
+
+
+def _yt_dlp(today: date) -> Iterator[Check]:
+    version = _version("yt-dlp")
+    if version is None:
+        yield Check("yt-dlp", Verdict.WARN, "not installed", f"needed for YouTube: {INSTALL}")
+        return
+    year, month, day = (int(part) for part in version.split(".")[:3])
+    age = (today - date(year, month, day)).days
+    found = f"{version}, {age} days old"
+    if age > OLD:
+        advice = (
+            "needed for YouTube, which may have changed since: .venv/bin/uv pip install -U 'yt-dlp[default]'"
+        )
+        yield Check("yt-dlp", Verdict.WARN, found, advice)
+    else:
+        yield Check("yt-dlp", Verdict.OK, found)
+
+
+def _javascript(runtimes: dict[str, str]) -> Iterator[Check]:
+    """YouTube hides the addresses of its files behind scripts; without a runtime most formats are missing."""
+    usable, found = False, []
+    for name, path in runtimes.items():
+        version = _program_version(path)
+        new = version is None or int(version.split(".")[0]) >= OLDEST_RUNTIME.get(name, 0)
+        usable |= new
+        found.append(f"{name} {version or '?'}{'' if new else ' (too old)'}, {path}")
+    if usable:
+        yield Check("JavaScript runtime", Verdict.OK, "; ".join(found))
+    else:
+        advice = (
+            "yt-dlp needs one for YouTube: install deno (.venv/bin/uv pip install deno), or node 20 or newer"
+        )
+        yield Check("JavaScript runtime", Verdict.WARN, "; ".join(found) or "none", advice)
+
+
+def _pauses(budgets: Path) -> Iterator[Check]:
+    """Sites that said stop."""
+    host = platform.node() or "machine"
+    for path in sorted(budgets.glob(f"{host}-*.json")):
+        site = path.stem.removeprefix(f"{host}-")
+        if pause := Budget(budgets, site, rate=1).pause():
+            found = f"{site} said stop ({pause.status}): {pause.reason}"
+            advice = f"asked again in {math.ceil(pause.seconds / 60)} min; then `avpipe download retry`"
+            yield Check("downloads", Verdict.WARN, found, advice)
+
+
+def _disk(results: Path) -> Iterator[Check]:
+    """Room, and the right to write."""
+    folder = results.absolute()
+    while not folder.exists():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free
+    found = f"{free / 2**30:.1f} GiB free in {results}"
+    if free < LITTLE:
+        verdict = Verdict.FAIL if free < FULL else Verdict.WARN
+        yield Check("disk", verdict, found, "free some space, or choose another disk")
+    else:
+        yield Check("disk", Verdict.OK, found)
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+        yield Check("results", Verdict.OK, f"{results} can be written")
+    except OSError as error:
+        advice = "make the folder writable, or run in another one"
+        yield Check("results", Verdict.FAIL, f"{folder}: {error.strerror}", advice)
+
+
+def _weights(folder: Path) -> Iterator[Check]:
+    files = [path for path in folder.glob("*") if path.is_file()] if folder.is_dir() else []
+    if files:
+        yield Check("weights", Verdict.OK, f"{len(files)} files in {folder}")
+    else:
+        advice = "they are downloaded when first needed; `avpipe weights fetch` does it ahead"
+        yield Check("weights", Verdict.WARN, f"none in {folder}", advice)
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _program_version(path: str) -> str | None:
+    """The first number that a program says of itself."""
+    try:
+        shown = subprocess.run([path, "--version"], capture_output=True, text=True, timeout=10, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    found = re.search(r"\d+(?:\.\d+)+", shown.stdout)
+    return found[0] if found else None

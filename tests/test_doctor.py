@@ -1,0 +1,133 @@
+"""The doctor says what is missing and what to do, and fails only for what stops a study."""
+
+import importlib.metadata
+import io
+import subprocess
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+from typer.testing import CliRunner
+
+from avpipe import doctor
+from avpipe.cli import app
+from avpipe.doctor import Check, Verdict, check_table, examine
+from avpipe.download import Status
+from avpipe.download.budget import Budget
+from avpipe.programs import FFmpegError
+
+
+def program(path: Path, output: str) -> str:
+    path.write_text(f"#!/bin/sh\necho '{output}'\n")
+    path.chmod(0o755)
+    return str(path)
+
+
+def test_a_machine_that_is_set_up_fails_no_check(tmp_path: Path) -> None:
+    checks = {check.name: check for check in examine(tmp_path / "results", tmp_path, tmp_path / "budget")}
+    assert {check.name for check in checks.values() if check.verdict is Verdict.FAIL} <= {"disk"}
+    assert set(checks) >= {
+        "Python",
+        "ffmpeg",
+        "decoding",
+        "PyTorch",
+        "yt-dlp",
+        "JavaScript runtime",
+        "weights",
+    }
+    assert checks["results"].verdict is Verdict.OK
+    assert not (tmp_path / "results").exists(), "looking makes nothing"
+
+
+@pytest.mark.parametrize(
+    ("today", "verdict"), [(date(2026, 9, 1), Verdict.OK), (date(2027, 9, 1), Verdict.WARN)]
+)
+def test_an_old_yt_dlp_is_told_with_its_age(
+    monkeypatch: pytest.MonkeyPatch, today: date, verdict: Verdict
+) -> None:
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: "2026.8.19")
+    (check,) = doctor._yt_dlp(today)
+    assert check.verdict is verdict
+    assert f"{(today - date(2026, 8, 19)).days} days" in check.found
+
+
+def test_a_missing_or_old_javascript_runtime_is_a_warning_that_says_what_needs_it(tmp_path: Path) -> None:
+    (none,) = doctor._javascript({})
+    (old,) = doctor._javascript({"node": program(tmp_path / "node", "v18.2.0")})
+    (new,) = doctor._javascript({"node": program(tmp_path / "node", "v20.20.2")})
+    (both,) = doctor._javascript(
+        {"deno": program(tmp_path / "deno", "deno 1.46.3"), "node": program(tmp_path / "node", "v22.1.0")}
+    )
+    assert (none.verdict, old.verdict, new.verdict, both.verdict) == (
+        Verdict.WARN,
+        Verdict.WARN,
+        Verdict.OK,
+        Verdict.OK,
+    )
+    assert "YouTube" in none.advice
+    assert "18.2.0 (too old)" in old.found
+
+
+def test_no_ffmpeg_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    def nothing() -> str:
+        raise FFmpegError("no ffmpeg with libx264")
+
+    monkeypatch.setattr(doctor, "ffmpeg_version", nothing)
+    (check,) = doctor._ffmpeg()
+    assert check.verdict is Verdict.FAIL
+    assert "install" in check.advice
+
+
+def test_a_full_disk_fails_and_a_folder_that_cannot_be_written(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    usage = doctor.shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda path: usage._replace(free=1 << 20))
+
+    def refuse(dir: Path) -> Any:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(doctor.tempfile, "TemporaryFile", refuse)
+    disk, results = doctor._disk(tmp_path)
+    assert (disk.verdict, results.verdict) == (Verdict.FAIL, Verdict.FAIL)
+    assert "Permission denied" in results.found
+
+
+def test_a_site_that_said_stop_is_told(tmp_path: Path) -> None:
+    Budget(tmp_path, "www.youtube.com", rate=250).stop(Status.BOT_CHECK, "Sign in to confirm", wish=3600)
+    (check,) = doctor._pauses(tmp_path)
+    assert check.verdict is Verdict.WARN
+    assert "www.youtube.com said stop (bot_check): Sign in to confirm" in check.found
+    assert "60 min" in check.advice
+
+
+@pytest.mark.parametrize(("verdict", "code"), [(Verdict.OK, 0), (Verdict.WARN, 0), (Verdict.FAIL, 1)])
+def test_the_command_exits_with_1_only_for_a_failure(
+    monkeypatch: pytest.MonkeyPatch, verdict: Verdict, code: int
+) -> None:
+    monkeypatch.setattr(doctor, "examine", lambda *folders: [Check("thing", verdict, "found", "do this")])
+    result = CliRunner().invoke(app, ["doctor"])
+    assert result.exit_code == code
+    for word in (verdict.value, "thing", "found", "do this"):
+        assert word in result.output
+
+
+def test_square_brackets_of_a_message_are_no_markup() -> None:
+    console = Console(file=io.StringIO(), width=100)
+    console.print(check_table([Check("x", Verdict.WARN, "[youtube] [/nothing] said", "")]))
+    assert "[youtube] [/nothing] said" in console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_a_program_that_hangs_or_says_nothing_has_no_version(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    assert doctor._program_version(program(tmp_path / "silent", "")) is None
+    assert doctor._program_version(str(tmp_path / "absent")) is None
+
+    def hang(*_: Any, **__: Any) -> Any:
+        raise subprocess.TimeoutExpired("deno", 10)
+
+    monkeypatch.setattr(doctor.subprocess, "run", hang)
+    assert doctor._program_version("deno") is None

@@ -6,7 +6,7 @@ name. The workflow reads them before it plans anything, so importing this module
     title: Comparison with existing methods       # stands above the table
     paper: Ramaswamy, ..., ICASSP 2020
     printed: slide "Results (performance comparison in %)"
-    task: localization                            # what trains and evaluates every row
+    task: localization                            # what trains and evaluates every row that names no other
     metrics: {accuracy: Acc.}                     # name in metrics.json -> heading of the column
     settings: [supervised, weakly-supervised]     # default: both
     decimals: 1                                   # of the printed numbers; default 1
@@ -22,6 +22,7 @@ name. The workflow reads them before it plans anything, so importing this module
         options: {fusion: mfb}                    # keyword arguments of the model
         features: {audio: vggish, visual: vgg16_map}   # role in the model's batch -> extractor of the study
         recipe: {epochs: 50}                      # changes to the study's `training`, or the name of one of its `recipes`
+        task: refined_parsing                     # where it is not the table's
         settings: [supervised]                    # where the row exists; default: all of the table's
         published: {supervised: 75.2}             # or {supervised: {accuracy: 75.2}} where there are several metrics
       - row: dam
@@ -66,6 +67,7 @@ class Row(Section):
     row: str = Field(pattern=NAME)
     method: str
     remark: str | None = None
+    task: str | None = None
     model: str | None = None
     options: dict[str, Any] = Field(default_factory=dict)
     features: dict[Role, str] | None = None
@@ -148,7 +150,7 @@ class Spec(Section):
                     raise ConfigError(f"the study's models.{model}: {error}") from None
             for setting in settings:
                 found[row.row, setting] = Experiment(
-                    task=self.task,
+                    task=row.task or self.task,
                     model=model,
                     options=options,
                     features=self.features_of(row),
@@ -180,7 +182,7 @@ class Spec(Section):
                 if setting not in self.all_settings():
                     yield row, "settings", f"{setting!r} is not among {list(self.all_settings())}"
             if row.gap:
-                parts = ("model", "options", "features", "recipe", "settings")
+                parts = ("task", "model", "options", "features", "recipe", "settings")
                 wrong = [key for key in parts if getattr(row, key)]
                 if wrong:
                     yield row, "gap", f"a row with a gap runs nothing; remove {', '.join(wrong)}, or the gap"

@@ -233,3 +233,12 @@ def test_backbones_that_are_not_there_are_named(
     wrong = study.model_copy(update={"backbones": backbones})
     with pytest.raises(ConfigError, match=message):
         parse_table(table_data | {"each": "visual", "rows": table_data["rows"][:1]}, "grid", wrong)
+
+
+def test_a_row_may_be_trained_by_another_task_than_the_tables(
+    table_data: dict[str, Any], study: Study
+) -> None:
+    table_data["rows"].append(table_data["rows"][0] | {"row": "other", "task": "refined_parsing"})
+    experiments = parse_table(table_data, "small").experiments(study)
+    tasks = {row: experiment.task for (row, _), experiment in experiments.items()}
+    assert tasks == {"avel": "localization", "other": "refined_parsing"}

@@ -14,11 +14,11 @@ HUB = "https://huggingface.co"
 
 _EVERY = frozenset({"kind", "allow_private", "max_bytes", "timeout"})
 _KEYS = {
-    "local": frozenset({"path", "pattern"}),
-    "http": frozenset({"url"}),
-    "archive": frozenset({"path", "url", "drive", "sha256", "pattern", "max_archive_bytes"}),
+    "local": frozenset({"path", "pattern", "excerpts"}),
+    "http": frozenset({"url", "excerpts"}),
+    "archive": frozenset({"path", "url", "drive", "sha256", "pattern", "excerpts", "max_archive_bytes"}),
     "huggingface": frozenset(
-        {"repo", "revision", "archive", "sha256", "pattern", "token", "url", "max_archive_bytes"}
+        {"repo", "revision", "archive", "sha256", "pattern", "token", "url", "excerpts", "max_archive_bytes"}
     ),
     "youtube": frozenset({"cookies", "cookies_from_browser", "proxy", "rate", "margin", "format", "url"}),
 }
@@ -66,6 +66,10 @@ class Source(Section):
     )
     token: str | None = Field(
         None, description="huggingface: file that holds an access token, or $NAME of an environment variable"
+    )
+    excerpts: bool = Field(
+        False,
+        description="all but youtube: each file is the clip itself, already cut, and not the video that the annotations' seconds are of",
     )
     cookies: str | None = Field(None, description="youtube: cookies file in Netscape format")
     cookies_from_browser: str | None = Field(None, description="youtube: browser whose cookies are used")

@@ -10,7 +10,7 @@ from typing import Any
 
 from avpipe.config.source import Source
 from avpipe.datasets.manifest import local_file
-from avpipe.download.base import MEDIA_SUFFIXES, WantedClip, outcome_of, sha256_of
+from avpipe.download.base import MEDIA_SUFFIXES, WantedClip, offset_of, outcome_of, sha256_of
 from avpipe.download.drive import drive_file
 from avpipe.download.members import (
     PACKED,
@@ -78,7 +78,8 @@ class ArchiveFetcher:
         if self.local is not None and self.local.is_file():
             found = self.local.stat()
             version = f"{found.st_size} {found.st_mtime_ns}"
-        return f"{self._identity} {version} {self.source.pattern} {clip.source} {clip.clip}"
+        excerpts = "excerpts " if self.source.excerpts else ""
+        return f"{self._identity} {version} {excerpts}{self.source.pattern} {clip.source} {clip.clip}"
 
     def fetch(self, clip: WantedClip, destination: Path) -> Outcome:
         """Take the clip's file out, to `destination` + extension; see `Fetcher.fetch`."""
@@ -98,7 +99,8 @@ class ArchiveFetcher:
             return Outcome(error.status, error.reason, attempts=1)
         seconds = round(time.monotonic() - started, 3)
         size = path.stat().st_size
-        return Outcome(Status.PRESENT, "", str(path), size, sha256_of(path), 1, seconds, self.name)
+        facts = size, sha256_of(path), 1, seconds, self.name
+        return Outcome(Status.PRESENT, "", str(path), *facts, offset=offset_of(self.source, clip))
 
     def _archive(self, folder: Path) -> Archive:
         """The open archive. The first thread that asks brings it here; what failed is not tried again in this job."""
@@ -170,7 +172,7 @@ class ArchiveFetcher:
         """Write a member, whole or not at all."""
         suffix = PurePosixPath(member.name).suffix.lower()
         path = destination.with_name(destination.name + (suffix if suffix in MEDIA_SUFFIXES else ".media"))
-        part, size = destination.with_name(f"{destination.name}.unpacking"), 0
+        part, size = destination.with_name(f".{destination.name}.unpacking.tmp"), 0
         try:
             with output_errors(part), part.open("wb") as file:
                 for chunk in archive.read(member, self.source.max_bytes):

@@ -1,12 +1,14 @@
 """What every fetcher takes and gives."""
 
 import hashlib
+import math
 import re
 import urllib.parse
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from avpipe.config.source import Source
 from avpipe.download.outcome import Outcome, Status
 from avpipe.http import DownloadFailed
 
@@ -88,6 +90,11 @@ def outcome_of(failure: DownloadFailed) -> Outcome:
     return Outcome(
         Status(failure.kind.value), failure.reason, attempts=failure.attempts, seconds=failure.seconds
     )
+
+
+def offset_of(source: Source, clip: WantedClip) -> float:
+    """Seconds of the video at which the source's file begins: it may be the clip itself."""
+    return clip.start if source.excerpts and not math.isnan(clip.start) else 0.0
 
 
 def fill(pattern: str, clip: WantedClip, *, quoted: bool = False) -> str:

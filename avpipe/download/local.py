@@ -5,7 +5,7 @@ from pathlib import Path
 from avpipe.config.source import Source
 from avpipe.datasets.manifest import local_file
 from avpipe.download.archive import ArchiveFetcher
-from avpipe.download.base import Fetcher, WantedClip, sha256_of
+from avpipe.download.base import Fetcher, WantedClip, offset_of, sha256_of
 from avpipe.download.outcome import Outcome, Status
 
 
@@ -26,6 +26,7 @@ class LocalFetcher:
     def __init__(self, source: Source) -> None:
         if source.path is None:
             raise ValueError("a local source needs `path`, the folder that holds the clips")
+        self.source = source
         self.root = Path(source.path)
         self.pattern = source.pattern
 
@@ -48,8 +49,7 @@ class LocalFetcher:
                 what = "is not a file" if path.exists() else "is not there"
                 return Outcome(Status.MISSING, f"{relative} {what}", attempts=1)
             size = path.stat().st_size
-            return Outcome(
-                Status.PRESENT, "", str(path), size, sha256_of(path), attempts=1, found_in=self.name
-            )
+            facts = size, sha256_of(path), 1, 0.0, self.name
+            return Outcome(Status.PRESENT, "", str(path), *facts, offset=offset_of(self.source, clip))
         except OSError as error:
             return Outcome(Status.MISSING, f"{clip.source!r} cannot be read: {error.strerror}", attempts=1)

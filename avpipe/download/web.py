@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from avpipe.config.source import Source
-from avpipe.download.base import MEDIA_SUFFIXES, WantedClip, fill, outcome_of
+from avpipe.download.base import MEDIA_SUFFIXES, WantedClip, fill, offset_of, outcome_of
 from avpipe.download.outcome import Outcome, Status
 from avpipe.http import DownloadFailed, Failure, Remote
 from avpipe.transfer import Arrived, Limits, download, forget
@@ -37,18 +37,21 @@ class WebFetcher:
         pattern = url or source.url
         if pattern is None:
             raise ValueError("an http source needs `url`, with {source} or {clip} in it")
-        self.url, self.secrets, self.allow_private = pattern, secrets or {}, source.allow_private
+        self.source, self.url, self.secrets = source, pattern, secrets or {}
         self.limits = limits or Limits(largest=source.max_bytes, seconds=source.timeout or Limits.seconds)
-        self.kind = source.kind
         self._stops, self._until = 0, 0.0
         self._lock = threading.Lock()
 
     @property
     def name(self) -> str:
         """The kind and the host, without what a URL may carry of secrets."""
-        return f"{self.kind} {urllib.parse.urlsplit(self.url).hostname}"
+        return f"{self.source.kind} {urllib.parse.urlsplit(self.url).hostname}"
 
     def key(self, clip: WantedClip) -> str:
+        """The clip's URL, and what is said of its files."""
+        return f"{self._url(clip)} excerpts" if self.source.excerpts else self._url(clip)
+
+    def _url(self, clip: WantedClip) -> str:
         """The clip's URL; the id is quoted, so that it cannot reach another host or the query."""
         return fill(self.url, clip, quoted=True)
 
@@ -62,7 +65,7 @@ class WebFetcher:
                 Status.RATE_LIMITED, f"not asked: the server wants to be left alone for {left:.0f} s"
             )
         part = destination.with_name(f"{destination.name}.part")
-        remote = Remote(self.key(clip), secrets=self.secrets, allow_private=self.allow_private)
+        remote = Remote(self._url(clip), secrets=self.secrets, allow_private=self.source.allow_private)
         try:
             arrived = download(remote, part, self.limits)
         except DownloadFailed as failure:
@@ -75,7 +78,7 @@ class WebFetcher:
         path = destination.with_name(destination.name + _suffix(arrived))
         arrived.move_to(path)
         facts = arrived.size, arrived.sha256, arrived.attempts, arrived.seconds
-        return Outcome(Status.PRESENT, "", str(path), *facts, self.name)
+        return Outcome(Status.PRESENT, "", str(path), *facts, self.name, offset=offset_of(self.source, clip))
 
     def _heed(self, failure: DownloadFailed) -> None:
         """Stop asking when the server keeps saying so; what was not asked for stays "later"."""

@@ -38,7 +38,7 @@ def test_every_kind_survives_the_way_to_a_job(source: dict[str, object]) -> None
         ({"kind": "local"}, "a local source needs `path`"),
         (
             {"kind": "local", "path": "x", "url": "https://x"},
-            "`url` is no key of a source of kind local; it has path",
+            "`url` is no key of a source of kind local; it has excerpts, path",
         ),
         ({"kind": "http", "url": "https://example.org/a.mp4"}, "with {source} or {clip} in it"),
         ({"kind": "http", "url": "file:///{source}"}, "an http source needs `url`"),

@@ -211,6 +211,28 @@ def test_an_extension_nobody_knows_is_not_kept(tmp_path: Path) -> None:
     assert fetch(source, tmp_path / "files", "a").path == str(tmp_path / "files" / "a.media")
 
 
+@pytest.mark.parametrize("kind", ["local", "archive", "http"])
+def test_a_file_that_is_the_clip_itself_begins_where_the_clip_does(
+    kind: str, server: Any, tmp_path: Path
+) -> None:
+    """LLP's names say seconds of the video, but the authors' script leaves files that begin at 0."""
+    (tmp_path / "videos").mkdir()
+    (tmp_path / "videos" / "a.mp4").write_bytes(b"clip")
+    (tmp_path / "videos.zip").write_bytes(zip_of({"a.mp4": b"clip"}))
+    server.file("/a.mp4", b"clip")
+    places = {
+        "local": {"path": str(tmp_path / "videos")},
+        "archive": {"path": str(tmp_path / "videos.zip")},
+        "http": {"url": server.url + "/{source}.mp4"},
+    }
+    (tmp_path / "files").mkdir()
+    for excerpts, start, offset in ((False, 30.0, 0.0), (True, 30.0, 30.0), (True, math.nan, 0.0)):
+        source = Source.model_validate({"kind": kind, **places[kind], "excerpts": excerpts})
+        wanted = WantedClip("a", "a", start, start + 10)
+        outcome = load(FETCHERS, kind, "source")(source).fetch(wanted, tmp_path / "files" / "a")
+        assert (outcome.status, outcome.offset) == (Status.PRESENT, offset)
+
+
 JOB = """
 import math, sys
 from pathlib import Path

@@ -206,7 +206,7 @@ def download_retry(
         results = results or Path("results") / chosen.name
     for name in reason or []:
         if name not in set(Status):
-            raise UnknownNameError(f"--reason: no status {name!r}; {suggest(name, [*Status])}")
+            raise UnknownNameError(f"--reason: no status {name!r}; {suggest(name, [status.value for status in Status])}")
     reasons = [Status(name) for name in reason or []]
     counts = retry(results, sources, budgets or budget_folder(os.environ), reasons, shard or [])
     typer.echo(f"asked again: {counted(counts)}")

@@ -1,4 +1,4 @@
-"""Members of a rar archive, by a program of this machine: there is no free library for the format."""
+"""Members of a rar archive, by a program of this machine (Python's libraries for the format call one too)."""
 
 import re
 import shutil

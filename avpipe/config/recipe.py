@@ -35,7 +35,7 @@ class Recipe(Section):
     )
     loss: str = Field(
         "default",
-        description="of the task; localization: cross_entropy, soft_margin (AVEL's code: MultiLabelSoftMarginLoss on softmax probabilities) or binary_cross_entropy (on softmax probabilities); default is the model's paper's",
+        description="localization: cross_entropy, soft_margin (AVEL's code: MultiLabelSoftMarginLoss on softmax probabilities) or binary_cross_entropy (on softmax probabilities); default is the model's paper's",
     )
     pooling: Literal["default", "max", "mean"] = Field(
         "default",

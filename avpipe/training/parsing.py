@@ -49,7 +49,7 @@ class Parsing:
         model: its `default_loss_weights` and `default_label_smoothing` stand where the recipe says nothing.
 
     Raises:
-        ValueError: for a setting, or a key of the recipe, that parsing does not have.
+        ValueError: for another setting than weakly-supervised.
     """
 
     main_metric = "segment_type"
@@ -60,10 +60,6 @@ class Parsing:
         if experiment.setting != "weakly-supervised":
             raise ValueError(
                 f"parsing is trained with the clips' labels only; setting {experiment.setting!r} should be 'weakly-supervised'"
-            )
-        if recipe.loss != "default" or recipe.pooling != "default":
-            raise ValueError(
-                "parsing has one loss, and pooling is the model's; leave `loss` and `pooling` at default"
             )
         self.recipe, self.data = recipe, data
         self.weights = {**model.default_loss_weights, **recipe.loss_weights}

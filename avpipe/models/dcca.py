@@ -24,7 +24,7 @@ CARD = ModelCard(
         "Encoders as AVDLN's, the last layer without bias (a correlation knows no offset); pairs are the event segments of the training clips.",
         "The correlation is of a batch (Andrew et al.: of all data at a time), with the covariances' diagonal raised by `ridge` times its mean.",
         "The last, linear step (canonical directions) uses running averages of the batches' means and covariances, momentum 0.1, as batch normalisation does.",
-        "Two segments are as similar as the cosine of their canonical variates.",
+        "Two segments are as similar as the cosine of their canonical variates, each of these weighted by its correlation.",
     ),
 )
 
@@ -85,14 +85,15 @@ class DCCA(nn.Module):
         visual_dim: int = 512,
         hidden_dim: int = 128,
         embedding_dim: int = 64,
-        ridge: float = 0.01,
+        ridge: float = 0.1,
     ) -> None:
         super().__init__()
         self.audio_dim, self.visual_dim, self.ridge = audio_dim, visual_dim, ridge
         self.audio = encoder(audio_dim, hidden_dim, embedding_dim, bias=False)
         self.visual = encoder(visual_dim, hidden_dim, embedding_dim, bias=False)
         self.register_buffer("mean", torch.zeros(2 * embedding_dim))
-        self.register_buffer("covariance", torch.eye(2 * embedding_dim))
+        # until a batch has been seen, both outputs count as the same variable
+        self.register_buffer("covariance", torch.eye(embedding_dim).repeat(2, 2))
 
     def forward(self, batch: AVBatch) -> AVOutput:
         """Compare every second heard with every second seen.
@@ -101,7 +102,7 @@ class DCCA(nn.Module):
             batch: audio (B, T, D_a); visual (B, T, D_v) or (B, T, H, W, D_v); `targets` while the model is trained.
 
         Returns:
-            `similarity` (B, T, T), the cosine of the canonical variates; `losses` "correlation", minus the mean canonical
+            `similarity` (B, T, T), the cosine of the weighted canonical variates; `losses` "correlation", minus the mean canonical
             correlation over event segments, where there are targets.
 
         Raises:
@@ -131,10 +132,10 @@ class DCCA(nn.Module):
 
     def _similarity(self, audio: Tensor, visual: Tensor) -> Tensor:
         """(B, T, D), (B, T, D) -> (B, T, T), with the running averages."""
-        one, other, _ = canonical_directions(*_parts(self.covariance), self.ridge)
+        one, other, weight = canonical_directions(*_parts(self.covariance), self.ridge)
         means = self.mean.chunk(2)
-        heard = functional.normalize((audio - means[0]) @ one, dim=-1)
-        seen = functional.normalize((visual - means[1]) @ other, dim=-1)
+        heard = functional.normalize((audio - means[0]) @ one * weight, dim=-1)
+        seen = functional.normalize((visual - means[1]) @ other * weight, dim=-1)
         return heard @ seen.transpose(1, 2)
 
 

@@ -24,6 +24,7 @@ CARD = ModelCard(
     parameters=8_589_056,
     code="https://github.com/jayaprakash-a/Cross-Modal-learning-for-Audio-Visual-Video-Parsing",
     assumptions=(
+        "Audio features are VGGish's 128 numbers, as in the released code; the paper's 512 is their width after the first layer.",
         "With GCAA (Base + GCAA, Adv + Skip + GCAA) both self-attention and cross-modal attention are context-aware; Base has ordinary attention in the same places.",
         "`context: first_segment` is the released code's slip: what the first segment attends to is given to every segment. Whether the printed numbers were made with it is not known.",
         "Every variant is trained with lambda_g = 0.6, those with Adv with lambda_ad = 0.4; the released scripts have 0.3 for both, and the adversarial term in every variant (recipe: `loss_weights`).",

@@ -147,7 +147,7 @@ def download_shard(
     from avpipe.download.status import left_for_later
 
     places = Places(files, budgets or budget_folder(os.environ))
-    counts = fetch_shard(manifest, shard, _sources(source), out, places)
+    counts = fetch_shard(manifest, shard, _sources(source), out, places, tell=typer.echo)
     typer.echo(counted(counts))
     if left := left_for_later(counts):
         typer.echo(left)
@@ -206,7 +206,9 @@ def download_retry(
         results = results or Path("results") / chosen.name
     for name in reason or []:
         if name not in set(Status):
-            raise UnknownNameError(f"--reason: no status {name!r}; {suggest(name, [status.value for status in Status])}")
+            raise UnknownNameError(
+                f"--reason: no status {name!r}; {suggest(name, [status.value for status in Status])}"
+            )
     reasons = [Status(name) for name in reason or []]
     counts = retry(results, sources, budgets or budget_folder(os.environ), reasons, shard or [])
     typer.echo(f"asked again: {counted(counts)}")

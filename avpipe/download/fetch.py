@@ -4,7 +4,7 @@ import math
 import os
 import shutil
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -61,7 +61,13 @@ class Places:
 
 
 def fetch_shard(
-    manifest: Path, shard: int, sources: Sequence[Source], out: Path, places: Places, workers: int = 8
+    manifest: Path,
+    shard: int,
+    sources: Sequence[Source],
+    out: Path,
+    places: Places,
+    workers: int = 8,
+    tell: Callable[[str], None] | None = None,
 ) -> Counter[str]:
     """Fetch every clip of a shard; one row a clip, present or not.
 
@@ -77,6 +83,7 @@ def fetch_shard(
         out: parquet to write: columns of `SCHEMA`, rows in the manifest's order.
         places: where files and budgets are.
         workers: clips fetched at once.
+        tell: is told of each clip that did not come, while others are still under way.
 
     Returns:
         How many clips ended with each status.
@@ -87,10 +94,14 @@ def fetch_shard(
     """
     fetchers = _fetchers(sources, places)
     journal = Journal(places.files, shard)
+    rows = []
     with journal.ours():
         wanted = list(wanted_clips(manifest, shard))
         _tidy(places.files, wanted, out)
-        rows = list(_rows(wanted, fetchers, places.files, journal, workers))
+        for row in _rows(wanted, fetchers, places.files, journal, workers):
+            rows.append(row)
+            if tell and row["status"] != Status.PRESENT:
+                tell(f"{row['clip']} ({len(rows)} of {len(wanted)}): {row['status']}: {row['reason']}")
         _write(rows, out)
     return Counter(row["status"] for row in rows)
 

@@ -32,6 +32,10 @@ TIMEOUT = 1800.0
 """Seconds for a clip, if the source does not say."""
 STOP = (Status.BOT_CHECK, Status.RATE_LIMITED)
 """Answers after which nobody asks for a while."""
+USELESS = (Status.NETWORK_ERROR, Status.NO_TOOL)
+"""Failures that, one after another, are not the clips': no network, no JavaScript runtime, a site that changed."""
+PATIENCE = 10
+"""Such failures in a row after which the job asks no more."""
 # H.264 and AAC in mp4 where there is a choice: times of an excerpt in that container are exact.
 CHOICE = "--format-sort=vcodec:h264,ext:mp4:m4a"
 SLEEP = "--sleep-requests=0.75"
@@ -48,6 +52,9 @@ class YouTubeFetcher:
         source: `url`, if given, is the page of another site than YouTube, with {source} in it.
         budgets: folder of the budgets, see `avpipe.download.budget`; yt-dlp's cache lies beside it.
         budget: for tests.
+
+    Raises:
+        ValueError: if the file of cookies is missing.
     """
 
     def __init__(self, source: Source, budgets: Path, budget: Budget | None = None) -> None:
@@ -59,7 +66,10 @@ class YouTubeFetcher:
         proxied = bool(source.proxy or urllib.request.getproxies())
         self.guarded = not (source.allow_private or proxied)
         address = f"-{hashlib.sha256(source.proxy.encode()).hexdigest()[:8]}" if source.proxy else ""
+        if source.cookies and not Path(source.cookies).is_file():
+            raise ValueError(f"cookies: there is no file {source.cookies}")
         self.stopped = threading.Event()
+        self.useless: list[Outcome] = []
         clock = Clock(sleep=self._sleep)
         self.budget = budget or Budget(budgets, f"{self.host}{address}", source.rate, clock)
 
@@ -75,6 +85,9 @@ class YouTubeFetcher:
             )
         if ".." in clip.source.split("/"):
             return Outcome(Status.REFUSED_ID, f"{clip.source!r} leads out of the site's folder")
+        if len(useless := list(self.useless)) >= PATIENCE:
+            last = useless[-1]
+            return Outcome(last.status, f"not asked, for {PATIENCE} in a row failed: {last.reason}")
         if pause := self.budget.take():
             minutes = math.ceil(pause.seconds / 60)
             reason = f"not asked, for the site said stop (again in {minutes} min): {pause.reason}"
@@ -93,7 +106,7 @@ class YouTubeFetcher:
             path = destination.with_name(destination.name + found.suffix)
             with whole_file(path) as temporary:
                 found.replace(temporary)
-        self.budget.answered()
+        self._answered()
         return Outcome(
             Status.PRESENT,
             "",
@@ -164,8 +177,16 @@ class YouTubeFetcher:
         if status in STOP:
             self.budget.stop(status, reason, answer.wait)
         elif status.final:
-            self.budget.answered()
-        return Outcome(status, reason, attempts=1, seconds=seconds)
+            self._answered()
+        outcome = Outcome(status, reason, attempts=1, seconds=seconds)
+        if status in USELESS:
+            self.useless.append(outcome)
+        return outcome
+
+    def _answered(self) -> None:
+        """The site said something about a clip, so that asking makes sense."""
+        self.useless.clear()
+        self.budget.answered()
 
 
 @contextmanager

@@ -19,11 +19,11 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from avpipe.config.source import Source
-from avpipe.download import Status, ytdlp
+from avpipe.download import Outcome, Status, ytdlp
 from avpipe.download.base import WantedClip
 from avpipe.download.budget import Budget
 from avpipe.download.fetch import Places, fetch_shard
-from avpipe.download.youtube import YouTubeFetcher
+from avpipe.download.youtube import PATIENCE, YouTubeFetcher
 from avpipe.files import OutputError
 from avpipe.media.normalise import normalise_shard
 from avpipe.media.segments import decode_audio, decode_frames, read_shard
@@ -73,6 +73,16 @@ def normalised(folder: Path, path: str, offset: float, start: float, end: float)
     return next(iter(read_shard(folder / "0.tar")))
 
 
+def same_clip(folder: Path, outcome: Outcome, video: Path, start: float, end: float) -> None:
+    """The excerpt gives the canonical clip that the whole video gives."""
+    part = normalised(folder / "part", str(outcome.path), outcome.offset, start, end)
+    whole = normalised(folder / "whole", str(video), 0.0, start, end)
+    np.testing.assert_array_equal(decode_frames(part.video, 16), decode_frames(whole.video, 16))
+    ours, theirs = decode_audio(part.audio), decode_audio(whole.audio)
+    assert np.abs(ours - theirs).max() < 1e-3, "not one sample is displaced: the chirp moves by more"
+    assert np.abs(ours[1:] - theirs[:-1]).max() > 1e-2
+
+
 def test_an_excerpt_gives_the_same_canonical_clip_as_the_whole_video(
     fetcher: Callable[..., YouTubeFetcher], server: Any, video: Path, tmp_path: Path
 ) -> None:
@@ -84,13 +94,43 @@ def test_an_excerpt_gives_the_same_canonical_clip_as_the_whole_video(
     assert 8 - 0.2 <= outcome.offset <= 12, "it begins at the key frame before 12.3 s"
     assert outcome.bytes is not None
     assert outcome.bytes < 0.8 * video.stat().st_size
-    part = normalised(tmp_path / "part", outcome.path, outcome.offset, start, end)
-    whole = normalised(tmp_path / "whole", str(video), 0.0, start, end)
-    np.testing.assert_array_equal(decode_frames(part.video, 16), decode_frames(whole.video, 16))
-    ours, theirs = decode_audio(part.audio), decode_audio(whole.audio)
-    assert np.abs(ours - theirs).max() < 1e-3, "not one sample is displaced: the chirp moves by more"
-    assert np.abs(ours[1:] - theirs[:-1]).max() > 1e-2
+    same_clip(tmp_path, outcome, video, start, end)
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
+MANIFEST = """<?xml version="1.0"?>
+<MPD xmlns="urn:mpeg:dash:schema:mpd:2011" type="static" mediaPresentationDuration="PT30S"><Period>
+<AdaptationSet mimeType="video/mp4"><Representation id="v" bandwidth="90000" codecs="avc1.4d400c" width="160" height="120">
+<BaseURL>pictures.mp4</BaseURL><SegmentBase/></Representation></AdaptationSet>
+<AdaptationSet mimeType="audio/mp4"><Representation id="a" bandwidth="64000" codecs="mp4a.40.2">
+<BaseURL>sound.m4a</BaseURL><SegmentBase/></Representation></AdaptationSet></Period></MPD>"""
+
+
+def test_pictures_and_sound_in_two_files_stay_together(
+    fetcher: Callable[..., YouTubeFetcher], server: Any, video: Path, tmp_path: Path
+) -> None:
+    for name, without in (("pictures.mp4", "-an"), ("sound.m4a", "-vn")):
+        command = [
+            ffmpeg_binary(),
+            "-v",
+            "error",
+            "-i",
+            str(video),
+            without,
+            "-c",
+            "copy",
+            str(tmp_path / name),
+        ]
+        subprocess.run(command, check=True)
+        server.file(f"/watch/{name}", (tmp_path / name).read_bytes())
+    server.answers["/watch/a"] = lambda request: request.reply(
+        200, MANIFEST.encode(), Content_Type="application/dash+xml"
+    )
+    start, end = 13.3, 23.3
+    outcome = fetcher().fetch(wanted("a", start, end), tmp_path / "clip")
+    assert outcome.status is Status.PRESENT, outcome.reason
+    assert outcome.path == str(tmp_path / "clip.mp4")
+    same_clip(tmp_path, outcome, video, start, end)
 
 
 def test_without_an_interval_the_whole_video_comes_with_the_users_cookies(
@@ -336,6 +376,42 @@ def test_a_job_stops_early_and_still_ends_with_its_table(
     table = pd.read_parquet(tmp_path / "0.parquet")
     assert list(table.attempts) == [1, *[0] * 7]
     assert Budget(places.budgets, "www.youtube.com", RATE).pause() is not None
+
+
+def test_what_fails_alike_ten_times_in_a_row_is_not_asked_any_more(
+    youtube: YouTubeFetcher, says: Callable[..., list[ytdlp.Request]], tmp_path: Path
+) -> None:
+    asked = says("ERROR: [youtube] x: Requested format is not available")
+    for _ in range(PATIENCE - 1):
+        youtube.fetch(wanted("abcdefghijk"), tmp_path / "clip")
+    says("ERROR: [youtube] x: Video unavailable")
+    youtube.fetch(wanted("abcdefghijk"), tmp_path / "clip")
+    asked = says("ERROR: [youtube] x: Requested format is not available")
+    outcomes = [youtube.fetch(wanted("abcdefghijk"), tmp_path / "clip") for _ in range(PATIENCE + 5)]
+    assert len(asked) == PATIENCE, "an answer between begins the count anew"
+    assert {outcome.status for outcome in outcomes} == {Status.NO_TOOL}
+    assert [outcome.attempts for outcome in outcomes] == [1] * PATIENCE + [0] * 5
+    assert "not asked, for 10 in a row failed: Requested format" in outcomes[-1].reason
+
+
+def test_browser_proxy_and_format_are_passed_through_and_no_file_of_options_is_read(
+    says: Callable[..., list[ytdlp.Request]], tmp_path: Path
+) -> None:
+    asked = says("Video unavailable")
+    chosen = {"cookies_from_browser": "firefox:work", "proxy": "socks5://proxy:1080", "format": "18"}
+    YouTubeFetcher(Source(kind="youtube", rate=RATE, **chosen), tmp_path / "budget").fetch(  # type: ignore[arg-type]
+        wanted("abcdefghijk"), tmp_path / "clip"
+    )
+    options = asked[0].options
+    for option in ("--cookies-from-browser=firefox:work", "--proxy=socks5://proxy:1080", "--format=18"):
+        assert option in options
+    assert "--ignore-config" in ytdlp.FILES
+    assert "--no-plugin-dirs" in ytdlp.FILES
+
+
+def test_a_missing_file_of_cookies_stops_the_job(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no file"):
+        YouTubeFetcher(Source(kind="youtube", cookies=str(tmp_path / "cookies.txt")), tmp_path)
 
 
 def test_a_proxy_has_a_budget_of_its_own_and_its_password_is_in_no_file_name(tmp_path: Path) -> None:

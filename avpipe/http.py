@@ -25,6 +25,8 @@ from avpipe import __version__
 USER_AGENT = f"avpipe/{__version__} (research; one request a clip)"
 REDIRECTS = 5
 LONGEST_REASON = 300
+GLANCE = 0.2
+"""Seconds between looks at whether somebody said stop."""
 LONGEST_PAGE = 1 << 18
 """Bytes of a web page that are read, where one may say how to go on."""
 
@@ -101,7 +103,7 @@ class Remote:
 
 @contextlib.contextmanager
 def open_url(
-    remote: Remote, headers: Mapping[str, str], *, silence: float, deadline: float
+    remote: Remote, headers: Mapping[str, str], *, silence: float, deadline: float, stopped: threading.Event
 ) -> Iterator[http.client.HTTPResponse]:
     """The response to GET, redirects followed, none of them to where the configured URL did not mean to lead.
 
@@ -110,11 +112,12 @@ def open_url(
         headers: of the request.
         silence: seconds without a byte after which a connection counts as failed.
         deadline: `time.monotonic()` at which the connection is cut, however busy it is.
+        stopped: cuts it when it is set.
 
     Raises:
         DownloadFailed: also for errors inside the `with` block that `network_errors` marked there.
     """
-    url, guard = remote.url, _Guard(deadline, remote.allow_private)
+    url, guard = remote.url, _Guard(deadline, stopped, remote.allow_private)
     opener = urllib.request.build_opener(
         _Stay, _GuardedHTTP(guard), _GuardedHTTPS(guard), urllib.request.HTTPCookieProcessor()
     )
@@ -185,20 +188,18 @@ class _Guard:
     Used as a context manager around all requests for one file.
     """
 
-    def __init__(self, deadline: float, allow_private: bool) -> None:
-        self.deadline, self.allow_private = deadline, allow_private
+    def __init__(self, deadline: float, stopped: threading.Event, allow_private: bool) -> None:
+        self.deadline, self.stopped, self.allow_private = deadline, stopped, allow_private
         self.redirected = False
         self._meant: set[str] = set()
         self._secure = False
-        self._handles: list[tuple[threading.Timer, socket.socket]] = []
+        self._done = threading.Event()
 
     def __enter__(self) -> "_Guard":
         return self
 
     def __exit__(self, *_: object) -> None:
-        for timer, handle in self._handles:
-            timer.cancel()
-            handle.close()
+        self._done.set()
 
     def check_url(self, url: str) -> None:
         """Raise `DownloadFailed` for a redirect that leaves http, or https for http, or names a private address.
@@ -223,37 +224,44 @@ class _Guard:
             what = f"redirected to the private address {address}; `allow_private: true` in the source lets it"
             raise DownloadFailed(Failure.REFUSED_URL, what)
 
-    def connect(self, place: tuple[str, int], timeout: float, _: object = None) -> socket.socket:
-        """Connect like `socket.create_connection`, but never to a refused address, and cut off at the deadline."""
+    def connect(
+        self, place: tuple[str, int], timeout: float, _: object = None, *, proxy: bool = False
+    ) -> socket.socket:
+        """Connect like `socket.create_connection`, but never to a refused address, and cut off at the deadline.
+
+        A proxy of the environment may be anywhere.
+        """
         errors: list[Exception] = []
         for family, kind, protocol, _, address in socket.getaddrinfo(*place, 0, socket.SOCK_STREAM):
             connection = socket.socket(family, kind, protocol)
             try:
-                self._check(str(address[0]))
+                if not proxy:
+                    self._check(str(address[0]))
                 connection.settimeout(timeout)
                 connection.connect(address)
             except (OSError, DownloadFailed) as error:
                 connection.close()
                 errors.append(error)
                 continue
-            if not self.redirected:
+            if not proxy and not self.redirected:
                 self._meant.add(str(address[0]))
             self._watch(connection)
             return connection
         raise errors[0] if errors else OSError(f"{place[0]} has no address")
 
     def _watch(self, connection: socket.socket) -> None:
-        """Shut the connection down at the deadline, so that a server which drips bytes cannot hold us."""
+        """Shut the connection down at the deadline, so that a server which drips bytes cannot hold us, or when told."""
         handle = connection.dup()
 
-        def cut() -> None:
-            with contextlib.suppress(OSError):
-                handle.shutdown(socket.SHUT_RDWR)
+        def wait() -> None:
+            with handle:
+                while not self._done.wait(max(0.0, min(GLANCE, self.deadline - time.monotonic()))):
+                    if self.stopped.is_set() or time.monotonic() >= self.deadline:
+                        with contextlib.suppress(OSError):
+                            handle.shutdown(socket.SHUT_RDWR)
+                        return
 
-        timer = threading.Timer(max(0.0, self.deadline - time.monotonic()), cut)
-        timer.daemon = True
-        timer.start()
-        self._handles.append((timer, handle))
+        threading.Thread(target=wait, daemon=True).start()
 
 
 def is_public(address: str) -> bool:
@@ -295,16 +303,15 @@ class _GuardedHTTPS(urllib.request.HTTPSHandler):
 
 
 def _guarded(kind: type[http.client.HTTPConnection], guard: _Guard, request: urllib.request.Request) -> Any:
-    """`kind` with the guard's way to connect; a proxy of the environment is trusted."""
-    if request.has_proxy() or getattr(request, "_tunnel_host", None):
-        return kind
+    """`kind` with the guard's way to connect."""
+    proxy = request.has_proxy() or bool(getattr(request, "_tunnel_host", None))
 
     def connection(host: str, **options: Any) -> http.client.HTTPConnection:
         made = kind(host, **options)
-        made._create_connection = guard.connect  # type: ignore[attr-defined]
+        made._create_connection = functools.partial(guard.connect, proxy=proxy)  # type: ignore[attr-defined]
         return made
 
-    return functools.partial(connection)
+    return connection
 
 
 def _origin(url: str) -> tuple[str, str | None, int | None]:

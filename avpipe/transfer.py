@@ -7,9 +7,11 @@ import hashlib
 import json
 import random
 import re
+import threading
 import time
 import urllib.parse
 from collections.abc import Iterator
+from concurrent.futures import CancelledError
 from dataclasses import dataclass
 from http.client import HTTPResponse
 from pathlib import Path, PurePosixPath
@@ -72,7 +74,7 @@ class Arrived:
         forget(self.part)
 
 
-def download(remote: Remote, part: Path, limits: Limits) -> Arrived:
+def download(remote: Remote, part: Path, limits: Limits, stopped: threading.Event | None = None) -> Arrived:
     """Bring a file here, or the rest of it.
 
     What has come lies in `part` and stays there through failures and kills; a note beside it says which version of
@@ -83,11 +85,14 @@ def download(remote: Remote, part: Path, limits: Limits) -> Arrived:
         remote: what to fetch.
         part: the temporary name; its folder exists, and no other process uses it now.
         limits: how much it may take.
+        stopped: ends it when it is set.
 
     Raises:
         DownloadFailed: with `attempts` and `seconds`.
+        CancelledError: because of `stopped`.
         OutputError: if the file cannot be written.
     """
+    stopped = stopped or threading.Event()
     started = time.monotonic()
     deadline, state = started + limits.seconds, _Part(part, remote)
     attempt = fruitless = 0
@@ -95,9 +100,11 @@ def download(remote: Remote, part: Path, limits: Limits) -> Arrived:
         attempt += 1
         before = state.size()
         try:
-            note = _attempt(state, limits, deadline)
+            note = _attempt(state, limits, deadline, stopped)
             digest = _checked_digest(state, resumed=before > 0)
         except DownloadFailed as failure:
+            if stopped.is_set():
+                raise CancelledError from failure
             if failure.kind is Failure.NETWORK_ERROR and time.monotonic() > deadline:
                 failure.kind = Failure.TIMED_OUT  # it was cut because of that
             failure.attempts, failure.seconds = attempt, round(time.monotonic() - started, 3)
@@ -109,7 +116,8 @@ def download(remote: Remote, part: Path, limits: Limits) -> Arrived:
             too_long = wait > limits.patience or time.monotonic() + wait > deadline
             if hopeless or too_long or fruitless >= limits.attempts:
                 raise
-            time.sleep(wait)
+            if _pause(wait, stopped):
+                raise CancelledError from failure
         else:
             seconds = round(time.monotonic() - started, 3)
             facts = str(note["suffix"]), str(note["content_type"])
@@ -121,6 +129,11 @@ def forget(part: Path) -> None:
     with output_errors(part):
         part.unlink(missing_ok=True)
         _note(part).unlink(missing_ok=True)
+
+
+def _pause(seconds: float, stopped: threading.Event) -> bool:
+    """Wait; whether somebody said stop."""
+    return stopped.wait(seconds)
 
 
 def _wait(failure: DownloadFailed, fruitless: int) -> float:
@@ -145,7 +158,7 @@ def _checked_digest(state: "_Part", *, resumed: bool) -> str:
     raise DownloadFailed(Failure.CORRUPT, reason, restart=True)
 
 
-def _attempt(state: "_Part", limits: Limits, deadline: float) -> dict[str, Any]:
+def _attempt(state: "_Part", limits: Limits, deadline: float, stopped: threading.Event) -> dict[str, Any]:
     """Bring the partial file to its full length, continuing where it stands. Returns its note."""
     kept = state.resumable()
     if kept and kept.size == kept.total:
@@ -153,7 +166,8 @@ def _attempt(state: "_Part", limits: Limits, deadline: float) -> dict[str, Any]:
     headers: dict[str, str] = {"Range": f"bytes={kept.size}-"} if kept else {}
     if kept and kept.validator:
         headers["If-Range"] = kept.validator
-    with open_url(state.remote, headers, silence=limits.silence, deadline=deadline) as response:
+    patience = {"silence": limits.silence, "deadline": deadline}
+    with open_url(state.remote, headers, stopped=stopped, **patience) as response:
         offset = kept.size if kept and response.status == 206 else 0
         total = _total(response, offset, kept)
         _check(response, total, limits, known=state.remote.sha256 is not None)

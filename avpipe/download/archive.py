@@ -5,6 +5,7 @@ import logging
 import threading
 import time
 import urllib.parse
+from concurrent.futures import CancelledError
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -26,11 +27,13 @@ from avpipe.download.outcome import Outcome, Status
 from avpipe.download.rar import RarArchive
 from avpipe.files import move_whole, output_errors, read_json, write_json
 from avpipe.http import DownloadFailed, Failure, Remote
-from avpipe.locking import locked
+from avpipe.locking import locked_if_free
 from avpipe.transfer import Arrived, Limits, download
 
 FOLDER = "archives"
 """Below the folder of downloaded files: an archive that was downloaded, and what is known of any archive."""
+GLANCE = 0.5
+"""Seconds between looks at whether another job is done with the archive."""
 SECONDS = 86_400.0
 """Time limit of the download of an archive, where the source gives none."""
 
@@ -53,6 +56,7 @@ class ArchiveFetcher:
         self.remote = remote or _remote(source)
         self.local = None if self.remote else Path(source.path or "")
         self.limits = limits or Limits(largest=source.max_archive_bytes, seconds=source.timeout or SECONDS)
+        self.stopped = threading.Event()
         self._lock = threading.Lock()
         self._opened: Archive | ArchiveError | DownloadFailed | None = None
 
@@ -114,10 +118,21 @@ class ArchiveFetcher:
                 raise self._opened
             return self._opened
 
+    def stop(self) -> None:
+        """End what is under way in other threads; they raise CancelledError, and what has come is kept."""
+        self.stopped.set()
+
     def _open(self, folder: Path) -> Archive:
-        with locked(folder / "lock"):
-            path = self._verified(folder) if self.remote is None else self._downloaded(self.remote, folder)
-            return open_archive(path, folder, self.source.max_archive_bytes)
+        """Bring the archive here and open it, or wait until another job has done so."""
+        while True:
+            with locked_if_free(folder / "lock") as free:
+                if free and self.remote is None:
+                    return open_archive(self._verified(folder), folder, self.source.max_archive_bytes)
+                if free and self.remote is not None:
+                    path = self._downloaded(self.remote, folder)
+                    return open_archive(path, folder, self.source.max_archive_bytes)
+            if self.stopped.wait(GLANCE):
+                raise CancelledError
 
     def _verified(self, folder: Path) -> Path:
         """The archive on this machine, if it is the right one."""
@@ -154,7 +169,7 @@ class ArchiveFetcher:
 
     def _download(self, remote: Remote, part: Path) -> Arrived:
         try:
-            return download(remote, part, self.limits)
+            return download(remote, part, self.limits, self.stopped)
         except DownloadFailed as failure:
             if failure.kind is Failure.TOO_LARGE:
                 raise ArchiveError(f"{failure.reason}; raise the source's `max_archive_bytes`") from failure
@@ -176,6 +191,8 @@ class ArchiveFetcher:
         try:
             with output_errors(part), part.open("wb") as file:
                 for chunk in archive.read(member, self.source.max_bytes):
+                    if self.stopped.is_set():
+                        raise CancelledError
                     size += len(chunk)
                     file.write(chunk)
             if size == 0:

@@ -39,6 +39,7 @@ class WebFetcher:
             raise ValueError("an http source needs `url`, with {source} or {clip} in it")
         self.source, self.url, self.secrets = source, pattern, secrets or {}
         self.limits = limits or Limits(largest=source.max_bytes, seconds=source.timeout or Limits.seconds)
+        self.stopped = threading.Event()
         self._stops, self._until = 0, 0.0
         self._lock = threading.Lock()
 
@@ -67,7 +68,7 @@ class WebFetcher:
         part = destination.with_name(f"{destination.name}.part")
         remote = Remote(self._url(clip), secrets=self.secrets, allow_private=self.source.allow_private)
         try:
-            arrived = download(remote, part, self.limits)
+            arrived = download(remote, part, self.limits, self.stopped)
         except DownloadFailed as failure:
             self._heed(failure)
             if not failure.kind.later:
@@ -79,6 +80,10 @@ class WebFetcher:
         arrived.move_to(path)
         facts = arrived.size, arrived.sha256, arrived.attempts, arrived.seconds
         return Outcome(Status.PRESENT, "", str(path), *facts, self.name, offset=offset_of(self.source, clip))
+
+    def stop(self) -> None:
+        """End what is under way in other threads; they raise CancelledError, and what has come is kept."""
+        self.stopped.set()
 
     def _heed(self, failure: DownloadFailed) -> None:
         """Stop asking when the server keeps saying so; what was not asked for stays "later"."""

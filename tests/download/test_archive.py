@@ -8,13 +8,16 @@ import random
 import signal
 import subprocess
 import sys
+import tarfile
 import time
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from avpipe.config.source import Source
 from avpipe.download import FETCHERS, Status
@@ -35,7 +38,18 @@ def zip_of(files: dict[str, bytes]) -> bytes:
     return out.getvalue()
 
 
+def tar_of(files: dict[str, bytes]) -> bytes:
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w") as tar:
+        for name, content in files.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    return out.getvalue()
+
+
 ARCHIVE = zip_of({f"AVE_Dataset/AVE/{name}.mp4": video for name, video in VIDEOS.items()})
+TAR = tar_of({f"AVE/{name}.mp4": video for name, video in VIDEOS.items()})
 SHA256 = hashlib.sha256(ARCHIVE).hexdigest()
 
 
@@ -233,12 +247,36 @@ def test_a_file_that_is_the_clip_itself_begins_where_the_clip_does(
         assert (outcome.status, outcome.offset) == (Status.PRESENT, offset)
 
 
+@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(st.one_of(st.text(max_size=30), st.text("./\\~a\0\n%{}", max_size=12)))
+def test_no_id_writes_anywhere_but_to_its_clips_file(tmp_path: Path, name: str) -> None:
+    path, files = tmp_path / "x.zip", tmp_path / "files"
+    path.write_bytes(zip_of({"../../evil.mp4": b"evil", "a.mp4": b"a", "/root.mp4": b"root"}))
+    files.mkdir(exist_ok=True)
+    wanted = WantedClip("clip", name, math.nan, math.nan)
+    outcome = ArchiveFetcher(Source(kind="archive", path=str(path))).fetch(wanted, files / "clip")
+    assert (outcome.status is Status.PRESENT) == (str(PurePosixPath(f"{name}.mp4")) == "a.mp4")
+    assert {p.name for p in tmp_path.iterdir()} == {"x.zip", "files"}
+    assert {p.name for p in files.iterdir()} <= {"clip.mp4", FOLDER}
+
+
 JOB = """
-import math, sys
-from pathlib import Path
+import math, sys, time
+from pathlib import Path, PurePosixPath
 from avpipe.config.source import Source
+from avpipe.download import members
 from avpipe.download.archive import ArchiveFetcher
 from avpipe.download.base import WantedClip
+
+members.CHUNK = 20_000
+read = members.{kind}Archive.read
+
+def slowly(*arguments):
+    for chunk in read(*arguments):
+        time.sleep({pause})
+        yield chunk
+
+members.{kind}Archive.read = slowly
 fetcher = ArchiveFetcher(Source.model_validate_json(sys.argv[1]))
 print("ready", flush=True)
 for name in sys.argv[3:]:
@@ -247,10 +285,35 @@ for name in sys.argv[3:]:
 """
 
 
-def job(source: Source, files: Path) -> subprocess.Popen[str]:
+def job(source: Source, files: Path, pause: float = 0.0, kind: str = "Zip") -> subprocess.Popen[str]:
+    """A process that fetches all clips; `pause` seconds for each 20,000 bytes that it takes out of the archive."""
     files.mkdir(exist_ok=True)
-    command = [sys.executable, "-c", JOB, source.model_dump_json(exclude_defaults=True), str(files), *NAMES]
+    code = JOB.format(pause=pause, kind=kind)
+    command = [sys.executable, "-c", code, source.model_dump_json(exclude_defaults=True), str(files), *NAMES]
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+
+def killed(running: subprocess.Popen[str]) -> None:
+    running.send_signal(signal.SIGKILL)
+    running.wait()
+    assert running.stdout is not None
+    running.stdout.close()
+
+
+@pytest.mark.parametrize("kind", ["Zip", "Tar"])
+def test_kill_9_in_the_middle_of_taking_a_clip_out_leaves_no_half_clip(kind: str, tmp_path: Path) -> None:
+    path, files = tmp_path / "ave", tmp_path / "files"
+    path.write_bytes(ARCHIVE if kind == "Zip" else TAR)
+    source = Source(kind="archive", path=str(path))
+    running = job(source, files, pause=0.1, kind=kind)
+    half = files / ".clip1.unpacking.tmp"
+    while not (half.exists() and half.stat().st_size):  # some of its 50,000 bytes are there
+        time.sleep(0.002)
+    killed(running)
+    assert {p.name for p in files.glob("*.mp4")} == {"clip0.mp4"}
+    out, _ = job(source, files, kind=kind).communicate(timeout=60)
+    assert out.splitlines()[1:] == [f"{name} present" for name in NAMES]
+    assert {p.stem: p.read_bytes() for p in files.glob("*.*")} == VIDEOS
 
 
 def test_kill_9_at_any_moment_costs_no_byte_twice_and_leaves_nothing_half(
@@ -276,14 +339,12 @@ def test_kill_9_at_any_moment_costs_no_byte_twice_and_leaves_nothing_half(
     server.answers["/ave.zip"] = slowly
     source = Source(kind="archive", url=f"{server.url}/ave.zip", sha256=SHA256)
     moments = random.Random(0)
-    for _ in range(6):
+    for _ in range(4):
         running = job(source, files)
         assert running.stdout is not None
         assert running.stdout.readline() == "ready\n"
         time.sleep(moments.uniform(0.05, 0.25))
-        running.send_signal(signal.SIGKILL)
-        running.wait()
-        running.stdout.close()
+        killed(running)
         kept.extend(part.stat().st_size for part in files.glob(f"{FOLDER}/*/archive.part"))
         for path in files.glob("*.mp4"):
             assert path.read_bytes() == VIDEOS[path.stem], "what has its name is whole"

@@ -9,6 +9,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ CLIP = WantedClip("clip", "a", math.nan, math.nan)
 def no_waiting(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """Waits between attempts are noted, not waited."""
     waits: list[float] = []
-    monkeypatch.setattr("avpipe.transfer.time.sleep", waits.append)
+    monkeypatch.setattr("avpipe.transfer._pause", lambda seconds, _: waits.append(seconds))
     return waits
 
 
@@ -369,6 +370,50 @@ def test_a_redirect_within_a_private_server_or_with_leave_is_followed(
 )
 def test_private_addresses_are_known_in_every_disguise(address: str, public: bool) -> None:
     assert is_public(address) is public
+
+
+def test_a_proxy_of_the_environment_is_used_and_changes_nothing_about_redirects(
+    server: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("http_proxy", server.url)
+    server.answers["http://public.example/a.mp4"] = answer(200, BODY)
+    source = Source(kind="http", url="http://public.example/{source}.mp4")
+    assert WebFetcher(source).fetch(CLIP, tmp_path / "clip").status is Status.PRESENT
+    server.answers["http://public.example/a.mp4"] = answer(302, Location="http://10.0.0.1/a.mp4")
+    assert WebFetcher(source).fetch(CLIP, tmp_path / "clip").status is Status.REFUSED_URL
+    assert server.count("http://10.0.0.1/a.mp4") == 0
+
+
+def test_a_download_ends_at_once_when_told_to_and_is_continued_later(server: Any, tmp_path: Path) -> None:
+    release = threading.Event()
+
+    def stuck(request: Any) -> None:
+        request.send_response(200)
+        request.send_header("Content-Length", str(len(BODY)))
+        request.send_header("ETag", '"v1"')
+        request.end_headers()
+        request.wfile.write(BODY[:100_000])
+        request.wfile.flush()
+        release.wait(10)
+
+    server.answers["/a.mp4"] = stuck
+    asked = fetcher(server)
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(asked.fetch, CLIP, tmp_path / "clip")
+        while not server.asked:
+            time.sleep(0.01)
+        time.sleep(0.1)
+        began = time.monotonic()
+        asked.stop()
+        with pytest.raises(CancelledError):
+            running.result(timeout=5)
+        assert time.monotonic() - began < 3
+    release.set()
+    server.file("/a.mp4", BODY)
+    assert fetcher(server).fetch(CLIP, tmp_path / "clip").sha256 == hashlib.sha256(BODY).hexdigest()
+    assert server.asked[-1] == ("/a.mp4", "bytes=100000-")
 
 
 def test_a_secret_is_sent_to_its_own_host_only(

@@ -17,7 +17,8 @@ from avpipe.download import FETCHERS
 from avpipe.experiment import Experiment
 from avpipe.features.spec import BACKBONES, NETWORKS, chunk_path
 from avpipe.models import MODELS
-from avpipe.tables.spec import FigureSpec, TableSpec, load_figure, load_table
+from avpipe.report.spec import FigureSpec, load_figure
+from avpipe.tables.spec import TableSpec, load_table
 from avpipe.training import TASKS
 
 
@@ -40,6 +41,7 @@ JOBS = {
     "import": Job(("avpipe.features.importing",), "torch"),
     "coverage": Job(("avpipe.features.coverage",), "torch"),
     "train": Job(("avpipe.training.loop",), "torch"),
+    "embed": Job(("avpipe.training.embed",), "torch"),
     "table": Job(("avpipe.tables.aggregate",), "report"),
     "figure": Job(("avpipe.report.figures",), "report"),
 }
@@ -63,8 +65,18 @@ def fetch_code(kinds: list[str]) -> str:
 
 def train_code(experiment: Experiment) -> str:
     """The fingerprint of everything that a run of `experiment` executes: loop, task and that one model."""
-    task = lazy.target(TASKS, experiment.task, "task").split(":")[0]
-    return code("train", task, lazy.target(MODELS, experiment.model, "model").split(":")[0])
+    return code("train", *_named_code(experiment))
+
+
+def embed_code(experiment: Experiment) -> str:
+    """The fingerprint of everything that makes the features of a run's model: task, data and that one model."""
+    return code("embed", *_named_code(experiment))
+
+
+def _named_code(experiment: Experiment) -> tuple[str, str]:
+    """The modules of the experiment's task and model."""
+    task, model = lazy.target(TASKS, experiment.task, "task"), lazy.target(MODELS, experiment.model, "model")
+    return task.split(":")[0], model.split(":")[0]
 
 
 def extract_code(backbones: list[str]) -> str:
@@ -153,10 +165,20 @@ class Plan:
         """The file that holds one shard of a feature: the output of the extraction job. `shard` may be a wildcard."""
         return f"{self.results}/features/{extractor}.zarr/{chunk_path(self.study.arrays[extractor], shard)}"
 
-    def runs(self, experiments: list[Experiment], file: str) -> list[str]:
-        """The file of that name of every seed of the experiments."""
+    def runs(
+        self, experiments: list[Experiment], file: str, seeds: tuple[int, ...] | None = None
+    ) -> list[str]:
+        """The file of that name of every seed of the experiments, or of these seeds."""
         ids = sorted({experiment.id for experiment in experiments})
-        return [f"{self.results}/runs/{i}/seed{seed}/{file}" for i in ids for seed in self.study.seeds]
+        return [
+            f"{self.results}/runs/{i}/seed{seed}/{file}" for i in ids for seed in seeds or self.study.seeds
+        ]
+
+    def figure_runs(self, spec: FigureSpec) -> list[str]:
+        """What a figure reads of its experiments' runs."""
+        experiments = list(spec.experiments(self.study).values())
+        files = spec.run_files(self.study).items()
+        return [path for file, seeds in files for path in self.runs(experiments, file, seeds)]
 
     def narrowed(self, spec: TableSpec | FigureSpec) -> str:
         """The part of the study that decides a table or figure, as json.

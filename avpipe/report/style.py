@@ -1,8 +1,9 @@
 """How every figure looks, and how it is written: the same bytes from the same numbers."""
 
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -75,11 +76,40 @@ def wrapped(text: str, inches: float, points: float = 9.0) -> str:
     return "\n".join(textwrap.wrap(text, width=max(20, int(inches * 72 / (0.58 * points)))))
 
 
-def message_figure(title: str, lines: list[str]) -> Figure:
-    """A figure that says why there is nothing to see."""
-    width = 9.0
-    text = "\n".join(wrapped(line, width - 1) for line in lines)
-    figure = Figure(figsize=(width, 1.2 + 0.18 * (text.count("\n") + 1)))
-    figure.text(0.03, 0.93, wrapped(title, width - 1, 11), size=11, weight="bold", va="top")
-    figure.text(0.03, 0.70, text, color=WARNING, va="top", linespacing=1.4)
+@dataclass(frozen=True)
+class Heading:
+    """What stands above a figure: its title and, where its numbers are no reproduction, why."""
+
+    title: str
+    notice: str | None = None
+
+
+def framed_figure(size: tuple[float, float], heading: Heading, caption: Sequence[str]) -> Figure:
+    """A figure with room for axes of `size` inches (width, height), the heading above it and the caption's lines below."""
+    width, inches = size
+    above: list[tuple[str, dict[str, Any]]] = [
+        (wrapped(heading.title, width - 0.2, 13), {"size": 12, "weight": "bold"})
+    ]
+    if heading.notice:
+        above.append((wrapped(heading.notice, width - 0.2), {"size": 9, "color": WARNING}))
+    below = "\n".join(wrapped(line, width - 0.2, 8) for line in caption)
+    head, foot = 0.1 + sum(_inches(text, style["size"]) for text, style in above), 0.12 + _inches(below, 8)
+    height = head + inches + foot
+    figure = Figure(figsize=(width, height))
+    figure.set_layout_engine("constrained", rect=(0, foot / height, 1, inches / height))
+    figure.text(0.1 / width, 0.08 / height, below, size=8, color=SOFT, va="bottom")
+    top = height - 0.1
+    for text, style in above:
+        figure.text(0.1 / width, top / height, text, va="top", **style)
+        top -= _inches(text, style["size"])
     return figure
+
+
+def _inches(text: str, points: float) -> float:
+    """Height of some lines, with a little room below them."""
+    return (text.count("\n") + 1) * points * 1.3 / 72 + 0.04
+
+
+def message_figure(heading: Heading, lines: list[str]) -> Figure:
+    """A figure that says why there is nothing to see."""
+    return framed_figure((9.0, 0.1), heading, lines)

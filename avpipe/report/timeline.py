@@ -1,8 +1,8 @@
-"""The segments of one clip: frames, sound, truth, and what each method says."""
+"""The segments of clips: frames, sound, truth, and what each method says."""
 
 import itertools
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,17 +11,18 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
-from avpipe.report.style import BACKGROUND, COLOURS, INK, SOFT, WARNING, wrapped
+from avpipe.report.style import BACKGROUND, COLOURS, INK, SOFT, WARNING, Heading, framed_figure, wrapped
 
 WIDTH = 11.0
 """Inches of the whole figure."""
+CAPTION = "One frame and one label a second; hatched segments are wrong."
 _FRAME = 160
 """Pixels a side at which frames are drawn."""
 
 
 @dataclass(frozen=True)
 class Timeline:
-    """What the figure shows. T is the number of segments, one second each.
+    """What the figure shows of one clip. T is the number of segments, one second each.
 
     Args:
         clip: its name.
@@ -44,18 +45,40 @@ class Timeline:
     aspect: float = 1.0
 
 
-def draw_timeline(timeline: Timeline, title: str, notice: str | None) -> Figure:
-    """Frames and waveform over time; below them a band for the truth and one for each method.
+def draw_timelines(timelines: Sequence[Timeline], heading: Heading) -> Figure:
+    """For each clip frames and waveform over time; below them a band for the truth and one for each method.
 
     Wrong segments are hatched, so that nothing depends on seeing colours.
     """
+    band = 0.5 if len(timelines) == 1 else 0.4
+    heights = [_heights(timeline, band) for timeline in timelines]
+    inches = sum(map(sum, heights)) + 0.35 * len(timelines) + 0.4
+    figure = framed_figure((WIDTH, inches), heading, [CAPTION])
+    ratios = list(itertools.chain(*heights))
+    axes = iter(figure.subplots(len(ratios), 1, sharex=True, height_ratios=ratios))
+    colours = _colours(timelines)
+    for timeline in timelines:
+        _draw_clip(list(itertools.islice(axes, 3 + len(timeline.predictions))), timeline, colours)
+    for axis in figure.axes:
+        last = axis is figure.axes[-1]
+        axis.set_xlim(0, len(timelines[0].truth))
+        axis.tick_params(left=False, labelleft=False, bottom=last, labelbottom=last)
+        for side in ("left", "bottom"):
+            axis.spines[side].set_visible(False)
+    figure.axes[-1].set_xticks(range(len(timelines[0].truth) + 1))
+    figure.axes[-1].set_xlabel("seconds")
+    return figure
+
+
+def _heights(timeline: Timeline, band: float) -> list[float]:
+    """Inches of frames, waveform, and each band."""
     picture = min(1.4, max(0.5, (WIDTH - 1.2) / len(timeline.truth) / timeline.aspect))
-    heights = [picture, 0.6] + [0.5] * (1 + len(timeline.predictions))
-    figure = Figure(figsize=(WIDTH, sum(heights) + 1.35), layout="constrained")
-    figure.suptitle(wrapped(title, WIDTH - 1, 12), x=0.008, ha="left", size=12, weight="bold")
-    figure.supxlabel(_caption(timeline), x=0.008, ha="left", size=8, color=SOFT)
-    axes: list[Axes] = list(figure.subplots(len(heights), 1, sharex=True, height_ratios=heights))
-    colours = _colours(timeline)
+    return [picture, 0.6] + [band] * (1 + len(timeline.predictions))
+
+
+def _draw_clip(axes: list[Axes], timeline: Timeline, colours: dict[int, str]) -> None:
+    """One clip on its axes, from the frames down to the last method."""
+    axes[0].set_title(f"Clip {timeline.clip}", loc="left", size=9, color=SOFT)
     _draw_frames(axes[0], timeline)
     _draw_waveform(axes[1], timeline)
     _draw_band(axes[2], "Truth", timeline.truth, timeline, colours)
@@ -66,26 +89,15 @@ def draw_timeline(timeline: Timeline, title: str, notice: str | None) -> Figure:
         else:
             right = 100 * float(np.mean(prediction == timeline.truth))
             _draw_band(axis, f"{method}\n{right:.0f} % right", prediction, timeline, colours)
-    for axis in axes:
-        axis.set_xlim(0, len(timeline.truth))
-        axis.tick_params(left=False, labelleft=False, bottom=axis is axes[-1], labelbottom=axis is axes[-1])
-        for side in ("left", "bottom"):
-            axis.spines[side].set_visible(False)
-    axes[-1].set_xticks(range(len(timeline.truth) + 1))
-    axes[-1].set_xlabel("seconds")
-    if notice:
-        axes[0].set_title(wrapped(notice, WIDTH - 2), loc="left", size=9, color=WARNING)
-    return figure
 
 
-def _caption(timeline: Timeline) -> str:
-    return f"Clip {timeline.clip}. One frame and one label a second; hatched segments are wrong."
-
-
-def _colours(timeline: Timeline) -> dict[int, str]:
+def _colours(timelines: Sequence[Timeline]) -> dict[int, str]:
     """Category -> colour, in the order in which truth and predictions name them."""
-    labels = [timeline.truth, *(p for p in timeline.predictions.values() if not isinstance(p, str))]
-    named = dict.fromkeys(int(label) for row in labels for label in row if label < len(timeline.categories))
+    named: dict[int, None] = {}
+    for timeline in timelines:
+        labels = [timeline.truth, *(p for p in timeline.predictions.values() if not isinstance(p, str))]
+        events = (int(label) for row in labels for label in row if label < len(timeline.categories))
+        named |= dict.fromkeys(events)
     return {label: COLOURS[i % len(COLOURS)] for i, label in enumerate(named)}
 
 

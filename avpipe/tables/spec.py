@@ -1,7 +1,7 @@
-"""A paper's table, or a figure, as data: which experiments it needs and which numbers the paper printed.
+"""A paper's table as data: which experiments it needs and which numbers the paper printed.
 
-One YAML file a table in `workflow/tables/`, one a figure in `workflow/figures/`; the file's name is the table's
-name. The workflow reads them before it plans anything, so importing this module loads no torch and no pandas.
+One YAML file a table in `workflow/tables/`; the file's name is the table's name. The workflow reads them before it
+plans anything, so importing this module loads no torch and no pandas.
 
     title: Comparison with existing methods       # stands above the table
     paper: Ramaswamy, ..., ICASSP 2020
@@ -33,13 +33,12 @@ name. The workflow reads them before it plans anything, so importing this module
 A table with `each: visual` stands for one row a visual feature of the study's `backbones` in place of every row of its file.
 Its metrics may be costs too: `parameters` (millions) and `seconds` (a run's training).
 
-A figure has `kind: categories` or `kind: segments`, one `setting`, rows in the same form (without published numbers
-and gaps) and the `options` of its kind.
+A figure's rows have the same form (`avpipe.report.spec`).
 """
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import Field, PrivateAttr, ValidationError
@@ -272,65 +271,6 @@ class TableSpec(Spec):
         return row.model_copy(update=changes)
 
 
-class CategoriesOptions(Section):
-    """Which categories stand in the bar chart."""
-
-    categories: tuple[str, ...] = Field(
-        default=(), description="these, in this order; empty: those with most test segments"
-    )
-    limit: int = Field(default=10, ge=1, description="how many, where `categories` is empty")
-    background: bool = Field(default=True, description="one more group of bars for segments without an event")
-
-
-class SegmentsOptions(Section):
-    """Which clip the timeline shows."""
-
-    clip: str | None = Field(
-        default=None,
-        description="its id; none: a test clip with an event shorter than the clip, of average correctness",
-    )
-    seed: int | None = Field(
-        default=None, description="whose predictions are shown; none: the study's first seed"
-    )
-
-
-class FigureSpec(Spec):
-    """A figure of a paper."""
-
-    kind: Literal["categories", "segments"]
-    setting: Setting = "supervised"
-
-    @property
-    def shows_clip(self) -> bool:
-        """Whether it needs the clips themselves, not only the predictions."""
-        return self.kind == "segments"
-
-    def all_settings(self) -> tuple[Setting, ...]:
-        """The figure's one setting."""
-        return (self.setting,)
-
-    def problems(self) -> Iterator[tuple[Row, str, str]]:
-        """Those of any rows, and what only a table can show."""
-        yield from super().problems()
-        for row in self.rows:
-            for key in ("gap", "published"):
-                if getattr(row, key):
-                    yield row, key, "a figure cannot show it; leave it to the table"
-
-
-class CategoriesFigure(FigureSpec):
-    """Accuracy per category, bars of the rows side by side."""
-
-    options: CategoriesOptions = Field(default_factory=CategoriesOptions)
-
-
-class SegmentsFigure(FigureSpec):
-    """The segments of one test clip with the truth and each row's prediction."""
-
-    options: SegmentsOptions = Field(default_factory=SegmentsOptions)
-
-
-_KINDS: dict[str, type[FigureSpec]] = {"categories": CategoriesFigure, "segments": SegmentsFigure}
 _Spec = TypeVar("_Spec", bound=Spec)
 
 
@@ -341,32 +281,20 @@ def load_table(path: Path, study: Study | None = None) -> TableSpec:
         ConfigError: names file, row and key of each mistake; with `study`, also extractors and recipes that the
             study does not have.
     """
-    return parse_table(_mapping(path), str(path), study)
-
-
-def load_figure(path: Path, study: Study | None = None) -> FigureSpec:
-    """Read `workflow/figures/{name}.yaml`; raises as `load_table` does."""
-    return parse_figure(_mapping(path), str(path), study)
+    return parse_table(read_mapping(path), str(path), study)
 
 
 def parse_table(data: dict[str, Any], where: str, study: Study | None = None) -> TableSpec:
     """Check the content of a table's file; `where` (a path, or the table's name) stands in error messages."""
-    spec = _checked(TableSpec, where, data, None)
+    spec = checked(TableSpec, where, data, None)
     if study is not None:
         spec = spec.expanded(study)
         spec.experiments(study)
     return spec
 
 
-def parse_figure(data: dict[str, Any], where: str, study: Study | None = None) -> FigureSpec:
-    """Check the content of a figure's file; `where` (a path, or the figure's name) stands in error messages."""
-    kind = data.get("kind")
-    if kind not in _KINDS:
-        raise ConfigError(f"{where}: kind: found {kind!r}; known: {', '.join(_KINDS)}")
-    return _checked(_KINDS[kind], where, data, study)
-
-
-def _mapping(path: Path) -> dict[str, Any]:
+def read_mapping(path: Path) -> dict[str, Any]:
+    """The keys of a YAML file. Raises `ConfigError` where there is no such file, or something else in it."""
     try:
         data = yaml.load(path.read_text(encoding="utf-8"), _UniqueKeys)
     except FileNotFoundError:
@@ -394,7 +322,8 @@ def _unique_mapping(loader: _UniqueKeys, node: yaml.MappingNode) -> dict[Any, An
 _UniqueKeys.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _unique_mapping)
 
 
-def _checked(kind: type[_Spec], where: str, data: dict[str, Any], study: Study | None) -> _Spec:
+def checked(kind: type[_Spec], where: str, data: dict[str, Any], study: Study | None) -> _Spec:
+    """A spec of this kind. Raises `ConfigError` with every mistake that is found."""
     try:
         spec = kind.model_validate(data)
     except ValidationError as error:

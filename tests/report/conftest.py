@@ -1,20 +1,29 @@
 """A small study with predictions, made up so that every drawn number can be worked out by hand."""
 
+import io
 import json
+import tarfile
 from collections.abc import Callable, Sequence
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import av
+import numpy as np
 import pandas as pd
 import pytest
+import soundfile
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from avpipe.config.study import Study
 from avpipe.experiment import Experiment
+from avpipe.report.spec import FigureSpec, parse_figure
 
 CATEGORIES = ("Bell", "Male speech, man speaking")
 BACKGROUND = 2
+SHADES = [25 * second for second in range(10)]
+"""Grey of each second of the fixture's clips."""
 
 
 @pytest.fixture
@@ -80,6 +89,18 @@ def write_run(results: Path) -> Callable[..., Path]:
 
 
 @pytest.fixture
+def parsed(figure_data: dict[str, Any]) -> Callable[..., FigureSpec]:
+    """The figure of this kind with these options; other keyword arguments are keys of its file."""
+
+    def parse(kind: str, options: dict[str, Any] | None = None, **keys: Any) -> FigureSpec:
+        return parse_figure(
+            figure_data | {"kind": kind} | ({"options": options} if options else {}) | keys, kind
+        )
+
+    return parse
+
+
+@pytest.fixture
 def texts() -> Callable[[Figure], list[str]]:
     """Every text in a figure, line breaks as spaces."""
 
@@ -88,3 +109,43 @@ def texts() -> Callable[[Figure], list[str]]:
         return [" ".join(t.get_text().split()) for t in drawn if isinstance(t, Text) and t.get_text().strip()]
 
     return read
+
+
+def encoded_video(shades: list[int]) -> bytes:
+    """H.264 with 16 frames a second and a grey shade for each second."""
+    file = io.BytesIO()
+    with av.open(file, "w", format="mp4") as container:
+        stream = container.add_stream("libx264", rate=Fraction(16), options={"g": "16", "bf": "0"})
+        stream.width = stream.height = 64
+        for shade in shades:
+            for _ in range(16):
+                picture = av.VideoFrame.from_ndarray(np.full((64, 64, 3), shade, np.uint8), format="rgb24")
+                container.mux(stream.encode(picture))
+        container.mux(stream.encode())
+    return file.getvalue()
+
+
+@pytest.fixture
+def with_clip(results: Path) -> Path:
+    """clips.parquet and a shard with clip "a": ten seconds, dark to bright, with a tone; "mute" has no sound."""
+    sound = io.BytesIO()
+    tone = 0.5 * np.sin(2 * np.pi * 440 * np.arange(10 * 16000) / 16000)
+    soundfile.write(sound, tone, 16000, format="FLAC")
+    video = encoded_video(SHADES)
+    members = {
+        "a.mp4": video,
+        "a.flac": sound.getvalue(),
+        "a.json": b'{"row": 0}',
+        "mute.mp4": video,
+        "mute.json": b'{"row": 1}',
+    }
+    path = results / "segments" / "canonical" / "3.tar"
+    path.parent.mkdir(parents=True)
+    with tarfile.open(path, "w") as tar:
+        for name, content in members.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    clips = {"clip": ["a", "mute", "gone"], "shard": [3, 3, 3], "width": [320.0] * 3, "height": [180.0] * 3}
+    pd.DataFrame(clips).to_parquet(results / "clips.parquet", index=False)
+    return results

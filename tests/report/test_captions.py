@@ -11,7 +11,7 @@ CAPTIONS = Path(__file__).resolve().parents[2] / "workflow" / "report"
 
 
 def rendered(name: str, notice: str | None, kind: str = "categories") -> str:
-    """The caption as html, as Snakemake renders it; warnings of docutils are errors."""
+    """The caption as html on one line, as Snakemake renders it; warnings of docutils are errors."""
     wildcards = SimpleNamespace(dataset="demo", table="avin_fusion", figure="avin_segments")
     config = {"dataset": {"name": "demo"}, **({"notice": notice} if notice else {})}
     snakemake = SimpleNamespace(
@@ -22,7 +22,7 @@ def rendered(name: str, notice: str | None, kind: str = "categories") -> str:
     parts = docutils.core.publish_parts(
         text, writer="html", settings_overrides={"halt_level": 2, "report_level": 2}
     )
-    return str(parts["body"])
+    return " ".join(str(parts["body"]).split())
 
 
 @pytest.mark.parametrize("name", ["workflow.rst", "table.rst", "figure.rst"])
@@ -34,6 +34,9 @@ def test_a_notice_is_said_in_bold_and_only_where_there_is_one(name: str) -> None
 def test_each_kind_of_figure_has_its_own_words() -> None:
     assert "Hatched segments are wrong" in rendered("figure.rst", None, "segments")
     assert "Accuracy per event category" in rendered("figure.rst", None, "categories")
+    assert "Confusion matrices" in rendered("figure.rst", None, "confusion")
+    assert "option of the model" in rendered("figure.rst", None, "curve")
+    assert "before and after fusion" in rendered("figure.rst", None, "tsne")
 
 
 def test_a_tables_caption_names_the_table() -> None:

@@ -9,8 +9,10 @@ from matplotlib.collections import PolyCollection
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
-from avpipe.report.style import BACKGROUND, COLOURS, INK
-from avpipe.report.timeline import Timeline, _readable, draw_timeline
+from avpipe.report.style import BACKGROUND, COLOURS, INK, Heading
+from avpipe.report.timeline import Timeline, _readable, draw_timelines
+
+HEADING = Heading("Title", "Take care.")
 
 
 def timeline(**changes: Any) -> Timeline:
@@ -33,26 +35,40 @@ def hatched(figure: Figure) -> list[tuple[float, float]]:
 
 
 def test_names_of_events_and_methods_are_written(texts: Callable[[Figure], list[str]]) -> None:
-    said = texts(draw_timeline(timeline(), "Title", "Take care."))
+    said = texts(draw_timelines([timeline()], HEADING))
     assert {"Title", "Take care.", "Frames", "Sound", "Truth", "Bell", "Dog", "background"} <= set(said)
     assert "AVEL 75 % right" in said  # three of four
     assert "seed 0 failed: out of memory" in said
 
 
 def test_exactly_the_wrong_segments_are_hatched() -> None:
-    ((start, end),) = hatched(draw_timeline(timeline(), "Title", None))
+    ((start, end),) = hatched(draw_timelines([timeline()], HEADING))
     assert 2 < start < end < 3
 
 
 def test_a_clip_without_video_or_sound_says_so(texts: Callable[[Figure], list[str]]) -> None:
-    said = texts(draw_timeline(timeline(frames="no video", waveform="no audio"), "Title", None))
+    said = texts(draw_timelines([timeline(frames="no video", waveform="no audio")], HEADING))
     assert {"no video", "no audio"} <= set(said)
 
 
 def test_a_silent_clip_and_a_strange_shape_are_drawn() -> None:
-    draw_timeline(
-        timeline(waveform=np.zeros(0, np.float32), aspect=0.3), "Title", None
-    ).draw_without_rendering()
+    strange = timeline(waveform=np.zeros(0, np.float32), aspect=0.3)
+    draw_timelines([strange], HEADING).draw_without_rendering()
+
+
+def test_clips_stand_one_below_the_other_and_a_category_has_one_colour_in_all(
+    texts: Callable[[Figure], list[str]],
+) -> None:
+    dog_first = timeline(clip="b", truth=np.array([1, 1, 2, 2]))
+    figure = draw_timelines([timeline(), dog_first], HEADING)
+    assert {"Clip a", "Clip b"} <= set(texts(figure))
+    colours: dict[str, set[Any]] = {}
+    for axis in figure.axes:
+        for text in axis.texts:
+            if text.get_bbox_patch() is not None:
+                colours.setdefault(text.get_text(), set()).add(text.get_bbox_patch().get_facecolor())
+    assert len(colours["Bell"]) == len(colours["Dog"]) == 1
+    assert colours["Bell"] != colours["Dog"]
 
 
 @pytest.mark.parametrize("colour", [*COLOURS, BACKGROUND])

@@ -12,7 +12,7 @@ import yaml
 
 from avpipe.config.section import ConfigError
 from avpipe.config.study import Study
-from avpipe.tables.spec import load_figure, load_table, parse_figure, parse_table
+from avpipe.tables.spec import load_table, parse_table
 
 
 def written(data: Any, folder: Path) -> Path:
@@ -154,46 +154,6 @@ def test_a_file_that_is_no_table_is_refused(text: str, message: str, tmp_path: P
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"absent\.yaml does not exist"):
         load_table(tmp_path / "absent.yaml")
-
-
-@pytest.fixture
-def figure_data(table_data: dict[str, Any]) -> dict[str, Any]:
-    row = {"row": "avel", "method": "AVEL", "model": "avel"}
-    return {key: table_data[key] for key in ("title", "paper", "printed", "task", "defaults")} | {
-        "kind": "categories", "rows": [row],
-    }  # fmt: skip
-
-
-def test_a_figure_has_one_setting(study: Study, figure_data: dict[str, Any]) -> None:
-    assert list(parse_figure(figure_data, "bars", study).experiments(study)) == [("avel", "supervised")]
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"kind": "pie"}, "bars: kind: found 'pie'; known: categories, segments"),
-        ({"options": {"limits": 3}}, "options.limits: no such key; did you mean 'limit'"),
-        ({"kind": "segments", "options": {"limit": 3}}, "options.limit: no such key"),
-        (
-            {"rows": [{"row": "dam", "method": "DAM", "gap": "none"}]},
-            "row 'dam': gap: a figure cannot show it",
-        ),
-    ],
-)
-def test_mistakes_in_a_figures_file_are_named(
-    change: dict[str, Any], message: str, figure_data: dict[str, Any]
-) -> None:
-    with pytest.raises(ConfigError, match=message):
-        parse_figure(figure_data | change, "bars")
-
-
-def test_only_a_timeline_needs_the_clips(figure_data: dict[str, Any]) -> None:
-    assert not parse_figure(figure_data, "bars").shows_clip
-    assert parse_figure(figure_data | {"kind": "segments"}, "clip").shows_clip
-
-
-def test_a_figures_file_is_read_with_its_kind(figure_data: dict[str, Any], tmp_path: Path) -> None:
-    assert load_figure(written(figure_data, tmp_path)).name == "small"
 
 
 def test_the_studys_model_options_lie_under_the_rows_own(study: Study, table_data: dict[str, Any]) -> None:

@@ -19,7 +19,13 @@ from avpipe.training import TASKS
 from avpipe.workflow import JOBS
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-BY_NAME = {"manifest": DATASETS, "fetch": FETCHERS, "extract": NETWORKS, "train": {**TASKS, **MODELS}}
+BY_NAME = {
+    "manifest": DATASETS,
+    "fetch": FETCHERS,
+    "extract": NETWORKS,
+    "train": {**TASKS, **MODELS},
+    "embed": {**TASKS, **MODELS},
+}
 """What a rule's job loads by name, beyond the modules that it names."""
 
 

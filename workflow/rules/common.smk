@@ -12,6 +12,7 @@ from avpipe.datasets.manifest import inventory
 from avpipe.workflow import (
     Plan,
     code,
+    embed_code,
     extract_code,
     fetch_code,
     manifest_index,
@@ -37,6 +38,7 @@ wildcard_constraints:
     preset=study.media.preset,
     extractor=r"[A-Za-z0-9_-]+",
     experiment=r"[A-Za-z0-9_-]+",
+    seed=r"\d+",
     table=r"[A-Za-z0-9_-]+",
     figure=r"[A-Za-z0-9_-]+",
 
@@ -221,6 +223,11 @@ def run_code(wildcards):
     return train_code(experiment_of(wildcards))
 
 
+def run_embed_code(wildcards):
+    """The fingerprint of passing clips through this experiment's model; no other model's."""
+    return embed_code(experiment_of(wildcards))
+
+
 def run_experiment(wildcards):
     """The experiment as one line of json."""
     return experiment_of(wildcards).to_json()
@@ -242,15 +249,10 @@ def table_study(wildcards):
 
 
 def figure_inputs(wildcards):
-    """The predictions behind the figure; and the clips themselves where it shows one."""
+    """What the figure reads of the runs; and the clips themselves where it shows one."""
     spec = plan.figures[wildcards.figure]
-    experiments = list(spec.experiments(study).values())
     clips = [f"{plan.results}/clips.parquet", *segment_files("tar")] if spec.shows_clip else []
-    return [
-        *plan.runs(experiments, "metrics.json"),
-        *plan.runs(experiments, "predictions.parquet"),
-        *clips,
-    ]
+    return [*plan.figure_runs(spec), *clips]
 
 
 def figure_text(wildcards):

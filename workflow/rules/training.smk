@@ -37,3 +37,29 @@ rule train:
     shell:
         "python -m avpipe train --experiment {params.experiment:q} --results results/{wildcards.dataset} {params.seeds}"
         " --device {params.device} --threads {threads} --log {log} > {log} 2>&1"
+
+
+# What a figure of features reads: the test split through one trained model.
+rule embed:
+    input:
+        run=expand(
+            "results/{{dataset}}/runs/{{experiment}}/seed{{seed}}/{file}",
+            file=["metrics.json", "checkpoint.pt"],
+        ),
+        clips="results/{dataset}/clips.parquet",
+        features=run_features,
+    output:
+        "results/{dataset}/runs/{experiment}/seed{seed}/embeddings.npz",
+    log:
+        "results/{dataset}/logs/embed/{experiment}-{seed}.log",
+    conda:
+        "../../envs/torch.yaml"
+    resources:
+        gpu=int(study.device.startswith("cuda")),
+    params:
+        code=run_embed_code,
+        experiment=run_experiment,
+        device=study.device,
+    shell:
+        "python -m avpipe embed --experiment {params.experiment:q} --results results/{wildcards.dataset}"
+        " --seed {wildcards.seed} --device {params.device} --threads {threads} > {log} 2>&1"

@@ -1,0 +1,64 @@
+"""What a trained model makes of the test segments on their way through it, for figures: embeddings.npz beside its weights."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from avpipe import lazy
+from avpipe.experiment import Experiment
+from avpipe.features.device import claim_device, default_locks
+from avpipe.files import read_json, whole_file
+from avpipe.models import load_model
+from avpipe.training import TASKS
+from avpipe.training.data import open_data
+from avpipe.training.loop import EVALUATION_BATCH, deterministic
+
+
+def embed_run(
+    experiment: Experiment, results: Path, seed: int, device: str = "auto", threads: int | None = None
+) -> None:
+    """Write runs/{experiment.id}/seed{n}/embeddings.npz: `clips` (N,) and each of the model's `embeddings` (N, T, D), float32.
+
+    A run that failed has no model; its file has no clips.
+
+    Args:
+        experiment: what was trained.
+        results: R, the dataset's folder.
+        seed: of the run.
+        device: as for training.
+        threads: of the processor; None leaves torch's choice.
+
+    Raises:
+        FileNotFoundError: the run is missing.
+        ValueError: the model shows no embeddings.
+    """
+    if threads is not None:
+        torch.set_num_threads(threads)
+    folder = results / "runs" / experiment.id / f"seed{seed}"
+    found: dict[str, np.ndarray] = {"clips": np.array([], dtype=str)}
+    if read_json(folder / "metrics.json")["status"] == "ok":
+        found = embeddings_of(experiment, results, folder / "checkpoint.pt", device)
+    with whole_file(folder / "embeddings.npz") as temporary, temporary.open("wb") as file:
+        np.savez(file, allow_pickle=False, **found)
+
+
+def embeddings_of(
+    experiment: Experiment, results: Path, checkpoint: Path, device: str
+) -> dict[str, np.ndarray]:
+    """`clips` (N,), the test split's usable clips in its order, and the embeddings (N, T, D) of their segments."""
+    division = lazy.load(TASKS, experiment.task, "task").division
+    parts: dict[str, list[torch.Tensor]] = {}
+    with claim_device(device, default_locks()) as place, deterministic(place), torch.inference_mode():
+        data, reader = open_data(experiment.features, results, place, division=division)
+        model, split = load_model(checkpoint).to(place), data.splits["test"]
+        order = torch.arange(split.start, split.start + len(split)).split(EVALUATION_BATCH)
+        for batch in reader.batches(order):
+            for name, embedding in model(batch).embeddings.items():
+                parts.setdefault(name, []).append(embedding.float().cpu())
+    if not parts:
+        raise ValueError(
+            f"the model {experiment.model} shows no embeddings; set `embeddings` of its AVOutput, as models/tacma.py does"
+        )
+    clips = split.clips["clip"].to_numpy(dtype=str)
+    return {"clips": clips} | {name: torch.cat(tensors).numpy() for name, tensors in parts.items()}

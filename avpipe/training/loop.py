@@ -191,14 +191,15 @@ class Run:
 
     def train(self, save_every: float) -> Outcome:
         """Train from the last saved state, or from the start."""
-        recipe = self.experiment.recipe
-        targets = self._targets()
+        recipe, begun = self.experiment.recipe, time.perf_counter()
+        state = self._saved_state()
+        targets = self._targets(state)
         model, optimizer, schedule, shuffler = self._start()
         parts = {"model": model, "optimizer": optimizer, "schedule": schedule}
         outcome = Outcome(parameters=sum(p.numel() for p in model.parameters()))
-        rows = self._restore(parts, shuffler, outcome)
+        rows = self._restore(state, parts, shuffler, outcome) if state else []
         name = f"{self.experiment.id} seed {self.seed}"
-        started, saved = time.perf_counter() - outcome.seconds, time.perf_counter()
+        started, saved = begun - outcome.seconds, time.perf_counter()
         with RunLog(self.folder / f"seed{self.seed}", name, recipe.epochs, rows) as log:
             for epoch in range(len(rows) + 1, recipe.epochs + 1):
                 if outcome.reason:
@@ -217,7 +218,7 @@ class Run:
                 outcome.seconds = time.perf_counter() - started
                 done = epoch == recipe.epochs or outcome.reason is not None
                 if done or time.perf_counter() - saved >= save_every:
-                    self._save(parts, shuffler, outcome, log.rows)
+                    self._save(parts, shuffler, outcome, log.rows, targets)
                     log.write_csv()
                     saved = time.perf_counter()
             if outcome.reason:
@@ -234,8 +235,11 @@ class Run:
         shuffler = torch.Generator().manual_seed(self.seed)
         return model, optimizer, make_schedule(recipe, optimizer), shuffler
 
-    def _targets(self) -> dict[str, Tensor]:
+    def _targets(self, state: dict[str, Any] | None) -> dict[str, Tensor]:
         """The task's targets; where the recipe says so, those that a first training of the same seed leads to.
+
+        Args:
+            state: the saved one, in which the first training's targets are kept, or None.
 
         Raises:
             ValueError: if the recipe asks for a first training and the task has no use for it.
@@ -244,6 +248,8 @@ class Run:
         epochs = self.experiment.recipe.refine_epochs
         if not epochs:
             return targets
+        if state:
+            return {name: target.to(self.device) for name, target in state["targets"].items()}
         if not isinstance(self.task, RefiningTask):
             raise ValueError(
                 f"the recipe has refine_epochs: {epochs}, but the task {self.experiment.task} refines nothing; leave it out"
@@ -251,8 +257,8 @@ class Run:
         say(f"{self.experiment.id} seed {self.seed}: first training, {epochs} epochs")
         model, optimizer, schedule, shuffler = self._start()
         for epoch in range(1, epochs + 1):
-            self._epoch(model, optimizer, shuffler, targets, (epoch, epochs))
-            self._step_schedule(schedule, {})
+            loss = self._epoch(model, optimizer, shuffler, targets, (epoch, epochs))
+            self._step_schedule(schedule, {"loss": loss})
         start = self.data.splits["train"].start
 
         def batches(positions: Tensor) -> Iterator[AVBatch]:
@@ -333,9 +339,14 @@ class Run:
             schedule.step()
 
     def _save(
-        self, parts: dict[str, Any], shuffler: torch.Generator, outcome: Outcome, rows: list[dict[str, float]]
+        self,
+        parts: dict[str, Any],
+        shuffler: torch.Generator,
+        outcome: Outcome,
+        rows: list[dict[str, float]],
+        targets: dict[str, Tensor],
     ) -> None:
-        """Save where the run stands."""
+        """Save where the run stands; the targets too where a first training made them."""
         state = {name: part.state_dict() if part is not None else None for name, part in parts.items()}
         state |= {
             "reason": outcome.reason,
@@ -344,21 +355,24 @@ class Run:
             "shuffler": shuffler.get_state(),
         }
         state["weights"] = outcome.weights
+        state["targets"] = targets if self.experiment.recipe.refine_epochs else None
         state["checkpoints"] = {name: kept.to_state() for name, kept in outcome.checkpoints.items()}
         state["random"] = torch.get_rng_state()
         if self.device.type == "cuda":
             state["random_cuda"] = torch.cuda.get_rng_state(self.device)
         save_state(resume_file(self.folder, self.seed), self.identity, state)
 
-    def _restore(
-        self, parts: dict[str, Any], shuffler: torch.Generator, outcome: Outcome
-    ) -> list[dict[str, float]]:
-        """Go to the last saved state, if there is one of this very run; the rows of its log."""
+    def _saved_state(self) -> dict[str, Any] | None:
+        """The last saved state, if there is one of this very run."""
         state, problem = load_state(resume_file(self.folder, self.seed), self.identity)
         if problem:
             say(f"starting seed {self.seed} from the beginning: {problem}")
-        if state is None:
-            return []
+        return state
+
+    def _restore(
+        self, state: dict[str, Any], parts: dict[str, Any], shuffler: torch.Generator, outcome: Outcome
+    ) -> list[dict[str, float]]:
+        """Go to a saved state; the rows of its log."""
         for name, part in parts.items():
             if part is not None:
                 part.load_state_dict(state[name])

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from avpipe.models.base import AVBatch, AVOutput
+from avpipe.training import loop
 from avpipe.training.loop import train_experiment
 from avpipe.training.refined_parsing import difficulty, not_there, refine_labels, unrelated_clips
 
@@ -156,3 +157,27 @@ def test_a_run_refines_and_retrains(study, describe, capsys):
 def test_without_a_first_training_there_is_nothing_to_refine_by(study, describe):
     with pytest.raises(ValueError, match="set `refine_epochs`"):
         train_experiment(describe("ma", WEAK, task="refined_parsing"), study.results, [0], "cpu")
+
+
+def test_a_job_that_was_killed_does_not_repeat_the_first_training(study, describe, monkeypatch, capsys):
+    experiment = describe("ma", WEAK, task="refined_parsing", epochs=4, refine_epochs=3)
+    path = study.results / "runs" / experiment.id / "seed0" / "metrics.json"
+    train_experiment(experiment, study.results, [0], "cpu", threads=1)
+    expected = json.loads(path.read_text())["metrics"]
+    step = loop.Run._step_schedule
+
+    def stopping(self, schedule, row):
+        if row.get("epoch") == 3:  # of the second training
+            raise KeyboardInterrupt
+        step(self, schedule, row)
+
+    monkeypatch.setattr(loop.Run, "_step_schedule", stopping)
+    with pytest.raises(KeyboardInterrupt):
+        train_experiment(experiment, study.results, [0], "cpu", threads=1, save_every=0)
+    monkeypatch.undo()
+    capsys.readouterr()
+    train_experiment(experiment, study.results, [0], "cpu", threads=1)
+    said = capsys.readouterr().err
+    assert "going on after epoch 2" in said
+    assert "first training" not in said
+    assert json.loads(path.read_text())["metrics"] == expected

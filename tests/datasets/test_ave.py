@@ -6,7 +6,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from avpipe.datasets import read_annotations
@@ -295,6 +295,7 @@ def test_a_missing_file_is_named(tmp_path: Path, name: str) -> None:
         read_ave(tmp_path)
 
 
+@settings(deadline=None)
 @given(identifier=st.text(st.characters(exclude_characters="&\n", exclude_categories=["Cs"]), max_size=30))
 def test_whatever_stands_for_an_id_the_clip_keeps_its_row_and_nothing_unsafe_its_name(
     tmp_path_factory: pytest.TempPathFactory, identifier: str

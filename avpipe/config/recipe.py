@@ -41,6 +41,10 @@ class Recipe(Section):
         "default",
         description="weakly-supervised localization: how segment scores become a clip's; default is the model's paper's",
     )
+    weak_labels: Literal["categories", "durations"] = Field(
+        "categories",
+        description="weakly-supervised localization: what the clip's label says; durations is the released weak PSP's, the share of segments of each category and of background, which reveals more than which categories there are",
+    )
     loss_weights: dict[str, float] = Field(
         default_factory=dict,
         description="parsing: factors of the loss's terms (clip, audio, visual, and those that the model adds); a term that is not named keeps the model's paper's",

@@ -71,7 +71,7 @@ class CrossModality:
 
     def problem(self) -> str | None:
         """A split that is needed and makes no query, in words; None where there is none."""
-        for name in sorted(self.needed):
+        for name in self.needed:
             if not (query_intervals(self.events[name])[1] > 0).any():
                 return f"no clip of the split {name} has one event that is shorter than the clip"
         return None

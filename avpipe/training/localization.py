@@ -1,7 +1,8 @@
 """Audio-visual event localization: which event, or background, is each segment of a clip?
 
 Supervised, a clip's truth is the category of each segment. Weakly supervised it is the set of the clip's categories
-(background, for a clip without any event) and segment scores are pooled over time. Both are evaluated on segments.
+(background, for a clip without any event) and segment scores are pooled over time. Both are evaluated on segments. The
+released weak PSP is told more, how much of the clip each category and background take (`weak_labels: durations`).
 """
 
 from typing import Any
@@ -42,12 +43,12 @@ def cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
 
     Args:
         logits: (..., K).
-        target: (..., K), 0 or 1.
+        target: (..., K), 0 to 1.
 
     Returns:
         (...); 0 where the target is all zero.
     """
-    target = target / target.sum(dim=-1, keepdim=True).clamp(min=1)
+    target = target / target.sum(dim=-1, keepdim=True).clamp(min=1e-6)
     return -(target * logits.log_softmax(dim=-1)).sum(dim=-1)
 
 
@@ -56,7 +57,7 @@ def binary_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
 
     Args:
         logits: (..., K).
-        target: (..., K), 0 or 1.
+        target: (..., K), 0 to 1.
 
     Returns:
         (...), the mean over the K classes.
@@ -87,7 +88,7 @@ class Localization:
     A segment of it is predicted to be the clip's largest category where sigmoid(event) > 0.5, else background.
 
     Args:
-        experiment: setting, recipe.loss and recipe.pooling are used.
+        experiment: setting and recipe (loss, pooling, weak_labels) are used.
         data: clips and events.
         model: its `default_loss` and `default_pooling` are what "default" means; weakly supervised,
             `default_weak_loss` where it has one.
@@ -108,7 +109,7 @@ class Localization:
             raise ValueError(f"localization has no loss {loss!r}; {suggest(loss, list(LOSSES))}")
         self.criterion = LOSSES[loss]
         self.pooling = str(model.default_pooling) if recipe.pooling == "default" else recipe.pooling
-        self.data = data
+        self.data, self.durations = data, recipe.weak_labels == "durations"
         self.background = len(data.categories)
         self.truth = {
             name: segment_labels(data.events, split.clips, data.categories, data.segments)
@@ -120,12 +121,18 @@ class Localization:
         return None
 
     def targets(self, device: torch.device) -> dict[str, Tensor]:
-        """`target`: (N, T, C + 1) supervised, (N, C + 1) weakly supervised, 0 or 1, float32."""
-        if self.weak:
+        """`target`: (N, T, C + 1) supervised, (N, C + 1) weakly supervised, float32.
+
+        0 or 1; with `weak_labels: durations` shares of the clip's segments, which sum to one.
+        """
+        of_segments = np.eye(self.background + 1, dtype=bool)[self.truth["train"]]  # (N, T) -> (N, T, C + 1)
+        if self.weak and self.durations:
+            target = of_segments.mean(axis=1)
+        elif self.weak:
             present = clip_labels(self.data.events, self.data.splits["train"].clips, self.data.categories) > 0
             target = np.concatenate([present, ~present.any(axis=1, keepdims=True)], axis=1)  # (N, C + 1)
         else:
-            target = np.eye(self.background + 1, dtype=bool)[self.truth["train"]]  # (N, T) -> (N, T, C + 1)
+            target = of_segments
         return {"target": torch.from_numpy(target).to(device, torch.float32)}
 
     def loss(self, output: AVOutput, targets: dict[str, Tensor]) -> Tensor:
@@ -154,7 +161,7 @@ class Localization:
 
     def _category_loss(self, logits: Tensor, present: Tensor) -> Tensor:
         """The recipe's loss over the clips with an event, (B, C) and (B, C); zero if there is none."""
-        has_event = present.amax(dim=-1)  # (B,), 0 or 1
+        has_event = (present.amax(dim=-1) > 0).float()  # (B,), 0 or 1
         return (self.criterion(logits, present) * has_event).sum() / has_event.sum().clamp(min=1)
 
     def predict(self, output: AVOutput) -> dict[str, Tensor]:

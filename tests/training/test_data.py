@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from avpipe.download import Status
-from avpipe.features.store import FeaturesError
+from avpipe.features.store import FeaturesError, open_features
 from avpipe.training.data import Lazy, Resident, open_data, read_tables
 
 from .conftest import write_features
@@ -163,3 +163,17 @@ def test_clips_that_the_frozen_list_excludes_are_not_used_though_they_have_featu
     assert data.rows().tolist() == [0, 2, 3, 4, 5, 6]
     counts = data.counts()
     assert (counts["train"], counts["train_named"], counts["test"], counts["test_named"]) == (3, 4, 1, 2)
+
+
+def test_clips_come_in_the_order_of_their_split_s_file(make_study):
+    study = make_study(splits=(("train", 16), ("test", 8)))
+    manifest = pd.read_parquet(study.results / "manifest.parquet")
+    order = [*np.random.default_rng(0).permutation(16), *range(8)]
+    manifest.assign(split_order=order).to_parquet(study.results / "manifest.parquet")
+    data, reader = open_data({"audio": "ears"}, study.results, CPU)
+    by_file = np.argsort(order[:16])
+    assert data.splits["train"].clips["clip"].tolist() == [f"clip{i}" for i in by_file]
+    assert data.splits["test"].clips["clip"].tolist() == [f"clip{i}" for i in range(16, 24)]
+    stored = open_features(study.results / "features" / "ears.zarr").load(by_file)
+    (batch,) = reader.batches([torch.arange(16)])  # what an epoch without shuffling sees
+    assert np.array_equal(batch.audio.numpy(), stored)

@@ -93,6 +93,25 @@ def test_weak_targets_are_the_clips_category_only_or_background(study, task):
         assert torch.equal(target[clip], expected)
 
 
+def test_weak_targets_by_duration_are_the_share_of_segments(study, task):
+    """The released weak PSP's label: fraction of event and of background segments (reference, section 13)."""
+    target = task("weakly-supervised", weak_labels="durations").targets(CPU)["target"]
+    shares = [np.bincount(row, minlength=4) / 10 for row in study.split("train")]
+    np.testing.assert_allclose(target.numpy(), shares, rtol=1e-6)
+    assert (target[7] == one_hot(3, 4)).all()  # a clip without an event: background alone
+    assert torch.equal(task(weak_labels="durations").targets(CPU)["target"], task().targets(CPU)["target"])
+
+
+def test_a_two_part_model_s_category_loss_counts_a_short_event_like_a_long_one(task):
+    loc = task("weakly-supervised", loss="cross_entropy", pooling="mean", weak_labels="durations")
+    event, category = torch.randn(2, 5), torch.randn(2, 3)
+    scores = event.sigmoid().mean(dim=1, keepdim=True) * category
+    expected = torch.nn.functional.cross_entropy(scores, torch.tensor([1, 2]))
+    output = AVOutput(event_logits=event, category_logits=category)
+    target = torch.tensor([[0, 0.2, 0, 0.8], [0, 0, 1.0, 0]])
+    torch.testing.assert_close(loc.loss(output, {"target": target}), expected)
+
+
 def test_supervised_loss_is_the_mean_over_segments_and_the_models_own_terms(task):
     loc = task(loss="cross_entropy")
     logits, target = torch.randn(2, 10, 4), torch.eye(4)[torch.randint(4, (2, 10))]

@@ -4,6 +4,7 @@
 rule train:
     input:
         clips="results/{dataset}/clips.parquet",
+        manifest="results/{dataset}/manifest.parquet",
         features=run_features,
         index=ancient("results/{dataset}/manifest.json"),
         labels=ancient(["results/{dataset}/events.parquet", "results/{dataset}/categories.csv"]),
@@ -47,6 +48,7 @@ rule embed:
             file=["metrics.json", "checkpoint.pt"],
         ),
         clips="results/{dataset}/clips.parquet",
+        manifest="results/{dataset}/manifest.parquet",
         features=run_features,
     output:
         "results/{dataset}/runs/{experiment}/seed{seed}/embeddings.npz",

@@ -78,7 +78,9 @@ def status_table(statuses: Sequence[ClipStatus]) -> Table:
         again = "" if status in (None, Status.PRESENT) else "only if named" if status.final else "by retry"
         reasons = Counter(clip.reason for clip in statuses if clip.status is status and clip.reason)
         example = reasons.most_common(1)[0][0] if reasons and status is not Status.PRESENT else ""
-        table.add_row(name, *(str(number or "") for number in numbers), str(sum(numbers)), again, escape(example))
+        table.add_row(
+            name, *(str(number or "") for number in numbers), str(sum(numbers)), again, escape(example)
+        )
     return table
 
 
@@ -100,7 +102,9 @@ def left_for_later(statuses: Sequence[ClipStatus] | Counter[str]) -> str | None:
         advice.insert(0, "wait some hours, or give the source `cookies` or another `proxy`")
     elif Status.RATE_LIMITED in later:
         advice.insert(0, "wait an hour")
-    return f"{sum(later.values())} clips are left for later ({kinds}): {'; '.join(advice)}"
+    number = sum(later.values())
+    left = "1 clip is" if number == 1 else f"{number} clips are"
+    return f"{left} left for later ({kinds}): {'; '.join(advice)}"
 
 
 def retry(

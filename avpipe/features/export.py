@@ -117,7 +117,7 @@ def export_webdataset(
 
 
 def export_ave(features: Mapping[str, str], results: Path, out: Path, form: Form = Form()) -> Counter[str]:
-    """Write the files that AVE's code reads: {name}.h5, labels.h5, mil_labels.h5 and {split}_order.h5.
+    """Write the files that AVE's code reads: {name}.h5, labels.h5, mil_labels.h5, {split}_order.h5, {split}_order_match.h5.
 
     Rows are the clips of the manifest in its order, `clips.csv` names them; clips of the noisy set go into {name}_noisy.h5 and
     labels_noisy.h5. A clip without a feature keeps its row, of NaN; the order files leave it out, so that code which
@@ -139,13 +139,21 @@ def export_ave(features: Mapping[str, str], results: Path, out: Path, form: Form
         if noisy.any():
             _write_rows(out / f"{name}_noisy.h5", opened, clips[noisy], form)
     main = clips[~noisy].reset_index(drop=True)
-    for split in SET_FILES:
-        chosen = main[(main["split"] == split) & usable[~noisy]]
-        order = chosen.sort_values("split_order").index.to_numpy(np.int64)
-        _write_h5(out / f"{split}_order.h5", "order", order)
+    _write_orders(main, usable[~noisy], "split", "split_order", out, "order")
+    if "match_split" in main:
+        _write_orders(main, usable[~noisy], "match_split", "match_order", out, "order_match")
     write_text(out / "clips.csv", "\n".join(["clip", *main["clip"], ""]))
     _write_labels(results, main, clips[noisy], out)
     return counts
+
+
+def _write_orders(
+    clips: pd.DataFrame, usable: npt.NDArray[np.bool_], split: str, order: str, out: Path, name: str
+) -> None:
+    """A file a split of the usable clips' rows, in the order of the split."""
+    for part in SET_FILES:
+        chosen = clips[(clips[split] == part) & usable].sort_values(order)
+        _write_h5(out / f"{part}_{name}.h5", "order", chosen.index.to_numpy(np.int64))
 
 
 def _write_labels(results: Path, main: pd.DataFrame, noisy: pd.DataFrame, out: Path) -> None:

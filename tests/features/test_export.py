@@ -127,8 +127,8 @@ def test_the_reader_reads_the_exported_labels_and_orders_in_place_of_the_text(tm
 def test_the_real_order_files_and_labels_agree_with_the_real_text(shared: Path, tmp_path: Path) -> None:
     data = shared / "data" / "ave"
     text = read_annotations("ave", data)
-    for name in ("Annotations.txt", *(f"{split}_order.h5" for split in ("train", "val", "test"))):
-        (tmp_path / name).symlink_to(data / name)
+    for path in (data / "Annotations.txt", *data.glob("*_order*.h5")):
+        (tmp_path / path.name).symlink_to(path)
     assert read_annotations("ave", tmp_path).clips.equals(text.clips)
     write_manifest(text, "ave", tmp_path / "R", 4143, [])
     values = np.arange(4143, dtype="float32").reshape(-1, 1, 1)
@@ -148,6 +148,10 @@ def test_the_real_order_files_and_labels_agree_with_the_real_text(shared: Path, 
     for split in ("train", "val", "test"):
         np.testing.assert_array_equal(
             read(tmp_path / f"out/{split}_order.h5", "order"), read(data / f"{split}_order.h5", "order")
+        )
+        np.testing.assert_array_equal(
+            read(tmp_path / f"out/{split}_order_match.h5", "order"),
+            read(data / f"{split}_order_match.h5", "order"),
         )
     # mil_labels.h5 gives the event of no length its category, as the reader's own text says
     differ = read(tmp_path / "out/mil_labels.h5") != read(data / "mil_labels.h5")

@@ -190,7 +190,11 @@ class Plan:
         models = {experiment.model for experiment in experiments}
         recipes = {name: study.recipes[name] for name in sorted(spec.recipe_names()) if name in study.recipes}
         part = {
-            "dataset": {"name": study.dataset.name, "kind": study.dataset.kind},
+            "dataset": {
+                "name": study.dataset.name,
+                "kind": study.dataset.kind,
+                "options": {} if study.dataset.kind == "demo" else study.dataset.options,
+            },
             "media": study.media.model_dump(mode="json"),
             "extractors": {
                 n: study.extractors[n].model_dump(mode="json") for n in study.extractors if n in used

@@ -71,3 +71,16 @@ def test_a_table_s_part_of_the_study_holds_what_it_imports_and_is_a_study_itself
     assert validate_study(part).arrays.keys() == part["imported"].keys()
     extracted = plan(**study_file("ave"))
     assert "imported" not in json.loads(extracted.narrowed(extracted.tables["avin_fusion"]))
+
+
+def test_a_table_s_part_of_the_study_says_which_clips_were_left_out_but_not_how_the_demo_is_rendered() -> (
+    None
+):
+    cleaned = study_file("ave_features")
+    cleaned["dataset"]["options"] = {"conflicts": "drop"}
+    found = plan(**cleaned)
+    assert json.loads(found.narrowed(found.tables["avin_fusion"]))["dataset"]["options"] == {
+        "conflicts": "drop"
+    }
+    demo = plan(**yaml.safe_load((WORKFLOW.parent / "config.yaml").read_text()))
+    assert json.loads(demo.narrowed(demo.tables["avin_fusion"]))["dataset"]["options"] == {}

@@ -2,7 +2,7 @@
 
 import json
 import statistics
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ class Cell:
         sd: sample standard deviation (n - 1); None for fewer than two seeds.
         n_seeds: seeds behind the mean.
         protocol: how the checkpoint was chosen: validation, last, best_test; None for a row without experiment.
+        quirks: what else is not the default protocol, such as "shuffle: false" (see `quirks_of`).
         runs: folders below the results of the runs that were looked for.
         notes: why numbers are missing, and what is special about those that are there.
     """
@@ -40,8 +41,14 @@ class Cell:
     sd: float | None = None
     n_seeds: int = 0
     protocol: str | None = None
+    quirks: tuple[str, ...] = ()
     runs: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+
+    @property
+    def whole_protocol(self) -> str:
+        """For example "best_test; drop_last: true"; "" for a row without experiment."""
+        return "; ".join([self.protocol, *self.quirks]) if self.protocol else ""
 
 
 @dataclass(frozen=True)
@@ -97,9 +104,8 @@ def fill_table(name: str, spec: TableSpec, study: Study, results: Path) -> Table
                     reason = row.gap or f"the row is not run in the {setting} setting"
                     cells.append(Cell(row, setting, metric, published, notes=(reason,)))
                 else:
-                    cells.append(
-                        _measure(row, setting, metric, published, experiment, runs[row.row, setting])
-                    )
+                    cell = _measure(row, setting, metric, published, experiment, runs[row.row, setting])
+                    cells.append(replace(cell, quirks=quirks_of(experiment, study)))
     return Table(name, spec, notice(study, experiments.values()), tuple(cells))
 
 
@@ -121,6 +127,23 @@ def _measure(
         runs=tuple(run.name for run in runs),
         notes=(*_notes(found, runs), *_rule(experiment.recipe)),
     )
+
+
+QUIRKS = ("shuffle", "drop_last", "weak_labels")
+"""Keys of a recipe that papers' code sets and that change numbers, though they are no part of a method."""
+DATASET_QUIRKS = {"conflicts": "keep", "shared_ids": "keep", "noisy": 0, "labels": ""}
+"""Options of a dataset's reader that change which clips are used, or their labels; and their defaults."""
+
+
+def quirks_of(experiment: Experiment, study: Study) -> tuple[str, ...]:
+    """Options, off by default, that repeat a paper's protocol, or clean the data; for example "shuffle: false"."""
+    recipe, options = experiment.recipe, study.dataset.options
+    given = {key: (getattr(recipe, key), Recipe.model_fields[key].default) for key in QUIRKS}
+    if experiment.setting == "supervised":
+        del given["weak_labels"]
+    given |= {key: (options[key], default) for key, default in DATASET_QUIRKS.items() if key in options}
+    changed = {key: value for key, (value, default) in given.items() if value != default}
+    return tuple(f"{key}: {str(v).lower() if isinstance(v, bool) else v}" for key, v in changed.items())
 
 
 def _notes(found: dict[int, float | str], runs: list[Run]) -> tuple[str, ...]:
@@ -187,7 +210,7 @@ def _explain(table: Table, cell: Cell, experiment: Experiment | None, study: Stu
     else:
         spread = "" if cell.sd is None else f" ± {cell.sd:.{digits + 1}f}"
         lines.append(
-            f"  measured   {cell.mean:.{digits + 1}f}{spread}   n = {cell.n_seeds}, checkpoint: {cell.protocol}"
+            f"  measured   {cell.mean:.{digits + 1}f}{spread}   n = {cell.n_seeds}, checkpoint: {cell.whole_protocol}"
         )
     lines += [f"  note       {note}" for note in cell.notes]
     if experiment is None:

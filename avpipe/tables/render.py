@@ -52,8 +52,8 @@ class Shown:
         mean: the measured number, or "" for a gap.
         sd: or "" for fewer than two seeds.
         n_seeds: seeds behind the mean.
-        best: the highest measured mean of its column.
-        label: of the protocol, where it is not the default.
+        best: the highest measured mean of its column, where there is a lower one.
+        label: of the protocol and its quirks, where they are not the default.
         marks: numbers of the notes below the table.
     """
 
@@ -82,7 +82,7 @@ def as_csv(table: "Table") -> str:
                 _number(cell.mean, 4),
                 _number(cell.sd, 4),
                 cell.n_seeds,
-                cell.protocol or "",
+                cell.whole_protocol,
                 " ".join(cell.runs),
                 "; ".join(cell.notes),
             ]
@@ -187,9 +187,10 @@ def _show(cell: "Cell", table: "Table", notes: list[str]) -> Shown:
         n_seeds=cell.n_seeds,
         best=cell.mean is not None
         and cell.metric not in COSTS
-        and len(rivals) > 1
-        and round(cell.mean, digits) == round(max(rivals), digits),
-        label=_LABELS[cell.protocol] if cell.protocol and cell.mean is not None else "",
+        and round(cell.mean, digits) == round(max(rivals), digits) > round(min(rivals), digits),
+        label=", ".join(filter(None, [_LABELS[cell.protocol], *cell.quirks]))
+        if cell.protocol and cell.mean is not None
+        else "",
         marks=tuple(sorted(notes.index(note) + 1 for note in cell.notes)),
     )
 

@@ -84,6 +84,21 @@ def test_the_recipes_protocol_decides_the_number(
     assert (found.mean, found.protocol) == (pytest.approx(75.0), "best_test")
 
 
+def test_a_cell_says_which_of_the_papers_habits_it_follows(
+    table_data: dict[str, Any], study: Study, tmp_path: Path
+) -> None:
+    habits = {"protocol": "best_test", "shuffle": False, "drop_last": True, "weak_labels": "durations"}
+    table_data["rows"][0]["recipe"] = {**habits, "lr": 0.5}
+    dataset = study.dataset.model_copy(update={"options": {"conflicts": "drop", "shared_ids": "keep"}})
+    cleaned = study.model_copy(update={"dataset": dataset})
+    spec = parse_table(table_data, "small")
+    found = cell(spec, cleaned, tmp_path)
+    assert found.whole_protocol == "best_test; shuffle: false; drop_last: true; conflicts: drop"
+    weak = cell(spec, cleaned, tmp_path, setting="weakly-supervised")
+    assert weak.quirks == ("shuffle: false", "drop_last: true", "weak_labels: durations", "conflicts: drop")
+    assert cell(spec, study, tmp_path, row="dam").whole_protocol == ""
+
+
 def test_missing_clips_and_mixed_code_are_noted(
     spec: TableSpec, supervised: Experiment, study: Study, write_run: Callable[..., Path], tmp_path: Path
 ) -> None:

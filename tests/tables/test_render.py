@@ -9,7 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from avpipe.tables.aggregate import Cell, Table
-from avpipe.tables.render import RENDERERS, as_html, as_latex, as_markdown, escape_latex, escape_markdown
+from avpipe.tables.render import (
+    RENDERERS,
+    as_csv,
+    as_html,
+    as_latex,
+    as_markdown,
+    escape_latex,
+    escape_markdown,
+)
 from avpipe.tables.runs import Notice
 from avpipe.tables.spec import TableSpec, parse_table
 
@@ -117,6 +125,19 @@ def test_the_title_says_when_a_table_is_no_reproduction(ending: str, spec: Table
     assert "DEMO, RANDOM WEIGHTS" in text[: text.index("A small table")]
     assert "Not a reproduction of anything." in text
     assert "DEMO" not in RENDERERS[ending](filled(spec, **MEASURED))
+
+
+def test_what_else_is_not_the_default_protocol_stands_in_the_cell(spec: TableSpec) -> None:
+    table = filled(spec, **MEASURED, quirks=("shuffle: false", "drop_last: true"))
+    assert r"| AVEL | 72.7 | 72.0 ± 0.4 (n=3, shuffle: false, drop\_last: true) |" in as_markdown(table)
+    assert r"drop\_last: true" in as_latex(table)
+    assert "n=3, shuffle: false, drop_last: true" in as_html(table)
+    assert ",validation; shuffle: false; drop_last: true," in as_csv(table)
+
+
+def test_where_all_are_equal_none_is_best(spec: TableSpec) -> None:
+    cells = tuple(Cell(row, "supervised", "accuracy", None, mean=20.2, n_seeds=3) for row in spec.rows)
+    assert "**" not in as_markdown(Table("small", spec, None, cells))
 
 
 @pytest.mark.parametrize("ending", ["md", "tex", "html"])

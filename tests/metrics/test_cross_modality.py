@@ -115,7 +115,7 @@ def test_no_query_cannot_be_scored():
 
 
 def test_constants_of_the_released_match_split(shared):
-    """402 queries (reference, section 5); what needs no model: chance 20.8 %, always the first second 35.3 %."""
+    """402 queries (reference, section 5); what needs no model: chance, always one end, and noise a segment."""
     folder = shared / "data" / "ave"
     rows = [line.split("&") for line in (folder / "Annotations.txt").read_text().splitlines()]
     chosen = np.frombuffer((folder / "test_order_match.h5").read_bytes()[H5_HEADER:], "<i8")
@@ -126,3 +126,9 @@ def test_constants_of_the_released_match_split(shared):
     assert (length > 0).sum() == len(length) == 402
     assert round(100 * chance_accuracy(length, 10), 1) == 20.8
     assert round(100 * exact_match_accuracy(np.zeros_like(onset), onset), 1) == 35.3
+    assert round(100 * exact_match_accuracy(10 - length, onset), 1) == 46.8
+    noise = np.random.default_rng(0).normal(size=(30, 402, 1, 10))  # 30 x 402 answers: standard error 0.4 %
+    found = [locate(np.broadcast_to(rows, (402, 10, 10)), onset, length) for rows in noise]
+    assert np.mean([exact_match_accuracy(answers, onset) for answers in found]) == pytest.approx(
+        0.243, abs=0.012
+    )

@@ -2,9 +2,9 @@
 
 Batch-norms are folded into the convolutions before them (exact but for rounding). On the processor, where oneDNN is
 there, ReLUs and residual sums are computed inside the convolutions too, with weights packed once: it is what
-`torch.compile` emits, without needing a C++ compiler on the user's machine. The operators belong to PyTorch's
-internals, so the result is compared with the folded network before it is used, and where they are missing or differ
-the folded network serves.
+`torch.compile` emits, without needing a C++ compiler on the user's machine. 3x3 convolutions of many channels are done
+by Winograd's filtering in float32 (winograd.py). The operators belong to PyTorch's internals, so the result is
+compared with the folded network before it is used, and where they are missing or differ the folded network serves.
 """
 
 import copy
@@ -16,6 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from avpipe.features.winograd import WinogradConvolution, best_tile
 
 _LOGGER = logging.getLogger(__name__)
 _SMALLEST_COSINE = {torch.float32: 0.99999, torch.bfloat16: 0.999}
@@ -49,14 +51,18 @@ class FusedConvolution(nn.Module):
         ]
         self.relu = relu
         self.packed = False
+        self.winograd: WinogradConvolution | None = None
 
     def forward(self, inputs: Tensor, residual: Tensor | None = None) -> Tensor:
         """relu(convolution(inputs)), or relu(convolution(inputs) + residual), which overwrites `residual`."""
-        operators = torch.ops.mkldnn
         if not self.packed:
-            arguments = [*self.geometry, list(inputs.shape)]
-            self.weight = operators._reorder_convolution_weight(self.weight, *arguments)
-            self.packed = True
+            self._pack(inputs)
+        if self.winograd is not None:
+            outputs = self.winograd(inputs)
+            if residual is not None:
+                outputs += residual
+            return outputs.relu_() if self.relu else outputs
+        operators = torch.ops.mkldnn
         if residual is not None:
             return operators._convolution_pointwise_.binary(
                 residual, inputs, self.weight, self.bias, *self.geometry, "add", 1.0, "relu", [], ""
@@ -65,6 +71,17 @@ class FusedConvolution(nn.Module):
         return operators._convolution_pointwise(
             inputs, self.weight, self.bias, *self.geometry, attribute, [], ""
         )
+
+    def _pack(self, inputs: Tensor) -> None:
+        """Bring the weights into the form that is fastest for such inputs."""
+        tile = best_tile(self.weight, self.geometry, *inputs.shape[2:])
+        if tile is None:
+            arguments = [*self.geometry, list(inputs.shape)]
+            self.weight = torch.ops.mkldnn._reorder_convolution_weight(self.weight, *arguments)
+        else:
+            self.winograd = WinogradConvolution(self.weight, self.bias, tile)
+            self.weight = torch.empty(0)
+        self.packed = True
 
 
 def optimise(network: nn.Module, example: Tensor, device: torch.device, dtype: torch.dtype) -> nn.Module:

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from avpipe.features import fusion
 from avpipe.features.fusion import FusedConvolution, fold, fuse, optimise
+from avpipe.features.winograd import WinogradConvolution
 
 CPU = torch.device("cpu")
 HAS_ONEDNN = torch.backends.mkldnn.is_available()
@@ -84,6 +85,26 @@ def test_works_for_batches_of_any_size() -> None:
     for count in (5, 1, 3):
         pictures = torch.randn(count, 4, 8, 8)
         torch.testing.assert_close(fast(pictures), network(pictures), rtol=1e-4, atol=1e-4)
+
+
+@torch.inference_mode()
+def test_wide_layers_by_winograd_keep_their_values() -> None:
+    class Block(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = (nn.Conv2d(128, 128, 3, padding=1, bias=bias) for bias in (True, False))
+
+        def forward(self, inputs: Tensor) -> Tensor:
+            inputs = torch.relu(self.first(inputs))
+            return torch.relu(self.second(torch.relu(self.first(inputs))) + inputs)
+
+    network = Block().eval()
+    pictures = torch.randn(3, 128, 14, 14)
+    expected = network(pictures)
+    fast = optimise(network, pictures, CPU, torch.float32)
+    torch.testing.assert_close(fast(pictures), expected, rtol=1e-4, atol=1e-4)
+    if HAS_ONEDNN:
+        assert any(isinstance(m, WinogradConvolution) for m in fast.modules())
 
 
 @torch.inference_mode()

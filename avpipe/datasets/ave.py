@@ -19,8 +19,8 @@ the released `{train,val,test}_order.h5`, which the column `split_order` keeps.
 * `{train,val,test}_order_match.h5`, where they are, divide the clips anew for cross-modality localization (columns
   match_split and match_order): the same sizes, but all test clips have an event shorter than the clip.
 * `noisy` appends the clips of the noisy set, named `noisy~0` and so on: 178 clips of background alone, whose ids the
-  authors no longer have, so that only their published features exist. They belong to the split train, and to weakly supervised
-  training only; row i of `audio_feature_noisy.h5` and of `visual_feature_noisy.h5` is `noisy~{i}`.
+  authors no longer have, so that only their published features exist. They belong to the split weak, which weakly supervised
+  experiments train on beside train; row i of `audio_feature_noisy.h5` and of `visual_feature_noisy.h5` is `noisy~{i}`.
 * `VWi2ENBuTbw` is annotated from 0 to 0. All of it is background here, as in the authors' `labels_closs.h5`; their
   `mil_labels.h5` (weak supervision) gives it its category all the same.
 
@@ -159,8 +159,7 @@ def _clip_table(
     clips: Sequence[str], sources: Sequence[str], splits: Sequence[tuple[str, int]], noisy: int
 ) -> pd.DataFrame:
     """The clips with their splits, the noisy set after them."""
-    trained = sum(split == "train" for split, _ in splits)
-    extra = [(noisy_clip(row), "train", "", *_WHOLE, trained + row) for row in range(noisy)]
+    extra = [(noisy_clip(row), "weak", "", *_WHOLE, row) for row in range(noisy)]
     rows = [
         (clip, split, source, *_WHOLE, order)
         for clip, source, (split, order) in zip(clips, sources, splits, strict=True)

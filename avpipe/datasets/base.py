@@ -23,7 +23,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-SPLITS = ("train", "val", "test", "none")
+SPLITS = ("train", "weak", "val", "test", "none")
+"""weak: further training clips, of weakly supervised experiments only. none: in no split."""
 MODALITIES = ("audiovisual", "audio", "visual", "video")
 
 CLIP_COLUMNS = {"clip": "str", "split": "str", "source": "str", "start": "float64", "end": "float64"}

@@ -129,6 +129,7 @@ def open_data(
     device: torch.device,
     resident_bytes: int | None = None,
     division: Division = "usual",
+    weak: bool = False,
 ) -> tuple[Data, Reader]:
     """The usable clips of a dataset and a reader of their features, in memory where they fit.
 
@@ -140,19 +141,22 @@ def open_data(
         device: where batches go.
         resident_bytes: memory that features may take, on the device as in the computer; None: half of what is free.
         division: "match" falls back on the usual one where the annotations have no other.
+        weak: whether the clips of the split weak (AVE's noisy set) are training clips, too.
 
     Raises:
         FileNotFoundError: a table is missing; names it.
         FeaturesError: an array is missing, unfinished or damaged.
         ValueError: no feature is asked for, or features of different segments.
     """
-    data = read_tables(features, results, division)
+    data = read_tables(features, results, division, weak)
     reader = _open_reader(data, device, resident_bytes)
     finite = reader.finite()
     return (data, reader) if finite.all() else (data.keep(finite), reader.keep(finite))
 
 
-def read_tables(features: Mapping[Role, str], results: Path, division: Division = "usual") -> Data:
+def read_tables(
+    features: Mapping[Role, str], results: Path, division: Division = "usual", weak: bool = False
+) -> Data:
     """What `open_data` knows before it reads a feature: a clip counts as usable if the arrays have a row for it."""
     if not features:
         raise ValueError(
@@ -176,7 +180,7 @@ def read_tables(features: Mapping[Role, str], results: Path, division: Division 
     usable &= (clips["status"] != EXCLUDED).to_numpy()
     splits, start = {}, 0
     for name in SPLITS:
-        named = where == name
+        named = np.isin(where, ["train", "weak"] if weak and name == "train" else [name])
         splits[name] = Split(clips[named & usable].reset_index(drop=True), int(named.sum()), start)
         start += len(splits[name])
     with (results / "categories.csv").open(encoding="utf-8", newline="") as file:
@@ -192,7 +196,9 @@ def _in_file_order(results: Path, division: Division) -> tuple[pd.DataFrame, np.
     split, order = ("match_split", "match_order") if match else ("split", "split_order")
     clips = pd.read_parquet(results / "clips.parquet")
     place = manifest.loc[clips["clip"], [split, order]].reset_index(drop=True)
-    sorted_rows = place[order].argsort(kind="stable")
+    sorted_rows = np.lexsort(
+        (place[order], place[split] == "weak")
+    )  # stable; weak ones follow those of train
     return clips.iloc[sorted_rows].reset_index(drop=True), place[split].to_numpy()[sorted_rows]
 
 

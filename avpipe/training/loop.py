@@ -70,7 +70,8 @@ def train_experiment(
     folder = results / "runs" / experiment.id
     with claim_device(device, default_locks()) as place, deterministic(place):
         task_class = lazy.load(TASKS, experiment.task, "task")
-        data, reader = open_data(experiment.features, results, place, resident_bytes, task_class.division)
+        which = task_class.division, experiment.setting == "weakly-supervised"
+        data, reader = open_data(experiment.features, results, place, resident_bytes, *which)
         task: Task = task_class(experiment, data, lazy.load(MODELS, experiment.model, "model"))
         reason = why_not(experiment, data) or task.problem()
         clips = ", ".join(f"{len(split)}/{split.named} {name}" for name, split in data.splits.items())
@@ -102,10 +103,7 @@ def train_experiment(
             )
             options = model_options(experiment, data)
             write_run(folder / f"seed{seed}", outcome, table, {**about, "seed": seed, **facts}, options)
-    for seed in seeds:
-        resume_file(folder, seed).unlink(missing_ok=True)
-    with contextlib.suppress(OSError):  # the folder stays where other seeds are being trained
-        (folder / ".resume").rmdir()
+    forget_states(folder, seeds)
 
 
 def why_not(experiment: Experiment, data: Data) -> str | None:
@@ -151,6 +149,14 @@ def describe_features(experiment: Experiment, data: Data) -> dict[str, dict[str,
             "sha256": attributes.get("sha256"),
         }
     return described
+
+
+def forget_states(folder: Path, seeds: Sequence[int]) -> None:
+    """Remove the states of finished seeds."""
+    for seed in seeds:
+        resume_file(folder, seed).unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # the folder stays where other seeds are being trained
+        (folder / ".resume").rmdir()
 
 
 def resume_file(folder: Path, seed: int) -> Path:

@@ -216,7 +216,7 @@ def test_another_division_stands_beside_the_usual_one(tmp_path: Path) -> None:
     found = read_annotations("ave", folder, noisy=1)
     assert found.clips["match_split"].tolist() == ["test", "train", "train", "none"]
     assert found.clips["match_order"].tolist() == [0, 1, 0, 0]
-    assert found.clips["split"].tolist() == ["train", "val", "test", "train"]
+    assert found.clips["split"].tolist() == ["train", "val", "test", "weak"]
 
 
 @pytest.mark.parametrize(
@@ -355,13 +355,13 @@ def test_labels_of_another_dataset_are_refused(tmp_path: Path) -> None:
         read_ave(tmp_path, labels="labels.h5")
 
 
-def test_the_noisy_set_follows_the_training_clips_and_is_background(tmp_path: Path) -> None:
+def test_the_noisy_set_is_a_split_of_its_own_of_background(tmp_path: Path) -> None:
     plain, found = read_ave(small(tmp_path)), read_ave(tmp_path, noisy=2)
     assert found.clips[:3].equals(plain.clips)
     assert found.clips[3:].to_dict("list") == {
-        "clip": ["noisy~0", "noisy~1"], "split": ["train"] * 2, "source": [""] * 2,
+        "clip": ["noisy~0", "noisy~1"], "split": ["weak"] * 2, "source": [""] * 2,
         "start": [pytest.approx(np.nan, nan_ok=True)] * 2, "end": [pytest.approx(np.nan, nan_ok=True)] * 2,
-        "split_order": [1, 2],
+        "split_order": [0, 1],
     }  # fmt: skip
     assert (segment_labels(found.events, found.clips[3:], found.categories) == 2).all()
 

@@ -177,3 +177,12 @@ def test_clips_come_in_the_order_of_their_split_s_file(make_study):
     stored = open_features(study.results / "features" / "ears.zarr").load(by_file)
     (batch,) = reader.batches([torch.arange(16)])  # what an epoch without shuffling sees
     assert np.array_equal(batch.audio.numpy(), stored)
+
+
+def test_only_weakly_supervised_experiments_train_on_the_clips_of_the_split_weak(make_study):
+    study = make_study(splits=(("train", 4), ("weak", 3), ("val", 2), ("test", 2)))
+    plain, weak = (read_tables(BOTH, study.results, weak=weak) for weak in (False, True))
+    assert plain.splits["train"].clips["clip"].tolist() == [f"clip{i}" for i in range(4)]
+    assert weak.splits["train"].clips["clip"].tolist() == [f"clip{i}" for i in range(7)]
+    assert weak.rows().tolist() == list(range(11))
+    assert (plain.counts()["train_named"], weak.counts()["train_named"]) == (4, 7)

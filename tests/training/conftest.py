@@ -34,7 +34,9 @@ class Study:
         return self.truth[(self.clips["split"] == name).to_numpy()]
 
 
-def write_features(results: Path, name: str, values: np.ndarray, rows: int | None = None) -> None:
+def write_features(
+    results: Path, name: str, values: np.ndarray, rows: int | None = None, shard: int = SHARD
+) -> None:
     """One zarr array, (rows, T, ...), chunk = clip, zarr shard = workflow shard."""
     path = results / "features" / f"{name}.zarr"
     shape = values.shape[1:]
@@ -49,7 +51,7 @@ def write_features(results: Path, name: str, values: np.ndarray, rows: int | Non
         shape=(rows or len(values), *shape),
         dtype=values.dtype,
         chunks=(1, *shape),
-        shards=(SHARD, *shape),
+        shards=(shard, *shape),
         fill_value=np.nan,
         overwrite=True,
         attributes=attributes,

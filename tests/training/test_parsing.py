@@ -8,6 +8,9 @@ import pandas as pd
 import pytest
 import torch
 
+from avpipe.datasets import read_annotations
+from avpipe.datasets.manifest import write_manifest
+from avpipe.media.clips import gather_clips
 from avpipe.metrics.parsing import METRICS, parsing_scores
 from avpipe.models.base import AVOutput
 from avpipe.models.han import HAN
@@ -15,6 +18,8 @@ from avpipe.training import loop
 from avpipe.training.data import read_tables
 from avpipe.training.loop import train_experiment
 from avpipe.training.parsing import Parsing, clamped_binary_cross_entropy, smooth_labels
+
+from .conftest import write_features
 
 CPU = torch.device("cpu")
 WEAK = "weakly-supervised"
@@ -278,3 +283,36 @@ def test_a_first_training_decides_what_the_second_is_told(study, describe, monke
 def test_a_first_training_without_use_is_refused(study, describe):
     with pytest.raises(ValueError, match="task localization refines nothing"):
         run(describe("avel", refine_epochs=2), study)
+
+
+# The real splits and labels of LLP, with random features
+
+
+@pytest.fixture(scope="module")
+def llp(shared, tmp_path_factory):
+    """The real annotations with two small random features; frames a segment as published."""
+    folder = tmp_path_factory.mktemp("llp")
+    found = read_annotations("llp", shared / "data" / "llp")
+    write_manifest(found, "llp", folder, 512, [])
+    gather_clips(folder / "manifest.parquet", None, folder / "clips.parquet")
+    random, clips = np.random.default_rng(0), len(found.clips)
+    write_features(folder, "ears", random.normal(size=(clips, 10, 4)).astype(np.float32), shard=512)
+    write_features(folder, "eyes", random.normal(size=(clips, 10, 8, 4)).astype(np.float32), shard=512)
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("model", "changes"),
+    [("han", {}), ("crossmodal_parser", {}), ("ma", {"task": "refined_parsing", "refine_epochs": 1})],
+)
+def test_the_real_splits_of_llp_go_through(llp, describe, model, changes):
+    """What reaches a probability of 0.999 after an epoch on noise is nothing: the constants of all zeros."""
+    experiment = describe(
+        model, WEAK, **{"task": "parsing", **changes}, epochs=1, batch_size=500, threshold=0.999
+    )
+    train_experiment(experiment, llp, [0], "cpu", threads=1)
+    metrics = json.loads((llp / "runs" / experiment.id / "seed0" / "metrics.json").read_text())
+    assert [metrics["counts"][split] for split in ("train", "val", "test")] == [10_000, 649, 1_200]
+    zeros = [0.005, 0.100833, 0.145, 0.083611, 0.0]
+    assert [metrics["metrics"]["last"][name] for name in METRICS] == pytest.approx(zeros * 2, abs=1e-6)

@@ -4,14 +4,14 @@ import hashlib
 import json
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from avpipe.config.recipe import Recipe
 from avpipe.config.section import Section
 from avpipe.lazy import check_options, target
 from avpipe.models import MODELS
 
-Setting = Literal["supervised", "weakly-supervised"]
+Setting = Literal["supervised", "weakly-supervised", "self-supervised"]
 Role = Literal["audio", "visual", "motion"]
 
 
@@ -29,6 +29,23 @@ class Experiment(Section):
     features: dict[Role, str] = Field(description="role in the model's batch -> extractor")
     setting: Setting
     recipe: Recipe
+    pretraining: "Experiment | None" = Field(
+        default=None,
+        description="whose model of the same seed this one starts from; none: from random weights",
+    )
+
+    @model_serializer(mode="wrap")
+    def _without_absent_pretraining(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave `pretraining` out where there is none: what was written before there was the key stays the same."""
+        written: dict[str, Any] = serialize(self)
+        if self.pretraining is None:
+            written.pop("pretraining", None)
+        return written
+
+    @property
+    def chain(self) -> tuple["Experiment", ...]:
+        """The experiment and those that it starts from, itself first."""
+        return (self, *(self.pretraining.chain if self.pretraining else ()))
 
     @property
     def id(self) -> str:

@@ -40,6 +40,8 @@ MODELS: LazyTable = {
     "han": "avpipe.models.han:HAN",
     "ma": "avpipe.models.ma:MA",
     "crossmodal_parser": "avpipe.models.crossmodal_parser:CrossModalParser",
+    "avg": "avpipe.models.avg:AVG",
+    "avg_parser": "avpipe.models.avg_parser:AVGParser",
 }
 
 

@@ -38,7 +38,8 @@ class AVOutput:
 
     A localization model gives either `segment_logits`, or `event_logits` with `category_logits`. A parsing model gives
     the three probabilities, `attentive_mmil_pooling` of layers.py two of them; every category has one of its own. A
-    cross-modality model gives either `similarity`, or `audio_to_visual` with `visual_to_audio`.
+    cross-modality model gives either `similarity`, or `audio_to_visual` with `visual_to_audio`. A model to be pretrained
+    gives `grounding` and `groups`.
 
     Args:
         segment_logits: (B, T, C + 1) unnormalised; the last class is background.
@@ -53,6 +54,9 @@ class AVOutput:
             the I = T (T + 1) / 2 intervals that could be asked for, in the order of `layers.intervals`. So that no model
             is told where the event is.
         visual_to_audio: (B, I, T): the sound of each segment with the picture of query i.
+        grounding: (B, 2, 2, T, T), cosines: segment i in one modality with segment j in another or the same, entry
+            [b, m, n, i, j], 0 audio and 1 visual.
+        groups: (B, T) int64: segments with the same number belong together by their features (AVG's ground truth).
         losses: further terms of the training loss, name -> scalar tensor. Localization adds them as they are; parsing
             weighs each term by its name (`default_loss_weights` of the model, `loss_weights` of the recipe).
         attention: what can be looked at, name -> tensor (for figures); never used for the loss.
@@ -69,6 +73,8 @@ class AVOutput:
     similarity: "Tensor | None" = None
     audio_to_visual: "Tensor | None" = None
     visual_to_audio: "Tensor | None" = None
+    grounding: "Tensor | None" = None
+    groups: "Tensor | None" = None
     losses: "dict[str, Tensor]" = field(default_factory=dict)
     attention: "dict[str, Tensor]" = field(default_factory=dict)
     embeddings: "dict[str, Tensor]" = field(default_factory=dict)

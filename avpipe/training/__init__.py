@@ -6,6 +6,7 @@ TASKS: LazyTable = {
     "cross_modality": "avpipe.training.cross_modality:CrossModality",
     "localization": "avpipe.training.localization:Localization",
     "parsing": "avpipe.training.parsing:Parsing",
+    "pretraining": "avpipe.training.pretraining:Pretraining",
     "refined_parsing": "avpipe.training.refined_parsing:RefinedParsing",
 }
 """What `Experiment.task` may be: a class made as `Task(experiment, data, model_class)`, see `avpipe.training.task`."""

@@ -1,0 +1,252 @@
+"""AVG pretraining: Lamba et al., Cross-Modal learning for Audio-Visual Video Parsing, Interspeech 2021, section 3.2.
+
+A UNITER-like transformer reads the segments of both modalities as one sequence. Without a label it learns which of them
+belong together (`avpipe.models.grounding`). `avg_parser` is fine-tuned from it. Sizes are those of the released code
+(jayaprakash-a/Cross-Modal-learning-for-Audio-Visual-Video-Parsing: model/model.py, main_avvp_multi.py).
+"""
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from avpipe.models.base import AVBatch, AVOutput, ModelCard
+from avpipe.models.grounding import (
+    Connect,
+    Objective,
+    all_similarities,
+    first_of_group,
+    grounding_loss,
+    same_group,
+)
+from avpipe.models.layers import audio_of, frames_of, motion_of, same_segments
+
+CARD = ModelCard(
+    title="AVG pretraining",
+    paper="J. Lamba et al., Cross-Modal learning for Audio-Visual Video Parsing, Interspeech 2021",
+    task="pretraining",
+    inputs="VGGish (128), ResNet-152 of 8 frames a second (8 x 2048); no 3D network's features, as released",
+    parameters=128_217_088,
+    code="https://github.com/jayaprakash-a/Cross-Modal-learning-for-Audio-Visual-Video-Parsing",
+    assumptions=(
+        "The paper gives no thresholds and no margins: v_t = 0.96 and a_t = 0.99 on cosines, p = n = 0.7, all from the released code.",
+        "Algorithm 1 connects segments that look or sound alike. The released code connects those that do both and of which the first is not silent; `connect: both` is that without the silence, whose features are those of one file of theirs.",
+        "Segment i is drawn anew for every clip; in the released code one serves the whole batch.",
+        "Multi-modal is the sum of both objectives (equation 6); the released script takes them in turn, an epoch each.",
+        "Terms are means over clips and segments, as released; the equations have sums.",
+        "Width 1024, 12 layers of 8 heads and 3072 hidden units, as released; the paper gives none of these.",
+        "torch's post-norm transformer layer: one dropout more, inside the feed-forward part, and 1e-5 in the norms where BERT has 1e-12.",
+        "Sinusoidal positions with their usual exponents, which the released ones double; audio and 3D features share a type embedding as released.",
+        "Left out as they change nothing: a learned vector added to every feature, unused layers, the pooler.",
+        "A 3D network's features, where the experiment has them, are more tokens to attend to; none is grounded.",
+    ),
+)
+
+
+def sinusoidal_positions(segments: int, dim: int) -> Tensor:
+    """(T, D): sin and cos of t / 10000^(2k / D) in turn (Vaswani et al., 2017)."""
+    frequencies = torch.exp(torch.arange(0, dim, 2) * (-math.log(10000.0) / dim))
+    angles = torch.arange(segments).unsqueeze(1) * frequencies  # (T, D / 2)
+    return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(1)
+
+
+class TokenEmbedding(nn.Module):
+    """UNITER's embedding of one modality: LN(LN(W x) + position + type), then dropout.
+
+    Args:
+        in_dim: width of the features.
+        dim: D.
+        dropout: of the result.
+    """
+
+    def __init__(self, in_dim: int, dim: int, dropout: float) -> None:
+        super().__init__()
+        self.linear = nn.Linear(in_dim, dim)
+        self.feature_norm, self.norm = nn.LayerNorm(dim), nn.LayerNorm(dim)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, features: Tensor, kind: Tensor) -> Tensor:
+        """Features (B, T, in_dim) and their type's embedding (D,) -> (B, T, D)."""
+        hidden = self.feature_norm(self.linear(features))
+        positions = sinusoidal_positions(features.shape[1], hidden.shape[-1]).to(hidden)
+        embedded: Tensor = self.dropout(self.norm(hidden + positions + kind))
+        return embedded
+
+
+class AudioVisualTransformer(nn.Module):
+    """One transformer over the segments of all modalities, which attend to each other freely.
+
+    Weights are drawn as UNITER's: normal with a standard deviation of 0.02, biases zero.
+
+    Args:
+        audio_dim: D_a.
+        visual_dim: D_v.
+        motion_dim: D_m; 0 for a transformer without a 3D network's features.
+        dim: D, even, a multiple of `heads`.
+        layers: of the transformer.
+        heads: of each layer.
+        feed_forward_dim: hidden units of each layer.
+        dropout: everywhere.
+        model: its title, for error messages.
+    """
+
+    def __init__(
+        self,
+        audio_dim: int,
+        visual_dim: int,
+        motion_dim: int,
+        *,
+        dim: int,
+        layers: int,
+        heads: int,
+        feed_forward_dim: int,
+        dropout: float,
+        model: str,
+    ) -> None:
+        super().__init__()
+        if dim % 2 or dim % heads:
+            raise ValueError(f"{model}: hidden_dim {dim} must be even and a multiple of heads {heads}")
+        self.audio_dim, self.visual_dim, self.motion_dim, self.model = (
+            audio_dim,
+            visual_dim,
+            motion_dim,
+            model,
+        )
+        self.audio = TokenEmbedding(audio_dim, dim, dropout)
+        self.visual = TokenEmbedding(visual_dim, dim, dropout)
+        self.motion = TokenEmbedding(motion_dim, dim, dropout) if motion_dim else None
+        self.kind = nn.Embedding(2, dim)  # of visual tokens; of audio and motion tokens
+        layer = nn.TransformerEncoderLayer(
+            dim, heads, feed_forward_dim, dropout, activation="gelu", batch_first=True
+        )
+        self.encoder = nn.TransformerEncoder(layer, layers, enable_nested_tensor=False)
+        for name, parameter in self.named_parameters():
+            if parameter.ndim > 1:
+                nn.init.normal_(parameter, std=0.02)
+            elif name.endswith("bias"):
+                nn.init.zeros_(parameter)
+
+    def forward(self, batch: AVBatch) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Read a clip.
+
+        Args:
+            batch: audio (B, T, D_a); visual (B, T, D_v), frames (B, T, F, D_v) or maps (B, T, H, W, D_v), averaged;
+                motion (B, T, D_m) unless `motion_dim` is 0.
+
+        Returns:
+            Audio, visual and, if there is any, motion in the joint space, (B, T, D) each.
+
+        Raises:
+            ValueError: a feature is missing, has another shape, or other clips and segments.
+        """
+        audio, visual = segment_features(batch, self.audio_dim, self.visual_dim, self.model)
+        tokens = [self.visual(visual, self.kind.weight[0]), self.audio(audio, self.kind.weight[1])]
+        if self.motion is not None:
+            motion = motion_of(batch.motion, self.motion_dim, self.model)
+            same_segments(audio, motion, self.model)
+            tokens.append(self.motion(motion, self.kind.weight[1]))
+        read = self.encoder(torch.cat(tokens, dim=1)).chunk(len(tokens), dim=1)  # (B, 2 T or 3 T, D)
+        return read[1], read[0], read[2] if len(read) > 2 else None
+
+
+def segment_features(batch: AVBatch, audio_dim: int, visual_dim: int, model: str) -> tuple[Tensor, Tensor]:
+    """Audio (B, T, D_a) and visual (B, T, D_v) features, the latter averaged over frames or cells; checked."""
+    audio = audio_of(batch.audio, audio_dim, model)
+    frames = frames_of(batch.visual, visual_dim, model)
+    same_segments(audio, frames, model)
+    return audio, frames.mean(dim=2)  # (B, T, F, D_v) -> (B, T, D_v)
+
+
+class AVG(nn.Module):
+    """Audio-visual grounding, to be pretrained without labels.
+
+    Args:
+        audio_dim: D_a.
+        visual_dim: D_v.
+        motion_dim: D_m; 0 for a model without a 3D network's features.
+        objective: "uni" within each modality (equation 4), "cross" across the two (5), "multi" both (6).
+        connect: which segments Algorithm 1 connects: those alike in "either" modality, or in "both".
+        audio_threshold: a_t, the cosine of audio features from which segments are alike.
+        visual_threshold: v_t, that of visual features.
+        positive_margin: p.
+        negative_margin: n.
+        hidden_dim: D.
+        layers: of the transformer.
+        heads: of each layer.
+        feed_forward_dim: hidden units of each layer.
+        dropout: everywhere.
+    """
+
+    def __init__(
+        self,
+        *,
+        audio_dim: int = 128,
+        visual_dim: int = 2048,
+        motion_dim: int = 0,
+        objective: Literal["uni", "cross", "multi"] = "multi",
+        connect: Literal["either", "both"] = "either",
+        audio_threshold: float = 0.99,
+        visual_threshold: float = 0.96,
+        positive_margin: float = 0.7,
+        negative_margin: float = 0.7,
+        hidden_dim: int = 1024,
+        layers: int = 12,
+        heads: int = 8,
+        feed_forward_dim: int = 3072,
+        dropout: float = 0.1,
+    ) -> None:
+        super().__init__()
+        self.transformer = AudioVisualTransformer(
+            audio_dim,
+            visual_dim,
+            motion_dim,
+            dim=hidden_dim,
+            layers=layers,
+            heads=heads,
+            feed_forward_dim=feed_forward_dim,
+            dropout=dropout,
+            model="AVG",
+        )
+        self.objective: Objective = objective
+        self.connect: Connect = connect
+        self.audio_threshold, self.visual_threshold = audio_threshold, visual_threshold
+        self.positive_margin, self.negative_margin = positive_margin, negative_margin
+
+    def forward(self, batch: AVBatch) -> AVOutput:
+        """Ground.
+
+        Args:
+            batch: as `AudioVisualTransformer` takes it.
+
+        Returns:
+            `grounding` (B, 2, 2, T, T) and `groups` (B, T); `losses["grounding"]` in training, of one random segment a clip.
+
+        Raises:
+            ValueError: a feature is missing or has another shape.
+        """
+        audio, visual, _ = self.transformer(batch)
+        same = self.truth(batch)
+        output = AVOutput(grounding=all_similarities(audio, visual), groups=first_of_group(same))
+        if self.training and output.grounding is not None:
+            chosen = torch.randint(audio.shape[1], (len(audio),), device=audio.device)
+            output.losses["grounding"] = grounding_loss(
+                output.grounding,
+                same,
+                chosen,
+                self.objective,
+                positive_margin=self.positive_margin,
+                negative_margin=self.negative_margin,
+            )
+        return output
+
+    @torch.no_grad()
+    def truth(self, batch: AVBatch) -> Tensor:
+        """Algorithm 1 on the features as they come in: (B, T, T) bool."""
+        features = segment_features(batch, self.transformer.audio_dim, self.transformer.visual_dim, "AVG")
+        return same_group(
+            *features,
+            audio_threshold=self.audio_threshold,
+            visual_threshold=self.visual_threshold,
+            connect=self.connect,
+        )

@@ -1,0 +1,131 @@
+"""AVG: what each objective teaches, and what the parser takes over."""
+
+from functools import cache
+
+import pytest
+import torch
+
+from avpipe.models import AVBatch, create_model
+from avpipe.models.avg import sinusoidal_positions
+
+SMALL = {
+    "audio_dim": 6,
+    "visual_dim": 8,
+    "hidden_dim": 16,
+    "layers": 1,
+    "heads": 2,
+    "feed_forward_dim": 32,
+    "dropout": 0.0,
+}
+T = 6
+
+
+def clips(count: int = 8) -> AVBatch:
+    """Clips of two scenes, T / 2 segments each, which look and sound alike but for a little noise."""
+    random = torch.Generator().manual_seed(0)
+    scene = torch.arange(T) // (T // 2)
+
+    def features(dim: int) -> torch.Tensor:
+        scenes = torch.randn(count, 2, dim, generator=random)
+        return scenes[:, scene] + 0.05 * torch.randn(count, T, dim, generator=random)
+
+    return AVBatch(audio=features(6), visual=features(8))
+
+
+def grounding(model, batch: AVBatch) -> torch.Tensor:
+    with torch.no_grad():
+        return model.eval()(batch).grounding
+
+
+@cache
+def trained(objective: str):
+    torch.manual_seed(0)
+    options = {"audio_threshold": 0.9, "visual_threshold": 0.9, "negative_margin": 0.2}
+    model = create_model("avg", objective=objective, **options, **SMALL).train()
+    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+    batch = clips()
+    for _ in range(60):
+        optimizer.zero_grad()
+        model(batch).losses["grounding"].backward()
+        optimizer.step()
+    return model
+
+
+def gap(similarity: torch.Tensor) -> float:
+    """By how much pairs of one scene are more alike than pairs of two; (B, T, T)."""
+    scene = torch.arange(T) // (T // 2)
+    same = scene[:, None] == scene[None, :]
+    others = ~torch.eye(T, dtype=torch.bool)
+    return float(similarity[:, same & others].mean() - similarity[:, ~same].mean())
+
+
+def test_its_groups_are_those_of_the_features():
+    model = create_model("avg", audio_threshold=0.9, visual_threshold=0.9, **SMALL)
+    assert model(clips(1)).groups.tolist() == [[0, 0, 0, 3, 3, 3]]
+
+
+def test_the_mean_of_a_segment_s_frames_is_what_is_compared():
+    model = create_model("avg", audio_threshold=0.9, visual_threshold=0.9, **SMALL)
+    batch = clips()
+    frames = AVBatch(audio=batch.audio, visual=torch.stack([batch.visual + 3, batch.visual - 3], dim=2))
+    assert torch.equal(model(frames).groups, model(batch).groups)
+
+
+@pytest.mark.parametrize(
+    ("objective", "modalities"),
+    [("uni", [(0, 0), (1, 1)]), ("cross", [(0, 1)]), ("multi", [(0, 0), (1, 1), (0, 1)])],
+)
+def test_training_tells_scenes_apart_in_what_the_objective_compares(objective, modalities):
+    batch = clips()
+    torch.manual_seed(0)
+    before = grounding(create_model("avg", **SMALL), batch)
+    after = grounding(trained(objective), batch)
+    for m, n in modalities:
+        assert gap(after[:, m, n]) > gap(before[:, m, n]) + 0.2
+
+
+def test_a_positive_pair_becomes_more_alike_across_modalities_only_if_that_is_trained():
+    batch = clips()
+    same = torch.arange(T) // (T // 2)
+    positive = same[:, None] == same[None, :]
+    across = {
+        objective: float(grounding(trained(objective), batch)[:, 0, 1][:, positive].mean())
+        for objective in ("uni", "cross")
+    }
+    assert across["cross"] > 0.6
+    assert across["cross"] > across["uni"] + 0.1
+
+
+@pytest.mark.parametrize("objective", ["uni", "cross", "multi"])
+def test_each_objective_moves_every_weight(objective):
+    torch.manual_seed(0)
+    model = create_model(
+        "avg", objective=objective, audio_threshold=0.9, visual_threshold=0.9, **SMALL
+    ).train()
+    model(clips()).losses["grounding"].backward()
+    assert all(p.grad is not None and p.grad.any() for p in model.parameters())
+
+
+def test_segments_are_drawn_at_random():
+    model = create_model("avg", audio_threshold=0.9, visual_threshold=0.9, **SMALL).train()
+    losses = {float(model(clips(1)).losses["grounding"].detach()) for _ in range(20)}
+    assert len(losses) > 1
+
+
+def test_a_width_that_heads_cannot_share_is_refused():
+    with pytest.raises(ValueError, match="hidden_dim 15 must be even and a multiple of heads 2"):
+        create_model("avg", **{**SMALL, "hidden_dim": 15})
+
+
+def test_positions_are_vaswanis():
+    positions = sinusoidal_positions(3, 4)
+    angle = torch.tensor(2.0)
+    expected = torch.stack([angle.sin(), angle.cos(), (angle / 100).sin(), (angle / 100).cos()])
+    torch.testing.assert_close(positions[2], expected)
+
+
+def test_the_parser_s_transformer_is_that_of_pretraining():
+    pretrained = create_model("avg", motion_dim=7, **SMALL).state_dict()
+    parser = create_model("avg_parser", num_classes=3, motion_dim=7, head_dim=12, **SMALL).state_dict()
+    shared = {name: weight.shape for name, weight in pretrained.items()}
+    assert shared == {name: w.shape for name, w in parser.items() if name.startswith("transformer.")}

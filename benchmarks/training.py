@@ -222,7 +222,6 @@ def compare(folder: Path) -> None:
 
 def measure_memory(folder: Path) -> None:
     """PSP on AVE's number of training clips; what a process that does only this takes. Prints a row."""
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     run = prepare(folder, "psp", batch_size=64)
     train = run.data.splits["train"]
     some = replace(
@@ -237,8 +236,8 @@ def measure_memory(folder: Path) -> None:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     print(
         f"| PSP, {AVE_TRAINING_CLIPS:,} clips of 10 x 7 x 7 x 512 float16 in memory, {MEMORY_STEPS} steps of 64 on one core: "
-        f"{step:.2f} s a step ({PSP_EPOCHS} epochs: {step * steps / 3600:.1f} h); peak memory, of which {before:.1f} GiB before "
-        f"the features | {peak:.1f} GiB | < 8 GB |"
+        f"{step:.2f} s a step ({PSP_EPOCHS} epochs: {step * steps / 3600:.1f} h); peak memory of the process "
+        f"| {peak:.1f} GiB | < 8 GB |"
     )
 
 

@@ -8,7 +8,7 @@ from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from avpipe.config.recipe import Recipe
 from avpipe.config.section import Section
-from avpipe.lazy import check_options, target
+from avpipe.lazy import check_options, options_of, target
 from avpipe.models import MODELS
 
 Setting = Literal["supervised", "weakly-supervised", "self-supervised"]
@@ -18,6 +18,11 @@ Role = Literal["audio", "visual", "motion"]
 def check_model(model: str, options: dict[str, Any]) -> None:
     """Raise `UnknownNameError` where the model, or an option of it, does not exist. The model is not imported."""
     check_options(target(MODELS, model, "model"), options, f"model {model!r}")
+
+
+def model_options(model: str) -> dict[str, dict[str, Any]]:
+    """The options of a model, as `lazy.options_of` describes them. The model is not imported."""
+    return options_of(target(MODELS, model, "model"))
 
 
 class Experiment(Section):

@@ -25,9 +25,8 @@ from pydantic import Field
 
 from avpipe.config.section import ConfigError, Section
 from avpipe.config.study import Study
-from avpipe.experiment import Setting
-from avpipe.lazy import options_of, suggest, target
-from avpipe.models import MODELS
+from avpipe.experiment import Setting, model_options
+from avpipe.lazy import suggest
 from avpipe.tables.spec import Row, Spec, checked, read_mapping
 
 
@@ -156,7 +155,7 @@ class CurveFigure(FigureSpec):
         """The option's value in this row: its own, else the study's, else the model's default."""
         model, name = self.model_of(row) or "", self.options.option
         given = {**(study.models.get(model, {}) if study else {}), **row.options}
-        return float(given.get(name, options_of(target(MODELS, model, "model"))[name]["default"]))
+        return float(given.get(name, model_options(model)[name]["default"]))
 
     def published(self, row: Row) -> float | None:
         """The number that the paper prints, or None."""
@@ -171,7 +170,7 @@ class CurveFigure(FigureSpec):
             return
         name, values = self.options.option, dict[str, float]()
         for row in self.rows:
-            options = options_of(target(MODELS, self.model_of(row) or "", "model"))
+            options = model_options(self.model_of(row) or "")
             if name not in options:
                 yield row, "options", f"the figure's options.option: {suggest(name, list(options))}"
             elif options[name]["type"] not in ("int", "float"):

@@ -104,7 +104,7 @@ class Plan:
         }
         specs = [*self.tables.values(), *self.figures.values()]
         self.experiments: dict[str, Experiment] = {
-            e.id: e for spec in specs for e in spec.experiments(study).values()
+            e.id: e for spec in specs for asked in spec.experiments(study).values() for e in asked.chain
         }
 
     @staticmethod
@@ -174,6 +174,10 @@ class Plan:
             f"{self.results}/runs/{i}/seed{seed}/{file}" for i in ids for seed in seeds or self.study.seeds
         ]
 
+    def checkpoints_before(self, experiment: Experiment) -> list[str]:
+        """The weights that the runs of an experiment start from; none where they start from random numbers."""
+        return self.runs([experiment.pretraining], "checkpoint.pt") if experiment.pretraining else []
+
     def figure_runs(self, spec: FigureSpec) -> list[str]:
         """What a figure reads of its experiments' runs."""
         experiments = list(spec.experiments(self.study).values())
@@ -185,7 +189,8 @@ class Plan:
 
         So a job's parameters change only when what it shows does, not when another table is asked for.
         """
-        study, experiments = self.study, spec.experiments(self.study).values()
+        study = self.study
+        experiments = [e for asked in spec.experiments(study).values() for e in asked.chain]
         used = {name for experiment in experiments for name in experiment.features.values()}
         models = {experiment.model for experiment in experiments}
         recipes = {name: study.recipes[name] for name in sorted(spec.recipe_names()) if name in study.recipes}

@@ -84,3 +84,37 @@ def test_a_table_s_part_of_the_study_says_which_clips_were_left_out_but_not_how_
     }
     demo = plan(**yaml.safe_load((WORKFLOW.parent / "config.yaml").read_text()))
     assert json.loads(demo.narrowed(demo.tables["avin_fusion"]))["dataset"]["options"] == {}
+
+
+def test_what_an_experiment_starts_from_is_trained_first(tmp_path: Path) -> None:
+    (tmp_path / "tables").mkdir()
+    before = {"model": "avg", "features": {"audio": "a", "visual": "p"}, "recipe": "long"}
+    rows = [
+        {"row": "han", "method": "HAN", "model": "han"},
+        {"row": "avg", "method": "AVG", "model": "avg_parser", "pretraining": before},
+    ]
+    table = {
+        "title": "T", "paper": "P", "printed": "here", "task": "parsing", "metrics": {"segment_type": "Type"},
+        "settings": ["weakly-supervised"], "defaults": {"features": {"audio": "a", "visual": "v"}}, "rows": rows,
+    }  # fmt: skip
+    (tmp_path / "tables" / "small.yaml").write_text(yaml.safe_dump(table))
+    study = {
+        "dataset": {"name": "d", "kind": "llp", "annotations": "data"},
+        "extractors": {"a": {"backbone": "vggish"}, "v": {"backbone": "resnet18"}, "p": {"backbone": "resnet18", "weights": "random"}},
+        "recipes": {"long": {"epochs": 500}},
+        "models": {"avg": {"layers": 3}, "avel": {"hidden_dim": 3}},
+        "tables": ["small"],
+        "seeds": [0, 4],
+    }  # fmt: skip
+    found = Plan(validate_study(study), tmp_path)
+    by_model = {experiment.model: experiment for experiment in found.experiments.values()}
+    assert set(by_model) == {"han", "avg_parser", "avg"}
+    assert found.extractors == ["a", "v", "p"]
+    runs = f"results/d/runs/{by_model['avg'].id}"
+    started = [f"{runs}/seed0/checkpoint.pt", f"{runs}/seed4/checkpoint.pt"]
+    assert found.checkpoints_before(by_model["avg_parser"]) == started
+    assert found.checkpoints_before(by_model["han"]) == found.checkpoints_before(by_model["avg"]) == []
+    part = json.loads(found.narrowed(found.tables["small"]))
+    assert set(part["extractors"]) == {"a", "v", "p"}
+    assert set(part["recipes"]) == {"long"}
+    assert set(part["models"]) == {"avg"}

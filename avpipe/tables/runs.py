@@ -105,7 +105,7 @@ class Notice:
 
 def notice(study: Study, experiments: Iterable[Experiment]) -> Notice | None:
     """The notice of a table or figure with these experiments: on the demo, with random weights, or if the study says so."""
-    used = {name for experiment in experiments for name in experiment.features.values()}
+    used = {name for asked in experiments for step in asked.chain for name in step.features.values()}
     random = sorted(
         name for name in used if name in study.extractors and study.extractors[name].weights == "random"
     )

@@ -25,6 +25,8 @@ plans anything, so importing this module loads no torch and no pandas.
         task: refined_parsing                     # where it is not the table's
         settings: [supervised]                    # where the row exists; default: all of the table's
         published: {supervised: 75.2}             # or {supervised: {accuracy: 75.2}} where there are several metrics
+        pretraining:                              # the experiment whose model this one starts from, of the same seed
+          {model: avg, options: {objective: uni}}  # features and recipe: the row's, unless given here
       - row: dam
         method: DAM
         gap: the model is not in avpipe yet       # instead of a model: published number and a gap with this reason
@@ -60,6 +62,16 @@ class Defaults(Section):
     recipe: str | dict[str, Any] | None = None
 
 
+class PretrainingRow(Section):
+    """The experiment whose model a row starts from. It has the row's features and recipe where it does not say otherwise."""
+
+    model: str
+    task: str = "pretraining"
+    options: dict[str, Any] = Field(default_factory=dict)
+    features: dict[Role, str] | None = None
+    recipe: str | dict[str, Any] | None = None
+
+
 class Row(Section):
     """A method as the paper prints it, and the experiment behind it, or the reason why there is none."""
 
@@ -72,6 +84,7 @@ class Row(Section):
     features: dict[Role, str] | None = None
     recipe: str | dict[str, Any] | None = None
     settings: tuple[Setting, ...] | None = None
+    pretraining: PretrainingRow | None = None
     gap: str | None = Field(None, min_length=1)
     published: dict[Setting, float | dict[str, float]] = Field(default_factory=dict)
 
@@ -120,6 +133,7 @@ class Spec(Section):
     def recipe_names(self) -> set[str]:
         """The study's `recipes` that the rows ask for."""
         recipes = [self._recipe_of(row) for row in self.rows if not row.gap]
+        recipes += [row.pretraining.recipe for row in self.rows if row.pretraining]
         return {recipe for recipe in recipes if isinstance(recipe, str)}
 
     def _recipe_of(self, row: Row) -> str | dict[str, Any] | None:
@@ -133,41 +147,64 @@ class Spec(Section):
         """
         found: dict[tuple[str, Setting], Experiment] = {}
         for row in self.rows:
-            settings = self.settings_of(row)
-            recipe = self._recipe(row, study) if settings else None
-            for role, extractor in self.features_of(row).items() if settings else ():
-                if extractor not in study.arrays:
-                    known = suggest(extractor, list(study.arrays))
-                    message = f"the study has no extractor {extractor!r} in its `extractors`; {known}"
-                    raise self._error(row, f"features.{role}", message)
-            model = self.model_of(row) or ""
-            options = {**study.models.get(model, {}), **row.options}
-            if settings and options != row.options:
-                try:
-                    check_model(model, options)
-                except UnknownNameError as error:
-                    raise ConfigError(f"the study's models.{model}: {error}") from None
-            for setting in settings:
-                found[row.row, setting] = Experiment(
-                    task=row.task or self.task,
-                    model=model,
-                    options=options,
-                    features=self.features_of(row),
-                    setting=setting,
-                    recipe=recipe or study.training,
-                )
+            for setting in self.settings_of(row):
+                found[row.row, setting] = self._experiment(row, setting, study)
         return found
 
-    def _recipe(self, row: Row, study: Study) -> Recipe:
-        recipe = self._recipe_of(row)
+    def _experiment(self, row: Row, setting: Setting, study: Study) -> Experiment:
+        model = self.model_of(row) or ""
+        return Experiment(
+            task=row.task or self.task,
+            model=model,
+            options=self._options(model, row.options, study),
+            features=self._features(row, self.features_of(row), study, "features"),
+            setting=setting,
+            recipe=self._recipe(row, self._recipe_of(row), study, "recipe"),
+            pretraining=self._pretraining(row, study),
+        )
+
+    def _pretraining(self, row: Row, study: Study) -> Experiment | None:
+        before = row.pretraining
+        if before is None:
+            return None
+        features = self.features_of(row) if before.features is None else before.features
+        recipe = self._recipe_of(row) if before.recipe is None else before.recipe
+        return Experiment(
+            task=before.task,
+            model=before.model,
+            options=self._options(before.model, before.options, study),
+            features=self._features(row, features, study, "pretraining.features"),
+            setting="self-supervised",
+            recipe=self._recipe(row, recipe, study, "pretraining.recipe"),
+        )
+
+    def _options(self, model: str, own: dict[str, Any], study: Study) -> dict[str, Any]:
+        """The row's options over the study's."""
+        options = {**study.models.get(model, {}), **own}
+        if options != own:
+            try:
+                check_model(model, options)
+            except UnknownNameError as error:
+                raise ConfigError(f"the study's models.{model}: {error}") from None
+        return options
+
+    def _features(self, row: Row, features: dict[Role, str], study: Study, key: str) -> dict[Role, str]:
+        for role, extractor in features.items():
+            if extractor not in study.arrays:
+                known = suggest(extractor, list(study.arrays))
+                message = f"the study has no extractor {extractor!r} in its `extractors`; {known}"
+                raise self._error(row, f"{key}.{role}", message)
+        return dict(features)
+
+    def _recipe(self, row: Row, recipe: str | dict[str, Any] | None, study: Study, key: str) -> Recipe:
         try:
             if isinstance(recipe, dict):
                 return study.recipe(None, recipe)
             return study.recipe(recipe)
         except ConfigError as error:
-            raise self._error(row, "recipe", f"{error} (in the study's `recipes`)") from None
+            raise self._error(row, key, f"{error} (in the study's `recipes`)") from None
         except ValidationError as error:
-            raise self._error(row, "recipe", describe(error, Recipe).strip()) from None
+            raise self._error(row, key, describe(error, Recipe).strip()) from None
 
     def _error(self, row: Row, key: str, message: str) -> ConfigError:
         return ConfigError(f"{self._where}, row {row.row!r}: {key}: {message}")
@@ -181,7 +218,7 @@ class Spec(Section):
                 if setting not in self.all_settings():
                     yield row, "settings", f"{setting!r} is not among {list(self.all_settings())}"
             if row.gap:
-                parts = ("task", "model", "options", "features", "recipe", "settings")
+                parts = ("task", "model", "options", "features", "recipe", "settings", "pretraining")
                 wrong = [key for key in parts if getattr(row, key)]
                 if wrong:
                     yield row, "gap", f"a row with a gap runs nothing; remove {', '.join(wrong)}, or the gap"
@@ -193,18 +230,33 @@ class Spec(Section):
         if model is None:
             yield row, "model", "is missing; name a model, or give `gap: reason` where none exists yet"
         else:
-            try:
-                check_model(model, row.options)
-            except UnknownNameError as error:
-                yield row, "options" if "option" in str(error) else "model", str(error)
+            yield from _model_problems(row, "", model, row.options)
         if not self.features_of(row):
             yield row, "features", "are missing; for example {audio: vggish}"
-        recipe = self._recipe_of(row)
-        if isinstance(recipe, dict):
-            try:
-                Recipe.model_validate(recipe)
-            except ValidationError as error:
-                yield row, "recipe", describe(error, Recipe).strip()
+        yield from _recipe_problems(row, "recipe", self._recipe_of(row))
+        if row.pretraining is not None:
+            before = row.pretraining
+            yield from _model_problems(row, "pretraining.", before.model, before.options)
+            yield from _recipe_problems(row, "pretraining.recipe", before.recipe)
+
+
+def _model_problems(
+    row: Row, where: str, model: str, options: dict[str, Any]
+) -> Iterator[tuple[Row, str, str]]:
+    try:
+        check_model(model, options)
+    except UnknownNameError as error:
+        yield row, where + ("options" if "option" in str(error) else "model"), str(error)
+
+
+def _recipe_problems(
+    row: Row, key: str, recipe: str | dict[str, Any] | None
+) -> Iterator[tuple[Row, str, str]]:
+    if isinstance(recipe, dict):
+        try:
+            Recipe.model_validate(recipe)
+        except ValidationError as error:
+            yield row, key, describe(error, Recipe).strip()
 
 
 class TableSpec(Spec):

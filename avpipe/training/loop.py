@@ -27,6 +27,7 @@ from avpipe.training import TASKS
 from avpipe.training.data import Data, Reader, open_data
 from avpipe.training.logs import RunLog, say
 from avpipe.training.optimizers import make_optimizer, make_schedule
+from avpipe.training.pretrained import Pretrained, read_pretrained, start_from
 from avpipe.training.results import Checkpoint, Outcome, better, weights_of, write_run
 from avpipe.training.resume import load_state, save_state
 from avpipe.training.task import Predictions, RefiningTask, Task
@@ -48,7 +49,8 @@ def train_experiment(
     """Train and evaluate every seed; write metrics.json, predictions.parquet and checkpoint.pt to `runs/{experiment.id}/seed{n}/`.
 
     A run without usable clips or with a loss that is not finite is written as failed, with the reason. A job that was
-    killed goes on from the last state saved, with the same numbers as if it had not been.
+    killed goes on from the last state saved, with the same numbers as if it had not been. An experiment with `pretraining`
+    starts from the model of that experiment's run of the same seed; it fails where that one failed.
 
     Args:
         experiment: what to train.
@@ -61,7 +63,7 @@ def train_experiment(
         resident_bytes: memory that features may take; None: half of what is free. Decides speed, not numbers.
 
     Raises:
-        FileNotFoundError: a table is missing.
+        FileNotFoundError: a table is missing, or the run that this one starts from.
         FeaturesError: features are missing, unfinished or damaged.
         ValueError: the experiment does not fit the model, the task or the features.
     """
@@ -91,10 +93,19 @@ def train_experiment(
             "environment": provenance.environment(),
         }
         for seed in seeds:
-            outcome = Outcome(reason=reason)
-            if reason is None:
-                identity = {**about, "seed": seed, "data": data.digest, "torch": str(torch.__version__)}
-                outcome = Run(experiment, data, task, reader, place, seed, folder, identity).train(save_every)
+            start = read_pretrained(experiment, results, seed)
+            begun = {"pretraining": start.describe()} if start else {}
+            outcome = Outcome(reason=reason or (start.problem if start else None))
+            if outcome.reason is None:
+                identity = {
+                    **about,
+                    **begun,
+                    "seed": seed,
+                    "data": data.digest,
+                    "torch": str(torch.__version__),
+                }
+                run = Run(experiment, data, task, reader, place, seed, folder, identity, start)
+                outcome = run.train(save_every)
             chosen = outcome.checkpoints.get(experiment.recipe.protocol)
             table = (
                 task.table(chosen.predictions, "test")
@@ -102,7 +113,8 @@ def train_experiment(
                 else task.empty_table()
             )
             options = model_options(experiment, data)
-            write_run(folder / f"seed{seed}", outcome, table, {**about, "seed": seed, **facts}, options)
+            said = {**about, "seed": seed, **begun, **facts}
+            write_run(folder / f"seed{seed}", outcome, table, said, options)
     forget_states(folder, seeds)
 
 
@@ -194,6 +206,7 @@ class Run:
     seed: int
     folder: Path
     identity: dict[str, Any]
+    pretrained: Pretrained | None = None
 
     def train(self, save_every: float) -> Outcome:
         """Train from the last saved state, or from the start."""
@@ -236,7 +249,10 @@ class Run:
         recipe = self.experiment.recipe
         torch.manual_seed(self.seed)  # weights, then dropout
         options = model_options(self.experiment, self.data)
-        model = create_model(self.experiment.model, **options).to(self.device)
+        model = create_model(self.experiment.model, **options)
+        if self.pretrained is not None:
+            start_from(model, self.pretrained)
+        model = model.to(self.device)
         optimizer = make_optimizer(recipe, model)
         shuffler = torch.Generator().manual_seed(self.seed)
         return model, optimizer, make_schedule(recipe, optimizer), shuffler

@@ -82,7 +82,7 @@ def test_a_table_survives_being_passed_to_a_job_as_json(study: Study, table_data
         (0, {"options": {"input": "audio"}}, r"row 'avel': options: .*no option 'input'; did you mean 'inputs'\?"),
         (0, {"options": {"inputs": "smell"}}, r"row 'avel': options: .*inputs is one of .*not 'smell'"),
         (0, {"optons": {}}, r"row 'avel': optons: no such key; did you mean 'options'\?"),
-        (0, {"settings": ["fully"]}, r"row 'avel': settings.0: .*'supervised' or 'weakly-supervised'"),
+        (0, {"settings": ["fully"]}, r"row 'avel': settings.0: .*'supervised', 'weakly-supervised'"),
         (0, {"published": {"superviced": 1.0}}, r"row 'avel': published.superviced"),
         (0, {"published": {"supervised": {"acuracy": 1.0}}}, r"published.supervised.acuracy: no such metric; did you mean"),
         (0, {"published": {"supervised": "high"}}, r"row 'avel': published.supervised"),
@@ -202,3 +202,65 @@ def test_a_row_may_be_trained_by_another_task_than_the_tables(
     experiments = parse_table(table_data, "small").experiments(study)
     tasks = {row: experiment.task for (row, _), experiment in experiments.items()}
     assert tasks == {"avel": "localization", "other": "refined_parsing"}
+
+
+# Pretraining
+
+
+AVG = {"model": "avg", "options": {"objective": "uni"}}
+
+
+def with_pretraining(table_data: dict[str, Any], **changes: Any) -> dict[str, Any]:
+    """The table with one row, which starts from AVG."""
+    row = {"row": "parser", "method": "Parser", "model": "avg_parser", "settings": ["weakly-supervised"]}
+    return table_data | {"task": "parsing", "rows": [row | {"pretraining": AVG | changes}]}
+
+
+def test_a_row_may_start_from_another_experiment(study: Study, table_data: dict[str, Any]) -> None:
+    (experiment,) = parse_table(with_pretraining(table_data), "small", study).experiments(study).values()
+    before = experiment.pretraining
+    assert before is not None
+    assert (before.task, before.model, before.setting) == ("pretraining", "avg", "self-supervised")
+    assert before.options == {"objective": "uni"}
+    assert before.features == experiment.features
+    assert before.recipe == experiment.recipe
+
+
+def test_pretraining_has_features_recipe_and_the_studys_options_of_its_own(
+    study: Study, table_data: dict[str, Any]
+) -> None:
+    smaller = study.model_copy(update={"models": {"avg": {"layers": 2, "objective": "cross"}}})
+    data = with_pretraining(table_data, features={"audio": "vggish"}, recipe="short")
+    spec = parse_table(data, "small", smaller)
+    (experiment,) = spec.experiments(smaller).values()
+    assert experiment.pretraining is not None
+    assert experiment.pretraining.features == {"audio": "vggish"}
+    assert experiment.pretraining.recipe.epochs == 7
+    assert experiment.pretraining.options == {"layers": 2, "objective": "uni"}
+    assert experiment.recipe == study.training
+    assert spec.recipe_names() == {"short"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"model": "avgg"}, "pretraining.model: unknown model 'avgg'; did you mean 'avg'"),
+        ({"options": {"objectiv": "uni"}}, "pretraining.options: .* did you mean 'objective'"),
+        ({"recipe": {"epochs": 0}}, "pretraining.recipe: "),
+        ({"recipe": "shrt"}, "pretraining.recipe: .*'shrt'"),
+        ({"features": {"audio": "vgish"}}, "pretraining.features.audio: .* did you mean 'vggish'"),
+        ({"objective": "uni"}, "pretraining.objective"),
+    ],
+)
+def test_mistakes_in_the_pretraining_are_named(
+    study: Study, table_data: dict[str, Any], changes: dict[str, Any], says: str
+) -> None:
+    with pytest.raises(ConfigError, match=f"(?s)row 'parser': {says}"):
+        parse_table(with_pretraining(table_data, **changes), "small", study)
+
+
+def test_a_gap_has_no_pretraining(table_data: dict[str, Any]) -> None:
+    data = with_pretraining(table_data)
+    data["rows"][0] = {"row": "parser", "method": "Parser", "gap": "not here", "pretraining": AVG}
+    with pytest.raises(ConfigError, match="runs nothing; remove pretraining"):
+        parse_table(data, "small")

@@ -218,6 +218,11 @@ def run_features(wildcards):
     return [f"{plan.results}/features/{name}.csv" for name in names]
 
 
+def run_start(wildcards):
+    """The weights that the runs start from, which are outputs of another training; none for most experiments."""
+    return plan.checkpoints_before(experiment_of(wildcards))
+
+
 def run_code(wildcards):
     """The fingerprint of the loop, the task and this experiment's model; no other model's."""
     return train_code(experiment_of(wildcards))

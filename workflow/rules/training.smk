@@ -6,6 +6,7 @@ rule train:
         clips="results/{dataset}/clips.parquet",
         manifest="results/{dataset}/manifest.parquet",
         features=run_features,
+        start=run_start,
         index=ancient("results/{dataset}/manifest.json"),
         labels=ancient(["results/{dataset}/events.parquet", "results/{dataset}/categories.csv"]),
     output:

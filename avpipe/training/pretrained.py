@@ -1,0 +1,108 @@
+"""Where a run starts that does not start from random numbers: the model of another experiment's run, of the same seed."""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from avpipe.experiment import Experiment
+from avpipe.files import read_json
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """What a pretraining run left.
+
+    Args:
+        experiment_id: of the pretraining.
+        weights: name -> tensor; empty where the run failed.
+        digest: of names and numbers; part of what the dependent run is.
+        problem: why there are no weights, or None.
+    """
+
+    experiment_id: str
+    weights: dict[str, Tensor]
+    digest: str
+    problem: str | None = None
+
+    def describe(self) -> dict[str, str]:
+        """For metrics.json."""
+        return {"experiment_id": self.experiment_id, "weights": self.digest}
+
+
+def checkpoint_file(experiment: Experiment, results: Path, seed: int) -> Path:
+    """Where the weights of a run lie."""
+    return results / "runs" / experiment.id / f"seed{seed}" / "checkpoint.pt"
+
+
+def read_pretrained(experiment: Experiment, results: Path, seed: int) -> Pretrained | None:
+    """What the experiment's pretraining left for this seed; None where it has none.
+
+    Args:
+        experiment: the dependent one.
+        results: R, the dataset's folder.
+        seed: of both runs.
+
+    Raises:
+        FileNotFoundError: if that run is missing.
+        ValueError: if its checkpoint is none of ours.
+    """
+    before = experiment.pretraining
+    if before is None:
+        return None
+    path = checkpoint_file(before, results, seed)
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{path} is missing: {experiment.id} starts from the model that {before.id} trains with seed {seed}. Train that "
+            "first (Snakemake does; by hand: `avpipe train` with the `pretraining` of this experiment as --experiment)"
+        )
+    saved = torch.load(path, map_location="cpu", weights_only=True)
+    if not isinstance(saved, dict) or "weights" not in saved:
+        raise ValueError(f"{path} is no checkpoint of a run: remove it and train {before.id} again")
+    weights = saved["weights"]
+    problem = None if weights else f"its pretraining {before.id} has no model: {_reason(path)}"
+    return Pretrained(before.id, weights, digest_of(weights), problem)
+
+
+def _reason(checkpoint: Path) -> str:
+    """Why a run without weights has none, as its metrics.json says."""
+    try:
+        return read_json(checkpoint.with_name("metrics.json"))["reason"] or "no reason given"
+    except (OSError, ValueError, KeyError):
+        return "and no metrics.json says why"
+
+
+def digest_of(weights: dict[str, Tensor]) -> str:
+    """Sixteen hex digits of names, types, shapes and numbers, whatever file they came from."""
+    digest = hashlib.sha256()
+    for name in sorted(weights):
+        tensor = weights[name].detach().cpu().contiguous()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def start_from(model: nn.Module, pretrained: Pretrained) -> list[str]:
+    """Give the model every pretrained weight that it has under the same name; the others stay as they were drawn.
+
+    Returns:
+        Names of the weights that were copied.
+
+    Raises:
+        ValueError: if there are none, or one of another shape.
+    """
+    own = model.state_dict()
+    shared = {name: weight for name, weight in pretrained.weights.items() if name in own}
+    source = f"the pretrained model of {pretrained.experiment_id}"
+    if not shared:
+        raise ValueError(f"{source} shares no weight with {type(model).__name__}")
+    for name, weight in shared.items():
+        if weight.shape != own[name].shape:
+            raise ValueError(
+                f"{name} is {tuple(weight.shape)} in {source} and {tuple(own[name].shape)} in {type(model).__name__}: give "
+                "both models the same options (hidden_dim, layers, ...) and features"
+            )
+    model.load_state_dict(shared, strict=False)
+    return list(shared)

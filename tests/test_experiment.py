@@ -1,0 +1,55 @@
+"""An experiment's name follows from what it is, and from what it starts from."""
+
+import hashlib
+import json
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from avpipe.config.recipe import Recipe
+from avpipe.experiment import Experiment
+
+
+def experiment(**changes: Any) -> Experiment:
+    return Experiment.model_validate(
+        {
+            "task": "parsing",
+            "model": "han",
+            "features": {"audio": "vggish"},
+            "setting": "weakly-supervised",
+            "recipe": Recipe().model_dump(),
+            **changes,
+        }
+    )
+
+
+def pretraining(**options: Any) -> Experiment:
+    return experiment(task="pretraining", model="avg", setting="self-supervised", options=options)
+
+
+def test_without_pretraining_it_is_called_and_written_as_before_there_was_any() -> None:
+    keys = {"task", "model", "options", "features", "setting", "recipe"}
+    written = json.loads(experiment().to_json())
+    assert set(written) == keys
+    digest = hashlib.sha256(json.dumps(written, sort_keys=True).encode()).hexdigest()[:8]
+    assert experiment().id == f"han-weakly-supervised-{digest}"
+
+
+def test_what_it_starts_from_is_part_of_its_name() -> None:
+    uni, cross = (experiment(pretraining=pretraining(objective=o)) for o in ("uni", "cross"))
+    assert len({experiment().id, uni.id, cross.id}) == 3
+    assert uni.chain == (uni, pretraining(objective="uni"))
+    assert uni.pretraining is not None
+    assert uni.pretraining.id.startswith("avg-self-supervised-")
+
+
+def test_it_can_be_read_back() -> None:
+    for one in (experiment(), experiment(pretraining=pretraining(layers=2))):
+        assert Experiment.from_json(one.to_json()) == one
+
+
+def test_a_mistake_in_the_pretraining_is_named() -> None:
+    wrong = pretraining().model_dump() | {"modle": "avg"}
+    with pytest.raises(ValidationError, match=r"pretraining\.modle"):
+        experiment(pretraining=wrong)

@@ -1,0 +1,187 @@
+"""A run that starts from another's model: which weights, which seed, what it is when that one is gone, failed or new."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from avpipe.experiment import Experiment
+from avpipe.training import loop
+from avpipe.training.pretrained import (
+    Pretrained,
+    checkpoint_file,
+    digest_of,
+    read_pretrained,
+    start_from,
+)
+
+from .test_loop import Stop, assert_same, read, run
+
+SMALL = {"hidden_dim": 16, "layers": 1, "heads": 2, "feed_forward_dim": 16}
+
+
+@pytest.fixture
+def dependent(describe):
+    """A parser that starts from AVG; keyword arguments are the pretraining's recipe."""
+
+    def make(epochs=2, options=None, **recipe) -> Experiment:
+        before = describe(
+            "avg",
+            "self-supervised",
+            {**SMALL, **(options or {})},
+            task="pretraining",
+            **{"epochs": 2, **recipe},
+        )
+        own = describe(
+            "avg_parser", "weakly-supervised", {**SMALL, "head_dim": 8}, task="parsing", epochs=epochs
+        )
+        return own.model_copy(update={"pretraining": before})
+
+    return make
+
+
+@pytest.fixture
+def stop_after(monkeypatch):
+    """Train, and be killed when so many epochs have been trained, before the last of them is recorded."""
+
+    def start(epochs: int, experiment: Experiment, results: Path) -> None:
+        original, done = loop.Run._epoch, []
+
+        def stopping(self, *arguments):
+            done.append(original(self, *arguments))
+            if len(done) == epochs:
+                raise Stop
+            return done[-1]
+
+        monkeypatch.setattr(loop.Run, "_epoch", stopping)
+        with pytest.raises(Stop):
+            run(experiment, results, save_every=0)
+        monkeypatch.undo()
+
+    return start
+
+
+class Small(nn.Module):
+    """Two layers by name."""
+
+    def __init__(self, width: int = 2) -> None:
+        super().__init__()
+        self.body, self.head = nn.Linear(width, 2), nn.Linear(2, 1)
+
+
+def left(weights) -> Pretrained:
+    return Pretrained("avg-1", weights, digest_of(weights))
+
+
+def test_weights_of_the_same_name_are_taken_over_others_stay():
+    model, other = Small(), Small()
+    head = model.head.weight.clone()
+    body = {name: weight for name, weight in other.state_dict().items() if name.startswith("body")}
+    assert start_from(model, left(body | {"unknown": torch.ones(3)})) == ["body.weight", "body.bias"]
+    assert torch.equal(model.body.weight, other.body.weight)
+    assert torch.equal(model.head.weight, head)
+
+
+def test_a_model_that_has_nothing_in_common_or_another_size_is_refused():
+    with pytest.raises(ValueError, match="shares no weight with Small"):
+        start_from(Small(), left({"unknown": torch.ones(3)}))
+    with pytest.raises(
+        ValueError, match=r"body.weight is \(2, 3\) in .* and \(2, 2\) in Small: give both models"
+    ):
+        start_from(Small(), left(Small(3).state_dict()))
+
+
+def test_the_digest_is_of_names_and_numbers_not_of_the_file():
+    one = {"a": torch.tensor([1.0, 2.0]), "b": torch.tensor(3)}
+    assert digest_of(one) == digest_of(dict(reversed(one.items())))
+    changed = [one | {"a": torch.tensor([1.0, 2.5])}, {"c": one["a"], "b": one["b"]}, {"a": one["a"]}]
+    assert len({digest_of(weights) for weights in [one, *changed]}) == 4
+
+
+def test_it_starts_from_the_weights_of_the_same_seed(make_study, dependent, monkeypatch):
+    experiment, started = dependent(), {}
+    study = make_study()
+    run(experiment.pretraining, study.results, [0, 1])
+    original = loop.Run._epoch
+
+    def first_step(self, model, *rest):
+        started.setdefault(self.seed, {n: w.clone() for n, w in model.state_dict().items()})
+        return original(self, model, *rest)
+
+    monkeypatch.setattr(loop.Run, "_epoch", first_step)
+    records = run(experiment, study.results, [0, 1])
+    for seed, record in enumerate(records):
+        left_behind = torch.load(
+            checkpoint_file(experiment.pretraining, study.results, seed), weights_only=True
+        )
+        for name, weight in left_behind["weights"].items():
+            assert torch.equal(started[seed][name], weight)
+        assert record["pretraining"]["experiment_id"] == experiment.pretraining.id
+        assert record["pretraining"]["weights"] == digest_of(left_behind["weights"])
+    assert not torch.equal(started[0]["head.time.weight"], started[1]["head.time.weight"])
+
+
+def test_pretraining_that_is_missing_is_named(make_study, dependent):
+    experiment = dependent()
+    with pytest.raises(
+        FileNotFoundError, match=f"runs/{experiment.pretraining.id}/seed0/checkpoint.pt is missing"
+    ):
+        run(experiment, make_study().results)
+
+
+def test_where_pretraining_failed_so_does_the_run_and_says_why(make_study, dependent):
+    experiment, study = dependent(lr=1e18), make_study()
+    assert run(experiment.pretraining, study.results)[0]["status"] == "failed"
+    record = run(experiment, study.results)[0]
+    assert record["status"] == "failed"
+    assert f"its pretraining {experiment.pretraining.id} has no model: the loss became" in record["reason"]
+    assert record["metrics"] == {}
+
+
+def test_a_file_that_is_no_checkpoint_is_named(make_study, dependent):
+    experiment, study = dependent(), make_study()
+    path = checkpoint_file(experiment.pretraining, study.results, 0)
+    path.parent.mkdir(parents=True)
+    torch.save([1, 2], path)
+    with pytest.raises(ValueError, match="is no checkpoint of a run"):
+        read_pretrained(experiment, study.results, 0)
+
+
+def test_models_of_different_sizes_are_refused(make_study, dependent):
+    experiment, study = dependent(options={"hidden_dim": 8}), make_study()
+    run(experiment.pretraining, study.results)
+    with pytest.raises(ValueError, match="give both models the same options"):
+        run(experiment, study.results)
+
+
+def test_a_stopped_run_goes_on_with_the_same_numbers(make_study, dependent, stop_after):
+    experiment, study = dependent(epochs=4), make_study()
+    run(experiment.pretraining, study.results)
+    run(experiment, study.results)
+    uninterrupted = read(experiment, study.results)
+    stop_after(2, experiment, study.results)
+    run(experiment, study.results)
+    assert_same(uninterrupted, read(experiment, study.results))
+
+
+def test_a_saved_state_is_not_gone_on_with_after_another_pretraining(
+    make_study, dependent, stop_after, capsys
+):
+    experiment, study = dependent(epochs=4), make_study()
+    run(experiment.pretraining, study.results)
+    stop_after(2, experiment, study.results)
+    path = checkpoint_file(experiment.pretraining, study.results, 0)
+    saved = torch.load(path, weights_only=True)
+    saved["weights"]["transformer.kind.weight"] += 1
+    torch.save(saved, path)
+    run(experiment, study.results)
+    assert "belongs to another pretraining" in capsys.readouterr().err
+
+
+def test_runs_without_pretraining_say_nothing_of_it(study, describe):
+    experiment = describe(epochs=1)
+    record = run(experiment, study.results)[0]
+    assert "pretraining" not in record
+    assert "pretraining" not in json.dumps(record["experiment"])

@@ -72,14 +72,8 @@ def load_model(checkpoint: Path) -> "nn.Module":
         FileNotFoundError: if there is no such file.
         ValueError: if the run failed and left no weights, or the file is none of ours.
     """
-    import torch
-
-    saved = torch.load(checkpoint, map_location="cpu", weights_only=True)
-    if not isinstance(saved, dict) or not saved.get("weights"):
-        raise ValueError(f"{checkpoint} holds no weights; metrics.json beside it says whether the run failed")
-    model = create_model(saved["model"], **saved["options"])
-    model.load_state_dict(saved["weights"])
-    return model.eval()
+    function = {"load_model": "avpipe.models.checkpoint:load_model"}
+    return lazy.load(function, "load_model", "function")(checkpoint)
 
 
 def model_card(name: str) -> ModelCard:

@@ -9,7 +9,7 @@ from avpipe import lazy
 from avpipe.experiment import Experiment
 from avpipe.features.device import claim_device, default_locks
 from avpipe.files import read_json, whole_file
-from avpipe.models import load_model
+from avpipe.models.checkpoint import load_model
 from avpipe.training import TASKS
 from avpipe.training.data import open_data
 from avpipe.training.loop import EVALUATION_BATCH, deterministic

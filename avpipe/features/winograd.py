@@ -9,9 +9,9 @@ and the products over all channels are (m + 2)^2 matrix products, which oneDNN c
 with packed weights.
 
 A, B and G come from interpolation at m + 1 points and infinity (Toom-Cook). The points here, unlike the customary
-0, +-1, +-2, ..., make rounding errors small (found by search; compare Barabasz et al. 2020, arXiv:1803.10986): about 1e-5
-of a convolution's norm. In bfloat16 that would be too much; what is accurate enough there (a tile of 3) saved only 4 %
-of ResNet-152's time.
+0, +-1, +-2, ..., make rounding errors small (found by search; compare Barabasz et al. 2020, arXiv:1803.10986): about
+1e-5 of a convolution's norm. In bfloat16 that would be too much; what is accurate enough there (a tile of 3) saved
+only 4 % of ResNet-152's time.
 """
 
 from collections.abc import Sequence

@@ -178,11 +178,12 @@ class Plan:
         """The weights that the runs of an experiment start from; none where they start from random numbers."""
         return self.runs([experiment.pretraining], "checkpoint.pt") if experiment.pretraining else []
 
-    def figure_runs(self, spec: FigureSpec) -> list[str]:
-        """What a figure reads of its experiments' runs."""
+    def figure_files(self, spec: FigureSpec) -> list[str]:
+        """What a figure reads of its experiments' runs, and of the dataset itself."""
         experiments = list(spec.experiments(self.study).values())
         files = spec.run_files(self.study).items()
-        return [path for file, seeds in files for path in self.runs(experiments, file, seeds)]
+        of_runs = [path for file, seeds in files for path in self.runs(experiments, file, seeds)]
+        return of_runs + [f"{self.results}/{file}" for file in spec.dataset_files]
 
     def narrowed(self, spec: TableSpec | FigureSpec) -> str:
         """The part of the study that decides a table or figure, as json.

@@ -118,3 +118,11 @@ def test_what_an_experiment_starts_from_is_trained_first(tmp_path: Path) -> None
     assert set(part["extractors"]) == {"a", "v", "p"}
     assert set(part["recipes"]) == {"long"}
     assert set(part["models"]) == {"avg"}
+
+
+def test_a_figure_of_the_annotations_reads_no_run_and_needs_no_clip() -> None:
+    found = plan(**study_file("llp_features") | {"tables": [], "figures": ["avvp_events"]})
+    read = {"events.parquet", "categories.csv", "manifest.parquet"}
+    assert set(found.figure_files(found.figures["avvp_events"])) == {f"results/llp_features/{name}" for name in read}
+    assert found.experiments == {}
+    assert found.extractors == []

@@ -31,6 +31,7 @@ CARD = ModelCard(
     code="https://github.com/jayaprakash-a/Cross-Modal-learning-for-Audio-Visual-Video-Parsing",
     assumptions=(
         "The paper gives no thresholds and no margins: v_t = 0.96 and a_t = 0.99 on cosines, p = n = 0.7, all from the released code.",
+        "With p = n a cosine of 0.7 everywhere costs nothing, whichever segments belong together; margins that are apart leave no such way out.",
         "Algorithm 1 connects segments that look or sound alike. The released code connects those that do both and of which the first is not silent; `connect: both` is that without the silence, whose features are those of one file of theirs.",
         "Segment i is drawn anew for every clip; in the released code one serves the whole batch.",
         "Multi-modal is the sum of both objectives (equation 6); the released script takes them in turn, an epoch each.",

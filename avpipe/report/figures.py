@@ -11,12 +11,20 @@ from avpipe.report.categories import draw_categories
 from avpipe.report.clips import draw_segments
 from avpipe.report.confusion import draw_confusion
 from avpipe.report.curve import draw_curve
+from avpipe.report.events import draw_events
+from avpipe.report.fscores import draw_fscores
+from avpipe.report.grounding import draw_grounding
+from avpipe.report.parsed import draw_parsed
 from avpipe.report.predictions import NothingToDraw
 from avpipe.report.spec import (
     CategoriesFigure,
     ConfusionFigure,
     CurveFigure,
+    EventsFigure,
     FigureSpec,
+    FScoresFigure,
+    GroundingFigure,
+    ParsedFigure,
     SegmentsFigure,
     TSNEFigure,
 )
@@ -28,6 +36,10 @@ DRAWINGS: dict[type[FigureSpec], Callable[[Any, Study, Path, Heading], Figure]] 
     CategoriesFigure: draw_categories,
     ConfusionFigure: draw_confusion,
     CurveFigure: draw_curve,
+    EventsFigure: draw_events,
+    FScoresFigure: draw_fscores,
+    GroundingFigure: draw_grounding,
+    ParsedFigure: draw_parsed,
     SegmentsFigure: draw_segments,
     TSNEFigure: draw_tsne,
 }

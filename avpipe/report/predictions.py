@@ -25,7 +25,7 @@ class Predictions:
 
     Args:
         method: the row's printed name.
-        seeds: seed -> columns clip, segment, truth, prediction of predictions.parquet.
+        seeds: seed -> the columns of predictions.parquet that were asked for.
         problems: why other seeds have none.
     """
 
@@ -38,8 +38,20 @@ class Predictions:
         return f"{self.method}: {'; '.join(self.problems)}"
 
 
+LOCALIZED = ("clip", "segment", "truth", "prediction")
+"""Columns that are read of predictions of localization."""
+PARSED = ("clip", "modality", "segment", "category", "truth", "prediction")
+"""Of video parsing."""
+GROUNDED = ("clip", "segment", "other", "same_group", "audio_audio", "visual_visual", "audio_visual")
+"""Of pretraining."""
+
+
 def read_rows(
-    spec: FigureSpec, study: Study, results: Path, seeds: Sequence[int] | None = None
+    spec: FigureSpec,
+    study: Study,
+    results: Path,
+    seeds: Sequence[int] | None = None,
+    columns: Sequence[str] = LOCALIZED,
 ) -> list[Predictions]:
     """The predictions of every row.
 
@@ -48,13 +60,16 @@ def read_rows(
         study: whose runs they are.
         results: its folder.
         seeds: of the runs; none: all of the study's.
+        columns: of predictions.parquet.
 
     Raises:
         NothingToDraw: if no run of any row has predictions.
     """
     experiments = spec.experiments(study)
     rows = [
-        read_predictions(row.method, experiments[row.row, spec.setting], seeds or study.seeds, results)
+        read_predictions(
+            row.method, experiments[row.row, spec.setting], seeds or study.seeds, results, columns
+        )
         for row in spec.rows
     ]
     if not any(row.seeds for row in rows):
@@ -62,7 +77,13 @@ def read_rows(
     return rows
 
 
-def read_predictions(method: str, experiment: Experiment, seeds: Iterable[int], results: Path) -> Predictions:
+def read_predictions(
+    method: str,
+    experiment: Experiment,
+    seeds: Iterable[int],
+    results: Path,
+    columns: Sequence[str] = LOCALIZED,
+) -> Predictions:
     """Read predictions.parquet of every seed; what is missing or failed becomes a problem."""
     found: dict[int, pd.DataFrame] = {}
     problems = []
@@ -74,7 +95,7 @@ def read_predictions(method: str, experiment: Experiment, seeds: Iterable[int], 
         elif not path.is_file():
             problems.append(f"seed {seed} has no predictions.parquet")
         else:
-            found[seed] = pd.read_parquet(path, columns=["clip", "segment", "truth", "prediction"])
+            found[seed] = pd.read_parquet(path, columns=list(columns))
     return Predictions(method, found, tuple(problems))
 
 

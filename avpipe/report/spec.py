@@ -3,7 +3,7 @@
 One YAML file a figure in `workflow/figures/`: the keys of a table's file (see `avpipe.tables.spec`), one `setting`, a `kind`
 and the `options` of that kind. Read before anything is planned, so importing this module loads no torch and no pandas.
 
-    kind: confusion                               # categories, confusion, curve, segments or tsne
+    kind: confusion                               # one of `_KINDS`, at the end of this file
     title: Confusion matrices                     # stands above the figure
     paper: ...
     printed: Figure 5
@@ -33,7 +33,9 @@ from avpipe.tables.spec import Row, Spec, checked, read_mapping
 class FigureSpec(Spec):
     """A figure of a paper."""
 
-    kind: Literal["categories", "confusion", "curve", "segments", "tsne"]
+    kind: Literal[
+        "categories", "confusion", "curve", "events", "fscores", "grounding", "parsed", "segments", "tsne"
+    ]
     setting: Setting = "supervised"
     _table_only: ClassVar[tuple[str, ...]] = ("gap", "published")
 
@@ -41,6 +43,11 @@ class FigureSpec(Spec):
     def shows_clip(self) -> bool:
         """Whether it needs the clips themselves, not only what runs say of them."""
         return False
+
+    @property
+    def dataset_files(self) -> tuple[str, ...]:
+        """Files in the study's folder that decide it, beside those of runs and the clips."""
+        return ()
 
     def run_files(self, study: Study) -> dict[str, tuple[int, ...]]:
         """Name of a file in a run's folder -> the seeds of which the figure reads it."""
@@ -84,7 +91,7 @@ class SegmentsOptions(Section):
 
     clips: int | tuple[str, ...] = Field(
         default=1,
-        description="their ids; or how many: test clips with an event shorter than the clip, of average correctness",
+        description="their ids; or how many: typical test clips, chosen by what the first row says of them",
     )
     seed: int | None = Field(
         default=None, description="whose predictions are shown; none: the study's first seed"
@@ -186,10 +193,61 @@ class CurveFigure(FigureSpec):
                 yield row, "options", f"another row has {name} = {values[row.row]:g} too"
 
 
+class EventsOptions(Section):
+    """Which clips are counted."""
+
+    splits: tuple[Literal["train", "val", "test"], ...] = Field(
+        default=("test",), min_length=1, description="LLP's training clips have no events of audio and visual"
+    )
+
+
+class EventsFigure(FigureSpec):
+    """In how many clips each category is heard, seen, or both at once. It has no rows."""
+
+    task: str = "parsing"
+    rows: tuple[Row, ...] = Field(default=(), max_length=0)
+    options: EventsOptions = Field(default_factory=EventsOptions)
+
+    @property
+    def dataset_files(self) -> tuple[str, ...]:
+        """Events, and which clips are in which split."""
+        return "events.parquet", "categories.csv", "manifest.parquet"
+
+
+class FScoresFigure(FigureSpec):
+    """F-score of every category, of audio and of visual events, bars of the rows side by side."""
+
+
+class GroundingFigure(FigureSpec):
+    """The groups that a clip's segments are in, and how alike each row's model finds them."""
+
+    options: SegmentsOptions = Field(default_factory=SegmentsOptions)
+
+    @property
+    def shows_clip(self) -> bool:
+        """Frames and sound."""
+        return True
+
+
+class ParsedFigure(FigureSpec):
+    """Audio and visual events of test clips, each row's prediction below the truth."""
+
+    options: SegmentsOptions = Field(default_factory=SegmentsOptions)
+
+    @property
+    def shows_clip(self) -> bool:
+        """Frames and sound."""
+        return True
+
+
 _KINDS: dict[str, type[FigureSpec]] = {
     "categories": CategoriesFigure,
     "confusion": ConfusionFigure,
     "curve": CurveFigure,
+    "events": EventsFigure,
+    "fscores": FScoresFigure,
+    "grounding": GroundingFigure,
+    "parsed": ParsedFigure,
     "segments": SegmentsFigure,
     "tsne": TSNEFigure,
 }

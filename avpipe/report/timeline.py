@@ -59,32 +59,42 @@ def draw_timelines(timelines: Sequence[Timeline], heading: Heading) -> Figure:
     colours = _colours(timelines)
     for timeline in timelines:
         _draw_clip(list(itertools.islice(axes, 3 + len(timeline.predictions))), timeline, colours)
-    for axis in figure.axes:
-        last = axis is figure.axes[-1]
-        axis.set_xlim(0, len(timelines[0].truth))
+    along_time(figure.axes, len(timelines[0].truth))
+    return figure
+
+
+def along_time(axes: Sequence[Axes], seconds: int) -> None:
+    """One axis of seconds for all, written below the last; no frames."""
+    for axis in axes:
+        last = axis is axes[-1]
+        axis.set_xlim(0, seconds)
         axis.tick_params(left=False, labelleft=False, bottom=last, labelbottom=last)
         for side in ("left", "bottom"):
             axis.spines[side].set_visible(False)
-    figure.axes[-1].set_xticks(range(len(timelines[0].truth) + 1))
-    figure.axes[-1].set_xlabel("seconds")
-    return figure
+    axes[-1].set_xticks(range(seconds + 1))
+    axes[-1].set_xlabel("seconds")
+
+
+def picture_height(segments: int, aspect: float) -> float:
+    """Inches of a line of frames that fills the figure's width."""
+    return min(1.4, max(0.5, (WIDTH - 1.2) / segments / aspect))
 
 
 def _heights(timeline: Timeline, band: float) -> list[float]:
     """Inches of frames, waveform, and each band."""
-    picture = min(1.4, max(0.5, (WIDTH - 1.2) / len(timeline.truth) / timeline.aspect))
+    picture = picture_height(len(timeline.truth), timeline.aspect)
     return [picture, 0.6] + [band] * (1 + len(timeline.predictions))
 
 
 def _draw_clip(axes: list[Axes], timeline: Timeline, colours: dict[int, str]) -> None:
     """One clip on its axes, from the frames down to the last method."""
     axes[0].set_title(f"Clip {timeline.clip}", loc="left", size=9, color=SOFT)
-    _draw_frames(axes[0], timeline)
-    _draw_waveform(axes[1], timeline)
+    draw_frames(axes[0], timeline.frames)
+    draw_waveform(axes[1], timeline.waveform, timeline.sample_rate)
     _draw_band(axes[2], "Truth", timeline.truth, timeline, colours)
     for axis, (method, prediction) in zip(axes[3:], timeline.predictions.items(), strict=True):
         if isinstance(prediction, str):
-            _label(axis, method)
+            label_row(axis, method)
             _say(axis, prediction)
         else:
             right = 100 * float(np.mean(prediction == timeline.truth))
@@ -101,7 +111,8 @@ def _colours(timelines: Sequence[Timeline]) -> dict[int, str]:
     return {label: COLOURS[i % len(COLOURS)] for i, label in enumerate(named)}
 
 
-def _label(axis: Axes, text: str) -> None:
+def label_row(axis: Axes, text: str) -> None:
+    """What an axis shows, to the left of it."""
     axis.set_ylabel(text, rotation=0, ha="right", va="center", labelpad=8)
 
 
@@ -111,26 +122,27 @@ def _say(axis: Axes, text: str) -> None:
     axis.text(0.05, 0.5, wrapped(text, width), va="center", color=WARNING)
 
 
-def _draw_frames(axis: Axes, timeline: Timeline) -> None:
-    _label(axis, "Frames")
-    if isinstance(timeline.frames, str):
-        _say(axis, timeline.frames)
+def draw_frames(axis: Axes, frames: npt.NDArray[np.uint8] | str) -> None:
+    """(T, H, W, 3), one a second along the axis; or why there are none."""
+    label_row(axis, "Frames")
+    if isinstance(frames, str):
+        _say(axis, frames)
         return
-    for second, frame in enumerate(timeline.frames):
+    for second, frame in enumerate(frames):
         step = max(1, min(frame.shape[:2]) // _FRAME)
         axis.imshow(frame[::step, ::step], extent=(second + 0.02, second + 0.98, 0, 1), aspect="auto")
     axis.set_ylim(0, 1)
 
 
-def _draw_waveform(axis: Axes, timeline: Timeline) -> None:
+def draw_waveform(axis: Axes, waveform: npt.NDArray[np.floating] | str, sample_rate: int) -> None:
     """The lowest and the highest sample of each fiftieth of a second, scaled to the loudest."""
-    _label(axis, "Sound")
-    if isinstance(timeline.waveform, str):
-        _say(axis, timeline.waveform)
+    label_row(axis, "Sound")
+    if isinstance(waveform, str):
+        _say(axis, waveform)
         return
-    block = timeline.sample_rate // 50
-    whole = timeline.waveform[: len(timeline.waveform) // block * block].reshape(-1, block)
-    peak = max(float(np.abs(timeline.waveform).max(initial=0.0)), 1e-6)
+    block = sample_rate // 50
+    whole = waveform[: len(waveform) // block * block].reshape(-1, block)
+    peak = max(float(np.abs(waveform).max(initial=0.0)), 1e-6)
     times = (np.arange(len(whole)) + 0.5) / 50
     axis.fill_between(times, whole.min(axis=1) / peak, whole.max(axis=1) / peak, color=SOFT, linewidth=0.3)
     axis.set_ylim(-1.05, 1.05)
@@ -140,7 +152,7 @@ def _draw_band(
     axis: Axes, name: str, labels: npt.NDArray[np.integer], timeline: Timeline, colours: dict[int, str]
 ) -> None:
     """A box for each stretch of segments with the same label, its name inside."""
-    _label(axis, name)
+    label_row(axis, name)
     axis.set_ylim(0, 1)
     starts = [0, *(int(t) for t in np.flatnonzero(np.diff(labels)) + 1), len(labels)]
     for start, end in itertools.pairwise(starts):

@@ -89,6 +89,45 @@ def write_run(results: Path) -> Callable[..., Path]:
 
 
 @pytest.fixture
+def write_predictions(results: Path) -> Callable[..., Path]:
+    """Write metrics.json and any predictions.parquet of one seed."""
+
+    def write(experiment: Experiment, seed: int, table: pd.DataFrame) -> Path:
+        folder = results / "runs" / experiment.id / f"seed{seed}"
+        folder.mkdir(parents=True)
+        record = {"status": "ok", "reason": None, "metrics": {"validation": {}}}
+        (folder / "metrics.json").write_text(json.dumps(record), encoding="utf-8")
+        table.to_parquet(folder / "predictions.parquet", index=False)
+        return folder
+
+    return write
+
+
+def parsing_table(labels: dict[tuple[str, str, str], tuple[str, str]]) -> pd.DataFrame:
+    """Predictions of video parsing: (clip, modality, category) -> truth and prediction, ten characters each, # is true."""
+    rows = [
+        (clip, modality, segment, category, truth[segment] == "#", said[segment] == "#", 0.5)
+        for (clip, modality, category), (truth, said) in labels.items()
+        for segment in range(10)
+        if "#" in (truth[segment], said[segment])
+    ]
+    columns = ["clip", "modality", "segment", "category", "truth", "prediction", "confidence"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def grounding_table(clips: dict[str, Sequence[int]]) -> pd.DataFrame:
+    """Predictions of pretraining: clip -> the group of each segment; similarities tell them apart with margins of 0.1."""
+    rows = [
+        (clip, i, j, groups[i] == groups[j], *[1.0 - 0.1 * (groups[i] != groups[j])] * 3)
+        for clip, groups in clips.items()
+        for i in range(len(groups))
+        for j in range(len(groups))
+    ]
+    cosines = ["audio_audio", "visual_visual", "audio_visual"]
+    return pd.DataFrame(rows, columns=["clip", "segment", "other", "same_group", *cosines])
+
+
+@pytest.fixture
 def parsed(figure_data: dict[str, Any]) -> Callable[..., FigureSpec]:
     """The figure of this kind with these options; other keyword arguments are keys of its file."""
 

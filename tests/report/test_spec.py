@@ -38,7 +38,10 @@ def test_a_figure_has_one_setting(study: Study, parsed: Callable[..., FigureSpec
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"kind": "pie"}, "bars: kind: found 'pie'; known: categories, confusion, curve, segments, tsne"),
+        (
+            {"kind": "pie"},
+            "bars: kind: found 'pie'; known: categories, confusion, curve, events, fscores, grounding",
+        ),
         ({"options": {"limits": 3}}, "options.limits: no such key; did you mean 'limit'"),
         ({"kind": "segments", "options": {"limit": 3}}, "options.limit: no such key"),
         ({"kind": "confusion", "options": {"limit": 3}}, "options: no such key"),

@@ -257,7 +257,7 @@ def figure_inputs(wildcards):
     """What the figure reads of the runs; and the clips themselves where it shows one."""
     spec = plan.figures[wildcards.figure]
     clips = [f"{plan.results}/clips.parquet", *segment_files("tar")] if spec.shows_clip else []
-    return [*plan.figure_runs(spec), *clips]
+    return [*plan.figure_files(spec), *clips]
 
 
 def figure_text(wildcards):

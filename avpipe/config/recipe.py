@@ -26,6 +26,10 @@ class Recipe(Section):
     milestones: tuple[int, ...] = Field((), description="milestones: epochs after which the rate decays")
     gamma: float = Field(0.1, gt=0, le=1, description="factor of a decay")
     clip_norm: float | None = Field(None, gt=0, description="largest norm of the gradient")
+    standardize: bool = Field(
+        False,
+        description="features with mean 0 and standard deviation 1, a dimension at a time, by the training split; no paper here does it, features of random networks need it",
+    )
     shuffle: bool = Field(True, description="a new seeded order each epoch; false is AVEL's released code")
     drop_last: bool = Field(False, description="drop the last, partial batch; true is AVEL's released code")
     evaluate_every: int = Field(1, ge=1, description="epochs between evaluations on the validation split")

@@ -189,6 +189,27 @@ def read_tables(
     return Data(categories, events, splits, arrays, _digest(results, arrays.values()))
 
 
+def feature_scales(reader: Reader, split: Split) -> dict[str, tuple[Tensor, Tensor]]:
+    """Role -> mean and standard deviation of each dimension of its features over a split: its clips, segments, cells.
+
+    Returns:
+        Both (D,), float32, in the computer's memory.
+    """
+    sums: dict[str, list[Tensor]] = {}
+    for batch in reader.batches(torch.arange(split.start, split.start + len(split)).split(SLAB)):
+        for role in ("audio", "visual", "motion"):
+            feature = getattr(batch, role)
+            if feature is not None:
+                values = feature.flatten(0, -2).double()  # (B, T, ..., D) -> (rows, D)
+                found = [torch.tensor(float(len(values))), values.sum(0).cpu(), values.square().sum(0).cpu()]
+                sums[role] = [a + b for a, b in zip(sums.get(role, [0.0] * 3), found, strict=True)]
+    scales = {}
+    for role, (count, total, squares) in sums.items():
+        mean = total / count
+        scales[role] = (mean.float(), (squares / count - mean.square()).clamp(min=0).sqrt().float())
+    return scales
+
+
 def _in_file_order(results: Path, division: Division) -> tuple[pd.DataFrame, np.ndarray]:
     """clips.parquet in the order of the splits' files, and which split each clip is in, (N,)."""
     manifest = pd.read_parquet(results / "manifest.parquet").set_index("clip")

@@ -11,7 +11,7 @@ import contextlib
 import os
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +23,9 @@ from avpipe.experiment import Experiment
 from avpipe.features.device import claim_device, default_locks
 from avpipe.models import MODELS, create_model
 from avpipe.models.base import AVBatch
+from avpipe.models.standardization import Scales, standardize_inputs
 from avpipe.training import TASKS
-from avpipe.training.data import Data, Reader, open_data
+from avpipe.training.data import Data, Reader, feature_scales, open_data
 from avpipe.training.logs import RunLog, say
 from avpipe.training.optimizers import make_optimizer, make_schedule
 from avpipe.training.pretrained import Pretrained, read_pretrained, start_from
@@ -92,6 +93,8 @@ def train_experiment(
             "log": str(log) if log else None,
             "environment": provenance.environment(),
         }
+        standardize = experiment.recipe.standardize and reason is None
+        scales = feature_scales(reader, data.splits["train"]) if standardize else {}
         for seed in seeds:
             start = read_pretrained(experiment, results, seed)
             begun = {"pretraining": start.describe()} if start else {}
@@ -104,7 +107,7 @@ def train_experiment(
                     "data": data.digest,
                     "torch": str(torch.__version__),
                 }
-                run = Run(experiment, data, task, reader, place, seed, folder, identity, start)
+                run = Run(experiment, data, task, reader, place, seed, folder, identity, start, scales)
                 outcome = run.train(save_every)
             chosen = outcome.checkpoints.get(experiment.recipe.protocol)
             table = (
@@ -207,6 +210,7 @@ class Run:
     folder: Path
     identity: dict[str, Any]
     pretrained: Pretrained | None = None
+    scales: Scales = field(default_factory=dict)
 
     def train(self, save_every: float) -> Outcome:
         """Train from the last saved state, or from the start."""
@@ -252,6 +256,7 @@ class Run:
         model = create_model(self.experiment.model, **options)
         if self.pretrained is not None:
             start_from(model, self.pretrained)
+        standardize_inputs(model, self.scales)
         model = model.to(self.device)
         optimizer = make_optimizer(recipe, model)
         shuffler = torch.Generator().manual_seed(self.seed)

@@ -7,9 +7,9 @@ import torch
 
 from avpipe.download import Status
 from avpipe.features.store import FeaturesError, open_features
-from avpipe.training.data import Lazy, Resident, open_data, read_tables
+from avpipe.training.data import Lazy, Resident, feature_scales, open_data, read_tables
 
-from .conftest import write_features
+from .conftest import AUDIO_DIM, MAP, write_features
 
 CPU = torch.device("cpu")
 BOTH = {"audio": "ears", "visual": "eyes"}
@@ -186,3 +186,14 @@ def test_only_weakly_supervised_experiments_train_on_the_clips_of_the_split_weak
     assert weak.splits["train"].clips["clip"].tolist() == [f"clip{i}" for i in range(7)]
     assert weak.rows().tolist() == list(range(11))
     assert (plain.counts()["train_named"], weak.counts()["train_named"]) == (4, 7)
+
+
+def test_the_scales_are_those_of_the_training_splits_features(study):
+    data, reader = open_data({"audio": "ears", "visual": "eyes"}, study.results, torch.device("cpu"))
+    scales = feature_scales(reader, data.splits["train"])
+    rows = data.rows()[: len(data.splits["train"])]
+    for role, dim in (("audio", AUDIO_DIM), ("visual", MAP[-1])):
+        values = data.features[role].load(rows).reshape(-1, dim).astype(np.float64)
+        mean, sd = scales[role]
+        np.testing.assert_allclose(mean, values.mean(axis=0), rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(sd, values.std(axis=0), rtol=1e-5)

@@ -139,8 +139,9 @@ def test_features_read_from_disk_give_the_same_numbers(study, describe):
         {"schedule": "plateau", "step": 1, "watch": "loss"},
         {"schedule": "cosine", "optimizer": "sgd", "clip_norm": 0.5},
         {"evaluate_every": 2, "protocol": "last"},
+        {"standardize": True},
     ],
-    ids=["plateau", "plateau of the loss", "cosine", "last"],
+    ids=["plateau", "plateau of the loss", "cosine", "last", "standardize"],
 )
 def test_a_stopped_run_goes_on_with_the_same_numbers(study, describe, monkeypatch, stop_after, recipe):
     experiment = describe(epochs=6, **recipe)  # AVIN has dropout: the random state matters too
@@ -463,9 +464,10 @@ def test_a_model_that_has_two_forms_is_built_for_the_setting(study, describe, se
 # The weights that a run leaves
 
 
-def test_the_checkpoint_is_the_model_whose_predictions_were_written(make_study, describe):
+@pytest.mark.parametrize("standardize", [False, True])
+def test_the_checkpoint_is_the_model_whose_predictions_were_written(make_study, describe, standardize):
     study = make_study(noise=6.0)
-    experiment = describe(epochs=10)
+    experiment = describe(epochs=10, standardize=standardize)
     (metrics,) = run(experiment, study.results)
     assert metrics["epochs"]["validation"] < 10, "the last epoch's weights would do as well"
     model = load_model(study.results / "runs" / experiment.id / "seed0" / "checkpoint.pt")

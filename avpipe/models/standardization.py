@@ -1,0 +1,38 @@
+"""Features with mean 0 and standard deviation 1: a part of the trained model, for its weights mean nothing without."""
+
+import copy
+from collections.abc import Mapping
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from avpipe.models.base import AVBatch
+
+Scales = Mapping[str, tuple[Tensor, Tensor]]
+"""Role ("audio", "visual", ...) -> mean and standard deviation of each dimension of its features, both (D,)."""
+
+
+def standardize_inputs(model: nn.Module, scales: Scales) -> None:
+    """From now on the model sees (feature - mean) / sd, a dimension at a time; a dimension that never changes gives 0.
+
+    The scales become buffers of the model, `input_{role}_mean` and `input_{role}_sd`, and so a part of its state.
+
+    Args:
+        model: takes an `AVBatch`; changed in place.
+        scales: of its features; other roles are left as they are.
+    """
+    for role, (mean, sd) in scales.items():
+        model.register_buffer(f"input_{role}_mean", mean.clone())
+        model.register_buffer(f"input_{role}_sd", torch.where(sd > 0, sd, torch.ones_like(sd)))
+    model.register_forward_pre_hook(partial(_standardize, tuple(scales)))
+
+
+def _standardize(roles: tuple[str, ...], model: nn.Module, inputs: tuple[AVBatch]) -> tuple[AVBatch]:
+    batch = copy.copy(inputs[0])  # with its targets and progress
+    for role in roles:
+        feature = getattr(batch, role)
+        if feature is not None:
+            mean, sd = (getattr(model, f"input_{role}_{part}") for part in ("mean", "sd"))
+            setattr(batch, role, (feature - mean) / sd)
+    return (batch,)

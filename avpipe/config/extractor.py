@@ -26,6 +26,10 @@ class ExtractorConfig(Section):
         le=16,
         description="frames a second (a segment) that the network sees; 3D networks take them as one clip of frames",
     )
+    frames: Literal["middle", "linspace"] = Field(
+        "middle",
+        description="which frames: those in the middle of their own 1/fps of a second, or round(linspace(0, last, T * fps)) over the clip's frames, as LLP's scripts pick",
+    )
     average: bool = Field(
         True,
         description="average the frames of a segment; without it the array gets a frame axis (clips, T, fps, ...); no effect on vggish and 3D networks",

@@ -31,7 +31,7 @@ from avpipe.features.store import write_shard
 from avpipe.files import read_json
 from avpipe.media.logmel import SAMPLE_RATE
 from avpipe.media.presets import CANONICAL
-from avpipe.media.segments import Clip, decode_audio, decode_frames, frame_indices, read_shard
+from avpipe.media.segments import Clip, Rule, decode_audio, decode_frames, frame_indices, read_shard
 
 _BATCHES_AHEAD = 2
 _RESULTS_UNDER_WAY = 2
@@ -41,6 +41,10 @@ class ExtractionError(ValueError):
     """A shard cannot be extracted; the message names the file and the clip."""
 
 
+Picks = tuple[int, Rule]
+"""Pictures a second, and which frames they are."""
+
+
 @dataclass
 class Decoded:
     """A clip as raw segments.
@@ -48,14 +52,14 @@ class Decoded:
     Args:
         clip: its name.
         row: its row inside the shard.
-        pictures: fps -> (T, fps, H, W, 3) uint8; None without video.
+        pictures: picks -> (T, fps, H, W, 3) uint8; None without video.
         sound: (T, 16000) float32; None without audio.
         seconds: that decoding took.
     """
 
     clip: str
     row: int
-    pictures: dict[int, npt.NDArray[np.uint8]] | None
+    pictures: dict[Picks, npt.NDArray[np.uint8]] | None
     sound: npt.NDArray[np.float32] | None
     seconds: float
 
@@ -160,14 +164,14 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _needs(extractors: Mapping[str, ExtractorConfig]) -> tuple[set[int], bool]:
-    """The frame rates, and whether sound, that the extractors read."""
-    rates = {config.fps for config in extractors.values() if modality(config) == "video"}
-    return rates, any(modality(config) == "audio" for config in extractors.values())
+def _needs(extractors: Mapping[str, ExtractorConfig]) -> tuple[set[Picks], bool]:
+    """The frames, and whether sound, that the extractors read."""
+    picks = {(config.fps, config.frames) for config in extractors.values() if modality(config) == "video"}
+    return picks, any(modality(config) == "audio" for config in extractors.values())
 
 
 def _decoded_clips(
-    tar: Path, shard: int, size: int, needs: tuple[set[int], bool], workers: int, progress: Progress
+    tar: Path, shard: int, size: int, needs: tuple[set[Picks], bool], workers: int, progress: Progress
 ) -> Iterator[Decoded]:
     """The shard's clips in its order, decoded by `workers` threads, a few ahead."""
     with ThreadPoolExecutor(workers, "decode") as pool:
@@ -192,13 +196,13 @@ def _counted(decoded: Decoded, progress: Progress) -> Decoded:
     return decoded
 
 
-def _decode(tar: Path, clip: Clip, row: int, needs: tuple[set[int], bool]) -> Decoded:
+def _decode(tar: Path, clip: Clip, row: int, needs: tuple[set[Picks], bool]) -> Decoded:
     started = time.perf_counter()
-    rates, sound_needed = needs
+    picks, sound_needed = needs
     pictures, sound = None, None
     try:
-        if clip.video is not None and rates:
-            pictures = _pictures(clip.video, rates)
+        if clip.video is not None and picks:
+            pictures = _pictures(clip.video, picks)
         if clip.audio is not None and sound_needed:
             sound = decode_audio(clip.audio).reshape(SEGMENTS, SAMPLE_RATE)
     except ValueError as error:
@@ -206,14 +210,14 @@ def _decode(tar: Path, clip: Clip, row: int, needs: tuple[set[int], bool]) -> De
     return Decoded(clip.clip, row, pictures, sound, time.perf_counter() - started)
 
 
-def _pictures(video: bytes, rates: set[int]) -> dict[int, npt.NDArray[np.uint8]]:
-    """fps -> (T, fps, H, W, 3), all from one decoding; the same pictures as at one rate alone."""
-    if len(rates) == 1:
-        found = {rate: decode_frames(video, rate) for rate in rates}
+def _pictures(video: bytes, picks: set[Picks]) -> dict[Picks, npt.NDArray[np.uint8]]:
+    """Picks -> (T, fps, H, W, 3), all from one decoding; the same pictures as of one pick alone."""
+    if len(picks) == 1:
+        found = {(fps, rule): decode_frames(video, fps, rule=rule) for fps, rule in picks}
     else:
         every = decode_frames(video, CANONICAL.fps)
-        found = {rate: every[frame_indices(rate)] for rate in rates}
-    return {rate: frames.reshape(SEGMENTS, rate, *frames.shape[1:]) for rate, frames in found.items()}
+        found = {(fps, rule): every[frame_indices(fps, rule=rule)] for fps, rule in picks}
+    return {pick: frames.reshape(SEGMENTS, pick[0], *frames.shape[1:]) for pick, frames in found.items()}
 
 
 def _batches(
@@ -223,7 +227,8 @@ def _batches(
     gathered: dict[str, list[tuple[Decoded, int, npt.NDArray[Any]]]] = {name: [] for name in extractors}
     for decoded in clips:
         for name, config in extractors.items():
-            raw = decoded.sound if modality(config) == "audio" else (decoded.pictures or {}).get(config.fps)
+            pictures = (decoded.pictures or {}).get((config.fps, config.frames))
+            raw = decoded.sound if modality(config) == "audio" else pictures
             if raw is None:
                 continue
             waiting = gathered[name]

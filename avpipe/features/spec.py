@@ -54,9 +54,11 @@ NETWORKS: LazyTable = {
 PUBLISHED: dict[str, ExtractorConfig] = {
     "vggish": ExtractorConfig(backbone="vggish"),
     "vgg19": ExtractorConfig(backbone="vgg19", pooling="map", fps=16),
-    "resnet152": ExtractorConfig(backbone="resnet152", fps=8, average=False, resize="crop"),
-    "r2plus1d_18": ExtractorConfig(backbone="r2plus1d_18", fps=8, image_size=112, resize="crop"),
-    "r3d_18": ExtractorConfig(backbone="r3d_18", fps=8, image_size=112, resize="crop"),
+    "resnet152": ExtractorConfig(
+        backbone="resnet152", fps=8, frames="linspace", average=False, resize="crop"
+    ),
+    "r2plus1d_18": ExtractorConfig(backbone="r2plus1d_18", fps=8, frames="linspace", image_size=112),
+    "r3d_18": ExtractorConfig(backbone="r3d_18", fps=8, frames="linspace", image_size=112),
 }
 """Settings of the published features: AVE's (vggish, vgg19), LLP's (vggish, resnet152, r2plus1d_18; r3d_18 likewise)."""
 

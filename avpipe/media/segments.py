@@ -6,7 +6,7 @@ import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -59,26 +59,39 @@ def read_shard(tar: Path) -> Iterator[Clip]:
         raise ValueError(f"{tar} is not a whole tar file: {error}; normalise the shard anew") from error
 
 
-def frame_indices(fps: int, preset: Preset = CANONICAL) -> npt.NDArray[np.int64]:
+Rule = Literal["middle", "linspace"]
+"""Which frames are seen at a lower rate, see `frame_indices`."""
+
+
+def frame_indices(fps: int, preset: Preset = CANONICAL, rule: Rule = "middle") -> npt.NDArray[np.int64]:
     """Which of a clip's frames are seen at a lower rate, (T * fps,).
 
-    Picture k of segment t is the frame at the middle of its own interval, t + (k + 1/2) / fps: index
+    By "middle", picture k of segment t is the frame at the middle of its own interval, t + (k + 1/2) / fps: index
     F t + k F / fps + floor(F / (2 fps)). At the full rate these are all frames; at 1 fps, frame 8 of each 16. All pictures
     of a segment lie inside its second, and none is nearer to one border than to the other.
+
+    By "linspace" they are round(linspace(0, F T - 1, T * fps)), halves to even: evenly from the clip's first frame to its
+    last, as the scripts of LLP's published features pick (AVVP-ECCV20, scripts/).
 
     Args:
         fps: pictures a second; divides the preset's rate F.
         preset: the clip's format.
+        rule: "middle" or "linspace".
     """
     if fps < 1 or preset.fps % fps:
         raise ValueError(
             f"fps must divide {preset.fps}, the rate of canonical clips: 1, 2, 4, 8 or 16, not {fps}"
         )
+    if rule == "linspace":
+        evenly = np.linspace(0, preset.frames - 1, preset.frames * fps // preset.fps)
+        return evenly.round().astype(np.int64)
     step = preset.fps // fps
     return np.arange(0, preset.frames, step) + step // 2
 
 
-def decode_frames(video: bytes, fps: int, preset: Preset = CANONICAL) -> npt.NDArray[np.uint8]:
+def decode_frames(
+    video: bytes, fps: int, preset: Preset = CANONICAL, rule: Rule = "middle"
+) -> npt.NDArray[np.uint8]:
     """Pictures of a canonical clip, (T * fps, H, W, 3) RGB.
 
     By decord, else by PyAV where decord has no wheel (it has none for macOS and for ARM); on canonical clips
@@ -88,11 +101,12 @@ def decode_frames(video: bytes, fps: int, preset: Preset = CANONICAL) -> npt.NDA
         video: the mp4 of a `Clip`.
         fps: pictures a second, see `frame_indices`; pictures k of segment t are rows t * fps + k.
         preset: the clip's format.
+        rule: which frames.
 
     Raises:
         ValueError: if it is no canonical clip.
     """
-    indices = frame_indices(fps, preset)
+    indices = frame_indices(fps, preset, rule)
     try:
         import decord
     except ImportError:

@@ -82,15 +82,23 @@ def test_batches_and_company_change_nothing(study: Any) -> None:
 def test_a_clip_is_decoded_once_for_all_extractors(study: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     decoded: collections.Counter[int] = collections.Counter()
 
-    def counting(video: bytes, fps: int) -> np.ndarray:
+    def counting(video: bytes, fps: int, **rule: Any) -> np.ndarray:
         decoded[fps] += 1
-        return decode_frames(video, fps)
+        return decode_frames(video, fps, **rule)
 
     monkeypatch.setattr(extract, "decode_frames", counting)
     timings = run(study, {"look": LOOK, "maps": MAPS, "sound": SOUND}, (0,))
     assert decoded == {16: 3}  # rows 0, 2 and 3 have pictures
     assert timings["clips"] == 3
     assert timings["segments"] == {"look": 30, "maps": 30, "sound": 20}
+
+
+def test_the_rule_by_which_frames_are_picked_is_an_option(study: Any) -> None:
+    evenly = LOOK.model_copy(update={"fps": 2, "frames": "linspace"})
+    run(study, {"middle": LOOK.model_copy(update={"fps": 2}), "evenly": evenly})
+    run(study, {"alone": evenly})
+    np.testing.assert_array_equal(values(study, "alone"), values(study, "evenly"))
+    assert not np.array_equal(values(study, "middle"), values(study, "evenly"), equal_nan=True)
 
 
 def test_again_gives_the_same_bytes(study: Any) -> None:

@@ -84,6 +84,13 @@ def test_one_picture_a_second_is_the_ninth_of_sixteen() -> None:
     assert frame_indices(1).tolist() == [8, 24, 40, 56, 72, 88, 104, 120, 136, 152]
 
 
+def test_llps_rule_goes_evenly_from_the_first_frame_to_the_last() -> None:
+    evenly = frame_indices(8, rule="linspace")
+    assert evenly[:3].tolist() == [0, 2, 4]
+    assert evenly[40] == 81, "40 * 159 / 79 = 80.506"
+    assert (evenly[-1], len(evenly)) == (159, 80)
+
+
 @pytest.mark.parametrize("fps", [0, 3, 32])
 def test_a_rate_that_does_not_divide_is_refused(fps: int) -> None:
     with pytest.raises(ValueError, match="1, 2, 4, 8 or 16"):

@@ -38,19 +38,24 @@ class Experiment(Section):
         default=None,
         description="whose model of the same seed this one starts from; none: from random weights",
     )
+    pretrained_on: str | None = Field(
+        default=None, description="name of the dataset in whose results that model is; none: the same dataset"
+    )
 
     @model_serializer(mode="wrap")
     def _without_absent_pretraining(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave `pretraining` out where there is none: what was written before there was the key stays the same."""
+        """Leave both keys out where there is none: what was written before there were these keys stays the same."""
         written: dict[str, Any] = serialize(self)
-        if self.pretraining is None:
-            written.pop("pretraining", None)
+        for key in ("pretraining", "pretrained_on"):
+            if getattr(self, key) is None:
+                written.pop(key, None)
         return written
 
     @property
     def chain(self) -> tuple["Experiment", ...]:
-        """The experiment and those that it starts from, itself first."""
-        return (self, *(self.pretraining.chain if self.pretraining else ()))
+        """The experiment and those of the same dataset that it starts from, itself first."""
+        here = self.pretraining if self.pretrained_on is None else None
+        return (self, *(here.chain if here else ()))
 
     @property
     def id(self) -> str:

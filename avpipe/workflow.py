@@ -175,8 +175,13 @@ class Plan:
         ]
 
     def checkpoints_before(self, experiment: Experiment) -> list[str]:
-        """The weights that the runs of an experiment start from; none where they start from random numbers."""
-        return self.runs([experiment.pretraining], "checkpoint.pt") if experiment.pretraining else []
+        """The weights that the runs of an experiment start from; none where they start from random numbers.
+
+        Those of another dataset are made by its own study.
+        """
+        files = self.runs([experiment.pretraining], "checkpoint.pt") if experiment.pretraining else []
+        other = experiment.pretrained_on
+        return [file.replace(self.results, f"results/{other}", 1) for file in files] if other else files
 
     def figure_files(self, spec: FigureSpec) -> list[str]:
         """What a figure reads of its experiments' runs, and of the dataset itself."""

@@ -44,6 +44,14 @@ def test_what_it_starts_from_is_part_of_its_name() -> None:
     assert uni.pretraining.id.startswith("avg-self-supervised-")
 
 
+def test_where_it_was_pretrained_is_part_of_its_name_too() -> None:
+    here = experiment(pretraining=pretraining())
+    elsewhere = experiment(pretraining=pretraining(), pretrained_on="audioset")
+    assert here.id != elsewhere.id
+    assert elsewhere.chain == (elsewhere,)
+    assert Experiment.from_json(elsewhere.to_json()) == elsewhere
+
+
 def test_it_can_be_read_back() -> None:
     for one in (experiment(), experiment(pretraining=pretraining(layers=2))):
         assert Experiment.from_json(one.to_json()) == one

@@ -118,11 +118,21 @@ def test_what_an_experiment_starts_from_is_trained_first(tmp_path: Path) -> None
     assert set(part["extractors"]) == {"a", "v", "p"}
     assert set(part["recipes"]) == {"long"}
     assert set(part["models"]) == {"avg"}
+    before["dataset"] = "audioset"
+    (tmp_path / "tables" / "small.yaml").write_text(yaml.safe_dump(table))
+    elsewhere = Plan(validate_study(study), tmp_path)
+    by_model = {experiment.model: experiment for experiment in elsewhere.experiments.values()}
+    assert set(by_model) == {"han", "avg_parser"}
+    assert elsewhere.extractors == ["a", "v"]
+    started = [path.replace("/d/", "/audioset/") for path in started]
+    assert elsewhere.checkpoints_before(by_model["avg_parser"]) == started
 
 
 def test_a_figure_of_the_annotations_reads_no_run_and_needs_no_clip() -> None:
     found = plan(**study_file("llp_features") | {"tables": [], "figures": ["avvp_events"]})
     read = {"events.parquet", "categories.csv", "manifest.parquet"}
-    assert set(found.figure_files(found.figures["avvp_events"])) == {f"results/llp_features/{name}" for name in read}
+    assert set(found.figure_files(found.figures["avvp_events"])) == {
+        f"results/llp_features/{name}" for name in read
+    }
     assert found.experiments == {}
     assert found.extractors == []

@@ -26,7 +26,7 @@ plans anything, so importing this module loads no torch and no pandas.
         settings: [supervised]                    # where the row exists; default: all of the table's
         published: {supervised: 75.2}             # or {supervised: {accuracy: 75.2}} where there are several metrics
         pretraining:                              # the experiment whose model this one starts from, of the same seed
-          {model: avg, options: {objective: uni}}  # features and recipe: the row's, unless given here
+          {model: avg, options: {objective: uni}}  # features and recipe: the row's, unless given; `dataset`: another's
       - row: dam
         method: DAM
         gap: the model is not in avpipe yet       # instead of a model: published number and a gap with this reason
@@ -70,6 +70,9 @@ class PretrainingRow(Section):
     options: dict[str, Any] = Field(default_factory=dict)
     features: dict[Role, str] | None = None
     recipe: str | dict[str, Any] | None = None
+    dataset: str | None = Field(
+        None, pattern=NAME, description="another dataset, whose study trains it; none: this study does"
+    )
 
 
 class Row(Section):
@@ -161,6 +164,7 @@ class Spec(Section):
             setting=setting,
             recipe=self._recipe(row, self._recipe_of(row), study, "recipe"),
             pretraining=self._pretraining(row, study),
+            pretrained_on=row.pretraining.dataset if row.pretraining else None,
         )
 
     def _pretraining(self, row: Row, study: Study) -> Experiment | None:
@@ -168,12 +172,14 @@ class Spec(Section):
         if before is None:
             return None
         features = self.features_of(row) if before.features is None else before.features
+        if before.dataset is None:
+            self._features(row, features, study, "pretraining.features")
         recipe = self._recipe_of(row) if before.recipe is None else before.recipe
         return Experiment(
             task=before.task,
             model=before.model,
             options=self._options(before.model, before.options, study),
-            features=self._features(row, features, study, "pretraining.features"),
+            features=features,
             setting="self-supervised",
             recipe=self._recipe(row, recipe, study, "pretraining.recipe"),
         )

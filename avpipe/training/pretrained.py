@@ -32,9 +32,13 @@ class Pretrained:
         return {"experiment_id": self.experiment_id, "weights": self.digest}
 
 
-def checkpoint_file(experiment: Experiment, results: Path, seed: int) -> Path:
-    """Where the weights of a run lie."""
-    return results / "runs" / experiment.id / f"seed{seed}" / "checkpoint.pt"
+def checkpoint_before(experiment: Experiment, results: Path, seed: int) -> Path | None:
+    """Where the weights lie that a run starts from: in its dataset's results, or in another's beside them."""
+    before, other = experiment.pretraining, experiment.pretrained_on
+    if before is None:
+        return None
+    folder = results.resolve().parent / other if other else results
+    return folder / "runs" / before.id / f"seed{seed}" / "checkpoint.pt"
 
 
 def read_pretrained(experiment: Experiment, results: Path, seed: int) -> Pretrained | None:
@@ -49,14 +53,18 @@ def read_pretrained(experiment: Experiment, results: Path, seed: int) -> Pretrai
         FileNotFoundError: if that run is missing.
         ValueError: if its checkpoint is none of ours.
     """
-    before = experiment.pretraining
-    if before is None:
+    before, path = experiment.pretraining, checkpoint_before(experiment, results, seed)
+    if before is None or path is None:
         return None
-    path = checkpoint_file(before, results, seed)
     if not path.is_file():
+        who = (
+            f"the study of {experiment.pretrained_on} does, if it has the same model, options, features and recipe"
+            if experiment.pretrained_on
+            else "Snakemake does; by hand: `avpipe train` with the `pretraining` of this experiment as --experiment"
+        )
         raise FileNotFoundError(
             f"{path} is missing: {experiment.id} starts from the model that {before.id} trains with seed {seed}. Train that "
-            "first (Snakemake does; by hand: `avpipe train` with the `pretraining` of this experiment as --experiment)"
+            f"first ({who})"
         )
     saved = torch.load(path, map_location="cpu", weights_only=True)
     if not isinstance(saved, dict) or "weights" not in saved:

@@ -241,6 +241,16 @@ def test_pretraining_has_features_recipe_and_the_studys_options_of_its_own(
     assert spec.recipe_names() == {"short"}
 
 
+def test_pretraining_of_another_dataset_may_have_features_that_this_study_does_not(
+    study: Study, table_data: dict[str, Any]
+) -> None:
+    data = with_pretraining(table_data, dataset="audioset", features={"audio": "other"})
+    (experiment,) = parse_table(data, "small", study).experiments(study).values()
+    assert experiment.pretrained_on == "audioset"
+    assert experiment.pretraining is not None
+    assert experiment.pretraining.features == {"audio": "other"}
+
+
 @pytest.mark.parametrize(
     ("changes", "says"),
     [

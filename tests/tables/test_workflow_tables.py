@@ -11,7 +11,7 @@ import yaml
 from avpipe.config.study import Study, validate_study
 from avpipe.models import create_model
 from avpipe.report.spec import load_figure
-from avpipe.tables.spec import load_table
+from avpipe.tables.spec import load_table, parse_table
 
 ROOT = Path(__file__).resolve().parents[2]
 TABLES = sorted((ROOT / "workflow" / "tables").glob("*.yaml"))
@@ -158,3 +158,20 @@ def test_the_avin_row_is_one_experiment_in_all_its_tables(default_study: Study) 
         for name in ("avin_comparison", "avin_fusion", "avin_ablation")
     }
     assert len(ids) == 1
+
+
+def test_the_pretraining_on_audioset_is_what_rows_of_llp_can_start_from() -> None:
+    llp, audioset = (
+        read_study(ROOT / "workflow" / "configs" / f"{n}.yaml") for n in ("llp", "audioset_pretraining")
+    )
+    trained = load_table(ROOT / "workflow" / "tables" / "avg_pretraining.yaml", audioset).experiments(
+        audioset
+    )
+    data = yaml.safe_load((ROOT / "workflow" / "tables" / "avvp_segment.yaml").read_text(encoding="utf-8"))
+    for row in data["rows"]:
+        if "pretraining" in row:
+            row["pretraining"] |= {"dataset": "audioset_pretraining", "recipe": {"protocol": "last"}}
+    asked = parse_table(data, "elsewhere", llp).experiments(llp).values()
+    needed = {experiment.pretraining.id for experiment in asked if experiment.pretraining}
+    assert len(needed) == 3
+    assert needed == {experiment.id for experiment in trained.values()}

@@ -316,3 +316,18 @@ def test_the_real_splits_of_llp_go_through(llp, describe, model, changes):
     assert [metrics["counts"][split] for split in ("train", "val", "test")] == [10_000, 649, 1_200]
     zeros = [0.005, 0.100833, 0.145, 0.083611, 0.0]
     assert [metrics["metrics"]["last"][name] for name in METRICS] == pytest.approx(zeros * 2, abs=1e-6)
+
+
+@pytest.mark.slow
+def test_pretraining_and_what_starts_from_it_go_through_on_the_real_splits_of_llp(llp, describe):
+    small = {"layers": 1, "heads": 2, "feed_forward_dim": 8}
+    once = {"epochs": 1, "batch_size": 500}
+    before = describe("avg", "self-supervised", small, task="pretraining", **once)
+    parser = describe("avg_parser", WEAK, {**small, "head_dim": 8}, task="parsing", threshold=0.999, **once)
+    for experiment in (before, parser.model_copy(update={"pretraining": before})):
+        train_experiment(experiment, llp, [0], "cpu", threads=1)
+        metrics = json.loads((llp / "runs" / experiment.id / "seed0" / "metrics.json").read_text())
+        assert [metrics["counts"][split] for split in ("train", "val", "test")] == [10_000, 649, 1_200]
+        assert metrics["status"] == "ok"
+    zeros = [0.005, 0.100833, 0.145, 0.083611, 0.0]
+    assert [metrics["metrics"]["last"][name] for name in METRICS] == pytest.approx(zeros * 2, abs=1e-6)

@@ -11,12 +11,13 @@ from avpipe.experiment import Experiment
 from avpipe.training import loop
 from avpipe.training.pretrained import (
     Pretrained,
-    checkpoint_file,
+    checkpoint_before,
     digest_of,
     read_pretrained,
     start_from,
 )
 
+from .conftest import write_study
 from .test_loop import Stop, assert_same, read, run
 
 SMALL = {"hidden_dim": 16, "layers": 1, "heads": 2, "feed_forward_dim": 16}
@@ -113,9 +114,7 @@ def test_it_starts_from_the_weights_of_the_same_seed(make_study, dependent, monk
     monkeypatch.setattr(loop.Run, "_epoch", first_step)
     records = run(experiment, study.results, [0, 1])
     for seed, record in enumerate(records):
-        left_behind = torch.load(
-            checkpoint_file(experiment.pretraining, study.results, seed), weights_only=True
-        )
+        left_behind = torch.load(checkpoint_before(experiment, study.results, seed), weights_only=True)
         for name, weight in left_behind["weights"].items():
             assert torch.equal(started[seed][name], weight)
         assert record["pretraining"]["experiment_id"] == experiment.pretraining.id
@@ -142,7 +141,7 @@ def test_where_pretraining_failed_so_does_the_run_and_says_why(make_study, depen
 
 def test_a_file_that_is_no_checkpoint_is_named(make_study, dependent):
     experiment, study = dependent(), make_study()
-    path = checkpoint_file(experiment.pretraining, study.results, 0)
+    path = checkpoint_before(experiment, study.results, 0)
     path.parent.mkdir(parents=True)
     torch.save([1, 2], path)
     with pytest.raises(ValueError, match="is no checkpoint of a run"):
@@ -172,7 +171,7 @@ def test_a_saved_state_is_not_gone_on_with_after_another_pretraining(
     experiment, study = dependent(epochs=4), make_study()
     run(experiment.pretraining, study.results)
     stop_after(2, experiment, study.results)
-    path = checkpoint_file(experiment.pretraining, study.results, 0)
+    path = checkpoint_before(experiment, study.results, 0)
     saved = torch.load(path, weights_only=True)
     saved["weights"]["transformer.kind.weight"] += 1
     torch.save(saved, path)
@@ -185,3 +184,17 @@ def test_runs_without_pretraining_say_nothing_of_it(study, describe):
     record = run(experiment, study.results)[0]
     assert "pretraining" not in record
     assert "pretraining" not in json.dumps(record["experiment"])
+
+
+def test_pretraining_may_be_that_of_another_dataset(make_study, dependent, tmp_path):
+    study = make_study()
+    experiment = dependent().model_copy(update={"pretrained_on": "sounds"})
+    with pytest.raises(FileNotFoundError, match=r"sounds/runs/.*the study of sounds does"):
+        run(experiment, study.results)
+    other = write_study(tmp_path / "results" / "sounds", splits=(("train", 32), ("val", 8), ("test", 8)))
+    run(experiment.pretraining, other.results)
+    record = run(experiment, study.results)[0]
+    assert record["pretraining"]["experiment_id"] == experiment.pretraining.id
+    assert record["experiment"]["pretrained_on"] == "sounds"
+    left_behind = torch.load(checkpoint_before(experiment, study.results, 0), weights_only=True)
+    assert record["pretraining"]["weights"] == digest_of(left_behind["weights"])

@@ -222,7 +222,7 @@ def _explain(table: Table, cell: Cell, experiment: Experiment | None, study: Stu
     lines += ["experiment", _indented({"id": experiment.id, **experiment.model_dump(mode="json")})]
     extractors = {name: study.arrays[name].model_dump(mode="json") for name in experiment.features.values()}
     lines += ["extractors", _indented(extractors)]
-    for key in ("code", "features", "parameters", "counts", "device", "environment"):
+    for key in ("code", "pretraining", "features", "parameters", "counts", "device", "environment"):
         lines += _shared(key, runs)
     return "\n".join(lines)
 

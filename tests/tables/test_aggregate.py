@@ -201,6 +201,15 @@ def test_why_lists_what_differs_between_seeds(
     assert "device (seeds 0, 2)\n  cpu\ndevice (seed 1)\n  cuda" in text
 
 
+def test_why_names_the_model_that_each_run_started_from(
+    spec: TableSpec, supervised: Experiment, study: Study, write_run: Callable[..., Path], tmp_path: Path
+) -> None:
+    for seed in range(2):
+        write_run(supervised, seed, 0.5, pretraining={"experiment_id": "avg-1", "weights": f"{seed}" * 16})
+    text = why("small", "avel", "accuracy", "supervised", spec, study, tmp_path)
+    assert "pretraining (seed 1)\n  experiment_id: avg-1\n  weights: '1111111111111111'" in text
+
+
 @pytest.mark.parametrize(
     ("row", "metric", "setting", "message"),
     [

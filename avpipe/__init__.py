@@ -7,7 +7,7 @@ One folder a stage, in the way the data flows::
 Vocabulary used everywhere: B batch, T segments (10), F frames a segment (16), C classes, D feature width,
 M mel bands (64). A *clip* is a 10 s excerpt, a *segment* one second of it, a *shard* the clips of one job,
 an *extractor* backbone + preprocessing + pooling, an *experiment* the recipe behind a table's row, a *run*
-an experiment with a seed, a *setting* supervised or weakly-supervised, a *protocol* how the checkpoint is
+an experiment with a seed, a *setting* supervised, weakly- or self-supervised, a *protocol* how the checkpoint is
 chosen.
 
 Importing avpipe is cheap on purpose: the Snakefile and every shell job do it.

@@ -243,7 +243,7 @@ class AVG(nn.Module):
 
     @torch.no_grad()
     def truth(self, batch: AVBatch) -> Tensor:
-        """Algorithm 1 on the features as they come in: (B, T, T) bool."""
+        """Algorithm 1 on the features as they come in, standardized where the recipe says so: (B, T, T) bool."""
         features = segment_features(batch, self.transformer.audio_dim, self.transformer.visual_dim, "AVG")
         return same_group(
             *features,

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
 from torch import Tensor, nn
 
@@ -87,37 +88,20 @@ def train_experiment(
             "code": code_fingerprint(experiment),
             "device": place.type,
         }
-        facts = {
-            "counts": data.counts(),
-            "features": describe_features(experiment, data),
-            "log": str(log) if log else None,
-            "environment": provenance.environment(),
-        }
+        facts = describe_run(experiment, data, log)
+        options = model_options(experiment, data)
         standardize = experiment.recipe.standardize and reason is None
         scales = feature_scales(reader, data.splits["train"]) if standardize else {}
         for seed in seeds:
             start = read_pretrained(experiment, results, seed)
-            begun = {"pretraining": start.describe()} if start else {}
+            which_run = {**about, "seed": seed} | ({"pretraining": start.describe()} if start else {})
             outcome = Outcome(reason=reason or (start.problem if start else None))
             if outcome.reason is None:
-                identity = {
-                    **about,
-                    **begun,
-                    "seed": seed,
-                    "data": data.digest,
-                    "torch": str(torch.__version__),
-                }
+                identity = {**which_run, "data": data.digest, "torch": str(torch.__version__)}
                 run = Run(experiment, data, task, reader, place, seed, folder, identity, start, scales)
                 outcome = run.train(save_every)
-            chosen = outcome.checkpoints.get(experiment.recipe.protocol)
-            table = (
-                task.table(chosen.predictions, "test")
-                if chosen and not outcome.reason
-                else task.empty_table()
-            )
-            options = model_options(experiment, data)
-            said = {**about, "seed": seed, **begun, **facts}
-            write_run(folder / f"seed{seed}", outcome, table, said, options)
+            table = table_of(task, outcome, experiment.recipe.protocol)
+            write_run(folder / f"seed{seed}", outcome, table, {**which_run, **facts}, options)
     forget_states(folder, seeds)
 
 
@@ -151,6 +135,22 @@ def model_options(experiment: Experiment, data: Data) -> dict[str, Any]:
     known = lazy.options_of(lazy.target(MODELS, experiment.model, "model"))
     given = data.sizes() | {"setting": experiment.setting}
     return {**{name: value for name, value in given.items() if name in known}, **experiment.options}
+
+
+def describe_run(experiment: Experiment, data: Data, log: Path | None) -> dict[str, Any]:
+    """What metrics.json says of clips, features, log and environment."""
+    return {
+        "counts": data.counts(),
+        "features": describe_features(experiment, data),
+        "log": str(log) if log else None,
+        "environment": provenance.environment(),
+    }
+
+
+def table_of(task: Task, outcome: Outcome, protocol: str) -> pd.DataFrame:
+    """The predictions on the test split of the protocol's checkpoint; no row if the run failed."""
+    chosen = outcome.checkpoints.get(protocol)
+    return task.table(chosen.predictions, "test") if chosen and not outcome.reason else task.empty_table()
 
 
 def describe_features(experiment: Experiment, data: Data) -> dict[str, dict[str, Any]]:

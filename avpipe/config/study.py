@@ -78,8 +78,9 @@ class Study(Section):
     bundles: tuple[tuple[str, ...], ...] = Field(
         (), description="extractors that share one job, so that a clip is decoded once for all of them"
     )
-    backbones: tuple[str, ...] = Field(
-        (), description="visual features that the tables with `each` compare, every model on every one"
+    backbones: dict[str, tuple[Literal["supervised", "weakly-supervised"], ...]] = Field(
+        default_factory=dict,
+        description="visual features that the tables with `each` compare, every model on every one, and in which settings",
     )
     tables: tuple[str, ...] = Field((), description="tables to fill: names of files in workflow/tables")
     figures: tuple[str, ...] = Field((), description="figures to draw: names of files in workflow/figures")

@@ -71,6 +71,7 @@ class AVRB(nn.Module):
         visual_dim: D_v.
         visual_cells: H * W of the visual map; 1 where features are vectors.
         attention: audio-guided visual attention over the cells of a map; without it their average.
+        attention_dim: hidden width of that attention.
         hidden_dim: of each direction of the LSTMs.
         fusion_dim: p, outputs of AVFB.
         factors: q, the rank of each of AVFB's bilinear forms.
@@ -91,6 +92,7 @@ class AVRB(nn.Module):
         visual_dim: int = 512,
         visual_cells: int = 49,
         attention: bool = True,
+        attention_dim: int = 512,
         hidden_dim: int = 128,
         fusion_dim: int = 256,
         factors: int = 5,
@@ -99,7 +101,9 @@ class AVRB(nn.Module):
         super().__init__()
         self.audio_dim, self.visual_dim = audio_dim, visual_dim
         self.cells = visual_cells if attention else None
-        self.look = AudioGuidedAttention(audio_dim, visual_dim, visual_cells) if attention else None
+        self.look = (
+            AudioGuidedAttention(audio_dim, visual_dim, visual_cells, attention_dim) if attention else None
+        )
         self.audio_lstm = nn.LSTM(audio_dim, hidden_dim, batch_first=True, bidirectional=True)
         self.visual_lstm = nn.LSTM(visual_dim, hidden_dim, batch_first=True, bidirectional=True)
         self.fusion = MFB(2 * hidden_dim, 2 * hidden_dim, fusion_dim, factors, dropout)

@@ -127,6 +127,7 @@ class CMAN(nn.Module):
         visual_dim: D_v.
         visual_cells: H * W of the visual map; 1 where features are vectors.
         attention: on where to look; without it the average of a map's cells.
+        attention_dim: hidden width of that attention.
         hidden_dim: D, of both modalities.
 
     Raises:
@@ -144,12 +145,15 @@ class CMAN(nn.Module):
         visual_dim: int = 512,
         visual_cells: int = 49,
         attention: bool = True,
+        attention_dim: int = 512,
         hidden_dim: int = 256,
     ) -> None:
         super().__init__()
         self.audio_dim, self.visual_dim = audio_dim, visual_dim
         self.cells = visual_cells if attention else None
-        self.where = AudioGuidedAttention(audio_dim, visual_dim, visual_cells) if attention else None
+        self.where = (
+            AudioGuidedAttention(audio_dim, visual_dim, visual_cells, attention_dim) if attention else None
+        )
         self.embed_audio = nn.Linear(audio_dim, hidden_dim)
         self.embed_visual = nn.Linear(visual_dim, hidden_dim)
         self.when_audio = ContextAwareSelfAttention(hidden_dim)

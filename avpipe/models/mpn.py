@@ -109,6 +109,7 @@ class MPN(nn.Module):
         visual_cells: H * W of the visual map; 1 where features are vectors.
         setting: weakly supervised, background is a category too; the training loop fills it in.
         attention: audio-guided visual attention over a map's cells; without it their average.
+        attention_dim: hidden width of that attention.
         hidden_dim: D, of each modality; a multiple of `heads`.
         heads: of the co-attention.
         reduction: of the bottleneck attention.
@@ -130,6 +131,7 @@ class MPN(nn.Module):
         visual_cells: int = 49,
         setting: Literal["supervised", "weakly-supervised"] = "supervised",
         attention: bool = True,
+        attention_dim: int = 512,
         hidden_dim: int = 256,
         heads: int = 4,
         reduction: int = 16,
@@ -140,7 +142,9 @@ class MPN(nn.Module):
             raise ValueError(f"MPN: `hidden_dim` {hidden_dim} is no multiple of `heads` {heads}")
         self.audio_dim, self.visual_dim = audio_dim, visual_dim
         self.cells = visual_cells if attention else None
-        self.attention = AudioGuidedAttention(audio_dim, visual_dim, visual_cells) if attention else None
+        self.attention = (
+            AudioGuidedAttention(audio_dim, visual_dim, visual_cells, attention_dim) if attention else None
+        )
         self.embed_audio = nn.Sequential(nn.Linear(audio_dim, hidden_dim), nn.ReLU())
         self.embed_visual = nn.Sequential(nn.Linear(visual_dim, hidden_dim), nn.ReLU())
         self.co_attention = CoAttention(hidden_dim, heads, dropout)

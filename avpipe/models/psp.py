@@ -147,6 +147,7 @@ class PSP(nn.Module):
         weak_tau: threshold of the weakly-supervised network.
         pair_similarity: the pair-similarity loss; it needs the labels of segments, so supervised only.
         attention: audio-guided visual attention over a map's cells; without it their average.
+        attention_dim: hidden width of that attention.
         hidden_dim: of each direction of the LSTMs; the supervised network first projects both modalities to it.
         dropout: inside the propagation.
 
@@ -170,6 +171,7 @@ class PSP(nn.Module):
         weak_tau: float = 0.095,
         pair_similarity: bool = True,
         attention: bool = True,
+        attention_dim: int = 512,
         hidden_dim: int = 128,
         dropout: float = 0.1,
     ) -> None:
@@ -184,7 +186,9 @@ class PSP(nn.Module):
             self.project_audio = _two_linear(audio_dim, hidden_dim)
             self.project_visual = _two_linear(visual_dim, hidden_dim)
             heard = hidden_dim
-        self.attention = AudioGuidedAttention(heard, visual_dim, visual_cells) if attention else None
+        self.attention = (
+            AudioGuidedAttention(heard, visual_dim, visual_cells, attention_dim) if attention else None
+        )
         self.cells = visual_cells if attention else None
         self.audio_lstm = nn.LSTM(heard, hidden_dim, batch_first=True, bidirectional=True)
         self.visual_lstm = nn.LSTM(hidden_dim, hidden_dim, batch_first=True, bidirectional=True)

@@ -325,6 +325,7 @@ class TableSpec(Spec):
             "row": f"{row.row}-{extractor}",
             "remark": ", ".join(filter(None, [row.remark, backbone])),
             "features": {**self.features_of(row), role: extractor},
+            "settings": tuple(s for s in self.settings_of(row) if s in study.backbones[extractor]),
         }
         return row.model_copy(update=changes)
 

@@ -170,12 +170,15 @@ def test_a_wrong_model_option_of_the_study_is_named(study: Study, table_data: di
 
 
 def test_each_stands_for_one_row_a_backbone_of_the_study(study: Study, table_data: dict[str, Any]) -> None:
-    several = study.model_copy(update={"backbones": ("vgg16_map", "vggish")})
+    several = study.model_copy(
+        update={"backbones": {"vgg16_map": ("supervised", "weakly-supervised"), "vggish": ("supervised",)}}
+    )
     spec = parse_table(table_data | {"each": "visual", "rows": table_data["rows"][:1]}, "grid", several)
     assert [row.row for row in spec.rows] == ["avel-vgg16_map", "avel-vggish"]
     assert [row.remark for row in spec.rows] == ["vgg16", "vggish"]
     seen = [spec.experiments(several)[row.row, "supervised"].features for row in spec.rows]
     assert seen == [{"audio": "vggish", "visual": "vgg16_map"}, {"audio": "vggish", "visual": "vggish"}]
+    assert [row.settings for row in spec.rows] == [("supervised", "weakly-supervised"), ("supervised",)]
     again = parse_table(spec.model_dump(mode="json"), "grid", several)  # as the workflow passes it to the job
     assert again == spec
 
@@ -183,12 +186,12 @@ def test_each_stands_for_one_row_a_backbone_of_the_study(study: Study, table_dat
 @pytest.mark.parametrize(
     ("backbones", "message"),
     [
-        ((), "names no `backbones` to compare"),
-        (("vgg_map",), "no extractor 'vgg_map'; did you mean 'vgg16_map'"),
+        ({}, "names no `backbones` to compare"),
+        ({"vgg_map": ("supervised",)}, "no extractor 'vgg_map'; did you mean 'vgg16_map'"),
     ],
 )
 def test_backbones_that_are_not_there_are_named(
-    study: Study, table_data: dict[str, Any], backbones: tuple[str, ...], message: str
+    study: Study, table_data: dict[str, Any], backbones: dict[str, tuple[str, ...]], message: str
 ) -> None:
     wrong = study.model_copy(update={"backbones": backbones})
     with pytest.raises(ConfigError, match=message):

@@ -68,7 +68,7 @@ def ave_study(checkout: Checkout, url: str) -> None:
         "bundles": [["vggish", "visual_map"]],
         "tables": ["avin_fusion"],
         "figures": [],
-        "backbones": [],
+        "backbones": {},
     }
     study |= {"shard_size": 12, "seeds": [0], "training": {"epochs": 1, "batch_size": 8}, "recipes": {}}
     (checkout.root / "study.yaml").write_text(yaml.safe_dump(study), encoding="utf-8")

@@ -28,7 +28,7 @@ CARD = ModelCard(
         "Equation 6 is read as cross-modal attention, which theta = 0 is to give: the audio asks, visual segments answer, the audio is added. With equation 3's names that is W^av (f_v W_v2) + f_a; printed is W^va (option `equation_6`).",
         "Where a softmax is below 1e-6, equation 4 takes 1e-6: the weight is zero either way, and its slope is finite.",
         "Three-layer MLP: Linear, ReLU (128), Linear, ReLU (64), Linear.",
-        "Weakly supervised (not in the paper): each class's maximum over time, as in AVEL's code.",
+        "Weakly supervised (not in the paper): each class's mean over time (on the demo the maximum, as in AVEL's code, trains it less well; recipe: `pooling`).",
     ),
 )
 
@@ -123,7 +123,7 @@ class TACMA(nn.Module):
     """
 
     default_loss = "cross_entropy"
-    default_pooling = "max"
+    default_pooling = "mean"
 
     def __init__(
         self,

@@ -129,15 +129,15 @@ def ask(request: Request, timeout: float, stopped: threading.Event) -> Answer:
     environment = os.environ | {"PATH": f"{programs}{os.pathsep}{os.environ.get('PATH', os.defpath)}"}
     pipe = subprocess.PIPE
     with (Path(request.folder) / "log").open("w+b") as log:
+        # Without buffers: what a process that ended at once did not read must not be written again when the pipe closes.
         process = subprocess.Popen(
-            command, stdin=pipe, stdout=pipe, stderr=log, env=environment, process_group=0
+            command, bufsize=0, stdin=pipe, stdout=pipe, stderr=log, env=environment, process_group=0
         )
         with process, _all_killed(process.pid):
             assert process.stdin is not None
             assert process.stdout is not None
             with contextlib.suppress(BrokenPipeError):
                 process.stdin.write(json.dumps(asdict(request)).encode() + b"\n")
-                process.stdin.flush()
             # The pipe stays open as long as we live: when it closes, the process ends itself.
             _wait(process.stdout, timeout, stopped)
             line = process.stdout.readline()

@@ -61,12 +61,12 @@ def ave_study(checkout: Checkout, url: str) -> None:
     study["dataset"] |= {"name": "small", "annotations": "data/annotations", "sources": [source]}
     small = {"weights": "random", "image_size": 32, "fps": 1}
     study["extractors"] = {
-        "vggish": {"backbone": "vggish", "weights": "random"},
-        "visual_map": {**study["extractors"]["visual_map"], **small, "backbone": "resnet18"},
+        "sound": {"backbone": "vggish", "weights": "random"},
+        "look": {**study["extractors"]["visual_map"], **small, "backbone": "resnet18"},
     }
     study |= {
-        "bundles": [["vggish", "visual_map"]],
-        "tables": ["avin_fusion"],
+        "bundles": [["sound", "look"]],
+        "tables": ["small"],
         "figures": [],
         "backbones": {},
     }
@@ -111,7 +111,7 @@ def test_from_annotation_files_to_a_table_with_a_third_of_the_clips_failing(
         )
         assert sum(split["named"] for split in counts.values()) == len(clips)
         assert sum(split.get("present", 0) for split in counts.values()) == len(clips) - len(expected)
-        note = pd.read_csv(results / "tables" / "avin_fusion.csv")["note"]
+        note = pd.read_csv(results / "tables" / "small.csv")["note"]
         assert note.str.contains(r"test clips \d+ of \d+").all()
 
         asked = len(server.asked)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import jinja2
 
-from avpipe.tables.runs import COSTS
+from avpipe.tables.runs import COST_DIGITS, COSTS
 
 if TYPE_CHECKING:
     from avpipe.tables.aggregate import Cell, Table
@@ -174,7 +174,8 @@ def _columns(table: "Table") -> list[dict[str, Any]]:
 
 
 def _show(cell: "Cell", table: "Table", notes: list[str]) -> Shown:
-    digits = table.spec.decimals
+    cost = cell.metric in COSTS
+    digits = COST_DIGITS[cell.metric] if cost else table.spec.decimals
     rivals = [
         c.mean
         for c in table.cells
@@ -183,10 +184,10 @@ def _show(cell: "Cell", table: "Table", notes: list[str]) -> Shown:
     return Shown(
         published="–" if cell.published is None else f"{cell.published:.{digits}f}",
         mean="" if cell.mean is None else f"{cell.mean:.{digits}f}",
-        sd="" if cell.sd is None else f"{cell.sd:.{digits}f}",
+        sd="" if cell.sd is None or (cost and not round(cell.sd, digits)) else f"{cell.sd:.{digits}f}",
         n_seeds=cell.n_seeds,
         best=cell.mean is not None
-        and cell.metric not in COSTS
+        and not cost
         and round(cell.mean, digits) == round(max(rivals), digits) > round(min(rivals), digits),
         label=", ".join(filter(None, [_LABELS[cell.protocol], *cell.quirks]))
         if cell.protocol and cell.mean is not None

@@ -12,6 +12,9 @@ from avpipe.files import read_json
 COSTS = {"parameters": 1e-6, "seconds": 1.0}
 """What a table may show beside scores -> factor to the printed unit: millions of parameters, seconds a run trained."""
 
+COST_DIGITS = {"parameters": 2, "seconds": 1}
+"""Decimals with which a cost is printed, whatever the table's scores have."""
+
 LONGEST_REASON = 240
 """Characters of a failure's reason in a note; `avpipe why` gives all of it."""
 

@@ -72,12 +72,14 @@ def test_where_nothing_is_published_there_is_no_column_for_it(data: dict[str, An
     spec = parse_table(data, "small")
     first, second = spec.rows
     cells = [Cell(first, "supervised", "accuracy", None, **MEASURED)]
-    cells += [Cell(first, "supervised", "parameters", None, mean=1.3, n_seeds=3, protocol="validation")]
+    cells += [
+        Cell(first, "supervised", "parameters", None, mean=1.3, sd=0.0, n_seeds=3, protocol="validation")
+    ]
     cells += [Cell(second, "supervised", m, None, mean=99.0, n_seeds=1) for m in data["metrics"]]
     table = Table("small", spec, None, tuple(cells))
     assert "| Method | supervised: Acc. | supervised: Parameters (M) |" in as_markdown(table)
-    assert "| AVEL | 72.0 ± 0.4 (n=3) | 1.3 (n=3) |" in as_markdown(table)
-    assert "| DAM | **99.0** (n=1) | 99.0 (n=1) |" in as_markdown(table), "more parameters are not better"
+    assert "| AVEL | 72.0 ± 0.4 (n=3) | 1.30 (n=3) |" in as_markdown(table)
+    assert "| DAM | **99.0** (n=1) | 99.00 (n=1) |" in as_markdown(table), "more parameters are not better"
     assert r"\begin{tabular}{lrr}" in as_latex(table)
     assert "published</th>" not in as_html(table)
 

@@ -131,6 +131,27 @@ def forget(part: Path) -> None:
         _note(part).unlink(missing_ok=True)
 
 
+def keep(file: Path, part: Path, name: str, facts: dict[str, Any]) -> None:
+    """Give a whole file that came in another way its temporary name, with what is to be known of it.
+
+    Args:
+        file: on the same file system as `part`; it moves.
+        part: see `download`.
+        name: what the file is of.
+        facts: of it; JSON.
+    """
+    forget(part)
+    write_json(_note(part), {"name": _digest(name), "facts": facts})
+    move_whole(file, part)
+
+
+def kept(part: Path, name: str) -> dict[str, Any] | None:
+    """What `keep` was told of a file, if it is there."""
+    note = _read_note(part, _digest(name))
+    facts = note.get("facts")
+    return facts if isinstance(facts, dict) and part.is_file() else None
+
+
 def _pause(seconds: float, stopped: threading.Event) -> bool:
     """Wait; whether somebody said stop."""
     return stopped.wait(seconds)
@@ -255,8 +276,7 @@ class _Part:
 
     def __init__(self, path: Path, remote: Remote) -> None:
         self.path, self.remote = path, remote
-        name = remote.name or remote.url
-        self.digest = hashlib.sha256(name.encode()).hexdigest()  # a URL may carry a secret
+        self.digest = _digest(remote.name or remote.url)
 
     def size(self) -> int:
         """Bytes that are there."""
@@ -268,11 +288,7 @@ class _Part:
 
     def note(self) -> dict[str, Any]:
         """What is known of them; empty if there is nothing that can be read."""
-        try:
-            note = json.loads(_note(self.path).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return {}
-        return note if isinstance(note, dict) and note.get("name") == self.digest else {}
+        return _read_note(self.path, self.digest)
 
     def resumable(self) -> _Kept | None:
         """How far it came, if the rest of that very version can be asked for, or a wrong whole would be noticed."""
@@ -309,5 +325,19 @@ class _Part:
         return note
 
 
+def _digest(name: str) -> str:
+    """A name without its secrets: it may be a URL with a token."""
+    return hashlib.sha256(name.encode()).hexdigest()
+
+
 def _note(part: Path) -> Path:
     return part.with_name(f"{part.name}.json")
+
+
+def _read_note(part: Path, digest: str) -> dict[str, Any]:
+    """The note beside a part, if it is of what has this digest; else empty."""
+    try:
+        note = json.loads(_note(part).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return note if isinstance(note, dict) and note.get("name") == digest else {}

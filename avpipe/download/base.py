@@ -70,8 +70,8 @@ class Fetcher(Protocol):
 
         Args:
             clip: what is wanted.
-            destination: path without extension for what must be written; its parent exists. The file appears
-                whole or not at all, and the outcome's `path` names it with its extension.
+            destination: path without extension for what must be written; its parent exists. The outcome's `path`
+                is that with the file's extension; the file lies there, or, if it came from far, whole at `part`.
 
         Raises:
             OutputError: if the file cannot be written.

@@ -10,14 +10,16 @@ from typing import Any
 
 from avpipe.download.base import WantedClip, sha256_of
 from avpipe.download.outcome import Outcome, Status
-from avpipe.files import output_errors
+from avpipe.files import move_whole, output_errors
 from avpipe.locking import locked_if_free
+from avpipe.transfer import forget
 
 
 class Journal:
     """One JSON line an answer, appended as answers come; of several to one question the last counts.
 
-    Paths in it are names inside `files`, so that copied results stay valid. A line cut off by a kill is ignored.
+    Paths in it are names inside `files`, so that copied results stay valid. A line cut off by a kill is ignored. A file
+    that came from far gets its name after its line was written: whatever a kill leaves, the two find each other.
 
     Args:
         files: folder of downloaded files; the journal is `files`/journal/{shard}.jsonl.
@@ -56,12 +58,17 @@ class Journal:
         if outcome.status is not Status.PRESENT:
             return outcome
         path = self.files / str(outcome.path)
-        if not path.is_file() or sha256_of(path) != outcome.sha256:
-            return None
-        return replace(outcome, path=str(path))
+        part = self.files / outcome.part if outcome.part else None
+        if not _is(path, outcome.sha256):
+            if part is None or not _is(part, outcome.sha256):
+                return None
+            move_whole(part, path)
+        if part:
+            forget(part)
+        return replace(outcome, path=str(path), part=None)
 
     def add(self, clip: WantedClip, key: str, outcome: Outcome) -> Outcome:
-        """Append an answer, and give it with the attempts and seconds of all before it.
+        """Append an answer, and give it with the attempts and seconds of all before it; its file gets its name.
 
         Each line starts with its line break, so that a line cut off by a kill stays alone. What was not asked (no
         attempt) is no answer and is not kept.
@@ -72,14 +79,21 @@ class Journal:
             return replace(outcome, attempts=before.attempts, seconds=before.seconds)
         seconds = round(before.seconds + outcome.seconds, 3)
         outcome = replace(outcome, attempts=before.attempts + outcome.attempts, seconds=seconds)
-        name = Path(outcome.path).name if outcome.path else None
-        kept = self.known[clip.clip, digest] = replace(outcome, path=name)
+        path, part = (Path(name).name if name else None for name in (outcome.path, outcome.part))
+        kept = self.known[clip.clip, digest] = replace(outcome, path=path, part=part)
         line = {"clip": clip.clip, "key": digest, **asdict(kept), "status": kept.status.value}
         with output_errors(self.path):
             self.path.parent.mkdir(exist_ok=True)
             with self.path.open("a", encoding="utf-8") as file:
                 file.write("\n" + json.dumps(line))
-        return outcome
+        if outcome.path and outcome.part:
+            move_whole(Path(outcome.part), Path(outcome.path))
+            forget(Path(outcome.part))
+        return replace(outcome, part=None)
+
+
+def _is(path: Path, sha256: str | None) -> bool:
+    return path.is_file() and sha256_of(path) == sha256
 
 
 def _outcome(answer: dict[str, Any]) -> Outcome:

@@ -93,6 +93,8 @@ class Outcome:
         seconds: how long that took, with waits; 0 where nothing was transferred.
         found_in: the source that had it, for example "local" or "http example.org".
         offset: seconds of the source at which the file begins; 0 unless the file is an excerpt.
+        part: the whole file under another name in `path`'s folder, until the journal has this outcome and it gets its
+            name; None where it has.
     """
 
     status: Status
@@ -104,3 +106,4 @@ class Outcome:
     seconds: float = 0.0
     found_in: str | None = None
     offset: float = 0.0
+    part: str | None = None

@@ -77,9 +77,9 @@ class WebFetcher:
         with self._lock:
             self._stops = 0
         path = destination.with_name(destination.name + _suffix(arrived))
-        arrived.move_to(path)
-        facts = arrived.size, arrived.sha256, arrived.attempts, arrived.seconds
-        return Outcome(Status.PRESENT, "", str(path), *facts, self.name, offset=offset_of(self.source, clip))
+        facts = arrived.size, arrived.sha256, arrived.attempts, arrived.seconds, self.name
+        offset = offset_of(self.source, clip)
+        return Outcome(Status.PRESENT, "", str(path), *facts, offset, part=str(part))
 
     def stop(self) -> None:
         """End what is under way in other threads; they raise CancelledError, and what has come is kept."""

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from concurrent.futures import CancelledError
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from avpipe.config.source import Source
 from avpipe.download import ytdlp
@@ -22,8 +23,9 @@ from avpipe.download.base import WantedClip, fill, sha256_of
 from avpipe.download.budget import Budget, Clock
 from avpipe.download.messages import shortened, status_of
 from avpipe.download.outcome import Outcome, Status
-from avpipe.files import output_errors, whole_file
+from avpipe.files import output_errors
 from avpipe.programs import ffmpeg_binary, javascript_runtimes
+from avpipe.transfer import keep, kept
 
 PAGE = "https://www.youtube.com/watch?v={source}"
 ID = re.compile(r"[A-Za-z0-9_-]{11}")
@@ -63,7 +65,7 @@ class YouTubeFetcher:
         self.host = urllib.parse.urlsplit(self.page).hostname or ""
         self.name = "youtube" if source.url is None else f"yt-dlp {self.host}"
         self.cache = budgets.parent / "yt-dlp"
-        proxied = bool(source.proxy or urllib.request.getproxies())
+        proxied = bool(source.proxy or set(urllib.request.getproxies()) - {"no"})
         self.guarded = not (source.allow_private or proxied)
         address = f"-{hashlib.sha256(source.proxy.encode()).hexdigest()[:8]}" if source.proxy else ""
         if source.cookies and not Path(source.cookies).is_file():
@@ -85,6 +87,29 @@ class YouTubeFetcher:
             )
         if ".." in clip.source.split("/"):
             return Outcome(Status.REFUSED_ID, f"{clip.source!r} leads out of the site's folder")
+        part, key = destination.with_name(f"{destination.name}.part"), self.key(clip)
+        facts = kept(part, key)  # of a job that was killed when all was there
+        if facts is None:
+            found = self._bring(clip, destination, part)
+            if isinstance(found, Outcome):
+                return found
+            facts = found
+        path = destination.with_name(destination.name + facts["suffix"])
+        return Outcome(
+            Status.PRESENT,
+            "",
+            str(path),
+            part.stat().st_size,
+            sha256_of(part),
+            attempts=1,
+            seconds=facts["seconds"],
+            found_in=self.name,
+            offset=facts["offset"],
+            part=str(part),
+        )
+
+    def _bring(self, clip: WantedClip, destination: Path, part: Path) -> Outcome | dict[str, Any]:
+        """Wait for a turn, then download to `part`: what is known of it, or why it did not come."""
         if len(useless := list(self.useless)) >= PATIENCE:
             last = useless[-1]
             return Outcome(last.status, f"not asked, for {PATIENCE} in a row failed: {last.reason}")
@@ -103,21 +128,11 @@ class YouTubeFetcher:
             if answer.path is None:
                 return self._failure(answer, round(time.monotonic() - started, 3))
             found = Path(answer.path)
-            path = destination.with_name(destination.name + found.suffix)
-            with whole_file(path) as temporary:
-                found.replace(temporary)
+            seconds = round(time.monotonic() - started, 3)
+            facts = {"suffix": found.suffix, "offset": answer.offset, "seconds": seconds}
+            keep(found, part, self.key(clip), facts)
         self._answered()
-        return Outcome(
-            Status.PRESENT,
-            "",
-            str(path),
-            path.stat().st_size,
-            sha256_of(path),
-            attempts=1,
-            seconds=round(time.monotonic() - started, 3),
-            found_in=self.name,
-            offset=answer.offset,
-        )
+        return facts
 
     def stop(self) -> None:
         """End what is under way in other threads; they raise CancelledError."""

@@ -23,6 +23,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
+from avpipe.download.relay import relay
 from avpipe.http import is_public, retry_after
 
 MEMORY = 4 << 30
@@ -57,6 +58,8 @@ FILES = (
     "--no-overwrites",
     "--no-continue",
 )
+PROTOCOLS = "http,https,httpproxy,tls,tcp,crypto,data"
+"""What ffmpeg may open; files only if yt-dlp's own command names one."""
 _CUT_OFF = re.compile(
     r"prematurely|partial file|Error during demuxing|Connection (?:reset|timed out)|Input/output error"
 )
@@ -188,9 +191,7 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (request.largest, request.largest))
     if sys.platform == "linux":  # not the address space: JavaScript runtimes reserve more of it than they use
         resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, MEMORY))
-    if request.guarded:
-        sys.addaudithook(_Guard(request.trusted))
-    answer = _bring(request)
+    answer = _guarded(request) if request.guarded else _bring(request)
     os.write(answers, json.dumps(asdict(answer)).encode() + b"\n")
 
 
@@ -199,6 +200,18 @@ def _end_with_parent() -> None:
     while os.read(0, 1024):
         pass
     os.killpg(0, signal.SIGKILL)
+
+
+def _guarded(request: Request) -> Answer:
+    """`_bring`, with every connection looked at, those of ffmpeg too."""
+    refused: list[str] = []
+    for name in ("no_proxy", "NO_PROXY"):  # else ffmpeg would go round the relay
+        os.environ.pop(name, None)
+    with relay(refused) as url:
+        sys.addaudithook(_Guard([*request.trusted], url))
+        through = f"--downloader-args=ffmpeg_i:-http_proxy {url} -protocol_whitelist {PROTOCOLS}"
+        answer = _bring(replace(request, options=[*request.options, through]))
+    return answer if answer.path else replace(answer, messages=(*refused[:1], *answer.messages))
 
 
 def _bring(request: Request) -> Answer:
@@ -303,12 +316,16 @@ class _Said:
 class _Guard:
     """Refuses connections to addresses of the private network: what a site says must not make us ask services there.
 
-    An audit hook sees every connection of this process, and the command line of every program it starts. (Where
-    ffmpeg's own requests are redirected to is not seen.)
+    An audit hook sees every connection of this process, and the command line of every program it starts. ffmpeg's own
+    connections are this process's, by the relay.
+
+    Args:
+        trusted: addresses that the configuration leads to.
+        relay: URL of the relay.
     """
 
-    def __init__(self, trusted: Sequence[str]) -> None:
-        self.trusted = frozenset(trusted)
+    def __init__(self, trusted: Sequence[str], relay: str = "") -> None:
+        self.trusted, self.relay = frozenset(trusted), relay
 
     def __call__(self, event: str, arguments: tuple[Any, ...]) -> None:
         if event == "socket.connect":
@@ -316,9 +333,9 @@ class _Guard:
             if isinstance(address, tuple):  # else a socket of this machine, for example the keyring's
                 self.check(*addresses_of(str(address[0])))
         elif event == "subprocess.Popen":
-            for url in (str(part) for part in arguments[1] or ()):
-                if re.match(r"https?://", url):
-                    self.check(*addresses_of(urllib.parse.urlsplit(url).hostname or ""))
+            for part in map(str, arguments[1] or ()):
+                if re.match(r"[a-z][a-z0-9+]*://", part) and part != self.relay:
+                    self.check(*addresses_of(urllib.parse.urlsplit(part).hostname or ""))
 
     def check(self, *addresses: str) -> None:
         """Raise OSError for a private address."""

@@ -3,7 +3,7 @@
 Batch-norms are folded into the convolutions before them (exact but for rounding). On the processor, where oneDNN is
 there, ReLUs and residual sums are computed inside the convolutions too, with weights packed once: it is what
 `torch.compile` emits, without needing a C++ compiler on the user's machine. 3x3 convolutions of many channels are done
-by Winograd's filtering in float32 (winograd.py). The operators belong to PyTorch's internals, so the result is
+by Winograd's filtering (winograd.py). The operators belong to PyTorch's internals, so the result is
 compared with the folded network before it is used, and where they are missing or differ the folded network serves.
 """
 
@@ -20,7 +20,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from avpipe.features.winograd import WinogradConvolution, best_tile
 
 _LOGGER = logging.getLogger(__name__)
-_SMALLEST_COSINE = {torch.float32: 0.99999, torch.bfloat16: 0.999}
+_SMALLEST_COSINE = {torch.float32: 0.99999, torch.bfloat16: 0.998}
 
 
 class _Tracer(fx.Tracer):

@@ -55,9 +55,9 @@ def test_the_token_is_read_where_the_study_says_and_sent(
     assert huggingface_fetcher(plain).fetch(CLIP, tmp_path / "a").status is Status.PRIVATE
     (tmp_path / "token").write_text("hf_file\n")
     monkeypatch.setenv("MY_TOKEN", "hf_variable")
-    for place in (str(tmp_path / "token"), "$MY_TOKEN"):
+    for name, place in (("b", str(tmp_path / "token")), ("c", "$MY_TOKEN")):
         source = plain.model_copy(update={"token": place})
-        assert huggingface_fetcher(source).fetch(CLIP, tmp_path / "a").status is Status.PRESENT
+        assert huggingface_fetcher(source).fetch(CLIP, tmp_path / name).status is Status.PRESENT
     assert seen == [None, "Bearer hf_file", "Bearer hf_variable"]
 
 

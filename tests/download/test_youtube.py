@@ -75,7 +75,7 @@ def normalised(folder: Path, path: str, offset: float, start: float, end: float)
 
 def same_clip(folder: Path, outcome: Outcome, video: Path, start: float, end: float) -> None:
     """The excerpt gives the canonical clip that the whole video gives."""
-    part = normalised(folder / "part", str(outcome.path), outcome.offset, start, end)
+    part = normalised(folder / "part", str(outcome.part), outcome.offset, start, end)
     whole = normalised(folder / "whole", str(video), 0.0, start, end)
     np.testing.assert_array_equal(decode_frames(part.video, 16), decode_frames(whole.video, 16))
     ours, theirs = decode_audio(part.audio), decode_audio(whole.audio)
@@ -153,7 +153,7 @@ def test_without_an_interval_the_whole_video_comes_with_the_users_cookies(
     outcome = fetcher(cookies=str(cookies)).fetch(wanted(), tmp_path / "clip")
     assert outcome.status is Status.PRESENT
     assert outcome.offset == 0
-    assert Path(str(outcome.path)).read_bytes() == bytes(range(256)) * 400
+    assert Path(str(outcome.part)).read_bytes() == bytes(range(256)) * 400
     assert set(sent) == {"session=secret"}
     assert cookies.read_bytes() == before
 
@@ -204,6 +204,28 @@ def test_a_page_may_not_lead_into_the_private_network(
     elsewhere = f"http://127.0.0.2:{port}/secret"
     server.answers["/watch/a"] = lambda request: request.reply(302, Location=elsewhere)
     outcome = fetcher().fetch(wanted(), tmp_path / "clip")
+    assert outcome.status is Status.REFUSED_URL
+    assert "127.0.0.2" in outcome.reason
+
+
+def test_an_excerpt_may_not_be_redirected_into_the_private_network_either(
+    fetcher: Callable[..., YouTubeFetcher], server: Any, video: Path, tmp_path: Path
+) -> None:
+    server.file("/watch/a", video.read_bytes())
+    page = server.answers["/watch/a"]
+    secret = f"http://127.0.0.2:{server.url.rpartition(':')[2]}/secret"
+    asked: list[str] = []
+
+    def answer(request: Any) -> None:
+        if request.headers.get("Icy-MetaData"):  # only ffmpeg asks for that
+            request.reply(302, Location=secret)
+        else:
+            page(request)
+
+    server.answers["/watch/a"] = answer
+    server.answers["/secret"] = lambda request: asked.append(request.path)
+    outcome = fetcher().fetch(wanted("a", 13, 23), tmp_path / "clip")
+    assert asked == []
     assert outcome.status is Status.REFUSED_URL
     assert "127.0.0.2" in outcome.reason
 

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from avpipe.features.winograd import POINTS, WinogradConvolution, best_tile, transforms
+from avpipe.features.winograd import POINTS, TILES, WinogradConvolution, best_tile, transforms
 
 pytestmark = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="oneDNN is not there")
 
@@ -54,6 +54,23 @@ def test_equals_the_convolution(
         assert torch.equal(inputs, before)
 
 
+@pytest.mark.parametrize("tile", TILES[torch.bfloat16])
+@torch.inference_mode()
+def test_bfloat16_is_nearly_as_exact_as_the_convolution_in_it(tile: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(32, 64, 3, 3, generator=generator).bfloat16()
+    inputs = (
+        torch.randn(3, 64, 14, 13, generator=generator)
+        .bfloat16()
+        .contiguous(memory_format=torch.channels_last)
+    )
+    bias = torch.randn(32, generator=generator).bfloat16()
+    exact = torch.conv2d(inputs.double(), weight.double(), bias.double(), padding=1)
+    error = (WinogradConvolution(weight, bias, tile)(inputs) - exact).norm() / exact.norm()
+    direct = (torch.conv2d(inputs, weight, bias, padding=1) - exact).norm() / exact.norm()
+    assert error < 10 * direct
+
+
 def test_many_pictures_are_done_in_parts() -> None:
     weight, inputs = torch.randn(4, 4, 3, 3), torch.randn(12, 4, 28, 28)
     layer = WinogradConvolution(weight, None, 4)  # 49 tiles a picture: 5 pictures at once
@@ -72,7 +89,8 @@ def test_many_pictures_are_done_in_parts() -> None:
         ),  # 4 x 36 = 144, not one tile of 7 with 81: its matrices would have too few rows
         (torch.float32, 64, 56, None),
         (torch.float32, 256, 2, None),  # one tile
-        (torch.bfloat16, 256, 14, None),
+        (torch.bfloat16, 256, 14, 4),  # 16 x 36 = 576; a tile of 7 would be too inexact
+        (torch.float16, 256, 14, None),
     ],
 )
 def test_tile_of_a_layer(dtype: torch.dtype, channels: int, size: int, tile: int | None) -> None:

@@ -1,0 +1,101 @@
+"""A proxy on the loopback address, through which another program's requests become our process's own connections.
+
+ffmpeg follows redirects by itself, where nobody can look at the address. Through the relay each of its connections is
+made by this process, so that the process's guard over its connections (`avpipe.download.ytdlp`) sees them all.
+"""
+
+import contextlib
+import socket
+import socketserver
+import threading
+import urllib.parse
+from collections.abc import Callable, Iterator
+
+CONNECT = 30.0
+"""Seconds to connect."""
+SILENCE = 120.0
+"""Seconds without a byte after which both sides are closed."""
+_CHUNK = 1 << 16
+_LINES = 100
+
+
+@contextlib.contextmanager
+def relay(refused: list[str]) -> Iterator[str]:
+    """Serve a proxy for http and, with CONNECT, for https; gives its URL.
+
+    Args:
+        refused: gets the reason for each connection that could not be made.
+    """
+    with _Relay(("127.0.0.1", 0), _Request) as server:
+        server.refused = refused
+        threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+        try:
+            yield f"http://127.0.0.1:{server.server_address[1]}"
+        finally:
+            server.shutdown()
+
+
+class _Relay(socketserver.ThreadingTCPServer):
+    daemon_threads = True
+    block_on_close = False
+    refused: list[str]
+
+
+class _Request(socketserver.StreamRequestHandler):
+    """One connection of the program: one server."""
+
+    server: _Relay
+    timeout = SILENCE
+
+    def handle(self) -> None:
+        try:
+            method, target, version = self.rfile.readline(_CHUNK).decode("latin-1").split()
+            headers = self._headers()
+            host, port, path = _address(method, target)
+        except ValueError:
+            self.wfile.write(b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n")
+            return
+        try:
+            other = socket.create_connection((host, port), CONNECT)
+        except OSError as error:
+            self.server.refused.append(str(error))
+            self.wfile.write(b"HTTP/1.1 502 Bad Gateway\r\nConnection: close\r\nContent-Length: 0\r\n\r\n")
+            return
+        with other:
+            other.settimeout(SILENCE)
+            if method == "CONNECT":
+                self.wfile.write(b"HTTP/1.1 200 Connection established\r\n\r\n")
+            else:
+                other.sendall(f"{method} {path} {version}\r\n".encode("latin-1") + headers)
+            back = threading.Thread(target=_pass_on, args=(other.recv, self.connection), daemon=True)
+            back.start()
+            _pass_on(self.rfile.read1, other)
+            back.join()
+
+    def _headers(self) -> bytes:
+        """The head of the request, to its empty line. Raises ValueError if it does not end."""
+        lines: list[bytes] = []
+        while (line := self.rfile.readline(_CHUNK)) not in (b"\r\n", b"\n"):
+            if not line.endswith(b"\n") or len(lines) == _LINES:
+                raise ValueError
+            if not line.lower().startswith(b"proxy-"):
+                lines.append(line)
+        return b"".join((*lines, b"\r\n"))
+
+
+def _address(method: str, target: str) -> tuple[str, int, str]:
+    """Host, port and path of what a request is for. Raises ValueError where that is not http."""
+    parts = urllib.parse.urlsplit(f"//{target}" if method == "CONNECT" else target)
+    if not parts.hostname or parts.scheme != ("" if method == "CONNECT" else "http"):
+        raise ValueError
+    path = urllib.parse.urlunsplit(("", "", parts.path or "/", parts.query, ""))
+    return parts.hostname, parts.port or 80, path
+
+
+def _pass_on(read: Callable[[int], bytes], sink: socket.socket) -> None:
+    """Until there is no more: then the other side is told."""
+    with contextlib.suppress(OSError):
+        while piece := read(_CHUNK):
+            sink.sendall(piece)
+    with contextlib.suppress(OSError):
+        sink.shutdown(socket.SHUT_WR)

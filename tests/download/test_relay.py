@@ -1,0 +1,99 @@
+"""ffmpeg's requests, made by our process."""
+
+import socket
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from avpipe.download import relay as module
+from avpipe.download.relay import relay
+
+
+@pytest.fixture
+def refused() -> list[str]:
+    return []
+
+
+@pytest.fixture
+def proxy(refused: list[str]) -> Iterator[tuple[str, int]]:
+    with relay(refused) as url:
+        host, _, port = url.removeprefix("http://").partition(":")
+        yield host, int(port)
+
+
+def through(proxy: tuple[str, int], url: str) -> bytes:
+    """What a client of the proxy gets."""
+    handler = urllib.request.ProxyHandler({"http": "http://{}:{}".format(*proxy)})
+    body: bytes = urllib.request.build_opener(handler).open(url, timeout=10).read()
+    return body
+
+
+def test_a_file_comes_whole_and_the_server_sees_path_query_and_headers(
+    proxy: tuple[str, int], server: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("no_proxy", raising=False)
+    body = bytes(range(256)) * 4000
+    server.file("/a.mp4", body)
+    assert through(proxy, server.url + "/a.mp4") == body
+    request = (
+        f"GET {server.url}/a.mp4 HTTP/1.1\r\nHost: x\r\nRange: bytes=1000000-\r\nConnection: close\r\n\r\n"
+    )
+    with socket.create_connection(proxy, 10) as client:
+        client.sendall(request.encode())
+        answer = b"".join(iter(lambda: client.recv(65536), b""))
+    assert answer.endswith(body[1_000_000:])
+    assert server.asked[-1] == ("/a.mp4", "bytes=1000000-")
+
+
+def test_connect_is_a_tunnel(proxy: tuple[str, int]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as echo, socket.create_connection(proxy, 10) as client:
+        client.sendall(f"CONNECT 127.0.0.1:{echo.getsockname()[1]} HTTP/1.1\r\n\r\n".encode())
+        other, _ = echo.accept()
+        with other:
+            assert client.recv(100).startswith(b"HTTP/1.1 200")
+            client.sendall(b"\x16\x03\x01")
+            assert other.recv(3) == b"\x16\x03\x01"
+            other.sendall(b"answer")
+            other.shutdown(socket.SHUT_WR)
+            assert client.recv(100) == b"answer"
+            assert client.recv(100) == b""
+
+
+def test_a_connection_that_is_refused_is_told_and_gives_nothing(
+    proxy: tuple[str, int], refused: list[str], server: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.file("/a.mp4", b"secret")
+
+    def refuse(*_: Any) -> socket.socket:
+        raise OSError("refused to connect to 127.0.0.1")
+
+    with socket.create_connection(proxy, 10) as client:
+        monkeypatch.setattr(module.socket, "create_connection", refuse)
+        client.sendall(f"GET {server.url}/a.mp4 HTTP/1.1\r\n\r\n".encode())
+        answer = b"".join(iter(lambda: client.recv(65536), b""))
+    assert answer.startswith(b"HTTP/1.1 502")
+    assert b"secret" not in answer
+    assert refused == ["refused to connect to 127.0.0.1"]
+    assert server.asked == []
+
+
+@pytest.mark.parametrize(
+    "request_line",
+    [
+        "GET /a.mp4 HTTP/1.1",
+        "GET ftp://host/a HTTP/1.1",
+        "GET http:///a HTTP/1.1",
+        "nonsense",
+        "CONNECT :x HTTP/1.1",
+    ],
+)
+def test_what_is_no_request_for_a_host_is_answered_with_an_error(
+    proxy: tuple[str, int], refused: list[str], request_line: str
+) -> None:
+    with socket.create_connection(proxy, 10) as client:
+        client.sendall(f"{request_line}\r\n\r\n".encode())
+        assert client.recv(100).startswith(b"HTTP/1.1 400")
+    assert refused == []

@@ -18,7 +18,8 @@ setup: .venv/.installed  ## create .venv and install exactly what requirements.l
 	@# a changed lock changes what differs; a half-made environment is made anew
 	test -f $@ || $(PYTHON) -m venv --clear .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==0.13.8
-	$(BIN)/uv pip install --quiet --python $(BIN)/python -r requirements.lock
+	@# compiled now, because each of the workflow's many processes would else do it, wherever Python may not write bytecode
+	$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python -r requirements.lock
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --editable .
 	touch $@
 

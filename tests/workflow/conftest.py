@@ -80,9 +80,9 @@ class Checkout:
             raise AssertionError(f"snakemake failed:\n{done.stdout}\n{done.stderr}")
         return done
 
-    def files(self) -> dict[str, int]:
+    def files(self, dataset: str = "small") -> dict[str, int]:
         """Every result file with the time it was written; logs and bookkeeping left out."""
-        results = self.root / "results" / "small"
+        results = self.root / "results" / dataset
         skipped = ("logs", "benchmarks", "files")
         return {
             str(path.relative_to(results)): path.stat().st_mtime_ns
@@ -90,11 +90,11 @@ class Checkout:
             if path.is_file() and path.relative_to(results).parts[0] not in skipped and "/." not in str(path)
         }
 
-    def rerun(self, *arguments: str) -> set[str]:
+    def rerun(self, *arguments: str, dataset: str = "small") -> set[str]:
         """Run Snakemake; the result files that it wrote."""
-        before = self.files()
+        before = self.files(dataset)
         self.run(*arguments)
-        return {name for name, written in self.files().items() if before.get(name) != written}
+        return {name for name, written in self.files(dataset).items() if before.get(name) != written}
 
     def edit(self, name: str, old: str, new: str) -> None:
         """Replace text in a source file."""

@@ -25,7 +25,10 @@ POINTS: dict[int, tuple[float, ...]] = {
 }
 TILES = {torch.float32: (4, 7), torch.bfloat16: (4,)}
 """Tiles whose rounding errors a type bears."""
-_TILES_AT_ONCE = 256  # enough rows for fast matrix products, few enough to stay in the cache
+_CACHE = 1_250_000
+"""Bytes of transformed tiles that are worked on at once: few enough to stay in a core's cache,"""
+_FEWEST = 64
+"""but this many tiles, for matrix products with fewer rows are slow."""
 
 
 def transforms(tile: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -85,7 +88,8 @@ class WinogradConvolution(nn.Module):
         height, width = inputs.shape[2:]
         tiles = -(-height // self.tile) * -(-width // self.tile)
         if not self.rows:
-            self._pack(tiles * min(len(inputs), max(1, _TILES_AT_ONCE // tiles)))
+            size = self.side**2 * inputs.shape[1] * inputs.element_size()
+            self._pack(tiles * min(len(inputs), max(1, max(_FEWEST, _CACHE // size) // tiles)))
         at_once = max(1, self.rows // tiles)
         outputs = inputs.new_empty(len(inputs), height, width, len(self.bias))
         pictures = inputs.permute(0, 2, 3, 1)

@@ -8,6 +8,7 @@ import email.utils
 import functools
 import http.client
 import ipaddress
+import re
 import socket
 import string
 import threading
@@ -74,8 +75,11 @@ class DownloadFailed(Exception):
     def __init__(
         self, kind: Failure, reason: str, *, wait: float | None = None, restart: bool = False
     ) -> None:
+        reason = "".join(c if c.isprintable() else " " for c in reason)[
+            :LONGEST_REASON
+        ]  # it may be a server's
         super().__init__(reason)
-        self.kind, self.reason, self.wait, self.restart = kind, reason[:LONGEST_REASON], wait, restart
+        self.kind, self.reason, self.wait, self.restart = kind, reason, wait, restart
         self.attempts, self.seconds = 1, 0.0
 
 
@@ -206,7 +210,11 @@ class _Guard:
 
         (The last is checked at the connection as well, but behind a proxy there is no other chance.)
         """
-        parts = urllib.parse.urlsplit(url)
+        try:
+            parts = urllib.parse.urlsplit(url)
+            parts.port  # noqa: B018 - it looks at the port when it is asked for
+        except ValueError as error:
+            raise DownloadFailed(Failure.REFUSED_URL, f"{url[:200]!r} is no URL: {error}") from error
         if parts.scheme not in ("http", "https"):
             what = f"redirected to {url[:200]!r}, which is neither http nor https"
             raise DownloadFailed(Failure.REFUSED_URL, what)
@@ -352,7 +360,7 @@ def retry_after(value: str | None) -> float | None:
     """Seconds to wait, from a number or a date."""
     if value is None:
         return None
-    if value.strip().isdigit():
+    if re.fullmatch(r"[0-9]{1,18}", value.strip()):
         return float(value)
     try:
         return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())

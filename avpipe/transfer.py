@@ -25,7 +25,9 @@ HEAD = 512
 """Bytes at the beginning of a file that tell a web page."""
 PROGRESS = 1 << 20
 """Bytes after which an attempt that failed did not come for nothing."""
-_RANGE = re.compile(r"bytes (?P<first>\d+)-(?P<last>\d+)/(?P<total>\d+|\*)", re.IGNORECASE)
+_RANGE = re.compile(
+    r"bytes (?P<first>[0-9]{1,18})-(?P<last>[0-9]{1,18})/(?P<total>[0-9]{1,18}|\*)", re.IGNORECASE
+)
 
 
 @dataclass(frozen=True)
@@ -212,7 +214,7 @@ def _total(response: HTTPResponse, offset: int, kept: "_Kept | None") -> int | N
     """The length of the whole file in bytes, if the server says it. Raises `DownloadFailed` for another range or file."""
     length = response.headers.get("Content-Length")
     if response.status != 206:
-        return int(length) if length and length.isdigit() else None
+        return int(length) if length and re.fullmatch(r"[0-9]{1,18}", length) else None
     found = _RANGE.fullmatch((response.headers.get("Content-Range") or "").strip())
     total = int(found["total"]) if found and found["total"] != "*" else None
     known = kept.total if kept else None

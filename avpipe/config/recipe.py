@@ -1,6 +1,6 @@
 """How an experiment is trained."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -65,10 +65,9 @@ class Recipe(Section):
         description="parsing: a category counts only where the clip's probability of it (HAN), or that of the clip's audio or visual track alone (MA), reaches `gate_threshold`",
     )
     gate_threshold: float = Field(0.5, gt=0, lt=1, description="parsing: see `gate`")
-    refine_epochs: int = Field(
+    refine_epochs: Annotated[int, Field(ge=0)] | Literal["same"] = Field(
         0,
-        ge=0,
-        description="parsing: epochs of a first training, whose model then takes labels out of the audio or the visual track (MA); 0 for none",
+        description="parsing: epochs of a first training, whose model then takes labels out of the audio or the visual track (MA); same: as many as `epochs`; 0 for none",
     )
 
     @property

@@ -79,6 +79,16 @@ class Fetcher(Protocol):
         ...
 
 
+def digest_of(key: str) -> str:
+    """A key without its secrets (a URL may hold a token)."""
+    return hashlib.sha256(key.encode()).hexdigest()[:16]
+
+
+def part_of(destination: Path, key: str) -> Path:
+    """Where what comes from far lies until it is whole and has its name: another place for each source."""
+    return destination.with_name(f"{destination.name}.{digest_of(key)}.part")
+
+
 def sha256_of(path: Path) -> str:
     """SHA-256 of a file's content, hexadecimal."""
     with path.open("rb") as file:

@@ -16,10 +16,11 @@ import pyarrow.parquet as pq
 from avpipe import lazy
 from avpipe.config.source import Source
 from avpipe.download import FETCHERS
-from avpipe.download.base import CLIP_NAME, Fetcher, WantedClip
+from avpipe.download.base import CLIP_NAME, Fetcher, WantedClip, part_of
 from avpipe.download.journal import Journal
 from avpipe.download.outcome import Outcome, Status
 from avpipe.files import output_errors, whole_file
+from avpipe.transfer import forget
 
 SCHEMA = pa.schema(
     [
@@ -97,7 +98,7 @@ def fetch_shard(
     rows = []
     with journal.ours():
         wanted = list(wanted_clips(manifest, shard))
-        _tidy(places.files, wanted, out)
+        journal.adopt(_tidy(places.files, wanted, out))
         for row in _rows(wanted, fetchers, places.files, journal, workers):
             rows.append(row)
             if tell and row["status"] != Status.PRESENT:
@@ -140,9 +141,15 @@ def refetch_clips(
             clip for clip in wanted_clips(manifest, shard) if clip.clip in clips and clip.clip in before
         ]
         rows = {row["clip"]: row for row in _rows(wanted, fetchers, places.files, journal, workers, final)}
-        if any(row.get(name) != before[clip][name] for clip, row in rows.items() for name in DECIDING):
+        if any(_differs(row, before[clip]) for clip, row in rows.items()):
             _write([rows.get(clip, row) for clip, row in before.items()], out)
     return Counter(row["status"] for row in rows.values())
+
+
+def _differs(row: dict[str, Any], before: dict[str, Any]) -> bool:
+    """Whether the next stage has to look again: at another outcome, or at a file that came anew."""
+    came = row["status"] == Status.PRESENT and row["attempts"] != before["attempts"]
+    return came or any(row.get(name) != before[name] for name in DECIDING)
 
 
 def wanted_clips(manifest: Path, shard: int) -> Iterator[WantedClip]:
@@ -167,12 +174,19 @@ def _fetchers(sources: Sequence[Source], places: Places) -> list[Fetcher]:
     return fetchers
 
 
-def _tidy(files: Path, wanted: Sequence[WantedClip], out: Path) -> None:
-    """Remove what a killed run left of these clips and of the table; what can be continued has another name."""
+def _tidy(files: Path, wanted: Sequence[WantedClip], out: Path) -> set[str]:
+    """Remove what a killed run left of these clips and of the table; what can be continued has another name.
+
+    Returns:
+        Clips of which there is a file.
+    """
     clips = {clip.clip for clip in wanted}
+    there = set()
     with output_errors(files), os.scandir(files) as entries:
         for entry in entries:
             parts = entry.name.split(".")  # .{clip}.{more}.tmp, a file, or .{clip}.partial, a folder
+            if parts[0] in clips:
+                there.add(parts[0])
             if len(parts) < 3 or parts[0] or parts[1] not in clips:
                 continue
             if parts[-1] == "tmp":
@@ -181,6 +195,7 @@ def _tidy(files: Path, wanted: Sequence[WantedClip], out: Path) -> None:
                 shutil.rmtree(entry.path, ignore_errors=True)
     for path in out.parent.glob(f".{out.name}.*.tmp"):
         path.unlink(missing_ok=True)
+    return there
 
 
 def _rows(
@@ -218,16 +233,25 @@ def _fetch(
         return Outcome(Status.REFUSED_ID, f"the name {clip.clip!r} is unsafe as a file name")
     if not clip.source:
         return Outcome(Status.REFUSED_ID, "the annotations give an id that is unsafe; issues.csv shows it")
+    keys = [fetcher.key(clip) for fetcher in fetchers]
+    known = [journal.find(clip, key) if key is not None else None for key in keys]
+    here = [number for number, outcome in enumerate(known) if outcome and outcome.status is Status.PRESENT]
     outcomes = []
-    for fetcher in fetchers:
-        key = fetcher.key(clip)
-        outcome = journal.find(clip, key) if key is not None and not anew else None
+    for number, (fetcher, key, before) in enumerate(zip(fetchers, keys, known, strict=True)):
+        if key is not None and not before and here and number < here[0] and not anew:
+            continue  # a later source has brought the clip: no need to ask this one
+        outcome = None if anew else before
         if outcome is None:
             outcome = fetcher.fetch(clip, files / clip.clip)
-            if key is not None:
+            if before and before.status is Status.PRESENT and outcome.status is not Status.PRESENT:
+                outcome = before  # nothing better came: what is there stays
+            elif key is not None:
                 outcome = journal.add(clip, key, outcome)
         outcomes.append((fetcher.name, outcome))
         if outcome.status is Status.PRESENT:
+            for other in keys:
+                if other is not None:
+                    forget(part_of(files / clip.clip, other))
             break
     return _summary(outcomes)
 

@@ -1,14 +1,13 @@
 """What was asked before, so that nothing is downloaded twice and no final refusal is asked for again."""
 
-import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
-from avpipe.download.base import WantedClip, sha256_of
+from avpipe.download.base import WantedClip, digest_of, sha256_of
 from avpipe.download.outcome import Outcome, Status
 from avpipe.files import move_whole, output_errors
 from avpipe.locking import locked_if_free
@@ -30,29 +29,32 @@ class Journal:
         self.files = files
         self.path = files / "journal" / f"{shard}.jsonl"
         self.known: dict[tuple[str, str], Outcome] = {}
-        with output_errors(self.path):
-            lines = self.path.read_text(encoding="utf-8").splitlines() if self.path.exists() else []
-        for line in lines:
-            try:
-                answer = json.loads(line)
-                asked = answer.pop("clip"), answer.pop("key")
-                self.known[asked] = _outcome(answer)
-            except (ValueError, TypeError, KeyError, AttributeError):
-                continue
 
     @contextmanager
     def ours(self) -> Iterator[None]:
-        """Hold the shard, so that no other process downloads the same clips. Raises ValueError if one does."""
+        """Read it and hold the shard, so that no other process downloads the same clips. Raises ValueError if one does."""
         with locked_if_free(self.path.with_suffix(".lock")) as free:
             if not free:
                 raise ValueError(
                     f"another process downloads the clips of {self.path.stem}: wait for it, or stop it"
                 )
+            self.known = dict(_answers(self.path))
             yield
+
+    def adopt(self, clips: Collection[str]) -> None:
+        """Learn of these clips from other shards' journals: a study whose shards have another size asked for them there.
+
+        What stands in this journal counts more.
+        """
+        strangers = set(clips) - {clip for clip, _ in self.known}
+        if strangers:
+            for path in sorted(self.path.parent.glob("*.jsonl")):
+                found = {asked: outcome for asked, outcome in _answers(path) if asked[0] in strangers}
+                self.known = found | self.known
 
     def find(self, clip: WantedClip, key: str) -> Outcome | None:
         """The answer to `key` if it still holds: final, and for a file, still there with the same content."""
-        outcome = self.known.get((clip.clip, _digest(key)))
+        outcome = self.known.get((clip.clip, digest_of(key)))
         if outcome is None or not outcome.status.final:
             return None
         if outcome.status is not Status.PRESENT:
@@ -73,7 +75,7 @@ class Journal:
         Each line starts with its line break, so that a line cut off by a kill stays alone. What was not asked (no
         attempt) is no answer and is not kept.
         """
-        digest = _digest(key)
+        digest = digest_of(key)
         before = self.known.get((clip.clip, digest), Outcome(outcome.status))
         if not outcome.attempts:
             return replace(outcome, attempts=before.attempts, seconds=before.seconds)
@@ -96,14 +98,21 @@ def _is(path: Path, sha256: str | None) -> bool:
     return path.is_file() and sha256_of(path) == sha256
 
 
+def _answers(path: Path) -> Iterator[tuple[tuple[str, str], Outcome]]:
+    """Clip and key, and the answer, of each line that can be read, in their order."""
+    with output_errors(path):
+        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    for line in lines:
+        try:
+            answer = json.loads(line)
+            yield (answer.pop("clip"), answer.pop("key")), _outcome(answer)
+        except (ValueError, TypeError, KeyError, AttributeError):
+            continue
+
+
 def _outcome(answer: dict[str, Any]) -> Outcome:
     """An outcome as a line of the journal has it, which an earlier version may have written."""
     known = {field.name for field in fields(Outcome)}
     if not known.issuperset(answer):
         raise ValueError
     return Outcome(**{**answer, "status": Status(answer["status"])})
-
-
-def _digest(key: str) -> str:
-    """A key without its secrets (a URL may hold a token)."""
-    return hashlib.sha256(key.encode()).hexdigest()[:16]

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 CONNECT = 30.0
 """Seconds to connect."""
 SILENCE = 120.0
-"""Seconds without a byte after which both sides are closed."""
+"""Seconds without a byte of the server, or of a request's head, after which both sides are closed."""
 _CHUNK = 1 << 16
 _LINES = 100
 
@@ -61,6 +61,7 @@ class _Request(socketserver.StreamRequestHandler):
             self.server.refused.append(str(error))
             self.wfile.write(b"HTTP/1.1 502 Bad Gateway\r\nConnection: close\r\nContent-Length: 0\r\n\r\n")
             return
+        self.connection.settimeout(None)  # a program that receives has nothing to say
         with other:
             other.settimeout(SILENCE)
             if method == "CONNECT":

@@ -15,7 +15,15 @@ from avpipe.download.fetch import Places, refetch_clips
 from avpipe.download.outcome import Status
 
 DECODED = frozenset(
-    (Status.NO_AUDIO, Status.NO_VIDEO, Status.TOO_SHORT, Status.CORRUPT, Status.TIMED_OUT, Status.EXCLUDED)
+    (
+        Status.NO_AUDIO,
+        Status.NO_VIDEO,
+        Status.TOO_SHORT,
+        Status.CORRUPT,
+        Status.TIMED_OUT,
+        Status.MISSING,
+        Status.EXCLUDED,
+    )
 )
 """What only shows when a file that came is decoded."""
 
@@ -75,13 +83,22 @@ def status_table(statuses: Sequence[ClipStatus]) -> Table:
         numbers = [split.get(name, 0) for split in counts.values()]
         if not any(numbers):
             continue
-        again = "" if status in (None, Status.PRESENT) else "only if named" if status.final else "by retry"
+        again = _again(status, [clip for clip in statuses if clip.status is status])
         reasons = Counter(clip.reason for clip in statuses if clip.status is status and clip.reason)
         example = reasons.most_common(1)[0][0] if reasons and status is not Status.PRESENT else ""
         table.add_row(
             name, *(str(number or "") for number in numbers), str(sum(numbers)), again, escape(example)
         )
     return table
+
+
+def _again(status: Status | None, clips: Sequence[ClipStatus]) -> str:
+    """How clips of a status get another chance."""
+    if status in (None, Status.PRESENT):
+        return ""
+    if status is Status.TIMED_OUT and all(clip.fetched is Status.PRESENT for clip in clips):
+        return "snakemake --forcerun normalise"
+    return "only if named" if status.final else "by retry"
 
 
 def left_for_later(statuses: Sequence[ClipStatus] | Counter[str]) -> str | None:
@@ -129,7 +146,10 @@ def retry(
     """
     chosen: dict[int, set[str]] = {}
     for clip in clip_statuses(results):
-        asked = clip.status in reasons if reasons else clip.fetched is not None and not clip.fetched.final
+        later = (clip.fetched is not None and not clip.fetched.final) or clip.status is Status.MISSING
+        asked = clip.status in reasons if reasons else later
+        if clip.fetched is Status.PRESENT and clip.status is Status.TIMED_OUT:
+            continue  # its file came, decoding it took too long: fetching it again would change nothing
         if asked and clip.fetched is not None and (not shards or clip.shard in shards):
             chosen.setdefault(clip.shard, set()).add(clip.clip)
     places = Places(results / "downloads" / "files", budgets)

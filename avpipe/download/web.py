@@ -8,13 +8,15 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from avpipe.config.source import Source
-from avpipe.download.base import MEDIA_SUFFIXES, WantedClip, fill, offset_of, outcome_of
+from avpipe.download.base import MEDIA_SUFFIXES, WantedClip, fill, offset_of, outcome_of, part_of
 from avpipe.download.outcome import Outcome, Status
 from avpipe.http import DownloadFailed, Failure, Remote
 from avpipe.transfer import Arrived, Limits, download, forget
 
 STOPS = 3
-"""Clips in a row for which the server asks for more patience than we have; then it is left alone that long."""
+"""Clips in a row for which the server asks for patience, or says stop; then it is left alone as long as it wants."""
+PAUSE = 900.0
+"""Seconds that it is left alone where it does not say how long."""
 
 
 class WebFetcher:
@@ -65,7 +67,7 @@ class WebFetcher:
             return Outcome(
                 Status.RATE_LIMITED, f"not asked: the server wants to be left alone for {left:.0f} s"
             )
-        part = destination.with_name(f"{destination.name}.part")
+        part = part_of(destination, self.key(clip))
         remote = Remote(self._url(clip), secrets=self.secrets, allow_private=self.source.allow_private)
         try:
             arrived = download(remote, part, self.limits, self.stopped)
@@ -87,11 +89,11 @@ class WebFetcher:
 
     def _heed(self, failure: DownloadFailed) -> None:
         """Stop asking when the server keeps saying so; what was not asked for stays "later"."""
-        stop = failure.kind in (Failure.RATE_LIMITED, Failure.BOT_CHECK) and failure.wait is not None
+        stop = failure.kind in (Failure.RATE_LIMITED, Failure.BOT_CHECK) or failure.wait is not None
         with self._lock:
             self._stops = self._stops + 1 if stop else 0
-            if self._stops >= STOPS and failure.wait is not None:
-                self._until = time.monotonic() + failure.wait
+            if self._stops >= STOPS:
+                self._until = time.monotonic() + (PAUSE if failure.wait is None else failure.wait)
 
 
 def _suffix(arrived: Arrived) -> str:

@@ -19,7 +19,7 @@ from typing import Any
 
 from avpipe.config.source import Source
 from avpipe.download import ytdlp
-from avpipe.download.base import WantedClip, fill, sha256_of
+from avpipe.download.base import WantedClip, fill, part_of, sha256_of
 from avpipe.download.budget import Budget, Clock
 from avpipe.download.messages import shortened, status_of
 from avpipe.download.outcome import Outcome, Status
@@ -87,7 +87,8 @@ class YouTubeFetcher:
             )
         if ".." in clip.source.split("/"):
             return Outcome(Status.REFUSED_ID, f"{clip.source!r} leads out of the site's folder")
-        part, key = destination.with_name(f"{destination.name}.part"), self.key(clip)
+        key = self.key(clip)
+        part = part_of(destination, key)
         facts = kept(part, key)  # of a job that was killed when all was there
         if facts is None:
             found = self._bring(clip, destination, part)

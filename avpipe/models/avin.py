@@ -119,7 +119,8 @@ class AVIN(nn.Module):
         intra: intra-modality attention, equations 4 and 5.
         inter: inter-modality attention, equations 6 and 7.
         bidirectional: LSTMs in both directions.
-        visual_attention: AVEL's audio-guided attention over a map's cells in place of their average; needs maps.
+        visual_attention: AVEL's audio-guided attention over a map's cells in place of their average; needs maps, and
+            audio among the inputs (without it there is nothing to guide it, and the average is taken).
         hidden_dim: H, of each direction.
         fusion_dim: p.
         factors: q.

@@ -30,7 +30,7 @@ CARD = ModelCard(
     title="AVSDN",
     paper="Y.-B. Lin, Y.-J. Li and Y.-C. F. Wang, Dual-Modality seq2seq Network for Audio-Visual Event Localization, ICASSP 2019",
     task="localization",
-    inputs="VGGish (128), ResNet-152 of a frame a segment (2048)",
+    inputs="VGGish (128), ResNet-152 of a frame a segment (2048; 512 for the count, with 2048 it is 4,929,309)",
     parameters=1_783_581,
     code="none public; re-implementation in https://github.com/jasongief/CPSP",
     assumptions=(
@@ -41,7 +41,8 @@ CARD = ModelCard(
         "The last fully connected layer is one Linear on the decoder's outputs.",
         "Label guided: the same network as `fusion`, and an MLP (Linear, ReLU, Linear; 64 units) on each encoder's last hidden state is trained with the clip's categories by binary cross-entropy, weight 1.",
         "Visual or audio input only: the decoder's initial state is that encoder's; its inputs remain both modalities' local features.",
-        "The clip's label says which categories it has; the paper's mean of the segments' labels would also tell how long they last.",
+        "The clip's label says which categories it has; the paper's mean of the segments' labels also tells how long they last: recipe `avsdn_weak` of ave.yaml.",
+        "ave.yaml's maps are means of 16 frames a second; the paper samples a frame.",
     ),
 )
 

@@ -2,6 +2,7 @@
 
 import json
 import statistics
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -53,12 +54,16 @@ class Cell:
 
 @dataclass(frozen=True)
 class Table:
-    """A filled table: cells in the order rows, settings, metrics; `notice` where they are no reproduction."""
+    """A filled table: cells in the order rows, settings, metrics; `notice` where they are no reproduction.
+
+    `floors` say what predictions without a model score, for example "background everywhere: Acc. 38.4".
+    """
 
     name: str
     spec: TableSpec
     notice: Notice | None
     cells: tuple[Cell, ...]
+    floors: tuple[str, ...] = ()
 
     @property
     def title(self) -> str:
@@ -105,8 +110,26 @@ def fill_table(name: str, spec: TableSpec, study: Study, results: Path) -> Table
                     cells.append(Cell(row, setting, metric, published, notes=(reason,)))
                 else:
                     cell = _measure(row, setting, metric, published, experiment, runs[row.row, setting])
-                    cells.append(replace(cell, quirks=quirks_of(experiment, study)))
-    return Table(name, spec, notice(study, experiments.values()), tuple(cells))
+                    trained = spec.recipe_name(row)
+                    named = (f"recipe {trained}",) if trained else ()
+                    cells.append(replace(cell, quirks=(*named, *quirks_of(experiment, study))))
+    floors = _floors(spec, [run for of_row in runs.values() for run in of_row])
+    return Table(name, spec, notice(study, experiments.values()), tuple(cells), floors)
+
+
+def _floors(spec: TableSpec, runs: Iterable[Run]) -> tuple[str, ...]:
+    """A sentence for each prediction without a model that the runs name; two where runs have different test clips."""
+    found: dict[str, None] = {}
+    for run in runs:
+        for name, scores in (run.record.get("floors") or {}).items():
+            shown = [
+                f"{heading} {100 * scores[metric]:.{spec.decimals}f}"
+                for metric, heading in spec.metrics.items()
+                if metric in scores
+            ]
+            if shown:
+                found[f"{name}: {', '.join(shown)}"] = None
+    return tuple(found)
 
 
 def _measure(
@@ -131,7 +154,13 @@ def _measure(
 
 QUIRKS = ("shuffle", "drop_last", "weak_labels")
 """Keys of a recipe that papers' code sets and that change numbers, though they are no part of a method."""
-DATASET_QUIRKS = {"conflicts": "keep", "shared_ids": "keep", "noisy": 0, "labels": ""}
+DATASET_QUIRKS = {
+    "conflicts": "keep",
+    "shared_ids": "keep",
+    "noisy": 0,
+    "labels": "",
+    "audio_csv": "AVVP_eval_audio.csv",
+}
 """Options of a dataset's reader that change which clips are used, or their labels; and their defaults."""
 
 
@@ -212,6 +241,7 @@ def _explain(table: Table, cell: Cell, experiment: Experiment | None, study: Stu
         lines.append(
             f"  measured   {cell.mean:.{digits + 1}f}{spread}   n = {cell.n_seeds}, checkpoint: {cell.whole_protocol}"
         )
+    lines += [f"  no model   {floor}" for floor in table.floors]
     lines += [f"  note       {note}" for note in cell.notes]
     if experiment is None:
         return "\n".join(lines)

@@ -139,6 +139,11 @@ class Spec(Section):
         recipes += [row.pretraining.recipe for row in self.rows if row.pretraining]
         return {recipe for recipe in recipes if isinstance(recipe, str)}
 
+    def recipe_name(self, row: Row) -> str | None:
+        """Which of the study's `recipes` the row is trained by; None for the study's own training, changed or not."""
+        recipe = self._recipe_of(row)
+        return recipe if isinstance(recipe, str) else None
+
     def _recipe_of(self, row: Row) -> str | dict[str, Any] | None:
         return row.recipe if row.recipe is not None else self.defaults.recipe
 

@@ -126,6 +126,10 @@ class CrossModality:
         chance = chance_accuracy(answers["length"], self.events[split].shape[1])
         return {**both, "accuracy": sum(both.values()) / len(both), "chance": chance}
 
+    def floors(self, split: str) -> dict[str, dict[str, float]]:
+        """None."""
+        return {}
+
     def table(self, predictions: Predictions, split: str) -> pd.DataFrame:
         """One row a query and direction: clip, direction, onset and length (the truth), prediction (the onset found)."""
         answers = self._answers(predictions, split)

@@ -2,7 +2,7 @@
 
 Supervised, a clip's truth is the category of each segment. Weakly supervised it is the set of the clip's categories
 (background, for a clip without any event) and segment scores are pooled over time. Both are evaluated on segments. The
-released weak PSP is told more, how much of the clip each category and background take (`weak_labels: durations`).
+released weak PSP and AVSDN's paper tell more, how much of the clip each category and background take (`weak_labels: durations`).
 """
 
 from typing import Any
@@ -181,6 +181,11 @@ class Localization:
     def metrics(self, predictions: Predictions, split: str) -> dict[str, float]:
         """`accuracy`: right segments over all segments of the split."""
         return {"accuracy": segment_accuracy(self.truth[split], predictions["prediction"])}
+
+    def floors(self, split: str) -> dict[str, dict[str, float]]:
+        """Background in every segment."""
+        nothing = np.full_like(self.truth[split], self.background)
+        return {"background everywhere": self.metrics({"prediction": nothing}, split)}
 
     def table(self, predictions: Predictions, split: str) -> pd.DataFrame:
         """One row a segment: clip, segment, truth, prediction, confidence."""

@@ -8,6 +8,7 @@ Within an epoch nothing waits for the device.
 """
 
 import contextlib
+import math
 import os
 import time
 from collections.abc import Iterator, Sequence
@@ -88,7 +89,7 @@ def train_experiment(
             "code": code_fingerprint(experiment),
             "device": place.type,
         }
-        facts = describe_run(experiment, data, log)
+        facts = describe_run(experiment, data, log) | {"floors": {} if reason else task.floors("test")}
         options = model_options(experiment, data)
         standardize = experiment.recipe.standardize and reason is None
         scales = feature_scales(reader, data.splits["train"]) if standardize else {}
@@ -224,13 +225,15 @@ class Run:
         name = f"{self.experiment.id} seed {self.seed}"
         started, saved = begun - outcome.seconds, time.perf_counter()
         with RunLog(self.folder / f"seed{self.seed}", name, recipe.epochs, rows) as log:
+            if targets is None:
+                outcome.reason = "the loss of the first training became infinite or no number; try a smaller lr, or clip_norm"
             for epoch in range(len(rows) + 1, recipe.epochs + 1):
-                if outcome.reason:
+                if outcome.reason or targets is None:
                     break
                 rate = float(optimizer.param_groups[0]["lr"])
                 loss = self._epoch(model, optimizer, shuffler, targets, (epoch, recipe.epochs))
                 row = {"epoch": epoch, "lr": rate, "loss": loss}
-                if loss != loss or abs(loss) == float("inf"):
+                if not math.isfinite(loss):
                     outcome.reason = (
                         f"the loss became {loss} in epoch {epoch}; try a smaller lr, or clip_norm"
                     )
@@ -262,8 +265,10 @@ class Run:
         shuffler = torch.Generator().manual_seed(self.seed)
         return model, optimizer, make_schedule(recipe, optimizer), shuffler
 
-    def _targets(self, state: dict[str, Any] | None) -> dict[str, Tensor]:
+    def _targets(self, state: dict[str, Any] | None) -> dict[str, Tensor] | None:
         """The task's targets; where the recipe says so, those that a first training of the same seed leads to.
+
+        None if that training came to nothing.
 
         Args:
             state: the saved one, in which the first training's targets are kept, or None.
@@ -272,7 +277,8 @@ class Run:
             ValueError: if the recipe asks for a first training and the task has no use for it.
         """
         targets = self.task.targets(self.device)
-        epochs = self.experiment.recipe.refine_epochs
+        recipe = self.experiment.recipe
+        epochs = recipe.epochs if recipe.refine_epochs == "same" else recipe.refine_epochs
         if not epochs:
             return targets
         if state:
@@ -285,6 +291,8 @@ class Run:
         model, optimizer, schedule, shuffler = self._start()
         for epoch in range(1, epochs + 1):
             loss = self._epoch(model, optimizer, shuffler, targets, (epoch, epochs))
+            if not math.isfinite(loss):
+                return None
             self._step_schedule(schedule, {"loss": loss})
         start = self.data.splits["train"].start
 

@@ -63,6 +63,9 @@ class Parsing:
             )
         self.recipe, self.data = recipe, data
         self.weights = {**model.default_loss_weights, **recipe.loss_weights}
+        self.known_terms = frozenset(
+            model.default_loss_weights
+        )  # with those that the model's options switch off
         self.smoothing = recipe.label_smoothing or model.default_label_smoothing
         self.truth = {
             name: self._truth(split.clips) for name, split in data.splits.items() if name != "train"
@@ -106,9 +109,12 @@ class Parsing:
             lost = targets[modality] < targets["clip"]
             wanted = smooth_labels(targets[modality], self.smoothing[index]).masked_fill(lost, 0.0)
             terms[modality] = clamped_binary_cross_entropy(of_modality[:, index], wanted)
+        known = {*terms, *self.known_terms}
         for name in self.recipe.loss_weights:
-            if name not in terms:
-                raise ValueError(f"loss_weights: the loss has no term {name!r}; {suggest(name, list(terms))}")
+            if name not in known:
+                raise ValueError(
+                    f"loss_weights: the loss has no term {name!r}; {suggest(name, sorted(known))}"
+                )
         return torch.stack([self.weights.get(name, 1.0) * term for name, term in terms.items()]).sum()
 
     def predict(self, output: AVOutput) -> dict[str, Tensor]:
@@ -122,6 +128,15 @@ class Parsing:
         """The ten scores of `avpipe.metrics.parsing`."""
         truth, prediction = self.truth[split], predictions["prediction"]
         return parsing_scores(truth[:, :, 0], truth[:, :, 1], prediction[:, :, 0], prediction[:, :, 1])
+
+    def floors(self, split: str) -> dict[str, dict[str, float]]:
+        """The split's own weak labels in every segment of both tracks: no floor but a yardstick, for no parser knows them."""
+        clips = self.data.splits[split].clips
+        weak = clip_labels(self.data.events, clips, self.data.categories, "video") > 0
+        everywhere = np.broadcast_to(weak[:, None, None], self.truth[split].shape)
+        return {
+            "the clips' true weak labels everywhere": self.metrics({"prediction": everywhere}, split),
+        }
 
     def table(self, predictions: Predictions, split: str) -> pd.DataFrame:
         """One row a clip, modality, segment and category that is true or predicted.

@@ -91,6 +91,10 @@ class Pretraining:
         mean = float(np.mean([scores[f"grounding_{kind}"] for kind in self.kinds]))
         return scores | {"grounding": mean, "one_group": float(same[:, others].mean())}
 
+    def floors(self, split: str) -> dict[str, dict[str, float]]:
+        """None."""
+        return {}
+
     def table(self, predictions: Predictions, split: str) -> pd.DataFrame:
         """One row for every ordered pair of a clip's segments.
 

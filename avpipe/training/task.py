@@ -42,6 +42,9 @@ class Task(Protocol):
     def metrics(self, predictions: Predictions, split: str) -> dict[str, float]:
         """Name -> fraction 0 to 1 over the whole split ("val" or "test")."""
 
+    def floors(self, split: str) -> dict[str, dict[str, float]]:
+        """What predictions without a model score, in words -> `metrics`; empty where there is nothing to compare with."""
+
     def table(self, predictions: Predictions, split: str) -> pd.DataFrame:
         """The predictions as predictions.parquet has them."""
 

@@ -9,9 +9,12 @@ import pandas as pd
 import pytest
 
 from avpipe.config.source import Source
+from avpipe.download.base import WantedClip
 from avpipe.download.fetch import Places, fetch_shard, refetch_clips
 from avpipe.download.journal import Journal
+from avpipe.download.web import WebFetcher
 from avpipe.files import OutputError
+from avpipe.transfer import Limits
 
 COLUMNS = ["clip", "status", "reason", "path", "bytes", "sha256", "attempts", "seconds", "found_in", "offset"]
 
@@ -235,3 +238,59 @@ def test_no_sources_and_no_room_say_what_to_do(tmp_path: Path) -> None:
         fetch_shard(
             manifest, 0, [local(tmp_path)], tmp_path / "out.parquet", Places(tmp_path / "file", tmp_path)
         )
+
+
+def served(server: Any, folder: str) -> Source:
+    return Source(kind="http", url=f"{server.url}/{folder}/{{source}}.mp4", timeout=5.0)
+
+
+def test_a_clip_that_a_later_source_brought_is_not_asked_of_the_earlier_one_again(
+    tmp_path: Path, server: Any
+) -> None:
+    server.answers["/first/a.mp4"] = lambda request: request.reply(429, Retry_After="9999")
+    server.answers["/second/a.mp4"] = lambda request: request.reply(200, b"whole")
+    manifest, sources = manifest_of(tmp_path, ["a"]), (served(server, "first"), served(server, "second"))
+    before = run(tmp_path, manifest, *sources)
+    assert before.found_in[0].startswith("http")
+    server.asked.clear()
+    server.answers["/first/a.mp4"] = lambda request: request.reply(200, b"too late")
+    after = run(tmp_path, manifest, *sources)
+    assert server.asked == []
+    assert after.sha256[0] == before.sha256[0]
+
+
+def test_what_came_of_one_source_stays_when_another_refuses(tmp_path: Path, server: Any) -> None:
+    server.file("/first/a.mp4", bytes(500_000), cut=400_000)
+    manifest, sources = manifest_of(tmp_path, ["a"]), (served(server, "first"), served(server, "second"))
+    folder = tmp_path / "files"
+    first = WebFetcher(sources[0], limits=Limits(attempts=1))
+    clip = WantedClip("a", "a", math.nan, math.nan)
+    folder.mkdir()
+    assert first.fetch(clip, folder / "a").status.value == "network_error"
+    WebFetcher(sources[1]).fetch(clip, folder / "a")  # 404
+    server.file("/first/a.mp4", bytes(500_000))
+    assert list(run(tmp_path, manifest, *sources).status) == ["present"]
+    assert server.asked[-1] == ("/first/a.mp4", "bytes=400000-")
+    assert [path.name for path in folder.iterdir() if path.is_file()] == ["a.mp4"]
+
+
+def test_asking_anew_in_vain_loses_nothing(tmp_path: Path, server: Any) -> None:
+    server.answers["/web/a.mp4"] = lambda request: request.reply(200, b"whole")
+    manifest, source = manifest_of(tmp_path, ["a"]), served(server, "web")
+    before = run(tmp_path, manifest, source)
+    server.answers["/web/a.mp4"] = lambda request: request.reply(429, Retry_After="9999")
+    refetch_clips(manifest, 0, [source], tmp_path / "0.parquet", places(tmp_path), ["a"], final=True)
+    pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "0.parquet"), before)
+    assert list(run(tmp_path, manifest, source).path) == list(before.path)
+
+
+def test_shards_of_another_size_find_what_came(tmp_path: Path, server: Any) -> None:
+    for name in "ab":
+        server.answers[f"/web/{name}.mp4"] = lambda request: request.reply(200, b"whole")
+    source = served(server, "web")
+    run(tmp_path, manifest_of(tmp_path, ["a", "b"]), source)
+    asked = len(server.asked)
+    manifest = manifest_of(tmp_path, ["b"], shard=5)
+    fetch_shard(manifest, 5, [source], tmp_path / "5.parquet", places(tmp_path))
+    assert list(pd.read_parquet(tmp_path / "5.parquet").status) == ["present"]
+    assert len(server.asked) == asked

@@ -97,3 +97,19 @@ def test_what_is_no_request_for_a_host_is_answered_with_an_error(
         client.sendall(f"{request_line}\r\n\r\n".encode())
         assert client.recv(100).startswith(b"HTTP/1.1 400")
     assert refused == []
+
+
+def test_a_program_that_only_receives_is_not_cut_off(
+    proxy: tuple[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module._Request, "timeout", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(proxy, 10) as client:
+        client.sendall(f"GET http://127.0.0.1:{server.getsockname()[1]}/ HTTP/1.1\r\n\r\n".encode())
+        other, _ = server.accept()
+        with other:
+            assert other.recv(1000).startswith(b"GET / HTTP/1.1")
+            other.settimeout(0.5)
+            with pytest.raises(TimeoutError):  # an end would be b""
+                other.recv(1)
+            other.sendall(b"late")
+            assert client.recv(10) == b"late"

@@ -137,6 +137,29 @@ def test_a_file_that_cannot_be_decoded_is_downloaded_anew_when_asked(
     assert row.bytes == len(b"a better one")
 
 
+def test_a_file_that_vanished_is_fetched_anew_and_its_shard_normalised_again(
+    avpipe: Callable[..., Result], results: Path, server: Any
+) -> None:
+    table = results / "downloads" / "0.parquet"
+    Path(pd.read_parquet(table).set_index("clip").path["have"]).unlink()
+    rows = [{"clip": "have", "status": "missing", "reason": "the fetched file cannot be read"}]
+    pd.DataFrame(rows).to_parquet(results / "clips.parquet")
+    written = table.stat().st_mtime_ns
+    avpipe("retry", "--reason", "missing")
+    assert {path for path, _ in server.asked} == {"/have.mp4"}
+    assert table.stat().st_mtime_ns > written, "the next stage has to look again"
+
+
+def test_a_file_that_took_too_long_to_decode_is_not_fetched_for_that(
+    avpipe: Callable[..., Result], results: Path, server: Any
+) -> None:
+    rows = [{"clip": "have", "status": "timed_out", "reason": "ffmpeg took more than 120 s"}]
+    pd.DataFrame(rows).to_parquet(results / "clips.parquet")
+    avpipe("retry", "--reason", "timed_out")
+    assert server.asked == []
+    assert "--forcerun" in avpipe("status").output
+
+
 def test_a_wrong_reason_or_folder_is_told(avpipe: Callable[..., Result], tmp_path: Path) -> None:
     result = avpipe("retry", "--reason", "ratelimited")
     assert result.exit_code == 1

@@ -18,9 +18,9 @@ import pytest
 from avpipe.config.source import Source
 from avpipe.download import Status
 from avpipe.download.base import WantedClip
-from avpipe.download.web import WebFetcher
+from avpipe.download.web import PAUSE, WebFetcher
 from avpipe.files import OutputError
-from avpipe.http import Failure, is_public
+from avpipe.http import Failure, is_public, retry_after
 from avpipe.transfer import Limits
 
 BODY = random.Random(0).randbytes(300_000)
@@ -58,7 +58,7 @@ def test_a_file_arrives_whole_with_its_digest(server: Any, tmp_path: Path) -> No
     assert (outcome.bytes, outcome.sha256) == (len(BODY), hashlib.sha256(BODY).hexdigest())
     assert outcome.attempts == 1
     assert outcome.found_in == "http 127.0.0.1"
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["clip.part", "clip.part.json"]
+    assert {path.suffix for path in tmp_path.iterdir()} == {".part", ".json"}, "the journal gives the name"
 
 
 def test_the_extension_comes_from_the_url_or_the_content_type(server: Any, tmp_path: Path) -> None:
@@ -232,7 +232,8 @@ def test_a_download_that_takes_too_long_is_stopped_and_kept_for_later(server: An
     server.answers["/a.mp4"] = drip
     outcome = fetcher(server, seconds=0.15).fetch(CLIP, tmp_path / "clip")
     assert outcome.status is Status.TIMED_OUT
-    assert (tmp_path / "clip.part").stat().st_size > 0
+    (part,) = tmp_path.glob("clip.*.part")
+    assert part.stat().st_size > 0
 
 
 @pytest.mark.parametrize(
@@ -272,6 +273,51 @@ def test_a_server_that_wants_rest_is_not_asked_for_the_other_clips(server: Any, 
     assert {outcome.status for outcome in outcomes} == {Status.RATE_LIMITED}
     assert len(server.asked) == 3
     assert "wants to be left alone for 3600 s" in outcomes[-1].reason
+
+
+@pytest.mark.parametrize(
+    ("code", "headers", "seconds"),
+    [(429, {}, PAUSE), (403, {"cf_mitigated": "challenge"}, PAUSE), (503, {"Retry_After": "3600"}, 3600)],
+)
+def test_so_it_is_where_the_server_does_not_say_how_long_or_calls_it_an_error(
+    server: Any, tmp_path: Path, code: int, headers: dict[str, str], seconds: float
+) -> None:
+    asked = fetcher(server, attempts=1)
+    for name in "abcdefgh":
+        server.answers[f"/{name}.mp4"] = answer(code, **headers)
+    clips = [WantedClip(name, name, math.nan, math.nan) for name in "abcdefgh"]
+    outcomes = [asked.fetch(clip, tmp_path / clip.clip) for clip in clips]
+    assert len(server.asked) == 3
+    assert f"left alone for {seconds:.0f} s" in outcomes[-1].reason
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"Location": "http://example.org:99999/x"}, Status.REFUSED_URL),
+        ({"Location": "http://example.org:abc/"}, Status.REFUSED_URL),
+        ({"Content_Length": "9" * 5000}, Status.NETWORK_ERROR),
+        ({"Content_Length": "\xb2"}, Status.NETWORK_ERROR),
+    ],
+)
+def test_nonsense_of_a_server_is_an_outcome_of_this_clip(
+    server: Any, tmp_path: Path, headers: dict[str, str], status: Status
+) -> None:
+    server.answers["/a.mp4"] = answer(302 if "Location" in headers else 200, BODY, **headers)
+    outcome = fetcher(server, attempts=1, silence=1).fetch(CLIP, tmp_path / "clip")
+    assert outcome.status is status
+
+
+def test_a_server_cannot_write_to_the_terminal(server: Any, tmp_path: Path) -> None:
+    server.answers["/a.mp4"] = lambda request: request.wfile.write(b"HTTP/1.1 404 \x1b[2Jgone\r\n\r\n")
+    outcome = fetcher(server).fetch(CLIP, tmp_path / "clip")
+    assert outcome.status is Status.UNAVAILABLE
+    assert outcome.reason == "HTTP 404  [2Jgone"
+
+
+@pytest.mark.parametrize("value", ["", "soon", "\xb2", "9" * 5000])
+def test_a_wait_that_is_no_number_and_no_date_is_none(value: str) -> None:
+    assert retry_after(value) is None
 
 
 @pytest.mark.parametrize(

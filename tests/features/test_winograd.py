@@ -73,7 +73,9 @@ def test_bfloat16_is_nearly_as_exact_as_the_convolution_in_it(tile: int) -> None
 
 def test_many_pictures_are_done_in_parts() -> None:
     weight, inputs = torch.randn(4, 64, 3, 3), torch.randn(5, 64, 28, 28)
-    layer = WinogradConvolution(weight, None, 4)  # 49 tiles of 36 x 64 x 4 bytes a picture: 2 pictures at once
+    layer = WinogradConvolution(
+        weight, None, 4
+    )  # 49 tiles of 36 x 64 x 4 bytes a picture: 2 pictures at once
     torch.testing.assert_close(layer(inputs), torch.conv2d(inputs, weight, padding=1), rtol=1e-4, atol=1e-4)
     assert layer.rows == 2 * 49
 

@@ -7,6 +7,8 @@ import docutils.core
 import jinja2
 import pytest
 
+from avpipe.report.spec import _KINDS
+
 CAPTIONS = Path(__file__).resolve().parents[2] / "workflow" / "report"
 
 
@@ -37,6 +39,12 @@ def test_each_kind_of_figure_has_its_own_words() -> None:
     assert "Confusion matrices" in rendered("figure.rst", None, "confusion")
     assert "option of the model" in rendered("figure.rst", None, "curve")
     assert "before and after fusion" in rendered("figure.rst", None, "tsne")
+    assert "heard, seen, or both" in rendered("figure.rst", None, "events")
+    assert "with and without pretraining" in rendered("figure.rst", None, "fscores")
+    assert "Algorithm 1" in rendered("figure.rst", None, "grounding")
+    assert "heard and which are seen" in rendered("figure.rst", None, "parsed")
+    captions = {rendered("figure.rst", None, kind) for kind in _KINDS}
+    assert len(captions) == len(_KINDS)
 
 
 def test_a_tables_caption_names_the_table() -> None:

@@ -11,6 +11,7 @@ from avpipe.config.section import ConfigError
 from avpipe.config.study import Study
 from avpipe.experiment import Experiment
 from avpipe.tables.aggregate import Cell, fill_table, why, write_table
+from avpipe.tables.render import as_html, as_latex, as_markdown
 from avpipe.tables.spec import TableSpec, parse_table
 
 
@@ -97,6 +98,26 @@ def test_a_cell_says_which_of_the_papers_habits_it_follows(
     weak = cell(spec, cleaned, tmp_path, setting="weakly-supervised")
     assert weak.quirks == ("shuffle: false", "drop_last: true", "weak_labels: durations", "conflicts: drop")
     assert cell(spec, study, tmp_path, row="dam").whole_protocol == ""
+
+
+def test_a_cell_names_the_recipe_that_its_row_asks_for(
+    table_data: dict[str, Any], study: Study, tmp_path: Path
+) -> None:
+    table_data["rows"][0]["recipe"] = "short"
+    assert (
+        cell(parse_table(table_data, "small"), study, tmp_path).whole_protocol == "validation; recipe short"
+    )
+
+
+def test_what_predictions_without_a_model_score_is_said_once(
+    spec: TableSpec, supervised: Experiment, study: Study, write_run: Callable[..., Path], tmp_path: Path
+) -> None:
+    for seed in (0, 1, 2):
+        write_run(supervised, seed, 0.5, floors={"background everywhere": {"accuracy": 0.384, "other": 1.0}})
+    table = fill_table("small", spec, study, tmp_path)
+    assert table.floors == ("background everywhere: Acc. 38.4",)
+    for render in (as_markdown, as_html, as_latex):
+        assert render(table).count("Without a model, background everywhere: Acc. 38.4.") == 1
 
 
 def test_missing_clips_and_mixed_code_are_noted(

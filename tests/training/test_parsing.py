@@ -127,6 +127,14 @@ def test_a_weight_of_no_term_is_refused(task):
         task(loss_weights={"vidual": 1.0}).loss(says(*OUTPUT), labels())
 
 
+def test_a_weight_of_a_term_that_the_models_options_switch_off_is_no_mistake(task):
+    model = type(
+        "Other", (HAN,), {"default_loss_weights": {"clip": 1.0, "audio": 1.0, "visual": 1.0, "extra": 0.4}}
+    )
+    plain = task(model=model).loss(says(*OUTPUT), labels())
+    assert task(model=model, loss_weights={"extra": 0.3}).loss(says(*OUTPUT), labels()) == plain
+
+
 @pytest.mark.parametrize("p", [0.0, 1.0, 1.7])
 def test_probabilities_at_and_beyond_the_ends_have_a_finite_loss(p):
     for y in (0.0, 1.0):
@@ -278,6 +286,33 @@ def test_a_first_training_decides_what_the_second_is_told(study, describe, monke
     first = Refining.said
     run(experiment, study)
     assert torch.equal(first, Refining.said)  # the same seed, the same first training
+
+
+def test_a_first_training_may_be_as_long_as_the_second_and_one_that_diverges_fails_the_run(
+    study, describe, monkeypatch
+):
+    monkeypatch.setattr(loop.lazy, "load", lambda table, name, kind: Refining if kind == "task" else HAN)
+    epochs = []
+    epoch = loop.Run._epoch
+    monkeypatch.setattr(
+        loop.Run, "_epoch", lambda self, *arguments: epochs.append(arguments[-1]) or epoch(self, *arguments)
+    )
+    metrics, _ = run(describe("han", WEAK, task="parsing", epochs=2, refine_epochs="same"), study)
+    assert metrics["status"] == "ok"
+    assert epochs == [(1, 2), (2, 2)] * 2
+    monkeypatch.setattr(loop.Run, "_epoch", lambda *_: float("nan"))
+    metrics, table = run(describe("han", WEAK, task="parsing", epochs=3, refine_epochs=1), study)
+    assert metrics["status"] == "failed"
+    assert "first training" in metrics["reason"]
+    assert table.empty
+
+
+def test_a_run_says_what_the_true_weak_labels_everywhere_score(study, describe):
+    metrics, _ = run(describe("han", WEAK, task="parsing", epochs=1), study)
+    (scores,) = metrics["floors"].values()
+    assert set(scores) == set(METRICS)
+    # the toy's clips have one category: precision is the share of segments in which it happens, recall 1
+    assert 0.3 < scores["segment_audio"] < 1.0
 
 
 def test_a_first_training_without_use_is_refused(study, describe):

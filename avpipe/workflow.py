@@ -11,6 +11,7 @@ from typing import Any
 
 from avpipe import lazy, provenance
 from avpipe.config.imported import ImportedConfig
+from avpipe.config.section import ConfigError
 from avpipe.config.study import Study
 from avpipe.datasets import DATASETS
 from avpipe.download import FETCHERS
@@ -96,6 +97,11 @@ class Plan:
 
     def __init__(self, study: Study, workflow: Path) -> None:
         self.study = study
+        for task in study.task_training:
+            try:
+                lazy.target(TASKS, task, "task")
+            except lazy.UnknownNameError as error:
+                raise ConfigError(f"task_training: {error}") from None
         self.tables: dict[str, TableSpec] = {
             n: load_table(self._file(workflow, "tables", n), study) for n in study.tables
         }
@@ -199,6 +205,7 @@ class Plan:
         experiments = [e for asked in spec.experiments(study).values() for e in asked.chain]
         used = {name for experiment in experiments for name in experiment.features.values()}
         models = {experiment.model for experiment in experiments}
+        tasks = {experiment.task for experiment in experiments}
         recipes = {name: study.recipes[name] for name in sorted(spec.recipe_names()) if name in study.recipes}
         part = {
             "dataset": {
@@ -213,6 +220,9 @@ class Plan:
             **_imported_part(study, used),
             "seeds": list(study.seeds),
             "training": study.training.model_dump(mode="json"),
+            "task_training": {
+                name: study.task_training[name] for name in study.task_training if name in tasks
+            },
             "recipes": recipes,
             "models": {name: options for name, options in study.models.items() if name in models},
             "notice": study.notice,

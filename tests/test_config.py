@@ -92,10 +92,20 @@ def test_the_studies_that_come_with_avpipe_are_valid(path: Path) -> None:
 
 def test_a_named_recipe_changes_the_default_one_and_a_row_changes_that() -> None:
     study = validate_study({**MINIMAL, "training": {"epochs": 7}, "recipes": {"paper": {"lr": 0.5}}})
-    recipe = study.recipe("paper", {"batch_size": 3})
+    recipe = study.recipe("localization", "paper", {"batch_size": 3})
     assert (recipe.epochs, recipe.lr, recipe.batch_size) == (7, 0.5, 3)
     with pytest.raises(ConfigError, match="did you mean 'paper'"):
-        study.recipe("papr")
+        study.recipe("localization", "papr")
+
+
+def test_a_task_may_be_trained_otherwise_and_a_row_changes_that_too() -> None:
+    tasks = {"parsing": {"lr": 0.5, "epochs": 9}}
+    study = validate_study({**MINIMAL, "task_training": tasks, "recipes": {"paper": {"lr": 0.1}}})
+    assert study.recipe("localization", None) == study.training
+    assert (study.recipe("parsing", None).lr, study.recipe("parsing", "paper").lr) == (0.5, 0.1)
+    assert study.recipe("parsing", "paper", {"epochs": 3}).epochs == 3
+    with pytest.raises(ConfigError, match=r"task_training\.parsing"):
+        validate_study({**MINIMAL, "task_training": {"parsing": {"lrr": 0.5}}})
 
 
 def test_the_folder_shorthand_fills_in_the_dataset(tmp_path: Path) -> None:

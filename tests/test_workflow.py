@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
+from avpipe.config.section import ConfigError
 from avpipe.config.study import validate_study
 from avpipe.workflow import Plan
 
@@ -136,3 +137,8 @@ def test_a_figure_of_the_annotations_reads_no_run_and_needs_no_clip() -> None:
     }
     assert found.experiments == {}
     assert found.extractors == []
+
+
+def test_a_task_that_does_not_exist_is_told() -> None:
+    with pytest.raises(ConfigError, match=r"task_training: .*did you mean 'parsing'"):
+        plan(**IMPORTED, task_training={"parsng": {"lr": 0.1}})

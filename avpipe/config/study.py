@@ -90,6 +90,10 @@ class Study(Section):
         description="options by model, for every row that does not set them itself; for studies that need small models",
     )
     training: Recipe = Field(default_factory=Recipe, description="the protocol of every experiment")
+    task_training: dict[str, dict[str, Any]] = Field(
+        default_factory=dict,
+        description="changes to `training` by task (localization, parsing, ...), for every experiment of it; for studies whose tasks need different schedules",
+    )
     recipes: dict[str, dict[str, Any]] = Field(
         default_factory=dict, description="named changes to `training` that a table's row may ask for"
     )
@@ -122,11 +126,12 @@ class Study(Section):
                 raise ValueError(f"bundles: extractor {name!r} stands in two bundles")
         if len(set(self.seeds)) != len(self.seeds) or not self.seeds:
             raise ValueError("seeds: need at least one, each once")
-        for name, changes in self.recipes.items():
-            try:
-                Recipe.model_validate({**self.training.model_dump(), **changes})
-            except ValidationError as error:
-                raise ValueError(f"recipes.{name}: {describe(error, Recipe)}") from error
+        for key, recipes in (("recipes", self.recipes), ("task_training", self.task_training)):
+            for name, changes in recipes.items():
+                try:
+                    Recipe.model_validate({**self.training.model_dump(), **changes})
+                except ValidationError as error:
+                    raise ValueError(f"{key}.{name}: {describe(error, Recipe)}") from error
         return self
 
     @property
@@ -134,12 +139,13 @@ class Study(Section):
         """Every feature of the study, extracted or imported, by the name of its array."""
         return {**self.extractors, **self.imported}
 
-    def recipe(self, name: str | None, changes: dict[str, Any] | None = None) -> Recipe:
-        """The default recipe, changed by the named one and by `changes`."""
+    def recipe(self, task: str, name: str | None, changes: dict[str, Any] | None = None) -> Recipe:
+        """The default recipe, changed by the task's, the named one and `changes`, in this order."""
         if name is not None and name not in self.recipes:
             raise ConfigError(f"no recipe {name!r}; {suggest(name, list(self.recipes))}")
         named = self.recipes[name] if name else {}
-        return Recipe.model_validate({**self.training.model_dump(), **named, **(changes or {})})
+        of_task = self.task_training.get(task, {})
+        return Recipe.model_validate({**self.training.model_dump(), **of_task, **named, **(changes or {})})
 
 
 def validate_study(config: dict[str, Any], where: str = "the configuration") -> Study:

@@ -198,8 +198,9 @@ def test_a_file_that_vanished_after_fetching_is_missing(small: tuple[Path, Path]
 
 
 KILLED = """
-import sys, avpipe.media.normalise as n
+import signal, sys, avpipe.media.normalise as n
 from pathlib import Path
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs inherit that it is ignored
 downloads, manifest, tar, table = map(Path, sys.argv[1:])
 n.normalise_shard(downloads, manifest, 0, "canonical", tar, table, 60, 2)
 """

@@ -1,8 +1,8 @@
 """How an experiment is trained."""
 
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from avpipe.config.section import Section
 
@@ -65,10 +65,17 @@ class Recipe(Section):
         description="parsing: a category counts only where the clip's probability of it (HAN), or that of the clip's audio or visual track alone (MA), reaches `gate_threshold`",
     )
     gate_threshold: float = Field(0.5, gt=0, lt=1, description="parsing: see `gate`")
-    refine_epochs: Annotated[int, Field(ge=0)] | Literal["same"] = Field(
+    refine_epochs: int | Literal["same"] = Field(
         0,
         description="parsing: epochs of a first training, whose model then takes labels out of the audio or the visual track (MA); same: as many as `epochs`; 0 for none",
     )
+
+    @field_validator("refine_epochs")
+    @classmethod
+    def _not_negative(cls, value: int | str) -> int | str:
+        if isinstance(value, int) and value < 0:
+            raise ValueError("0 or more, or same")
+        return value
 
     @property
     def needs_validation(self) -> bool:

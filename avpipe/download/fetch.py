@@ -72,7 +72,7 @@ def fetch_shard(
 ) -> Counter[str]:
     """Fetch every clip of a shard; one row a clip, present or not.
 
-    A source is asked only if those before it did not have the clip. Answers of sources that cost something to
+    A source is asked only if those before it did not have the clip, and not again if a later one has brought it since. Answers of sources that cost something to
     ask are kept in a journal beside the files: a file that was downloaded, or a final refusal, is not asked for
     again, also after kill -9. What may pass is asked again whenever this runs. Where a site says stop, the clips
     that are left get their outcome at once, without being asked for.
@@ -117,6 +117,7 @@ def refetch_clips(
     workers: int = 8,
     *,
     final: bool = False,
+    look_again: Collection[str] = (),
 ) -> Counter[str]:
     """Ask again for some clips of a shard that was fetched, and rewrite its table if what became of one changed.
 
@@ -125,6 +126,7 @@ def refetch_clips(
         out: the shard's table.
         clips: which; those of other shards are not looked at.
         final: ask also where the answer was final, and download anew what is there.
+        look_again: clips that the next stage did not find: if they are there, the table is rewritten for it.
 
     Returns:
         How many of these clips ended with each status.
@@ -140,8 +142,10 @@ def refetch_clips(
         wanted = [
             clip for clip in wanted_clips(manifest, shard) if clip.clip in clips and clip.clip in before
         ]
+        journal.adopt({clip.clip for clip in wanted})
         rows = {row["clip"]: row for row in _rows(wanted, fetchers, places.files, journal, workers, final)}
-        if any(_differs(row, before[clip]) for clip, row in rows.items()):
+        found = {clip for clip in look_again if clip in rows and rows[clip]["status"] == Status.PRESENT}
+        if found or any(_differs(row, before[clip]) for clip, row in rows.items()):
             _write([rows.get(clip, row) for clip, row in before.items()], out)
     return Counter(row["status"] for row in rows.values())
 
@@ -236,15 +240,16 @@ def _fetch(
     keys = [fetcher.key(clip) for fetcher in fetchers]
     known = [journal.find(clip, key) if key is not None else None for key in keys]
     here = [number for number, outcome in enumerate(known) if outcome and outcome.status is Status.PRESENT]
-    outcomes = []
+    outcomes: list[tuple[str, Outcome]] = []
+    kept: Outcome | None = None
     for number, (fetcher, key, before) in enumerate(zip(fetchers, keys, known, strict=True)):
-        if key is not None and not before and here and number < here[0] and not anew:
-            continue  # a later source has brought the clip: no need to ask this one
+        if not anew and here and number < here[0] and key is not None and journal.asked(clip, key):
+            continue  # it had nothing when it was asked, and a later source has brought the clip
         outcome = None if anew else before
         if outcome is None:
             outcome = fetcher.fetch(clip, files / clip.clip)
             if before and before.status is Status.PRESENT and outcome.status is not Status.PRESENT:
-                outcome = before  # nothing better came: what is there stays
+                kept = kept or before  # what is there stays, unless another source brings it anew
             elif key is not None:
                 outcome = journal.add(clip, key, outcome)
         outcomes.append((fetcher.name, outcome))
@@ -252,8 +257,8 @@ def _fetch(
             for other in keys:
                 if other is not None:
                     forget(part_of(files / clip.clip, other))
-            break
-    return _summary(outcomes)
+            return _summary(outcomes)
+    return kept or _summary(outcomes)
 
 
 def _summary(outcomes: list[tuple[str, Outcome]]) -> Outcome:

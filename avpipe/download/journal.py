@@ -42,15 +42,26 @@ class Journal:
             yield
 
     def adopt(self, clips: Collection[str]) -> None:
-        """Learn of these clips from other shards' journals: a study whose shards have another size asked for them there.
+        """Learn what is final of these clips from other shards' journals, if this one has nothing of them.
 
-        What stands in this journal counts more.
+        A study whose shards have another size asked for them there. Of several answers a file counts most.
         """
         strangers = set(clips) - {clip for clip, _ in self.known}
-        if strangers:
-            for path in sorted(self.path.parent.glob("*.jsonl")):
-                found = {asked: outcome for asked, outcome in _answers(path) if asked[0] in strangers}
-                self.known = found | self.known
+        if not strangers:
+            return
+        learned: dict[tuple[str, str], Outcome] = {}
+        for path in sorted(self.path.parent.glob("*.jsonl")):
+            for asked, outcome in _answers(path):
+                before = learned.get(asked)
+                better = before is None or before.status is not Status.PRESENT
+                if asked[0] in strangers and outcome.status.final and better:
+                    learned[asked] = outcome
+        for asked, outcome in learned.items():
+            self._write(asked, outcome)
+
+    def asked(self, clip: WantedClip, key: str) -> bool:
+        """Whether there was any answer to `key`."""
+        return (clip.clip, digest_of(key)) in self.known
 
     def find(self, clip: WantedClip, key: str) -> Outcome | None:
         """The answer to `key` if it still holds: final, and for a file, still there with the same content."""
@@ -82,16 +93,20 @@ class Journal:
         seconds = round(before.seconds + outcome.seconds, 3)
         outcome = replace(outcome, attempts=before.attempts + outcome.attempts, seconds=seconds)
         path, part = (Path(name).name if name else None for name in (outcome.path, outcome.part))
-        kept = self.known[clip.clip, digest] = replace(outcome, path=path, part=part)
-        line = {"clip": clip.clip, "key": digest, **asdict(kept), "status": kept.status.value}
-        with output_errors(self.path):
-            self.path.parent.mkdir(exist_ok=True)
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write("\n" + json.dumps(line))
+        self._write((clip.clip, digest), replace(outcome, path=path, part=part))
         if outcome.path and outcome.part:
             move_whole(Path(outcome.part), Path(outcome.path))
             forget(Path(outcome.part))
         return replace(outcome, part=None)
+
+    def _write(self, asked: tuple[str, str], outcome: Outcome) -> None:
+        """Append a line: clip and key's digest, and the outcome with names for paths."""
+        self.known[asked] = outcome
+        line = {"clip": asked[0], "key": asked[1], **asdict(outcome), "status": outcome.status.value}
+        with output_errors(self.path):
+            self.path.parent.mkdir(exist_ok=True)
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write("\n" + json.dumps(line))
 
 
 def _is(path: Path, sha256: str | None) -> bool:

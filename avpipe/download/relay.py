@@ -7,9 +7,11 @@ made by this process, so that the process's guard over its connections (`avpipe.
 import contextlib
 import socket
 import socketserver
+import struct
 import threading
 import urllib.parse
 from collections.abc import Callable, Iterator
+from typing import Any
 
 CONNECT = 30.0
 """Seconds to connect."""
@@ -39,6 +41,13 @@ class _Relay(socketserver.ThreadingTCPServer):
     daemon_threads = True
     block_on_close = False
     refused: list[str]
+
+    def shutdown_request(self, request: Any) -> None:
+        """Only close it: an orderly end, where it is one, has been told by then."""
+        self.close_request(request)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Say nothing, for the program does, and its words are what counts."""
 
 
 class _Request(socketserver.StreamRequestHandler):
@@ -94,9 +103,14 @@ def _address(method: str, target: str) -> tuple[str, int, str]:
 
 
 def _pass_on(read: Callable[[int], bytes], sink: socket.socket) -> None:
-    """Until there is no more: then the other side is told."""
-    with contextlib.suppress(OSError):
+    """Until there is no more: then the other side is told, of a broken connection by a broken one."""
+    try:
         while piece := read(_CHUNK):
             sink.sendall(piece)
-    with contextlib.suppress(OSError):
         sink.shutdown(socket.SHUT_WR)
+    except OSError:
+        with contextlib.suppress(OSError):
+            sink.setsockopt(
+                socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)
+            )  # closing it is a reset
+            sink.shutdown(socket.SHUT_RD)  # wakes the thread that waits for it

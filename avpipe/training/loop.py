@@ -226,6 +226,7 @@ class Run:
         started, saved = begun - outcome.seconds, time.perf_counter()
         with RunLog(self.folder / f"seed{self.seed}", name, recipe.epochs, rows) as log:
             if targets is None:
+                outcome.seconds = time.perf_counter() - started
                 outcome.reason = "the loss of the first training became infinite or no number; try a smaller lr, or clip_norm"
             for epoch in range(len(rows) + 1, recipe.epochs + 1):
                 if outcome.reason or targets is None:

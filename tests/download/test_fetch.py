@@ -294,3 +294,35 @@ def test_shards_of_another_size_find_what_came(tmp_path: Path, server: Any) -> N
     fetch_shard(manifest, 5, [source], tmp_path / "5.parquet", places(tmp_path))
     assert list(pd.read_parquet(tmp_path / "5.parquet").status) == ["present"]
     assert len(server.asked) == asked
+
+
+def test_asking_one_source_anew_in_vain_goes_on_to_the_next(tmp_path: Path, server: Any) -> None:
+    server.answers["/first/a.mp4"] = lambda request: request.reply(200, b"corrupt")
+    server.answers["/second/a.mp4"] = lambda request: request.reply(200, b"good")
+    manifest, sources = manifest_of(tmp_path, ["a"]), (served(server, "first"), served(server, "second"))
+    run(tmp_path, manifest, *sources)
+    server.answers["/first/a.mp4"] = lambda request: request.reply(404)
+    refetch_clips(manifest, 0, sources, tmp_path / "0.parquet", places(tmp_path), ["a"], final=True)
+    assert Path(pd.read_parquet(tmp_path / "0.parquet").path[0]).read_bytes() == b"good"
+
+
+def test_a_source_that_is_new_is_asked_in_its_turn(tmp_path: Path, server: Any) -> None:
+    server.answers["/old/a.mp4"] = lambda request: request.reply(200, b"old")
+    server.answers["/new/a.mp4"] = lambda request: request.reply(200, b"new")
+    manifest = manifest_of(tmp_path, ["a"])
+    run(tmp_path, manifest, served(server, "old"))
+    table = run(tmp_path, manifest, served(server, "new"), served(server, "old"))
+    assert Path(table.path[0]).read_bytes() == b"new"
+
+
+def test_shards_of_another_size_lose_nothing_by_a_retry_in_vain(tmp_path: Path, server: Any) -> None:
+    server.answers["/web/b.mp4"] = lambda request: request.reply(200, b"whole")
+    source = served(server, "web")
+    run(tmp_path, manifest_of(tmp_path, ["b"]), source)
+    manifest, table = manifest_of(tmp_path, ["b"], shard=5), tmp_path / "5.parquet"
+    fetch_shard(manifest, 5, [source], table, places(tmp_path))
+    server.answers["/web/b.mp4"] = lambda request: request.reply(404)
+    refetch_clips(manifest, 5, [source], table, places(tmp_path), ["b"], final=True)
+    for _ in range(2):
+        assert list(pd.read_parquet(table).status) == ["present"]
+        fetch_shard(manifest, 5, [source], table, places(tmp_path))

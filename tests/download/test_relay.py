@@ -1,7 +1,9 @@
 """ffmpeg's requests, made by our process."""
 
+import contextlib
 import socket
-import urllib.error
+import struct
+import time
 import urllib.request
 from collections.abc import Iterator
 from typing import Any
@@ -113,3 +115,32 @@ def test_a_program_that_only_receives_is_not_cut_off(
                 other.recv(1)
             other.sendall(b"late")
             assert client.recv(10) == b"late"
+
+
+def test_a_connection_that_breaks_is_no_orderly_end(proxy: tuple[str, int]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(proxy, 10) as client:
+        client.sendall(f"GET http://127.0.0.1:{server.getsockname()[1]}/ HTTP/1.1\r\n\r\n".encode())
+        other, _ = server.accept()
+        other.recv(1000)
+        other.sendall(b"half")
+        assert client.recv(10) == b"half"
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        other.close()
+        with pytest.raises(ConnectionResetError):
+            client.recv(10)
+
+
+def test_a_program_that_goes_away_early_leaves_no_words(
+    proxy: tuple[str, int], capfd: pytest.CaptureFixture[str]
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        client = socket.create_connection(proxy, 10)
+        client.sendall(f"GET http://127.0.0.1:{server.getsockname()[1]}/ HTTP/1.1\r\n\r\n".encode())
+        other, _ = server.accept()
+        with other:
+            client.close()
+            with contextlib.suppress(OSError):
+                for _ in range(50):
+                    other.sendall(bytes(100_000))
+                    time.sleep(0.01)
+    assert capfd.readouterr().err == ""

@@ -150,6 +150,18 @@ def test_a_file_that_vanished_is_fetched_anew_and_its_shard_normalised_again(
     assert table.stat().st_mtime_ns > written, "the next stage has to look again"
 
 
+def test_a_file_that_came_back_is_looked_at_again(
+    avpipe: Callable[..., Result], results: Path, server: Any
+) -> None:
+    rows = [{"clip": "have", "status": "missing", "reason": "the drive was not there"}]
+    pd.DataFrame(rows).to_parquet(results / "clips.parquet")
+    table = results / "downloads" / "0.parquet"
+    written = table.stat().st_mtime_ns
+    avpipe("retry", "--reason", "missing")
+    assert server.asked == []
+    assert table.stat().st_mtime_ns > written
+
+
 def test_a_file_that_took_too_long_to_decode_is_not_fetched_for_that(
     avpipe: Callable[..., Result], results: Path, server: Any
 ) -> None:

@@ -15,10 +15,21 @@ HUB = "https://huggingface.co"
 _EVERY = frozenset({"kind", "allow_private", "max_bytes", "timeout"})
 _KEYS = {
     "local": frozenset({"path", "pattern", "excerpts"}),
-    "http": frozenset({"url", "excerpts"}),
+    "http": frozenset({"url", "excerpts", "rate"}),
     "archive": frozenset({"path", "url", "drive", "sha256", "pattern", "excerpts", "max_archive_bytes"}),
     "huggingface": frozenset(
-        {"repo", "revision", "archive", "sha256", "pattern", "token", "url", "excerpts", "max_archive_bytes"}
+        {
+            "repo",
+            "revision",
+            "archive",
+            "sha256",
+            "pattern",
+            "token",
+            "url",
+            "excerpts",
+            "max_archive_bytes",
+            "rate",
+        }
     ),
     "youtube": frozenset({"cookies", "cookies_from_browser", "proxy", "rate", "margin", "format", "url"}),
 }
@@ -76,7 +87,11 @@ class Source(Section):
     proxy: str | None = Field(
         None, description="youtube: proxy's URL; the other kinds use https_proxy of the environment"
     )
-    rate: float = Field(250, gt=0, description="youtube: videos an hour, all jobs of this machine together")
+    rate: float | None = Field(
+        None,
+        gt=0,
+        description="http, huggingface, youtube: clips an hour, all jobs of this machine together; default: 250 for youtube, else as fast as the server answers",
+    )
     margin: float = Field(
         1.0,
         ge=0,

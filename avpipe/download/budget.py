@@ -5,6 +5,7 @@ when the site says stop, the file says so to every job: nobody asks until the pa
 """
 
 import json
+import math
 import platform
 import random
 import time
@@ -13,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
-from avpipe.download.outcome import Status
+from avpipe.download.outcome import Outcome, Status
 from avpipe.files import write_json
 from avpipe.locking import locked
 
@@ -41,6 +42,14 @@ class Pause:
     status: Status
     reason: str
     seconds: float
+
+    @property
+    def outcome(self) -> Outcome:
+        """What becomes of a clip that is not asked for because of it."""
+        minutes = math.ceil(self.seconds / 60)
+        return Outcome(
+            self.status, f"not asked, for the site said stop (again in {minutes} min): {self.reason}"
+        )
 
 
 @dataclass(frozen=True)
@@ -83,13 +92,13 @@ class Budget:
     Args:
         folder: on a disk of this machine or a shared one; the machine's name is part of the file's.
         site: the site and the proxy, if there is one: another address has another budget.
-        rate: requests an hour.
+        rate: requests an hour; None: no limit, until the site says stop.
         clock: for tests.
     """
 
-    def __init__(self, folder: Path, site: str, rate: float, clock: Clock | None = None) -> None:
+    def __init__(self, folder: Path, site: str, rate: float | None, clock: Clock | None = None) -> None:
         self.path = folder / f"{platform.node() or 'machine'}-{site}.json"
-        self.interval = 3600.0 / rate
+        self.interval = 3600.0 / rate if rate else 0.0
         self.clock = clock or Clock()
 
     def take(self) -> Pause | None:
@@ -97,6 +106,8 @@ class Budget:
 
         A process that is killed while it waits has used its turn: the budget errs on the site's side.
         """
+        if not self.interval:
+            return self.pause()
         with self._state() as change:
             state = change.state
             if state.closed > 0:

@@ -174,7 +174,8 @@ def _fetchers(sources: Sequence[Source], places: Places) -> list[Fetcher]:
     fetchers: list[Fetcher] = []
     for source in sources:
         kind = lazy.load(FETCHERS, source.kind, "source")
-        fetchers.append(kind(source, places.budgets) if source.kind == "youtube" else kind(source))
+        shared = source.kind in ("http", "huggingface", "youtube")  # these ask a site for each clip
+        fetchers.append(kind(source, places.budgets) if shared else kind(source))
     return fetchers
 
 

@@ -11,7 +11,7 @@ from avpipe.download.web import WebFetcher
 from avpipe.http import Remote
 
 
-def huggingface_fetcher(source: Source) -> Fetcher:
+def huggingface_fetcher(source: Source, budgets: Path) -> Fetcher:
     """Fetches single files of a dataset repository, or the members of an archive in it.
 
     Raises:
@@ -26,7 +26,7 @@ def huggingface_fetcher(source: Source) -> Fetcher:
         remote = Remote(url, secrets=secrets, sha256=source.sha256, allow_private=source.allow_private)
         return ArchiveFetcher(source, remote=remote)
     return WebFetcher(
-        source, url=f"{base}/{urllib.parse.quote(source.pattern, safe='/{}~')}", secrets=secrets
+        source, budgets, url=f"{base}/{urllib.parse.quote(source.pattern, safe='/{}~')}", secrets=secrets
     )
 
 

@@ -2,21 +2,20 @@
 
 import mimetypes
 import threading
-import time
 import urllib.parse
 from collections.abc import Mapping
+from concurrent.futures import CancelledError
 from pathlib import Path
 
 from avpipe.config.source import Source
 from avpipe.download.base import MEDIA_SUFFIXES, WantedClip, fill, offset_of, outcome_of, part_of
+from avpipe.download.budget import Budget, Clock
 from avpipe.download.outcome import Outcome, Status
 from avpipe.http import DownloadFailed, Failure, Remote
 from avpipe.transfer import Arrived, Limits, download, forget
 
 STOPS = 3
-"""Clips in a row for which the server asks for patience, or says stop; then it is left alone as long as it wants."""
-PAUSE = 900.0
-"""Seconds that it is left alone where it does not say how long."""
+"""Clips in a row for which the server asks for patience, or says stop; then no job of this machine asks it for a while."""
 
 
 class WebFetcher:
@@ -24,6 +23,7 @@ class WebFetcher:
 
     Args:
         source: its `url` holds {source} or {clip}.
+        budgets: folder of the budgets, see `avpipe.download.budget`.
         url, secrets: instead of the source's `url`, a pattern and headers for its host only.
         limits: of one download; default: the source's.
     """
@@ -31,6 +31,7 @@ class WebFetcher:
     def __init__(
         self,
         source: Source,
+        budgets: Path,
         *,
         url: str | None = None,
         secrets: Mapping[str, str] | None = None,
@@ -42,7 +43,11 @@ class WebFetcher:
         self.source, self.url, self.secrets = source, pattern, secrets or {}
         self.limits = limits or Limits(largest=source.max_bytes, seconds=source.timeout or Limits.seconds)
         self.stopped = threading.Event()
-        self._stops, self._until = 0, 0.0
+        place = urllib.parse.urlsplit(pattern)
+        port = f"-{place.port}" if place.port else ""
+        clock = Clock(sleep=self._sleep)
+        self.budget = Budget(budgets, f"{place.hostname}{port}", source.rate, clock)
+        self._stops = 0
         self._lock = threading.Lock()
 
     @property
@@ -62,11 +67,8 @@ class WebFetcher:
         """Download the clip to `destination` + extension; see `Fetcher.fetch`."""
         if ".." in clip.source.split("/"):
             return Outcome(Status.REFUSED_ID, f"{clip.source!r} leads out of the source's folder")
-        left = self._until - time.monotonic()
-        if left > 0:
-            return Outcome(
-                Status.RATE_LIMITED, f"not asked: the server wants to be left alone for {left:.0f} s"
-            )
+        if pause := self.budget.take():
+            return pause.outcome
         part = part_of(destination, self.key(clip))
         remote = Remote(self._url(clip), secrets=self.secrets, allow_private=self.source.allow_private)
         try:
@@ -87,13 +89,21 @@ class WebFetcher:
         """End what is under way in other threads; they raise CancelledError, and what has come is kept."""
         self.stopped.set()
 
+    def _sleep(self, seconds: float) -> None:
+        if self.stopped.wait(seconds):
+            raise CancelledError
+
     def _heed(self, failure: DownloadFailed) -> None:
         """Stop asking when the server keeps saying so; what was not asked for stays "later"."""
-        stop = failure.kind in (Failure.RATE_LIMITED, Failure.BOT_CHECK) or failure.wait is not None
+        said = failure.kind in (Failure.RATE_LIMITED, Failure.BOT_CHECK)
         with self._lock:
-            self._stops = self._stops + 1 if stop else 0
-            if self._stops >= STOPS:
-                self._until = time.monotonic() + (PAUSE if failure.wait is None else failure.wait)
+            self._stops = self._stops + 1 if said or (failure.kind.later and failure.wait is not None) else 0
+            enough = self._stops >= STOPS
+        if enough:
+            status = Status(failure.kind.value) if said else Status.RATE_LIMITED
+            self.budget.stop(status, failure.reason, failure.wait)
+        elif not failure.kind.later:
+            self.budget.answered()
 
 
 def _suffix(arrived: Arrived) -> str:

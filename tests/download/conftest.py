@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ class Server:
     """Answers by path, a function of the request (which has `reply`); remembers what was asked: path and Range."""
 
     url: str = ""
+    budgets: Path = Path("/nowhere")
     answers: dict[str, Callable[[Any], None]] = field(default_factory=dict)
     asked: list[tuple[str, str | None]] = field(default_factory=list)
 
@@ -103,9 +105,10 @@ def serve() -> Iterator[Server]:
 
 
 @pytest.fixture
-def server() -> Iterator[Server]:
-    """A running server."""
+def server(tmp_path: Path) -> Iterator[Server]:
+    """A running server, and a folder for the budget of those who ask it."""
     with serve() as running:
+        running.budgets = tmp_path.with_name(f"{tmp_path.name}-budgets")
         yield running
 
 

@@ -19,11 +19,6 @@ from avpipe.transfer import Limits
 COLUMNS = ["clip", "status", "reason", "path", "bytes", "sha256", "attempts", "seconds", "found_in", "offset"]
 
 
-@pytest.fixture(autouse=True)
-def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("avpipe.download.web.time.sleep", lambda _: None)
-
-
 def manifest_of(folder: Path, clips: Sequence[str], shard: int = 0) -> Path:
     """A manifest with `clips` in one shard, row numbers against the order of the file, and one clip in another."""
     rows = [
@@ -263,11 +258,11 @@ def test_what_came_of_one_source_stays_when_another_refuses(tmp_path: Path, serv
     server.file("/first/a.mp4", bytes(500_000), cut=400_000)
     manifest, sources = manifest_of(tmp_path, ["a"]), (served(server, "first"), served(server, "second"))
     folder = tmp_path / "files"
-    first = WebFetcher(sources[0], limits=Limits(attempts=1))
+    first = WebFetcher(sources[0], server.budgets, limits=Limits(attempts=1))
     clip = WantedClip("a", "a", math.nan, math.nan)
     folder.mkdir()
     assert first.fetch(clip, folder / "a").status.value == "network_error"
-    WebFetcher(sources[1]).fetch(clip, folder / "a")  # 404
+    WebFetcher(sources[1], server.budgets).fetch(clip, folder / "a")  # 404
     server.file("/first/a.mp4", bytes(500_000))
     assert list(run(tmp_path, manifest, *sources).status) == ["present"]
     assert server.asked[-1] == ("/first/a.mp4", "bytes=400000-")

@@ -26,7 +26,7 @@ def test_a_file_a_clip_comes_from_the_revision_that_is_named(server: Any, tmp_pa
         revision="refs/pr/1",
         pattern="some videos/{source}.mp4",
     )
-    outcome = huggingface_fetcher(source).fetch(CLIP, tmp_path / "a")
+    outcome = huggingface_fetcher(source, server.budgets).fetch(CLIP, tmp_path / "a")
     assert outcome.status is Status.PRESENT
     assert outcome.found_in == "huggingface 127.0.0.1"
 
@@ -37,7 +37,7 @@ def test_an_archive_of_the_repository_is_taken_apart(server: Any, tmp_path: Path
         file.writestr("videos/a.mp4", VIDEO)
     server.file("/datasets/owner/ave/resolve/main/videos.zip", out.getvalue())
     source = Source(kind="huggingface", url=server.url, repo="owner/ave", archive="videos.zip")
-    outcome = huggingface_fetcher(source).fetch(CLIP, tmp_path / "a")
+    outcome = huggingface_fetcher(source, server.budgets).fetch(CLIP, tmp_path / "a")
     assert Path(str(outcome.path)).read_bytes() == VIDEO
 
 
@@ -52,21 +52,25 @@ def test_the_token_is_read_where_the_study_says_and_sent(
 
     server.answers["/datasets/o/d/resolve/main/a.mp4"] = gated
     plain = Source(kind="huggingface", url=server.url, repo="o/d")
-    assert huggingface_fetcher(plain).fetch(CLIP, tmp_path / "a").status is Status.PRIVATE
+    assert huggingface_fetcher(plain, server.budgets).fetch(CLIP, tmp_path / "a").status is Status.PRIVATE
     (tmp_path / "token").write_text("hf_file\n")
     monkeypatch.setenv("MY_TOKEN", "hf_variable")
     for name, place in (("b", str(tmp_path / "token")), ("c", "$MY_TOKEN")):
         source = plain.model_copy(update={"token": place})
-        assert huggingface_fetcher(source).fetch(CLIP, tmp_path / name).status is Status.PRESENT
+        assert (
+            huggingface_fetcher(source, server.budgets).fetch(CLIP, tmp_path / name).status is Status.PRESENT
+        )
     assert seen == [None, "Bearer hf_file", "Bearer hf_variable"]
 
 
 @pytest.mark.parametrize("place", ["$NO_SUCH_VARIABLE", "/nowhere/token"])
 def test_a_missing_token_is_said_at_once(place: str) -> None:
     with pytest.raises(ValueError, match=r"huggingface: .*make one at"):
-        huggingface_fetcher(Source(kind="huggingface", repo="o/d", token=place))
+        huggingface_fetcher(Source(kind="huggingface", repo="o/d", token=place), Path("/nowhere"))
 
 
 def test_the_hub_itself_is_the_default() -> None:
-    fetcher = huggingface_fetcher(Source(kind="huggingface", repo="o/d", pattern="{clip}.mp4"))
+    fetcher = huggingface_fetcher(
+        Source(kind="huggingface", repo="o/d", pattern="{clip}.mp4"), Path("/nowhere")
+    )
     assert fetcher.key(CLIP) == "https://huggingface.co/datasets/o/d/resolve/main/a.mp4"

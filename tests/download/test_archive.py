@@ -243,7 +243,8 @@ def test_a_file_that_is_the_clip_itself_begins_where_the_clip_does(
     for excerpts, start, offset in ((False, 30.0, 0.0), (True, 30.0, 30.0), (True, math.nan, 0.0)):
         source = Source.model_validate({"kind": kind, **places[kind], "excerpts": excerpts})
         wanted = WantedClip("a", "a", start, start + 10)
-        outcome = load(FETCHERS, kind, "source")(source).fetch(wanted, tmp_path / "files" / "a")
+        shared = (server.budgets,) if kind == "http" else ()
+        outcome = load(FETCHERS, kind, "source")(source, *shared).fetch(wanted, tmp_path / "files" / "a")
         assert (outcome.status, outcome.offset) == (Status.PRESENT, offset)
 
 

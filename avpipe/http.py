@@ -75,9 +75,8 @@ class DownloadFailed(Exception):
     def __init__(
         self, kind: Failure, reason: str, *, wait: float | None = None, restart: bool = False
     ) -> None:
-        reason = "".join(c if c.isprintable() else " " for c in reason)[
-            :LONGEST_REASON
-        ]  # it may be a server's
+        # it may be a server's words
+        reason = "".join(c if c.isprintable() else " " for c in reason)[:LONGEST_REASON]
         super().__init__(reason)
         self.kind, self.reason, self.wait, self.restart = kind, reason, wait, restart
         self.attempts, self.seconds = 1, 0.0

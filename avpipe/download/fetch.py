@@ -72,8 +72,8 @@ def fetch_shard(
 ) -> Counter[str]:
     """Fetch every clip of a shard; one row a clip, present or not.
 
-    A source is asked only if those before it did not have the clip, and not again if a later one has brought it since. Answers of sources that cost something to
-    ask are kept in a journal beside the files: a file that was downloaded, or a final refusal, is not asked for
+    A source is asked only if those before it did not have the clip, and not again if a later one has brought it
+    since. Answers of sources that cost something to ask are kept in a journal beside the files: a file that was downloaded, or a final refusal, is not asked for
     again, also after kill -9. What may pass is asked again whenever this runs. Where a site says stop, the clips
     that are left get their outcome at once, without being asked for.
 

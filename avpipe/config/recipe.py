@@ -26,6 +26,10 @@ class Recipe(Section):
     milestones: tuple[int, ...] = Field((), description="milestones: epochs after which the rate decays")
     gamma: float = Field(0.1, gt=0, le=1, description="factor of a decay")
     clip_norm: float | None = Field(None, gt=0, description="largest norm of the gradient")
+    precision: Literal["float32", "bfloat16"] = Field(
+        "float32",
+        description="arithmetic of the model; bfloat16: of its matrix products (torch.autocast), while weights, losses and the optimizer stay in float32",
+    )
     standardize: bool = Field(
         False,
         description="features with mean 0 and standard deviation 1, a dimension at a time, by the training split; no paper here does it, features of random networks need it",

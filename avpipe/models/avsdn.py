@@ -139,7 +139,9 @@ class AVSDN(nn.Module):
         losses = {}
         for name, guide in self.guides.items():
             hidden = states[name][0].transpose(0, 1).flatten(1)  # (directions, B, H) -> (B, directions * H)
-            losses[f"guide_{name}"] = functional.binary_cross_entropy(guide(hidden).softmax(dim=-1), target)
+            said = guide(hidden).float().softmax(dim=-1)
+            with torch.autocast(said.device.type, enabled=False):  # which has no such loss on a GPU
+                losses[f"guide_{name}"] = functional.binary_cross_entropy(said, target)
         return losses
 
     def _features(self, batch: AVBatch) -> tuple[Tensor, Tensor, dict[str, Tensor]]:

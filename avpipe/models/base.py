@@ -1,7 +1,7 @@
 """What every model takes, returns and says about itself."""
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -78,6 +78,16 @@ class AVOutput:
     losses: "dict[str, Tensor]" = field(default_factory=dict)
     attention: "dict[str, Tensor]" = field(default_factory=dict)
     embeddings: "dict[str, Tensor]" = field(default_factory=dict)
+
+    def in_float32(self) -> "AVOutput":
+        """The same in float32, where a model that computes in bfloat16 gave that; whole numbers stay what they are."""
+
+        def cast(value: Any) -> Any:
+            if isinstance(value, dict):
+                return {name: cast(entry) for name, entry in value.items()}
+            return value.float() if value is not None and value.is_floating_point() else value
+
+        return AVOutput(**{each.name: cast(getattr(self, each.name)) for each in fields(self)})
 
 
 @dataclass(frozen=True)

@@ -339,7 +339,7 @@ class ParsingHead(nn.Module):
     def forward(self, audio: Tensor, visual: Tensor) -> AVOutput:
         """Audio and visual (B, T, D) -> the three probabilities of a parsing model."""
         both = torch.stack([audio, visual], dim=2)  # (B, T, 2, D)
-        probabilities = self.probability(both).sigmoid()  # (B, T, 2, C)
+        probabilities = self.probability(both).float().sigmoid()  # (B, T, 2, C)
         clip, of_modality = attentive_mmil_pooling(probabilities, self.time(both), self.modality(both))
         return AVOutput(
             parsing_probabilities=probabilities, modality_probabilities=of_modality, clip_probabilities=clip

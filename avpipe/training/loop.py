@@ -24,7 +24,7 @@ from avpipe import lazy, provenance
 from avpipe.experiment import Experiment
 from avpipe.features.device import claim_device, default_locks
 from avpipe.models import MODELS, create_model
-from avpipe.models.base import AVBatch
+from avpipe.models.base import AVBatch, AVOutput
 from avpipe.models.standardization import Scales, standardize_inputs
 from avpipe.training import TASKS
 from avpipe.training.data import Data, Reader, feature_scales, open_data
@@ -326,7 +326,7 @@ class Run:
             picked = {name: target.index_select(0, positions) for name, target in targets.items()}
             optimizer.zero_grad(set_to_none=True)
             batch.targets, batch.progress = picked, (at[0] - 1 + step / len(batches)) / at[1]
-            loss = self.task.loss(model(batch), picked)
+            loss = self.task.loss(self._apply(model, batch), picked)
             loss.backward()
             if recipe.clip_norm is not None:
                 nn.utils.clip_grad_norm_(model.parameters(), recipe.clip_norm)
@@ -361,8 +361,17 @@ class Run:
         order = torch.arange(clips.start, clips.start + len(clips), device=self.device).split(
             EVALUATION_BATCH
         )
-        parts = [self.task.predict(model(batch)) for batch in self.reader.batches(order)]
+        parts = [self.task.predict(self._apply(model, batch)) for batch in self.reader.batches(order)]
         return {name: torch.cat([part[name] for part in parts]).cpu().numpy() for name in parts[0]}
+
+    def _apply(self, model: nn.Module, batch: AVBatch) -> AVOutput:
+        """What the model says of a batch, in float32, computed in the recipe's precision."""
+        if self.experiment.recipe.precision == "float32":
+            exact: AVOutput = model(batch)
+            return exact
+        with torch.autocast(self.device.type, torch.bfloat16):
+            output: AVOutput = model(batch)
+        return output.in_float32()
 
     def _step_schedule(self, schedule: Any, row: dict[str, float]) -> None:
         """An epoch of the learning rate's schedule; a plateau of the validation score looks at evaluated epochs."""

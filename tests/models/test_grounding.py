@@ -139,3 +139,13 @@ def test_nothing_is_left_to_learn_beyond_the_margins():
     assert grounding_loss(alike, everyone, segments, "multi", **margins) == 0
     assert grounding_loss(0.7 * alike, ~everyone, segments, "multi", **margins) == 0
     assert grounding_loss(alike, ~everyone, segments, "multi", **margins) == pytest.approx(4 * 0.3)
+
+
+def test_groups_are_found_in_float32_whatever_the_precision():
+    random = torch.Generator().manual_seed(0)
+    near = torch.randn(64, 1, 128, generator=random) + 0.1 * torch.randn(64, 10, 128, generator=random)
+    given = {"audio_threshold": 0.99, "visual_threshold": 2.0, "connect": "either"}
+    exact = same_group(near, near, **given)
+    assert 0.05 < exact.float().mean() < 0.95
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(same_group(near, near, **given), exact)

@@ -135,6 +135,22 @@ def test_a_step_of_training_reaches_every_parameter(name):
 
 
 @every_model
+def test_learns_in_bfloat16_and_says_nearly_what_it_says_in_float32(name):
+    exact = scores_of(small(name).eval()(batch()))
+    model, clips = small(name), batch()
+    with torch.autocast("cpu", torch.bfloat16):
+        rough = scores_of(model.eval()(clips).in_float32())
+        output = model.train()(clips).in_float32()
+    for score, value in exact.items():
+        assert rough[score].dtype == torch.float32
+        assert (rough[score] - value).norm() < 0.1 * value.norm()  # PSP's threshold may fall otherwise
+    terms = [score.sum() for score in scores_of(output).values()] + list(output.losses.values())
+    torch.stack(terms).sum().backward()
+    assert all(p.dtype == torch.float32 for p in model.parameters())
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
+
+
+@every_model
 def test_the_seed_decides_weights_and_scores(name):
     first, again, other = (scores_of(small(name, seed).eval()(batch())) for seed in (1, 1, 2))
     for score, value in first.items():

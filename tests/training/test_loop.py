@@ -19,6 +19,7 @@ from avpipe.models.avel import AVEL
 from avpipe.models.psp import PSP
 from avpipe.training import loop
 from avpipe.training.data import open_data
+from avpipe.training.localization import Localization
 from avpipe.training.loop import resume_file, train_experiment
 from avpipe.workflow import train_code
 
@@ -365,6 +366,32 @@ def test_learns_the_category_of_events_from_clip_labels_alone(make_study, descri
     table = read(experiment, study.results)["predictions.parquet"]
     events = table[table["truth"] != 3]
     assert (events["truth"] == events["prediction"]).mean() > 0.9  # one category in three by chance
+
+
+@pytest.mark.parametrize("setting", ["supervised", "weakly-supervised"])
+def test_learns_in_bfloat16_with_losses_and_weights_in_float32(make_study, describe, monkeypatch, setting):
+    study = make_study(splits=[("train", 96), ("val", 16), ("test", 32)])
+    experiment = describe("avel", setting, epochs=15, loss="cross_entropy", precision="bfloat16")
+    said, judged = set(), set()
+    forward, loss = AVEL.forward, Localization.loss
+
+    def speaking(self, batch):
+        output = forward(self, batch)
+        said.add(output.segment_logits.dtype)
+        return output
+
+    def judging(self, output, targets):
+        judged.add(output.segment_logits.dtype)
+        return loss(self, output, targets)
+
+    monkeypatch.setattr(AVEL, "forward", speaking)
+    monkeypatch.setattr(Localization, "loss", judging)
+    run(experiment, study.results)
+    assert (said, judged) == ({torch.bfloat16}, {torch.float32})
+    written = read(experiment, study.results)
+    assert {weight.dtype for weight in written["checkpoint.pt"]["weights"].values()} == {torch.float32}
+    events = written["predictions.parquet"].query("truth != 3")
+    assert (events["truth"] == events["prediction"]).mean() > 0.9
 
 
 # Recipe

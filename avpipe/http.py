@@ -19,7 +19,7 @@ import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import Any, Protocol
 
 from avpipe import __version__
 
@@ -30,6 +30,9 @@ GLANCE = 0.2
 """Seconds between looks at whether somebody said stop."""
 LONGEST_PAGE = 1 << 18
 """Bytes of a web page that are read, where one may say how to go on."""
+_RANGE = re.compile(
+    r"bytes (?P<first>[0-9]{1,18})-(?P<last>[0-9]{1,18})/(?P<total>[0-9]{1,18}|\*)", re.IGNORECASE
+)
 
 
 class Failure(StrEnum):
@@ -353,6 +356,37 @@ def _failure_of(error: urllib.error.HTTPError) -> DownloadFailed:
     elif error.code == 403 and wait is not None:
         kind = Failure.RATE_LIMITED
     return DownloadFailed(kind, f"HTTP {error.code} {error.reason}", wait=wait)
+
+
+class Headers(Protocol):
+    """Of an answer, by their names."""
+
+    def get(self, name: str, /) -> str | None:
+        """The value, or None."""
+
+
+@dataclass(frozen=True)
+class ContentRange:
+    """Which bytes an answer brings: number of the first, and of how many; None = the server does not say."""
+
+    first: int
+    total: int | None
+
+
+def content_range(headers: Headers) -> ContentRange | None:
+    """What the header Content-Range says, if it says it of bytes."""
+    found = _RANGE.fullmatch(str(headers.get("Content-Range") or "").strip())
+    return (
+        ContentRange(int(found["first"]), int(found["total"]) if found["total"] != "*" else None)
+        if found
+        else None
+    )
+
+
+def validator_of(headers: Headers) -> str | None:
+    """What tells this version of a file from others: its ETag, or when it changed. A weak ETag is none for ranges."""
+    tag = str(headers.get("ETag") or "")
+    return tag if tag and not tag.startswith("W/") else headers.get("Last-Modified")
 
 
 def retry_after(value: str | None) -> float | None:

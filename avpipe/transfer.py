@@ -18,16 +18,22 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from avpipe.files import move_whole, output_errors, write_json
-from avpipe.http import DownloadFailed, Failure, Remote, chunks, is_page, open_url
+from avpipe.http import (
+    DownloadFailed,
+    Failure,
+    Remote,
+    chunks,
+    content_range,
+    is_page,
+    open_url,
+    validator_of,
+)
 
 CHUNK = 1 << 16
 HEAD = 512
 """Bytes at the beginning of a file that tell a web page."""
 PROGRESS = 1 << 20
 """Bytes after which an attempt that failed did not come for nothing."""
-_RANGE = re.compile(
-    r"bytes (?P<first>[0-9]{1,18})-(?P<last>[0-9]{1,18})/(?P<total>[0-9]{1,18}|\*)", re.IGNORECASE
-)
 
 
 @dataclass(frozen=True)
@@ -215,10 +221,9 @@ def _total(response: HTTPResponse, offset: int, kept: "_Kept | None") -> int | N
     length = response.headers.get("Content-Length")
     if response.status != 206:
         return int(length) if length and re.fullmatch(r"[0-9]{1,18}", length) else None
-    found = _RANGE.fullmatch((response.headers.get("Content-Range") or "").strip())
-    total = int(found["total"]) if found and found["total"] != "*" else None
-    known = kept.total if kept else None
-    if not kept or not found or int(found["first"]) != offset or (known and total and known != total):
+    found = content_range(response.headers)
+    total, known = found.total if found else None, kept.total if kept else None
+    if not kept or not found or found.first != offset or (known and total and known != total):
         reason = "the server sent another range than it was asked for"
         raise DownloadFailed(Failure.NETWORK_ERROR, reason, restart=True)
     return total or known
@@ -306,14 +311,12 @@ class _Part:
         return _Kept(size, validator, total)
 
     def start(self, response: HTTPResponse, total: int | None) -> None:
-        """Begin anew with the version that the response is of; a weak ETag cannot be resumed from."""
-        tag = response.headers.get("ETag") or ""
-        validator = tag if tag and not tag.startswith("W/") else response.headers.get("Last-Modified")
+        """Begin anew with the version that the response is of."""
         path = urllib.parse.unquote(urllib.parse.urlsplit(response.url).path)
         forget(self.path)
         note = {
             "name": self.digest,
-            "validator": validator,
+            "validator": validator_of(response.headers),
             "total": total,
             "suffix": PurePosixPath(path).suffix.lower(),
             "content_type": response.headers.get_content_type(),

@@ -89,6 +89,11 @@ def part_of(destination: Path, key: str) -> Path:
     return destination.with_name(f"{destination.name}.{digest_of(key)}.part")
 
 
+def ranges_of(part: Path) -> Path:
+    """The folder of those bytes of it that have come, where only some are wanted (`avpipe.download.ranges`)."""
+    return part.with_suffix(".ranges")
+
+
 def sha256_of(path: Path) -> str:
     """SHA-256 of a file's content, hexadecimal."""
     with path.open("rb") as file:

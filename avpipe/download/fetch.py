@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from avpipe import lazy
 from avpipe.config.source import Source
 from avpipe.download import FETCHERS
-from avpipe.download.base import CLIP_NAME, Fetcher, WantedClip, part_of
+from avpipe.download.base import CLIP_NAME, Fetcher, WantedClip, part_of, ranges_of
 from avpipe.download.journal import Journal
 from avpipe.download.outcome import Outcome, Status
 from avpipe.files import output_errors, whole_file
@@ -258,6 +258,7 @@ def _fetch(
             for other in keys:
                 if other is not None:
                     forget(part_of(files / clip.clip, other))
+                    shutil.rmtree(ranges_of(part_of(files / clip.clip, other)), ignore_errors=True)
             return _summary(outcomes)
     return kept or _summary(outcomes)
 

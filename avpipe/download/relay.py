@@ -1,17 +1,21 @@
 """A proxy on the loopback address, through which another program's requests become our process's own connections.
 
 ffmpeg follows redirects by itself, where nobody can look at the address. Through the relay each of its connections is
-made by this process, so that the process's guard over its connections (`avpipe.download.ytdlp`) sees them all.
+made by this process, so that the process's guard over its connections (`avpipe.download.ytdlp`) sees them all. Files that
+are served at the relay's own address are kept as far as they have come (`avpipe.download.ranges`).
 """
 
 import contextlib
+import re
 import socket
 import socketserver
 import struct
 import threading
 import urllib.parse
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
+
+from avpipe.download.ranges import Ranges
 
 CONNECT = 30.0
 """Seconds to connect."""
@@ -22,14 +26,15 @@ _LINES = 100
 
 
 @contextlib.contextmanager
-def relay(refused: list[str]) -> Iterator[str]:
+def relay(refused: list[str], files: Mapping[str, Ranges] | None = None) -> Iterator[str]:
     """Serve a proxy for http and, with CONNECT, for https; gives its URL.
 
     Args:
-        refused: gets the reason for each connection that could not be made.
+        refused: gets the reason for each connection that could not be made, or broke on a file's way here.
+        files: by their path at the relay's own address, "/0" for example; may grow.
     """
     with _Relay(("127.0.0.1", 0), _Request) as server:
-        server.refused = refused
+        server.refused, server.files = refused, {} if files is None else files
         threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
         try:
             yield f"http://127.0.0.1:{server.server_address[1]}"
@@ -41,6 +46,7 @@ class _Relay(socketserver.ThreadingTCPServer):
     daemon_threads = True
     block_on_close = False
     refused: list[str]
+    files: Mapping[str, Ranges]
 
     def shutdown_request(self, request: Any) -> None:
         """Only close it: an orderly end, where it is one, has been told by then."""
@@ -64,6 +70,9 @@ class _Request(socketserver.StreamRequestHandler):
         except ValueError:
             self.wfile.write(b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n")
             return
+        if method == "GET" and (host, port) == self.server.server_address:
+            self._serve(path, headers)
+            return
         try:
             other = socket.create_connection((host, port), CONNECT)
         except OSError as error:
@@ -81,6 +90,23 @@ class _Request(socketserver.StreamRequestHandler):
             back.start()
             _pass_on(self.rfile.read1, other)
             back.join()
+
+    def _serve(self, path: str, headers: bytes) -> None:
+        """A file of ours, from the byte on that is asked for."""
+        wanted = re.search(rb"(?im)^range: *bytes=([0-9]{1,18})-\r?$", headers)
+        try:
+            if path not in self.server.files or not wanted:
+                raise ValueError(f"no request for bytes of a file that is served: {path[:80]!r}")
+            reply = self.server.files[path].reply(int(wanted[1]))
+        except Exception as error:  # of the library that asks the server: anything
+            self.server.refused.append(str(error))
+            self.wfile.write(b"HTTP/1.1 502 Bad Gateway\r\nConnection: close\r\nContent-Length: 0\r\n\r\n")
+            return
+        head = [f"HTTP/1.1 {reply.status} {reply.reason}", "Connection: close"]
+        head += [f"{name}: {value}" for name, value in reply.headers.items()]
+        self.wfile.write("\r\n".join((*head, "\r\n")).encode("latin-1", "replace"))
+        with contextlib.closing(reply.body):
+            _pass_on(_reader(reply.body, self.server.refused), self.connection)
 
     def _headers(self) -> bytes:
         """The head of the request, to its empty line. Raises ValueError if it does not end."""
@@ -100,6 +126,19 @@ def _address(method: str, target: str) -> tuple[str, int, str]:
         raise ValueError
     path = urllib.parse.urlunsplit(("", "", parts.path or "/", parts.query, ""))
     return parts.hostname, parts.port or 80, path
+
+
+def _reader(pieces: Iterator[bytes], refused: list[str]) -> Callable[[int], bytes]:
+    """Reads piece by piece; `refused` gets the reason if that fails."""
+
+    def read(_: int) -> bytes:
+        try:
+            return next(pieces, b"")
+        except Exception as error:  # as above
+            refused.append(str(error))
+            raise OSError(str(error)) from error
+
+    return read
 
 
 def _pass_on(read: Callable[[int], bytes], sink: socket.socket) -> None:

@@ -19,7 +19,7 @@ from typing import Any
 
 from avpipe.config.source import Source
 from avpipe.download import ytdlp
-from avpipe.download.base import WantedClip, fill, part_of, sha256_of
+from avpipe.download.base import WantedClip, fill, part_of, ranges_of, sha256_of
 from avpipe.download.budget import Budget, Clock
 from avpipe.download.messages import shortened, status_of
 from avpipe.download.outcome import Outcome, Status
@@ -95,6 +95,8 @@ class YouTubeFetcher:
         if facts is None:
             found = self._bring(clip, destination, part)
             if isinstance(found, Outcome):
+                if found.status.final:
+                    shutil.rmtree(ranges_of(part), ignore_errors=True)
                 return found
             facts = found
         path = destination.with_name(destination.name + facts["suffix"])
@@ -121,7 +123,9 @@ class YouTubeFetcher:
         started = time.monotonic()
         with output_errors(destination), _scratch(destination) as folder:
             try:
-                answer = ytdlp.ask(self._request(clip, folder), self.source.timeout or TIMEOUT, self.stopped)
+                answer = ytdlp.ask(
+                    self._request(clip, folder, part), self.source.timeout or TIMEOUT, self.stopped
+                )
             except TimeoutError:
                 seconds = time.monotonic() - started
                 reason = f"stopped after {seconds:.0f} s"
@@ -132,6 +136,7 @@ class YouTubeFetcher:
             seconds = round(time.monotonic() - started, 3)
             facts = {"suffix": found.suffix, "offset": answer.offset, "seconds": seconds}
             keep(found, part, self.key(clip), facts)
+            shutil.rmtree(ranges_of(part), ignore_errors=True)
         self._answered()
         return facts
 
@@ -149,8 +154,8 @@ class YouTubeFetcher:
         end = None if math.isnan(clip.end) else clip.end + self.source.margin
         return start, end
 
-    def _request(self, clip: WantedClip, folder: Path) -> ytdlp.Request:
-        """The request for a clip, whose files go to `folder`."""
+    def _request(self, clip: WantedClip, folder: Path, part: Path) -> ytdlp.Request:
+        """The request for a clip, whose files go to `folder`, and what has come of them beside `part`."""
         source = self.source
         start, end = self._interval(clip)
         options = [f"--format={source.format}", CHOICE, f"--cache-dir={self.cache}", "--no-js-runtimes"]
@@ -168,6 +173,7 @@ class YouTubeFetcher:
         return ytdlp.Request(
             url=fill(self.page, clip, quoted=True),
             folder=str(folder),
+            kept=str(ranges_of(part).resolve()),
             start=start,
             end=end,
             options=options,

@@ -5,6 +5,7 @@ sends; yt-dlp's library inside it, because that takes the URL as data and not as
 """
 
 import contextlib
+import hashlib
 import json
 import os
 import re
@@ -17,12 +18,13 @@ import sys
 import threading
 import time
 import urllib.parse
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
+from avpipe.download.ranges import Ask, Ranges
 from avpipe.download.relay import relay
 from avpipe.http import is_public, retry_after
 
@@ -73,6 +75,7 @@ class Request:
     Args:
         url: the clip's page.
         folder: where files go; exists, is empty, and belongs to this request.
+        kept: folder of what has come of this very excerpt, now or in a process that was killed; it need not exist.
         start, end: seconds of the video that are wanted, None = from its beginning, to its end.
         options: of yt-dlp, beyond those that are always given.
         extractors: regular expressions of the extractors that may be used.
@@ -84,6 +87,7 @@ class Request:
 
     url: str
     folder: str
+    kept: str
     start: float | None
     end: float | None
     options: Sequence[str]
@@ -191,7 +195,7 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (request.largest, request.largest))
     if sys.platform == "linux":  # not the address space: JavaScript runtimes reserve more of it than they use
         resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, MEMORY))
-    answer = _guarded(request) if request.guarded else _bring(request)
+    answer = _bring(request)
     os.write(answers, json.dumps(asdict(answer)).encode() + b"\n")
 
 
@@ -202,34 +206,40 @@ def _end_with_parent() -> None:
     os.killpg(0, signal.SIGKILL)
 
 
-def _guarded(request: Request) -> Answer:
-    """`_bring`, with every connection looked at, those of ffmpeg too."""
+def _bring(request: Request) -> Answer:
+    """The excerpt; the whole video if none is wanted, or if the site's server cannot start in the middle."""
     refused: list[str] = []
-    for name in ("no_proxy", "NO_PROXY"):  # else ffmpeg would go round the relay
-        os.environ.pop(name, None)
-    with relay(refused) as url:
-        sys.addaudithook(_Guard([*request.trusted], url))
-        through = f"--downloader-args=ffmpeg_i:-http_proxy {url} -protocol_whitelist {PROTOCOLS}"
-        answer = _bring(replace(request, options=[*request.options, through]))
+    files: dict[str, Ranges] = {}
+    with relay(refused, files) as url:
+        if request.guarded:
+            for name in ("no_proxy", "NO_PROXY"):  # else ffmpeg would go round the relay
+                os.environ.pop(name, None)
+            sys.addaudithook(_Guard([*request.trusted], url))
+            through = f"--downloader-args=ffmpeg_i:-http_proxy {url} -protocol_whitelist {PROTOCOLS}"
+            request = replace(request, options=[*request.options, through])
+        if request.start is not None or request.end is not None:
+            span = (request.start or 0.0, float("inf") if request.end is None else request.end)
+            answer = _run(
+                request, span, lambda session: _ThroughRelay(session, url, files, Path(request.kept))
+            )
+            offset = _offset(request.ffmpeg, answer.path) if answer.path else None
+            if answer.path is None or offset is not None:
+                return _told(replace(answer, offset=offset or 0.0), refused)
+            Path(answer.path).unlink()
+        return _told(_run(request, None), refused)
+
+
+def _told(answer: Answer, refused: Sequence[str]) -> Answer:
+    """The answer; if there is no file, with what the relay met first."""
     return answer if answer.path else replace(answer, messages=(*refused[:1], *answer.messages))
 
 
-def _bring(request: Request) -> Answer:
-    """The excerpt; the whole video if none is wanted, or if the site's server cannot start in the middle."""
-    if request.start is not None or request.end is not None:
-        span = (request.start or 0.0, float("inf") if request.end is None else request.end)
-        answer = _run(request, span)
-        if answer.path is None:
-            return answer
-        offset = _offset(request.ffmpeg, answer.path)
-        if offset is not None:
-            return replace(answer, offset=offset)
-        Path(answer.path).unlink()
-    return _run(request, None)
-
-
-def _run(request: Request, span: tuple[float, float] | None) -> Answer:
-    """One run of yt-dlp's library."""
+def _run(
+    request: Request,
+    span: tuple[float, float] | None,
+    through: Callable[[Any], "_ThroughRelay"] | None = None,
+) -> Answer:
+    """One run of yt-dlp's library; `through` makes what looks at each video before it is downloaded."""
     import yt_dlp
 
     said = _Said()
@@ -246,6 +256,8 @@ def _run(request: Request, span: tuple[float, float] | None) -> Answer:
         options["download_ranges"] = yt_dlp.utils.download_range_func(None, [span])
     try:
         with yt_dlp.YoutubeDL(options) as session:
+            if through is not None:
+                session.add_post_processor(through(session), when="before_dl")
             session.extract_info(request.url)
     except Exception as error:  # of an extractor that met a page it does not know: anything
         return said.failed(str(error) or repr(error), _wish(error))
@@ -253,6 +265,52 @@ def _run(request: Request, span: tuple[float, float] | None) -> Answer:
     if len(found) != 1:
         return said.failed(f"yt-dlp brought {len(found)} files", None)
     return Answer(path=str(found[0]))
+
+
+class _ThroughRelay:
+    """Lets ffmpeg ask the relay for a video's files, where they are plain files and not lists of pieces.
+
+    A post-processor of yt-dlp's, by its methods alone: the library is not imported with this module.
+
+    Args:
+        session: yt-dlp's, which asks the site, with its cookies, headers and proxy.
+        relay: URL of the relay.
+        files: what the relay serves.
+        kept: folder of what has come, a folder in it for each format.
+    """
+
+    def __init__(self, session: Any, relay: str, files: dict[str, Ranges], kept: Path) -> None:
+        self.session, self.relay, self.files, self.kept = session, relay, files, kept
+
+    def set_downloader(self, _: Any) -> None:
+        """Nothing to set."""
+
+    def run(self, info: dict[str, Any]) -> tuple[list[str], dict[str, Any]]:
+        """What is to be deleted (nothing), and the video as it is to be downloaded."""
+        for form in info.get("requested_formats") or [info]:
+            if form.get("protocol") in ("http", "https"):
+                path = f"/{len(self.files)}"
+                name = hashlib.sha256(str(form.get("format_id")).encode()).hexdigest()[:16]
+                self.files[path] = Ranges(
+                    self.kept / name, self._ask(form["url"], form.get("http_headers") or {})
+                )
+                form["url"] = self.relay + path
+                form["downloader_options"] = {"ffmpeg_args": ["-http_proxy", self.relay]}
+        return [], info
+
+    def _ask(self, url: str, headers: Mapping[str, str]) -> Ask:
+        """Asks the site for bytes of a file."""
+        from yt_dlp.networking import Request as Asked
+        from yt_dlp.networking.exceptions import HTTPError
+
+        def ask(first: int, last: int) -> Any:
+            wanted = {**headers, "Range": f"bytes={first}-{last}", "Accept-Encoding": "identity"}
+            try:
+                return self.session.urlopen(Asked(url, headers=wanted))
+            except HTTPError as error:
+                return error.response
+
+        return ask
 
 
 def _offset(ffmpeg: str, excerpt: str) -> float | None:
@@ -334,7 +392,8 @@ class _Guard:
                 self.check(*addresses_of(str(address[0])))
         elif event == "subprocess.Popen":
             for part in map(str, arguments[1] or ()):
-                if re.match(r"[a-z][a-z0-9+]*://", part) and part != self.relay:
+                own = part == self.relay or part.startswith(f"{self.relay}/")
+                if re.match(r"[a-z][a-z0-9+]*://", part) and not own:
                     self.check(*addresses_of(urllib.parse.urlsplit(part).hostname or ""))
 
     def check(self, *addresses: str) -> None:

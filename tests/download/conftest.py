@@ -34,16 +34,16 @@ class Server:
 
         def answer(request: Any) -> None:
             asked, condition = request.headers.get("Range"), request.headers.get("If-Range")
-            start = 0
-            if asked and condition in (None, version):
-                start = int(asked.removeprefix("bytes=").rstrip("-"))
+            ranged = bool(asked) and condition in (None, version)
+            first, _, last = asked.removeprefix("bytes=").partition("-") if ranged else ("0", "", "")
+            start, end = int(first), min(int(last or len(body)), len(body) - 1)
             if start >= len(body):
                 request.reply(416)
                 return
-            rest = body[start:]
-            request.send_response(206 if start else 200)
-            if start:
-                request.send_header("Content-Range", f"bytes {start}-{len(body) - 1}/{len(body)}")
+            rest = body[start : end + 1]
+            request.send_response(206 if ranged else 200)
+            if ranged:
+                request.send_header("Content-Range", f"bytes {start}-{end}/{len(body)}")
             request.send_header("Content-Type", "video/mp4")
             request.send_header("Accept-Ranges", "bytes")
             if version:

@@ -2,6 +2,7 @@
 
 import errno
 import math
+import multiprocessing
 import os
 import subprocess
 import sys
@@ -186,15 +187,81 @@ def test_a_limit_stops_everybody_as_long_as_the_site_asks(
     assert len(server.asked) == asked
 
 
-def test_a_connection_that_breaks_never_gives_half_an_excerpt(
+def test_a_connection_that_breaks_never_gives_half_an_excerpt_and_the_rest_comes_later(
     fetcher: Callable[..., YouTubeFetcher], server: Any, video: Path, tmp_path: Path
 ) -> None:
     body = video.read_bytes()
+    start, end = 13.3, 23.3
     server.file("/watch/a", body, cut=len(body) // 6)
-    outcome = fetcher().fetch(wanted("a", 13, 23), tmp_path / "clip")
+    outcome = fetcher().fetch(wanted("a", start, end), tmp_path / "clip")
     assert outcome.status is Status.NETWORK_ERROR
     assert outcome.path is None
-    assert list(tmp_path.glob("clip*")) == []
+    (kept,) = tmp_path.glob("clip*")
+    here = spans(kept)
+    assert here
+    server.asked.clear()
+    server.file("/watch/a", body)
+    outcome = fetcher().fetch(wanted("a", start, end), tmp_path / "clip")
+    assert outcome.status is Status.PRESENT
+    same_clip(tmp_path, outcome, video, start, end)
+    asked = [asked for _, asked in server.asked if asked]
+    assert asked
+    for first, last in (map(int, each.removeprefix("bytes=").split("-")) for each in asked):
+        assert all(last < begin or first >= begin + size for begin, size in here), "these bytes were here"
+    assert not kept.exists()
+
+
+def spans(kept: Path) -> list[tuple[int, int]]:
+    """First byte and number of bytes of what has come of a file."""
+    return [(int(path.name), path.stat().st_size) for path in kept.glob("*/[0-9]*") if path.stat().st_size]
+
+
+def test_kill_9_at_any_byte_of_an_excerpt_and_no_byte_comes_twice(
+    fetcher: Callable[..., YouTubeFetcher], server: Any, video: Path, tmp_path: Path
+) -> None:
+    body = video.read_bytes()
+    server.file("/watch/a", body)
+    page = server.answers["/watch/a"]
+    brought: list[tuple[int, int]] = []
+
+    def dripping(request: Any) -> None:
+        if "-" not in (request.headers.get("Range") or ""):
+            page(request)  # yt-dlp looks at what it is
+            return
+        first, last = map(int, request.headers["Range"].removeprefix("bytes=").split("-"))
+        request.send_response(206)
+        request.send_header("Content-Range", f"bytes {first}-{last}/{len(body)}")
+        request.send_header("Content-Length", str(last + 1 - first))
+        request.send_header("ETag", '"1"')
+        request.end_headers()
+        for place in range(first, last + 1, 20_000):
+            piece = body[place : min(place + 20_000, last + 1)]
+            request.wfile.write(piece)
+            brought.append((place, len(piece)))
+            time.sleep(0.01)
+
+    server.answers["/watch/a"] = dripping
+    start, end = 13.3, 23.3
+    killed = 0
+    for pieces in (3, 1, 8, 5, 2):
+        process = multiprocessing.get_context("fork").Process(
+            target=fetcher().fetch, args=(wanted("a", start, end), tmp_path / "clip")
+        )
+        process.start()
+        before = len(brought)
+        while process.is_alive() and len(brought) < before + pieces:
+            time.sleep(0.002)
+        killed += process.is_alive()
+        process.kill()
+        process.join()
+    assert killed == 5
+    outcome = fetcher().fetch(wanted("a", start, end), tmp_path / "clip")
+    assert outcome.status is Status.PRESENT, outcome.reason
+    same_clip(tmp_path, outcome, video, start, end)
+    again = sum(size for _, size in brought) - len(
+        {place for first, size in brought for place in range(first, first + size)}
+    )
+    assert again <= killed * 60_000, "no more than what was on its way"
 
 
 def test_a_page_may_not_lead_into_the_private_network(
@@ -208,22 +275,66 @@ def test_a_page_may_not_lead_into_the_private_network(
     assert "127.0.0.2" in outcome.reason
 
 
+def leading_away(server: Any, asked: list[str]) -> Callable[[Any], None]:
+    """Redirects to an address of the private network, which remembers in `asked` that it was asked."""
+    server.answers["/secret"] = lambda request: asked.append(request.path)
+    secret = f"http://127.0.0.2:{server.url.rpartition(':')[2]}/secret"
+    return lambda request: request.reply(302, Location=secret)
+
+
 def test_an_excerpt_may_not_be_redirected_into_the_private_network_either(
     fetcher: Callable[..., YouTubeFetcher], server: Any, video: Path, tmp_path: Path
 ) -> None:
     server.file("/watch/a", video.read_bytes())
-    page = server.answers["/watch/a"]
-    secret = f"http://127.0.0.2:{server.url.rpartition(':')[2]}/secret"
+    page, asked = server.answers["/watch/a"], []
+    away = leading_away(server, asked)
+    # Only for the excerpt are bytes of a file asked for.
+    server.answers["/watch/a"] = lambda request: (away if request.headers.get("Range") else page)(request)
+    outcome = fetcher().fetch(wanted("a", 13, 23), tmp_path / "clip")
+    assert asked == []
+    assert outcome.status is Status.REFUSED_URL
+    assert "127.0.0.2" in outcome.reason
+
+
+PIECES = """#EXTM3U
+#EXT-X-VERSION:3
+#EXT-X-TARGETDURATION:15
+#EXTINF:15.0,
+0.ts
+#EXTINF:15.0,
+1.ts
+#EXT-X-ENDLIST
+"""
+
+
+def in_pieces(server: Any, video: Path, folder: Path) -> None:
+    """Serve the video as a list of pieces, as HLS does."""
+    command = [ffmpeg_binary(), "-v", "error", "-i", str(video), "-c", "copy", "-f", "segment"]
+    command += ["-segment_time", "15", "-segment_format", "mpegts", str(folder / "%d.ts")]
+    subprocess.run(command, check=True)
+    for name in ("0.ts", "1.ts"):
+        server.file(f"/watch/{name}", (folder / name).read_bytes())
+    server.answers["/watch/a"] = lambda request: request.reply(
+        200, PIECES.encode(), Content_Type="application/vnd.apple.mpegurl"
+    )
+
+
+def test_a_video_in_pieces_comes_too_through_ffmpegs_own_requests(
+    fetcher: Callable[..., YouTubeFetcher], server: Any, video: Path, tmp_path: Path
+) -> None:
+    in_pieces(server, video, tmp_path)
+    outcome = fetcher().fetch(wanted("a", 13, 23), tmp_path / "clip")
+    assert outcome.status is Status.PRESENT, outcome.reason
+    assert server.count("/watch/1.ts") >= 1
+
+
+def test_a_piece_may_not_be_redirected_into_the_private_network_either(
+    fetcher: Callable[..., YouTubeFetcher], server: Any, video: Path, tmp_path: Path
+) -> None:
+    in_pieces(server, video, tmp_path)
     asked: list[str] = []
-
-    def answer(request: Any) -> None:
-        if request.headers.get("Icy-MetaData"):  # only ffmpeg asks for that
-            request.reply(302, Location=secret)
-        else:
-            page(request)
-
-    server.answers["/watch/a"] = answer
-    server.answers["/secret"] = lambda request: asked.append(request.path)
+    for name in ("0.ts", "1.ts"):
+        server.answers[f"/watch/{name}"] = leading_away(server, asked)
     outcome = fetcher().fetch(wanted("a", 13, 23), tmp_path / "clip")
     assert asked == []
     assert outcome.status is Status.REFUSED_URL

@@ -15,7 +15,9 @@ from avpipe.download.ytdlp import Request, _Guard, _last_words, _Said, _wish
 
 
 def request(start: float | None = None, end: float | None = None) -> Request:
-    return Request("https://site/a", "/nowhere", start, end, [], ["default"], "ffmpeg", 1 << 20, True)
+    return Request(
+        "https://site/a", "/nowhere", "/nowhere", start, end, [], ["default"], "ffmpeg", 1 << 20, True
+    )
 
 
 @pytest.mark.parametrize(
@@ -112,7 +114,8 @@ def test_no_answer_is_an_answer_with_the_status(tmp_path: Path, monkeypatch: pyt
     broken.chmod(0o755)
     monkeypatch.setattr("avpipe.download.ytdlp.sys.executable", str(broken))
     (tmp_path / "work").mkdir()
-    asked = Request("https://site/a", str(tmp_path / "work"), None, None, [], [], "/bin/true", 1, True)
+    folders = str(tmp_path / "work"), str(tmp_path / "kept")
+    asked = Request("https://site/a", *folders, None, None, [], [], "/bin/true", 1, True)
     answer = ytdlp.ask(asked, 20, threading.Event())
     assert answer.path is None
     assert answer.messages == ("yt-dlp ended with status 3", "MemoryError")

@@ -1,0 +1,172 @@
+"""Bytes of a file that are asked for in any order, interrupted anywhere: all come right, and none comes twice."""
+
+import contextlib
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from avpipe.download import ranges as module
+from avpipe.download.ranges import Ranges
+
+BODY = bytes(range(256)) * 4
+
+
+class Answer:
+    """Of a server that keeps to the rules, unless told otherwise; the connection breaks after `cut` bytes."""
+
+    def __init__(self, status: int, headers: Mapping[str, str], body: bytes, cut: int | None) -> None:
+        self.status, self.reason, self.headers, self.body = status, "Words", headers, body
+        self.left, self.place, self.closed = cut, 0, False
+
+    def read(self, amount: int) -> bytes:
+        if self.left is not None:
+            amount = min(amount, self.left)
+            self.left -= amount
+        piece = self.body[self.place : self.place + amount]
+        self.place += len(piece)
+        return piece
+
+    def close(self) -> None:
+        self.closed = True
+
+
+class Site:
+    """What was asked of it, and how many bytes were read of each answer."""
+
+    def __init__(self, body: bytes = BODY, version: str = '"1"') -> None:
+        self.body, self.version, self.cut = body, version, None
+        self.asked: list[tuple[int, int, Answer]] = []
+
+    def __call__(self, first: int, last: int) -> Answer:
+        end = min(last + 1, len(self.body))
+        headers = {
+            "Content-Range": f"bytes {first}-{end - 1}/{len(self.body)}",
+            "ETag": self.version,
+            "Content-Type": "video/mp4",
+        }
+        answer = Answer(206, headers, self.body[first:end], self.cut)
+        self.asked.append((first, last, answer))
+        return answer
+
+    def brought(self) -> list[int]:
+        """Number of each byte that was read, in order."""
+        return [first + place for first, _, answer in self.asked for place in range(answer.place)]
+
+
+def read(ranges: Ranges, first: int, count: int) -> bytes:
+    """As a program that goes away when it has what it wants."""
+    reply, got = ranges.reply(first), b""
+    for piece in reply.body:
+        got += piece
+        if len(got) >= count:
+            break
+    reply.body.close()
+    return got[:count]
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "PIECE", 100)
+    monkeypatch.setattr(module, "_CHUNK", 16)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(data=st.data())
+def test_any_bytes_in_any_order_interrupted_anywhere_come_right_and_once(
+    small: None, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    folder, site = tmp_path_factory.mktemp("ranges") / "kept", Site()
+    ranges = Ranges(folder, site)
+    for _ in range(data.draw(st.integers(1, 8))):
+        first = data.draw(st.integers(0, len(BODY) - 1))
+        count = data.draw(st.integers(1, 400))
+        site.cut = data.draw(st.none() | st.integers(0, 150))
+        if data.draw(st.booleans()):
+            ranges = Ranges(folder, site)  # another process
+        with contextlib.suppress(OSError) if site.cut is not None else contextlib.nullcontext():
+            assert read(ranges, first, count) == BODY[first : first + count]
+    brought = site.brought()
+    assert len(brought) == len(set(brought))
+    assert all(answer.closed for _, _, answer in site.asked)
+
+
+def test_no_more_than_a_piece_is_asked_for_ahead_of_need(small: None, tmp_path: Path) -> None:
+    site = Site()
+    read(Ranges(tmp_path / "kept", site), 500, 10)
+    assert [(first, last) for first, last, _ in site.asked] == [(500, 599)]
+
+
+def test_what_is_here_needs_no_network(tmp_path: Path) -> None:
+    read(Ranges(tmp_path / "kept", Site()), 0, len(BODY))
+
+    def dead(*_: int) -> Answer:
+        raise AssertionError
+
+    again = Ranges(tmp_path / "kept", dead).reply(7)
+    assert (again.status, b"".join(again.body)) == (206, BODY[7:])
+    assert again.headers["Content-Range"] == f"bytes 7-{len(BODY) - 1}/{len(BODY)}"
+    assert again.headers["Content-Type"] == "video/mp4"
+
+
+@pytest.mark.parametrize("changed", [Site(version='"2"'), Site(BODY[:-1]), Site(version='W/"1"')])
+def test_bytes_of_two_versions_are_never_mixed(small: None, tmp_path: Path, changed: Site) -> None:
+    read(Ranges(tmp_path / "kept", Site()), 0, 50)
+    with pytest.raises(OSError, match="another one now"):
+        read(Ranges(tmp_path / "kept", changed), 0, len(BODY))
+    assert read(Ranges(tmp_path / "kept", changed), 0, 2000) == changed.body
+
+
+@pytest.mark.parametrize("note", ["", "{", "[]", '{"total": "x"}', '{"total": null, "validator": ""}'])
+def test_what_lies_there_without_a_note_is_not_used(small: None, tmp_path: Path, note: str) -> None:
+    kept = tmp_path / "kept"
+    kept.mkdir()
+    (kept / "0").write_bytes(b"x" * 64)
+    (kept / "note.json").write_text(note)
+    assert read(Ranges(kept, Site()), 0, 64) == BODY[:64]
+    assert json.loads((kept / "note.json").read_text())["total"] == len(BODY)
+
+
+def test_the_end_of_the_file_is_known(tmp_path: Path) -> None:
+    ranges = Ranges(tmp_path / "kept", Site())
+    read(ranges, 0, 1)
+    reply = ranges.reply(len(BODY))
+    assert (reply.status, b"".join(reply.body)) == (416, b"")
+
+
+@pytest.mark.parametrize("status", [200, 403, 404, 416, 429, 500])
+def test_an_answer_without_ranges_is_passed_on_and_not_kept(tmp_path: Path, status: int) -> None:
+    answer = Answer(status, {"Content-Length": "3"}, b"abc", None)
+    reply = Ranges(tmp_path / "kept", lambda *_: answer).reply(0)
+    assert (reply.status, reply.reason, b"".join(reply.body)) == (status, "Words", b"abc")
+    assert reply.headers == {"Content-Length": "3"}
+    assert answer.closed
+    assert not (tmp_path / "kept").exists()
+
+
+@pytest.mark.parametrize(
+    ("broken", "words"),
+    [
+        (lambda site: Answer(429, {}, b"", None), "HTTP Error 429: Words"),
+        (lambda site: Answer(200, {}, BODY, None), "HTTP Error 200"),
+        (lambda site: site(0, 9), "another range"),
+    ],
+)
+def test_a_later_answer_that_is_not_the_bytes_is_an_error_and_what_came_stays(
+    small: None, tmp_path: Path, broken: Callable[[Site], Answer], words: str
+) -> None:
+    read(Ranges(tmp_path / "kept", Site()), 0, 50)
+    with pytest.raises(OSError, match=words):
+        read(Ranges(tmp_path / "kept", lambda *_: broken(Site())), 0, 200)
+    assert (tmp_path / "kept" / "0").read_bytes() == BODY[: (tmp_path / "kept" / "0").stat().st_size]
+    assert (tmp_path / "kept" / "0").stat().st_size >= 50
+
+
+def test_a_file_of_unknown_length_is_an_error(tmp_path: Path) -> None:
+    answer = Answer(206, {"Content-Range": "bytes 0-9/*"}, BODY[:10], None)
+    with pytest.raises(OSError, match="how long"):
+        Ranges(tmp_path / "kept", lambda *_: answer).reply(0)
+    assert answer.closed

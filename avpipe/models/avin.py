@@ -24,6 +24,7 @@ from avpipe.models.layers import (
     AudioGuidedAttention,
     audio_of,
     classifier,
+    draw_biases_,
     same_segments,
     spatial_average,
     visual_of,
@@ -41,7 +42,7 @@ CARD = ModelCard(
         "Visual maps are averaged over their cells: the slides' F_t^v is a vector (option `visual_attention` for AVEL's attention).",
         "The LSTMs run forward only, one layer: the slides say LSTM (option `bidirectional`).",
         "hidden 128 for both LSTMs, equal because equations 6 and 7 multiply one modality's h with the other's s; 128 is AVEL's.",
-        "p = 256 (ours; the cited MFB uses 1000 for 3000 answers); q = 5 and dropout 0.1 after the product as in MFB's released code; no bias, as in equation 2.",
+        "p = 256 (ours; the cited MFB uses 1000 for 3000 answers); q = 5 and dropout 0.1 after the product as in MFB's released code; no bias, as in equation 2 (`fusion_bias` for standardized features, whose mean of zero leaves a product no part of one modality alone).",
         "The softmax of equations 4 to 7 is over the segments: a dot product gives one number a segment.",
         "With inter-modality attention the classifier sees s and c of both modalities; with intra only s; with neither h.",
         "Inter-modality attention needs s, so it comes only with intra-modality attention.",
@@ -76,6 +77,7 @@ class ProjectedFusion(nn.Module):
         audio_dim: d_a.
         p: outputs.
         kind: which of the three.
+        bias: standard deviation of the biases that the factors of a product begin with; 0: as torch draws them.
     """
 
     def __init__(
@@ -84,6 +86,7 @@ class ProjectedFusion(nn.Module):
         audio_dim: int,
         p: int,
         kind: Literal["multiplication", "addition", "concatenation"],
+        bias: float = 0.0,
     ) -> None:
         super().__init__()
         self.kind = kind
@@ -91,6 +94,8 @@ class ProjectedFusion(nn.Module):
             self.joint = nn.Linear(visual_dim + audio_dim, p)
         else:
             self.visual, self.audio = nn.Linear(visual_dim, p), nn.Linear(audio_dim, p)
+            if bias and kind == "multiplication":
+                draw_biases_(bias, self.visual, self.audio)
 
     def forward(self, visual: Tensor, audio: Tensor) -> Tensor:
         """(..., d_v), (..., d_a) -> (..., p)."""
@@ -125,6 +130,8 @@ class AVIN(nn.Module):
         fusion_dim: p.
         factors: q.
         dropout: inside MFB.
+        fusion_bias: standard deviation of the biases with which what MFB, or the element-wise product, multiplies begins;
+            0: MFB has none, as in equation 2. For features with mean zero, of which a product keeps too little.
 
     Raises:
         ValueError: for parts that cannot stand together.
@@ -152,6 +159,7 @@ class AVIN(nn.Module):
         fusion_dim: int = 256,
         factors: int = 5,
         dropout: float = 0.1,
+        fusion_bias: float = 0.0,
     ) -> None:
         super().__init__()
         _check_parts(inputs, fusion, fuse, lstm, intra, inter)
@@ -170,9 +178,9 @@ class AVIN(nn.Module):
         if fusion != "none":
             v, a = (visual_dim, audio_dim) if fuse == "features" else (h_dim, h_dim)
             self.fusion = (
-                MFB(v, a, fusion_dim, factors, dropout)
+                MFB(v, a, fusion_dim, factors, dropout, fusion_bias)
                 if fusion == "mfb"
-                else ProjectedFusion(v, a, fusion_dim, fusion)
+                else ProjectedFusion(v, a, fusion_dim, fusion, fusion_bias)
             )
             encoded = fusion_dim + (encoded if fuse == "features" else 0)
         self.classifier = classifier(encoded, num_classes + 1)

@@ -205,6 +205,16 @@ def visual_vectors(
     return attended, {"visual": where}
 
 
+def draw_biases_(std: float, *factors: nn.Linear) -> None:
+    """Biases of what is to be multiplied: normal, as wide as `std`.
+
+    With standardized features, whose mean is zero, a product has no part that depends on one factor alone. Published
+    features, after a ReLU, have a mean; biases take its place.
+    """
+    for factor in factors:
+        nn.init.normal_(factor.bias, std=std)
+
+
 def power_normalize(z: Tensor) -> Tensor:
     """sign(z) |z|^0.5, with a slope that stays finite (1e4) at zero.
 
@@ -226,13 +236,18 @@ class MFB(nn.Module):
         p: outputs.
         q: latent dimensionality, the rank of each W_i.
         dropout: after the element-wise product, before sum pooling, as in the authors' code.
+        bias: standard deviation of the biases that U and V begin with; 0: none, as in the equations.
     """
 
-    def __init__(self, visual_dim: int, audio_dim: int, p: int, q: int, dropout: float) -> None:
+    def __init__(
+        self, visual_dim: int, audio_dim: int, p: int, q: int, dropout: float, bias: float = 0.0
+    ) -> None:
         super().__init__()
         self.q = q
-        self.visual = nn.Linear(visual_dim, p * q, bias=False)  # U^T
-        self.audio = nn.Linear(audio_dim, p * q, bias=False)  # V^T
+        self.visual = nn.Linear(visual_dim, p * q, bias=bias > 0)  # U^T
+        self.audio = nn.Linear(audio_dim, p * q, bias=bias > 0)  # V^T
+        if bias:
+            draw_biases_(bias, self.visual, self.audio)
         self.dropout = nn.Dropout(dropout)
 
     def bilinear(self, visual: Tensor, audio: Tensor) -> Tensor:

@@ -73,6 +73,21 @@ def test_silence_gives_zero_and_no_infinite_gradient():
     assert torch.isfinite(mfb.audio.weight.grad).all()
 
 
+def test_biases_give_a_product_a_part_of_each_modality_alone():
+    torch.manual_seed(0)
+    audio, silence = torch.randn(3, 4), torch.zeros(3, 5)
+    for fusion in (
+        MFB(5, 4, p=16, q=3, dropout=0.0, bias=1.0),
+        ProjectedFusion(5, 4, 64, "multiplication", 1.0),
+    ):
+        assert 0.7 < fusion.visual.bias.std() < 1.3
+        alone = fusion(silence, audio)
+        assert (alone - alone.mean(dim=0)).abs().max() > 0.1
+    without = MFB(5, 4, p=16, q=3, dropout=0.0)
+    assert without.visual.bias is None
+    assert not without(silence, audio).any()
+
+
 def test_power_normalization_is_the_signed_root():
     z = torch.tensor([-4.0, -0.25, 0.0, 1.0, 9.0])
     torch.testing.assert_close(power_normalize(z), torch.tensor([-2.0, -0.5, 0.0, 1.0, 3.0]))

@@ -81,7 +81,9 @@ class WinogradConvolution(nn.Module):
         self.bias = weight.new_zeros(len(weight)) if bias is None else bias
         products = torch.einsum("ia,jb,kcab->ijkc", filters, filters, weight.double())
         self.weight = products.flatten(0, 2)[..., None, None].to(weight.dtype)  # (n^2 K, C, 1, 1)
-        self.rows = 0
+        self.rows = (
+            0  # of a matrix: those of whole pictures; as many whatever the first batch has, fewer are padded
+        )
 
     def forward(self, inputs: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, K, H, W), channels last."""
@@ -89,7 +91,7 @@ class WinogradConvolution(nn.Module):
         tiles = -(-height // self.tile) * -(-width // self.tile)
         if not self.rows:
             size = self.side**2 * inputs.shape[1] * inputs.element_size()
-            self._pack(tiles * min(len(inputs), max(1, max(_FEWEST, _CACHE // size) // tiles)))
+            self._pack(tiles * max(1, max(_FEWEST, _CACHE // size) // tiles))
         at_once = max(1, self.rows // tiles)
         outputs = inputs.new_empty(len(inputs), height, width, len(self.bias))
         pictures = inputs.permute(0, 2, 3, 1)

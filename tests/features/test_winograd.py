@@ -80,6 +80,15 @@ def test_many_pictures_are_done_in_parts() -> None:
     assert layer.rows == 2 * 49
 
 
+def test_a_small_first_batch_does_not_make_those_after_it_slow() -> None:
+    weight, inputs = torch.randn(4, 64, 3, 3), torch.randn(9, 64, 14, 14)
+    layer = WinogradConvolution(weight, None, 4)
+    for count in (1, 9, 2):  # 16 tiles a picture of 36 x 64 x 4 bytes: 8 pictures at once
+        some = inputs[:count]
+        torch.testing.assert_close(layer(some), torch.conv2d(some, weight, padding=1), rtol=1e-4, atol=1e-4)
+        assert layer.rows == 8 * 16
+
+
 @pytest.mark.parametrize(
     ("dtype", "channels", "size", "tile"),
     [

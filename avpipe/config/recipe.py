@@ -28,7 +28,7 @@ class Recipe(Section):
     clip_norm: float | None = Field(None, gt=0, description="largest norm of the gradient")
     precision: Literal["float32", "bfloat16"] = Field(
         "float32",
-        description="arithmetic of the model; bfloat16: of its matrix products (torch.autocast), while weights, losses and the optimizer stay in float32",
+        description="arithmetic of the model, trained and evaluated; bfloat16: of its matrix products (torch.autocast), while LSTMs, weights, losses and the optimizer stay in float32",
     )
     standardize: bool = Field(
         False,

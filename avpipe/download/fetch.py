@@ -98,7 +98,7 @@ def fetch_shard(
     rows = []
     with journal.ours():
         wanted = list(wanted_clips(manifest, shard))
-        journal.adopt(_tidy(places.files, wanted, out))
+        journal.adopt(_tidy(places.files, wanted, out, fetchers))
         for row in _rows(wanted, fetchers, places.files, journal, workers):
             rows.append(row)
             if tell and row["status"] != Status.PRESENT:
@@ -179,19 +179,25 @@ def _fetchers(sources: Sequence[Source], places: Places) -> list[Fetcher]:
     return fetchers
 
 
-def _tidy(files: Path, wanted: Sequence[WantedClip], out: Path) -> set[str]:
-    """Remove what a killed run left of these clips and of the table; what can be continued has another name.
+def _tidy(files: Path, wanted: Sequence[WantedClip], out: Path, fetchers: Sequence[Fetcher]) -> set[str]:
+    """Remove what a killed run left of these clips and of the table; what can be continued stays.
 
     Returns:
         Clips of which there is a file.
     """
     clips = {clip.clip for clip in wanted}
+    keys = ((clip, fetcher.key(clip)) for clip in wanted for fetcher in fetchers)
+    going_on = {ranges_of(part_of(files / clip.clip, key)).name for clip, key in keys if key is not None}
     there = set()
     with output_errors(files), os.scandir(files) as entries:
         for entry in entries:
             parts = entry.name.split(".")  # .{clip}.{more}.tmp, a file, or .{clip}.partial, a folder
             if parts[0] in clips:
                 there.add(parts[0])
+                if (
+                    parts[-1] == "ranges" and entry.name not in going_on
+                ):  # other seconds, another format or source
+                    shutil.rmtree(entry.path, ignore_errors=True)
             if len(parts) < 3 or parts[0] or parts[1] not in clips:
                 continue
             if parts[-1] == "tmp":

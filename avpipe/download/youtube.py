@@ -99,6 +99,7 @@ class YouTubeFetcher:
                     shutil.rmtree(ranges_of(part), ignore_errors=True)
                 return found
             facts = found
+        shutil.rmtree(ranges_of(part), ignore_errors=True)
         path = destination.with_name(destination.name + facts["suffix"])
         return Outcome(
             Status.PRESENT,
@@ -136,7 +137,6 @@ class YouTubeFetcher:
             seconds = round(time.monotonic() - started, 3)
             facts = {"suffix": found.suffix, "offset": answer.offset, "seconds": seconds}
             keep(found, part, self.key(clip), facts)
-            shutil.rmtree(ranges_of(part), ignore_errors=True)
         self._answered()
         return facts
 

@@ -18,7 +18,7 @@ import sys
 import threading
 import time
 import urllib.parse
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -135,7 +135,7 @@ def ask(request: Request, timeout: float, stopped: threading.Event) -> Answer:
     (programs / "ffmpeg").symlink_to(request.ffmpeg)
     environment = os.environ | {"PATH": f"{programs}{os.pathsep}{os.environ.get('PATH', os.defpath)}"}
     pipe = subprocess.PIPE
-    with (Path(request.folder) / "log").open("w+b") as log:
+    with (Path(request.folder) / "log").open("a+b") as log:
         # Without buffers: what a process that ended at once did not read must not be written again when the pipe closes.
         process = subprocess.Popen(
             command, bufsize=0, stdin=pipe, stdout=pipe, stderr=log, env=environment, process_group=0
@@ -217,21 +217,32 @@ def _bring(request: Request) -> Answer:
             sys.addaudithook(_Guard([*request.trusted], url))
             through = f"--downloader-args=ffmpeg_i:-http_proxy {url} -protocol_whitelist {PROTOCOLS}"
             request = replace(request, options=[*request.options, through])
-        if request.start is not None or request.end is not None:
+        if request.start or request.end is not None:
             span = (request.start or 0.0, float("inf") if request.end is None else request.end)
             answer = _run(
                 request, span, lambda session: _ThroughRelay(session, url, files, Path(request.kept))
             )
+            if any(file.changed for file in files.values()):
+                # A site whose servers differ: by one connection to one of them.
+                for half in Path(request.folder).glob(f"{NAME}.*"):
+                    half.unlink()
+                os.ftruncate(2, 0)  # the log: what ffmpeg said of the first try does not count
+                answer = _run(request, span)
             offset = _offset(request.ffmpeg, answer.path) if answer.path else None
             if answer.path is None or offset is not None:
-                return _told(replace(answer, offset=offset or 0.0), refused)
+                return _told(replace(answer, offset=offset or 0.0), refused, files.values())
             Path(answer.path).unlink()
         return _told(_run(request, None), refused)
 
 
-def _told(answer: Answer, refused: Sequence[str]) -> Answer:
-    """The answer; if there is no file, with what the relay met first."""
-    return answer if answer.path else replace(answer, messages=(*refused[:1], *answer.messages))
+def _told(answer: Answer, refused: Sequence[str], files: Iterable[Ranges] = ()) -> Answer:
+    """The answer; if there is no file, with what the relay met: where a server said no, that first."""
+    refusals = [file.refusal for file in files if file.refusal]
+    if answer.path:
+        return answer
+    wait = next((refusal.wait for refusal in refusals if refusal.wait is not None), answer.wait)
+    words = dict.fromkeys((*map(str, refusals), *refused[:WORDS], *answer.messages))
+    return replace(answer, messages=tuple(words), wait=wait)
 
 
 def _run(
@@ -287,7 +298,8 @@ class _ThroughRelay:
 
     def run(self, info: dict[str, Any]) -> tuple[list[str], dict[str, Any]]:
         """What is to be deleted (nothing), and the video as it is to be downloaded."""
-        for form in info.get("requested_formats") or [info]:
+        by_ffmpeg = info.get("section_start") or info.get("section_end")  # else yt-dlp downloads it itself
+        for form in (info.get("requested_formats") or [info]) if by_ffmpeg else []:
             if form.get("protocol") in ("http", "https"):
                 path = f"/{len(self.files)}"
                 name = hashlib.sha256(str(form.get("format_id")).encode()).hexdigest()[:16]

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from avpipe.models.base import AVBatch, AVOutput, ModelCard
 from avpipe.models.layers import (
+    LSTM,
     AudioGuidedAttention,
     ResidualFusion,
     audio_of,
@@ -84,16 +85,16 @@ class AVEL(nn.Module):
         super().__init__()
         self.audio_dim, self.visual_dim = audio_dim, visual_dim
         self.attention: AudioGuidedAttention | None = None
-        self.audio_lstm: nn.LSTM | None = None
-        self.visual_lstm: nn.LSTM | None = None
+        self.audio_lstm: LSTM | None = None
+        self.visual_lstm: LSTM | None = None
         if inputs == "audio+visual" and attention:
             self.attention = AudioGuidedAttention(
                 audio_dim, visual_dim, visual_cells, attention_dim, audio_term
             )
         if inputs != "visual":
-            self.audio_lstm = nn.LSTM(audio_dim, hidden_dim, batch_first=True, bidirectional=True)
+            self.audio_lstm = LSTM(audio_dim, hidden_dim, batch_first=True, bidirectional=True)
         if inputs != "audio":
-            self.visual_lstm = nn.LSTM(visual_dim, hidden_dim, batch_first=True, bidirectional=True)
+            self.visual_lstm = LSTM(visual_dim, hidden_dim, batch_first=True, bidirectional=True)
         self.cells = visual_cells if self.attention else None
         self.fusion: ResidualFusion | None = None
         self.classifier: nn.Module

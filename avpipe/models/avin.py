@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from avpipe.models.base import AVBatch, AVOutput, ModelCard
 from avpipe.models.layers import (
+    LSTM,
     MFB,
     AudioGuidedAttention,
     audio_of,
@@ -163,6 +164,8 @@ class AVIN(nn.Module):
     ) -> None:
         super().__init__()
         _check_parts(inputs, fusion, fuse, lstm, intra, inter)
+        if fusion_bias < 0:
+            raise ValueError(f"AVIN: fusion_bias is a standard deviation, 0 or more, not {fusion_bias}")
         self.audio_dim, self.visual_dim = audio_dim, visual_dim
         self.uses_audio, self.uses_visual = inputs != "visual", inputs != "audio"
         self.intra, self.inter, self.fuse = intra, inter, fuse
@@ -259,8 +262,8 @@ class AVIN(nn.Module):
         return audio, attended, {"visual": where}
 
 
-def _lstm(in_dim: int, hidden_dim: int, bidirectional: bool) -> nn.LSTM:
-    return nn.LSTM(in_dim, hidden_dim, batch_first=True, bidirectional=bidirectional)
+def _lstm(in_dim: int, hidden_dim: int, bidirectional: bool) -> LSTM:
+    return LSTM(in_dim, hidden_dim, batch_first=True, bidirectional=bidirectional)
 
 
 def _check_parts(inputs: str, fusion: str, fuse: str, lstm: bool, intra: bool, inter: bool) -> None:

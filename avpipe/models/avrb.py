@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from avpipe.models.base import AVBatch, AVOutput, ModelCard
 from avpipe.models.layers import (
+    LSTM,
     MFB,
     AudioGuidedAttention,
     audio_of,
@@ -104,8 +105,8 @@ class AVRB(nn.Module):
         self.look = (
             AudioGuidedAttention(audio_dim, visual_dim, visual_cells, attention_dim) if attention else None
         )
-        self.audio_lstm = nn.LSTM(audio_dim, hidden_dim, batch_first=True, bidirectional=True)
-        self.visual_lstm = nn.LSTM(visual_dim, hidden_dim, batch_first=True, bidirectional=True)
+        self.audio_lstm = LSTM(audio_dim, hidden_dim, batch_first=True, bidirectional=True)
+        self.visual_lstm = LSTM(visual_dim, hidden_dim, batch_first=True, bidirectional=True)
         self.fusion = MFB(2 * hidden_dim, 2 * hidden_dim, fusion_dim, factors, dropout)
         self.segments = SegmentWiseAttention(fusion_dim)
         self.classifier = classifier(fusion_dim, num_classes + 1)

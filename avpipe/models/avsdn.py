@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from avpipe.models.base import AVBatch, AVOutput, ModelCard
 from avpipe.models.layers import (
+    LSTM,
     AudioGuidedAttention,
     ResidualFusion,
     audio_of,
@@ -166,5 +167,5 @@ def clip_target(target: Tensor) -> Tensor:
     return torch.cat([present, 1 - present.amax(dim=-1, keepdim=True)], dim=-1)
 
 
-def _lstm(in_dim: int, hidden_dim: int, bidirectional: bool) -> nn.LSTM:
-    return nn.LSTM(in_dim, hidden_dim, batch_first=True, bidirectional=bidirectional)
+def _lstm(in_dim: int, hidden_dim: int, bidirectional: bool) -> LSTM:
+    return LSTM(in_dim, hidden_dim, batch_first=True, bidirectional=bidirectional)

@@ -111,12 +111,16 @@ class DCCA(nn.Module):
         audio = audio_of(batch.audio, self.audio_dim, "DCCA")
         visual = visual_of(batch.visual, self.visual_dim, "DCCA")
         same_segments(audio, visual, "DCCA")
-        audio, visual = self.audio(audio), self.visual(spatial_average(visual))  # (B, T, D) each
+        audio, visual = (
+            self.audio(audio).float(),
+            self.visual(spatial_average(visual)).float(),
+        )  # (B, T, D) each
         losses = {}
-        if batch.targets is not None:
-            chosen = batch.targets["event"].bool()
-            losses["correlation"] = self._correlation_loss(audio[chosen], visual[chosen])
-        return AVOutput(similarity=self._similarity(audio, visual), losses=losses)
+        with torch.autocast(audio.device.type, enabled=False):  # there is no decomposition in bfloat16
+            if batch.targets is not None:
+                chosen = batch.targets["event"].bool()
+                losses["correlation"] = self._correlation_loss(audio[chosen], visual[chosen])
+            return AVOutput(similarity=self._similarity(audio, visual), losses=losses)
 
     def _correlation_loss(self, audio: Tensor, visual: Tensor) -> Tensor:
         """Minus the mean canonical correlation of pairs (P, D), (P, D); renews the running averages in training."""

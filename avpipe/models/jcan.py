@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from avpipe.models.base import AVBatch, AVOutput, ModelCard
 from avpipe.models.layers import (
+    LSTM,
     AudioGuidedAttention,
     audio_of,
     same_segments,
@@ -48,7 +49,7 @@ class RecurrentEncoder(nn.Module):
 
     def __init__(self, in_dim: int, dim: int, dropout: float) -> None:
         super().__init__()
-        self.lstm = nn.LSTM(
+        self.lstm = LSTM(
             in_dim, dim // 2, num_layers=2, dropout=dropout, batch_first=True, bidirectional=True
         )
         self.initial = nn.Parameter(nn.init.xavier_uniform_(torch.empty(8, dim // 2)))

@@ -4,7 +4,7 @@ and, for video parsing, the encoders of the features and attentive MMIL pooling.
 Letters as in design.md, section 5: B clips, T segments, H and W a map's cells, D feature width, C categories.
 """
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -94,6 +94,16 @@ def same_segments(audio: Tensor, visual: Tensor, model: str) -> None:
 def spatial_average(visual: Tensor) -> Tensor:
     """(B, T, H, W, D) -> (B, T, D), global average pooling; vectors (B, T, D) as they are."""
     return visual.mean(dim=(2, 3)) if visual.ndim == 5 else visual
+
+
+class LSTM(nn.LSTM):
+    """torch's, in float32 whatever the recipe's precision: on a GPU torch.autocast would give it float16."""
+
+    def forward(self, features: Tensor, state: tuple[Tensor, Tensor] | None = None) -> Any:  # type: ignore[override]
+        """As `nn.LSTM`'s."""
+        with torch.autocast(features.device.type, enabled=False):
+            start = None if state is None else (state[0].float(), state[1].float())
+            return super().forward(features.float(), start)
 
 
 class AudioGuidedAttention(nn.Module):

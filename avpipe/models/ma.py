@@ -9,9 +9,9 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from avpipe.models.base import AVBatch, AVOutput, ModelCard
+from avpipe.models.grounding import cosine_similarity
 from avpipe.models.han import HybridAttention
 from avpipe.models.layers import ParsingEncoder, ParsingHead
 
@@ -47,7 +47,7 @@ def segment_contrast(audio: Tensor, visual: Tensor) -> Tensor:
         A scalar.
     """
     segments = audio.shape[1]
-    cosine = functional.normalize(audio, dim=-1) @ functional.normalize(visual, dim=-1).mT  # (B, T, T)
+    cosine = cosine_similarity(audio, visual)  # (B, T, T)
     target = torch.full_like(cosine[0], SMOOTHING / max(segments - 1, 1)).fill_diagonal_(1 - SMOOTHING)
     return -(target * (cosine / TEMPERATURE).log_softmax(dim=-1)).sum(dim=-1).mean()
 

@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from avpipe.models.base import AVBatch, AVOutput, ModelCard
 from avpipe.models.layers import (
+    LSTM,
     AudioGuidedAttention,
     audio_of,
     classifier,
@@ -190,8 +191,8 @@ class PSP(nn.Module):
             AudioGuidedAttention(heard, visual_dim, visual_cells, attention_dim) if attention else None
         )
         self.cells = visual_cells if attention else None
-        self.audio_lstm = nn.LSTM(heard, hidden_dim, batch_first=True, bidirectional=True)
-        self.visual_lstm = nn.LSTM(hidden_dim, hidden_dim, batch_first=True, bidirectional=True)
+        self.audio_lstm = LSTM(heard, hidden_dim, batch_first=True, bidirectional=True)
+        self.visual_lstm = LSTM(hidden_dim, hidden_dim, batch_first=True, bidirectional=True)
         threshold = tau if supervised else weak_tau
         self.propagation = PositiveSamplePropagation(2 * hidden_dim, threshold, supervised, dropout)
         self.classifier = classifier(2 * hidden_dim, num_classes + 1, bias=False)

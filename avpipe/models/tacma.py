@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from avpipe.models.base import AVBatch, AVOutput, ModelCard
-from avpipe.models.layers import audio_of, same_segments, spatial_average, visual_of, xavier_
+from avpipe.models.layers import LSTM, audio_of, same_segments, spatial_average, visual_of, xavier_
 
 CARD = ModelCard(
     title="TACMA",
@@ -147,12 +147,12 @@ class TACMA(nn.Module):
                 "`encoder: lstm`, or use features that were encoded in one space"
             )
         self.audio_dim, self.visual_dim = audio_dim, visual_dim
-        self.audio_lstm: nn.LSTM | None = None
-        self.visual_lstm: nn.LSTM | None = None
+        self.audio_lstm: LSTM | None = None
+        self.visual_lstm: LSTM | None = None
         dim = audio_dim  # d_l
         if encoder == "lstm":
-            self.audio_lstm = nn.LSTM(audio_dim, hidden_dim, batch_first=True, bidirectional=True)
-            self.visual_lstm = nn.LSTM(visual_dim, hidden_dim, batch_first=True, bidirectional=True)
+            self.audio_lstm = LSTM(audio_dim, hidden_dim, batch_first=True, bidirectional=True)
+            self.visual_lstm = LSTM(visual_dim, hidden_dim, batch_first=True, bidirectional=True)
             dim = 2 * hidden_dim
         self.attention = TemporallyAdaptiveAttention(dim, theta, equation_6)
         self.classifier = nn.Sequential(

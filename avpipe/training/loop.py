@@ -300,7 +300,7 @@ class Run:
         def batches(positions: Tensor) -> Iterator[AVBatch]:
             return self.reader.batches((positions + start).split(EVALUATION_BATCH))
 
-        with torch.no_grad():
+        with torch.no_grad(), self._arithmetic():
             return self.task.refine(targets, model.eval(), batches, self.seed)
 
     def _epoch(
@@ -366,12 +366,15 @@ class Run:
 
     def _apply(self, model: nn.Module, batch: AVBatch) -> AVOutput:
         """What the model says of a batch, in float32, computed in the recipe's precision."""
-        if self.experiment.recipe.precision == "float32":
-            exact: AVOutput = model(batch)
-            return exact
-        with torch.autocast(self.device.type, torch.bfloat16):
+        with self._arithmetic():
             output: AVOutput = model(batch)
         return output.in_float32()
+
+    def _arithmetic(self) -> contextlib.AbstractContextManager[Any]:
+        """The recipe's precision."""
+        if self.experiment.recipe.precision == "float32":
+            return contextlib.nullcontext()
+        return torch.autocast(self.device.type, torch.bfloat16)
 
     def _step_schedule(self, schedule: Any, row: dict[str, float]) -> None:
         """An epoch of the learning rate's schedule; a plateau of the validation score looks at evaluated epochs."""

@@ -81,7 +81,7 @@ def modality_probabilities(model: nn.Module, batches: Batches, audio: Tensor, vi
     said = []
     for heard, seen in zip(batches(audio), batches(visual), strict=True):
         exchanged = AVBatch(audio=heard.audio, visual=seen.visual, motion=seen.motion)
-        said.append(model(exchanged).modality_probabilities)
+        said.append(model(exchanged).in_float32().modality_probabilities)
     return torch.cat(said)
 
 

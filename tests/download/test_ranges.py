@@ -4,6 +4,7 @@ import contextlib
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -72,6 +73,7 @@ def read(ranges: Ranges, first: int, count: int) -> bytes:
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "PIECE", 100)
     monkeypatch.setattr(module, "_CHUNK", 16)
+    monkeypatch.setattr(module, "WAITS", ())
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
@@ -115,9 +117,108 @@ def test_what_is_here_needs_no_network(tmp_path: Path) -> None:
 @pytest.mark.parametrize("changed", [Site(version='"2"'), Site(BODY[:-1]), Site(version='W/"1"')])
 def test_bytes_of_two_versions_are_never_mixed(small: None, tmp_path: Path, changed: Site) -> None:
     read(Ranges(tmp_path / "kept", Site()), 0, 50)
+    ranges = Ranges(tmp_path / "kept", changed)
     with pytest.raises(OSError, match="another one now"):
-        read(Ranges(tmp_path / "kept", changed), 0, len(BODY))
+        read(ranges, 0, len(BODY))
+    assert ranges.changed
     assert read(Ranges(tmp_path / "kept", changed), 0, 2000) == changed.body
+
+
+def test_without_a_mark_of_the_version_nothing_of_another_process_is_used(
+    small: None, tmp_path: Path
+) -> None:
+    site, other = Site(version=""), Site(bytes(reversed(BODY)), version="")
+    ranges = Ranges(tmp_path / "kept", site)
+    assert read(ranges, 0, 50) + read(ranges, 0, 50) == 2 * BODY[:50]
+    brought = site.brought()
+    assert len(brought) == len(set(brought)), "the same process trusts the server"
+    assert read(Ranges(tmp_path / "kept", other), 0, len(BODY)) == other.body
+
+
+def test_a_piece_is_asked_for_again_and_a_refusal_is_not(
+    small: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slept: list[float] = []
+    monkeypatch.setattr(module, "WAITS", (1.0, 4.0))
+    monkeypatch.setattr(module.time, "sleep", slept.append)
+    site = Site()
+    troubles = [OSError("reset"), Answer(503, {}, b"", None)]
+
+    def moody(first: int, last: int) -> Answer:
+        if first >= 100 and troubles:
+            trouble = troubles.pop(0)
+            if isinstance(trouble, OSError):
+                raise trouble
+            return trouble
+        return site(first, last)
+
+    assert read(Ranges(tmp_path / "kept", moody), 0, 300) == BODY[:300]
+    assert slept == [1.0, 4.0]
+    site.cut = 30  # some bytes come each time
+    assert read(Ranges(tmp_path / "more", site), 0, 300) == BODY[:300]
+    assert slept == [1.0, 4.0]
+    site.cut = 0
+    with pytest.raises(OSError, match="broke"):
+        read(Ranges(tmp_path / "none", site), 0, 300)
+    troubles += [Answer(429, {"Retry-After": "70"}, b"", None)]
+    site.cut = None
+    ranges = Ranges(tmp_path / "refused", moody)
+    slept.clear()
+    with pytest.raises(OSError, match="HTTP Error 429"):
+        read(ranges, 0, 300)
+    assert slept == []
+    assert ranges.refusal is not None
+    assert ranges.refusal.wait == 70
+
+
+def test_a_write_that_is_cut_short_is_finished(
+    small: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = Path.open
+
+    class Stingy:
+        """A file that takes three bytes at a time."""
+
+        def __init__(self, file: Any) -> None:
+            self.file = file
+
+        def __enter__(self) -> "Stingy":
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            self.file.close()
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self.file, name)
+
+        def write(self, piece: bytes) -> int:
+            return self.file.write(bytes(piece)[:3])
+
+    def stingy(self: Path, mode: str = "r", *rest: Any, **options: Any) -> Any:
+        file = original(self, mode, *rest, **options)
+        return Stingy(file) if mode == "r+b" else file
+
+    monkeypatch.setattr(Path, "open", stingy)
+    ranges = Ranges(tmp_path / "kept", Site())
+    read(ranges, 0, 150)
+    assert read(ranges, 0, 150) == BODY[:150]
+    assert (tmp_path / "kept" / "0").read_bytes()[:150] == BODY[:150]
+
+
+def test_a_file_that_was_begun_anew_by_another_gets_no_hole(small: None, tmp_path: Path) -> None:
+    site = Site()
+    ranges = Ranges(tmp_path / "kept", site)
+    read(ranges, 0, 100)
+
+    def interrupted(first: int, last: int) -> Answer:
+        answer = site(first, last)
+        (tmp_path / "kept" / "0").unlink()
+        return answer
+
+    ranges.ask = interrupted
+    read(ranges, 100, 50)
+    assert not (tmp_path / "kept" / "0").exists() or (tmp_path / "kept" / "0").read_bytes()[:1] == BODY[:1]
+    assert read(Ranges(tmp_path / "kept", site), 90, 60) == BODY[90:150]
 
 
 @pytest.mark.parametrize("note", ["", "{", "[]", '{"total": "x"}', '{"total": null, "validator": ""}'])

@@ -1,16 +1,19 @@
 """ffmpeg's requests, made by our process."""
 
 import contextlib
+import json
 import socket
 import struct
 import time
 import urllib.request
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from avpipe.download import relay as module
+from avpipe.download.ranges import Ranges
 from avpipe.download.relay import relay
 
 
@@ -48,6 +51,68 @@ def test_a_file_comes_whole_and_the_server_sees_path_query_and_headers(
         answer = b"".join(iter(lambda: client.recv(65536), b""))
     assert answer.endswith(body[1_000_000:])
     assert server.asked[-1] == ("/a.mp4", "bytes=1000000-")
+
+
+def served(tmp_path: Path, body: bytes) -> Ranges:
+    """A file that has come whole."""
+    (tmp_path / "kept").mkdir()
+    (tmp_path / "kept" / "0").write_bytes(body)
+    note = {"total": len(body), "validator": '"1"', "content_type": "video/mp4"}
+    (tmp_path / "kept" / "note.json").write_text(json.dumps(note))
+    return Ranges(tmp_path / "kept", lambda *_: pytest.fail("nothing is missing"))
+
+
+def asked(url: str, target: str, headers: str = "Range: bytes=7-\r\n") -> bytes:
+    """The relay's answer to a request for something at its own address."""
+    with socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2])), 10) as client:
+        client.sendall(f"GET {target} HTTP/1.1\r\n{headers}\r\n".encode())
+        return b"".join(iter(lambda: client.recv(65536), b""))
+
+
+def test_a_file_of_ours_is_served_to_whom_goes_through_the_proxy_and_to_whom_asks_directly(
+    tmp_path: Path,
+) -> None:
+    body = bytes(range(256)) * 4000
+    refused: list[str] = []
+    with relay(refused, {"/0": served(tmp_path, body)}) as url:
+        for target in (f"{url}/0", "/0"):  # the second where no_proxy says so
+            head, _, rest = asked(url, target).partition(b"\r\n\r\n")
+            assert head.startswith(b"HTTP/1.1 206 Partial Content\r\n")
+            assert f"Content-Range: bytes 7-{len(body) - 1}/{len(body)}".encode() in head
+            assert rest == body[7:]
+        assert refused == []
+        assert asked(url, f"{url}/1").startswith(b"HTTP/1.1 502")
+        assert asked(url, "/1").startswith(b"HTTP/1.1 400")
+        assert asked(url, "/0", headers="").startswith(b"HTTP/1.1 502")
+    assert len(refused) == 2
+
+
+def test_a_program_that_is_slow_to_read_a_file_of_ours_is_not_cut_off(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module._Request, "timeout", 0.2)
+    body = bytes(range(256)) * 20_000
+    with relay([], {"/0": served(tmp_path, body)}) as url, socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 14)
+        client.connect(("127.0.0.1", int(url.rpartition(":")[2])))
+        client.sendall(b"GET /0 HTTP/1.1\r\nRange: bytes=0-\r\n\r\n")
+        time.sleep(0.6)
+        assert b"".join(iter(lambda: client.recv(65536), b"")).endswith(body)
+
+
+def test_a_file_that_breaks_off_is_no_orderly_end_and_says_why(tmp_path: Path) -> None:
+    ranges = served(tmp_path, bytes(1000))
+    (tmp_path / "kept" / "0").write_bytes(bytes(10))
+    refused: list[str] = []
+
+    def dead(*_: int) -> Any:
+        ranges.changed = True  # no use in asking again
+        raise ValueError("the site is gone")
+
+    ranges.ask = dead
+    with relay(refused, {"/0": ranges}) as url, pytest.raises(ConnectionResetError):
+        asked(url, "/0", "Range: bytes=0-\r\n")
+    assert refused == ["the site is gone"]
 
 
 def test_connect_is_a_tunnel(proxy: tuple[str, int]) -> None:

@@ -88,6 +88,11 @@ def test_biases_give_a_product_a_part_of_each_modality_alone():
     assert not without(silence, audio).any()
 
 
+def test_a_negative_width_of_biases_is_refused():
+    with pytest.raises(ValueError, match="0 or more, not -1"):
+        AVIN(fusion_bias=-1.0)
+
+
 def test_power_normalization_is_the_signed_root():
     z = torch.tensor([-4.0, -0.25, 0.0, 1.0, 9.0])
     torch.testing.assert_close(power_normalize(z), torch.tensor([-2.0, -0.5, 0.0, 1.0, 3.0]))

@@ -134,17 +134,27 @@ def test_a_step_of_training_reaches_every_parameter(name):
     assert all(torch.isfinite(p.grad).all() for p in model.parameters())
 
 
+def targets(name: str) -> dict[str, torch.Tensor]:
+    """What the model's task would give it in training."""
+    event = torch.tensor([[0.0, 1, 1, 0, 0], [1, 1, 1, 1, 1], [1, 1, 0, 0, 0]])
+    segments = torch.nn.functional.one_hot(torch.where(event > 0, 2, C).long(), C + 1).float()
+    labels = torch.tensor([[1.0, 0, 0, 1], [0, 1, 0, 0], [0, 0, 1, 0]])
+    return {"event": event, "target": segments, "clip": labels, "audio": labels, "visual": labels}
+
+
 @every_model
 def test_learns_in_bfloat16_and_says_nearly_what_it_says_in_float32(name):
     exact = scores_of(small(name).eval()(batch()))
     model, clips = small(name), batch()
     with torch.autocast("cpu", torch.bfloat16):
         rough = scores_of(model.eval()(clips).in_float32())
-        output = model.train()(clips).in_float32()
+        clips.targets, clips.progress = targets(name), 0.5
+        output = model.train()(clips)
+    assert all(loss.dtype == torch.float32 for loss in output.losses.values())
     for score, value in exact.items():
         assert rough[score].dtype == torch.float32
         assert (rough[score] - value).norm() < 0.1 * value.norm()  # PSP's threshold may fall otherwise
-    terms = [score.sum() for score in scores_of(output).values()] + list(output.losses.values())
+    terms = [score.sum() for score in scores_of(output.in_float32()).values()] + list(output.losses.values())
     torch.stack(terms).sum().backward()
     assert all(p.dtype == torch.float32 for p in model.parameters())
     assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)

@@ -1,8 +1,9 @@
-"""AVE's study with a web server in the place of its sources: a third of the clips fails, each in a way of its own."""
+"""AVE's study with a web server in the place of its sources: more than a third of the clips fails, each in a way of its own."""
 
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -42,7 +43,29 @@ def damaged(request: Any) -> None:
     request.reply(200, b"\0\0\0\x18ftypisom" + bytes(4000))
 
 
+def slow(request: Any) -> None:
+    request.send_response(200)
+    request.send_header("Content-Type", "video/mp4")
+    request.send_header("Content-Length", "100000")
+    request.end_headers()
+    for _ in range(100):
+        request.wfile.write(b"\0" * 1000)
+        time.sleep(0.1)
+
+
+def changing(server: Server, path: str, body: bytes) -> Callable[[Any], None]:
+    """The beginning of another version first, and the connection breaks; then what it is now."""
+
+    def first(request: Any) -> None:
+        server.file(path, b"\1" * len(body), version='"old"', cut=len(body) // 2)
+        server.answers[path](request)
+        server.file(path, body, version='"new"')
+
+    return first
+
+
 WAYS = {
+    "404": (refusing(404), "unavailable"),
     "410": (refusing(410), "unavailable"),
     "403": (refusing(403), "private"),
     "500": (refusing(500), "network_error"),
@@ -50,6 +73,7 @@ WAYS = {
     "page": (web_page, "unavailable"),
     "loop": (redirect, "refused_url"),
     "cut": (too_long, "network_error"),
+    "slow": (slow, "timed_out"),
     "damaged": (damaged, "corrupt"),
 }
 
@@ -75,15 +99,18 @@ def ave_study(checkout: Checkout, url: str) -> None:
 
 
 def fill(server: Server, root: Path) -> dict[str, str]:
-    """Serve the clips, each third one in another bad way; what is to become of those, by their id."""
+    """Serve the clips, more than a third of them in a bad way each; what is to become of those, by their id."""
     expected = {}
     clips = sorted((root / "data" / "clips").glob("*.mp4"))
     ways = list(WAYS.values())
     for number, clip in enumerate(clips):
-        server.file(f"/{clip.name}", clip.read_bytes())
-        if number % 3 == 0:
-            answer, expected[clip.stem] = ways[number // 3 % len(ways)]
-            server.answers[f"/{clip.name}"] = answer
+        path = f"/{clip.name}"
+        server.file(path, clip.read_bytes())
+        if number % 12 in (0, 3, 5, 6, 9) and len(expected) < len(ways):
+            server.answers[path], expected[clip.stem] = ways[len(expected)]
+        elif number % 12 == 1:
+            server.answers[path] = changing(server, path, clip.read_bytes())
+    assert len(expected) == len(ways)
     return expected
 
 
@@ -92,7 +119,7 @@ def avpipe(root: Path, *arguments: str) -> str:
     return subprocess.run(command, cwd=root, check=True, capture_output=True, text=True).stdout
 
 
-def test_from_annotation_files_to_a_table_with_a_third_of_the_clips_failing(
+def test_from_annotation_files_to_a_table_with_more_than_a_third_of_the_clips_failing(
     finished: Checkout, tmp_path: Path
 ) -> None:
     checkout = finished.copy(tmp_path / "checkout")

@@ -376,11 +376,9 @@ class ContentRange:
 def content_range(headers: Headers) -> ContentRange | None:
     """What the header Content-Range says, if it says it of bytes."""
     found = _RANGE.fullmatch(str(headers.get("Content-Range") or "").strip())
-    return (
-        ContentRange(int(found["first"]), int(found["total"]) if found["total"] != "*" else None)
-        if found
-        else None
-    )
+    if found is None:
+        return None
+    return ContentRange(int(found["first"]), None if found["total"] == "*" else int(found["total"]))
 
 
 def validator_of(headers: Headers) -> str | None:

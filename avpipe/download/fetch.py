@@ -194,9 +194,8 @@ def _tidy(files: Path, wanted: Sequence[WantedClip], out: Path, fetchers: Sequen
             parts = entry.name.split(".")  # .{clip}.{more}.tmp, a file, or .{clip}.partial, a folder
             if parts[0] in clips:
                 there.add(parts[0])
-                if (
-                    parts[-1] == "ranges" and entry.name not in going_on
-                ):  # other seconds, another format or source
+                # of other seconds, another format or source
+                if parts[-1] == "ranges" and entry.name not in going_on:
                     shutil.rmtree(entry.path, ignore_errors=True)
             if len(parts) < 3 or parts[0] or parts[1] not in clips:
                 continue

@@ -81,9 +81,8 @@ class WinogradConvolution(nn.Module):
         self.bias = weight.new_zeros(len(weight)) if bias is None else bias
         products = torch.einsum("ia,jb,kcab->ijkc", filters, filters, weight.double())
         self.weight = products.flatten(0, 2)[..., None, None].to(weight.dtype)  # (n^2 K, C, 1, 1)
-        self.rows = (
-            0  # of a matrix: those of whole pictures; as many whatever the first batch has, fewer are padded
-        )
+        # Of a matrix: those of whole pictures, as many whatever the first batch has; fewer are padded.
+        self.rows = 0
 
     def forward(self, inputs: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, K, H, W), channels last."""

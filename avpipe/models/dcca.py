@@ -111,10 +111,8 @@ class DCCA(nn.Module):
         audio = audio_of(batch.audio, self.audio_dim, "DCCA")
         visual = visual_of(batch.visual, self.visual_dim, "DCCA")
         same_segments(audio, visual, "DCCA")
-        audio, visual = (
-            self.audio(audio).float(),
-            self.visual(spatial_average(visual)).float(),
-        )  # (B, T, D) each
+        audio = self.audio(audio).float()  # (B, T, D)
+        visual = self.visual(spatial_average(visual)).float()
         losses = {}
         with torch.autocast(audio.device.type, enabled=False):  # there is no decomposition in bfloat16
             if batch.targets is not None:

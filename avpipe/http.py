@@ -367,9 +367,10 @@ class Headers(Protocol):
 
 @dataclass(frozen=True)
 class ContentRange:
-    """Which bytes an answer brings: number of the first, and of how many; None = the server does not say."""
+    """Which bytes an answer brings: numbers of the first and the last, and of how many; None = the server does not say."""
 
     first: int
+    last: int
     total: int | None
 
 
@@ -378,7 +379,8 @@ def content_range(headers: Headers) -> ContentRange | None:
     found = _RANGE.fullmatch(str(headers.get("Content-Range") or "").strip())
     if found is None:
         return None
-    return ContentRange(int(found["first"]), None if found["total"] == "*" else int(found["total"]))
+    total = None if found["total"] == "*" else int(found["total"])
+    return ContentRange(int(found["first"]), int(found["last"]), total)
 
 
 def validator_of(headers: Headers) -> str | None:

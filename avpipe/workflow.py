@@ -97,11 +97,11 @@ class Plan:
 
     def __init__(self, study: Study, workflow: Path) -> None:
         self.study = study
-        for task in study.task_training:
+        for name in study.training_of:
             try:
-                lazy.target(TASKS, task, "task")
+                lazy.target({**TASKS, **MODELS}, name, "task or model")
             except lazy.UnknownNameError as error:
-                raise ConfigError(f"task_training: {error}") from None
+                raise ConfigError(f"training_of: {error}") from None
         self.tables: dict[str, TableSpec] = {
             n: load_table(self._file(workflow, "tables", n), study) for n in study.tables
         }
@@ -220,8 +220,8 @@ class Plan:
             **_imported_part(study, used),
             "seeds": list(study.seeds),
             "training": study.training.model_dump(mode="json"),
-            "task_training": {
-                name: study.task_training[name] for name in study.task_training if name in tasks
+            "training_of": {
+                name: changes for name, changes in study.training_of.items() if name in tasks | models
             },
             "recipes": recipes,
             "models": {name: options for name, options in study.models.items() if name in models},

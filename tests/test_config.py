@@ -92,20 +92,22 @@ def test_the_studies_that_come_with_avpipe_are_valid(path: Path) -> None:
 
 def test_a_named_recipe_changes_the_default_one_and_a_row_changes_that() -> None:
     study = validate_study({**MINIMAL, "training": {"epochs": 7}, "recipes": {"paper": {"lr": 0.5}}})
-    recipe = study.recipe("localization", "paper", {"batch_size": 3})
+    recipe = study.recipe("localization", "avel", "paper", {"batch_size": 3})
     assert (recipe.epochs, recipe.lr, recipe.batch_size) == (7, 0.5, 3)
     with pytest.raises(ConfigError, match="did you mean 'paper'"):
-        study.recipe("localization", "papr")
+        study.recipe("localization", "avel", "papr")
 
 
-def test_a_task_may_be_trained_otherwise_and_a_row_changes_that_too() -> None:
-    tasks = {"parsing": {"lr": 0.5, "epochs": 9}}
-    study = validate_study({**MINIMAL, "task_training": tasks, "recipes": {"paper": {"lr": 0.1}}})
-    assert study.recipe("localization", None) == study.training
-    assert (study.recipe("parsing", None).lr, study.recipe("parsing", "paper").lr) == (0.5, 0.1)
-    assert study.recipe("parsing", "paper", {"epochs": 3}).epochs == 3
-    with pytest.raises(ConfigError, match=r"task_training\.parsing"):
-        validate_study({**MINIMAL, "task_training": {"parsing": {"lrr": 0.5}}})
+def test_a_task_or_a_model_may_be_trained_otherwise_and_a_row_changes_that_too() -> None:
+    changes = {"han": {"epochs": 5}, "parsing": {"lr": 0.5, "epochs": 9}}
+    study = validate_study({**MINIMAL, "training_of": changes, "recipes": {"paper": {"lr": 0.1}}})
+    assert study.recipe("localization", "avel", None) == study.training
+    assert (study.recipe("parsing", "ma", None).lr, study.recipe("parsing", "ma", "paper").lr) == (0.5, 0.1)
+    of_model = study.recipe("parsing", "han", None)
+    assert (of_model.lr, of_model.epochs) == (0.5, 5), "the model's changes come after the task's"
+    assert study.recipe("parsing", "han", "paper", {"epochs": 3}).epochs == 3
+    with pytest.raises(ConfigError, match=r"training_of\.parsing"):
+        validate_study({**MINIMAL, "training_of": {"parsing": {"lrr": 0.5}}})
 
 
 def test_the_folder_shorthand_fills_in_the_dataset(tmp_path: Path) -> None:

@@ -139,6 +139,7 @@ def test_a_figure_of_the_annotations_reads_no_run_and_needs_no_clip() -> None:
     assert found.extractors == []
 
 
-def test_a_task_that_does_not_exist_is_told() -> None:
-    with pytest.raises(ConfigError, match=r"task_training: .*did you mean 'parsing'"):
-        plan(**IMPORTED, task_training={"parsng": {"lr": 0.1}})
+@pytest.mark.parametrize(("name", "meant"), [("parsng", "parsing"), ("avg_parsr", "avg_parser")])
+def test_a_task_or_model_that_does_not_exist_is_told(name: str, meant: str) -> None:
+    with pytest.raises(ConfigError, match=f"training_of: .*did you mean '{meant}'"):
+        plan(**IMPORTED, training_of={name: {"lr": 0.1}})

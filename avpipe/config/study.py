@@ -90,9 +90,9 @@ class Study(Section):
         description="options by model, for every row that does not set them itself; for studies that need small models",
     )
     training: Recipe = Field(default_factory=Recipe, description="the protocol of every experiment")
-    task_training: dict[str, dict[str, Any]] = Field(
+    training_of: dict[str, dict[str, Any]] = Field(
         default_factory=dict,
-        description="changes to `training` by task (localization, parsing, ...), for every experiment of it; for studies whose tasks need different schedules",
+        description="changes to `training` by task (localization, parsing, ...) or model, whose changes come last, for every experiment of it; for studies whose tasks or models need different schedules",
     )
     recipes: dict[str, dict[str, Any]] = Field(
         default_factory=dict, description="named changes to `training` that a table's row may ask for"
@@ -126,7 +126,7 @@ class Study(Section):
                 raise ValueError(f"bundles: extractor {name!r} stands in two bundles")
         if len(set(self.seeds)) != len(self.seeds) or not self.seeds:
             raise ValueError("seeds: need at least one, each once")
-        for key, recipes in (("recipes", self.recipes), ("task_training", self.task_training)):
+        for key, recipes in (("recipes", self.recipes), ("training_of", self.training_of)):
             for name, changes in recipes.items():
                 try:
                     Recipe.model_validate({**self.training.model_dump(), **changes})
@@ -139,13 +139,19 @@ class Study(Section):
         """Every feature of the study, extracted or imported, by the name of its array."""
         return {**self.extractors, **self.imported}
 
-    def recipe(self, task: str, name: str | None, changes: dict[str, Any] | None = None) -> Recipe:
-        """The default recipe, changed by the task's, the named one and `changes`, in this order."""
+    def recipe(
+        self, task: str, model: str, name: str | None, changes: dict[str, Any] | None = None
+    ) -> Recipe:
+        """The default recipe, changed by the task's, the model's, the named one and `changes`, in this order."""
         if name is not None and name not in self.recipes:
             raise ConfigError(f"no recipe {name!r}; {suggest(name, list(self.recipes))}")
         named = self.recipes[name] if name else {}
-        of_task = self.task_training.get(task, {})
-        return Recipe.model_validate({**self.training.model_dump(), **of_task, **named, **(changes or {})})
+        usual = {
+            **self.training.model_dump(),
+            **self.training_of.get(task, {}),
+            **self.training_of.get(model, {}),
+        }
+        return Recipe.model_validate({**usual, **named, **(changes or {})})
 
 
 def validate_study(config: dict[str, Any], where: str = "the configuration") -> Study:

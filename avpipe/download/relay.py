@@ -2,7 +2,8 @@
 
 ffmpeg follows redirects by itself, where nobody can look at the address. Through the relay each of its connections is
 made by this process, so that the process's guard over its connections (`avpipe.download.ytdlp`) sees them all. Files that
-are served at the relay's own address are kept as far as they have come (`avpipe.download.ranges`).
+are served at the relay's own address are kept as far as they have come (`avpipe.download.ranges`); so are the pieces of
+a list, which is told where to find them here (`avpipe.download.playlist`).
 """
 
 import contextlib
@@ -13,9 +14,9 @@ import struct
 import threading
 import urllib.parse
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, Protocol
 
-from avpipe.download.ranges import Ranges
+from avpipe.download.ranges import Reply
 
 CONNECT = 30.0
 """Seconds to connect."""
@@ -27,8 +28,15 @@ _CHUNK = 1 << 16
 _LINES = 100
 
 
+class Served(Protocol):
+    """What a file at the relay's own address can do."""
+
+    def reply(self, first: int, last: int | None) -> Reply:
+        """To a request for its bytes from `first` to `last`, which is included, or to its end."""
+
+
 @contextlib.contextmanager
-def relay(refused: list[str], files: Mapping[str, Ranges] | None = None) -> Iterator[str]:
+def relay(refused: list[str], files: Mapping[str, Served] | None = None) -> Iterator[str]:
     """Serve a proxy for http and, with CONNECT, for https; gives its URL.
 
     Args:
@@ -48,7 +56,7 @@ class _Relay(socketserver.ThreadingTCPServer):
     daemon_threads = True
     block_on_close = False
     refused: list[str]
-    files: Mapping[str, Ranges]
+    files: Mapping[str, Served]
 
     def shutdown_request(self, request: Any) -> None:
         """Only close it: an orderly end, where it is one, has been told by then."""
@@ -98,18 +106,24 @@ class _Request(socketserver.StreamRequestHandler):
             back.join()
 
     def _serve(self, path: str, headers: bytes) -> None:
-        """A file of ours, from the byte on that is asked for."""
-        wanted = re.search(rb"(?im)^range: *bytes=([0-9]{1,18})-\r?$", headers)
+        """A file of ours, or those of its bytes that are asked for."""
+        wanted = re.search(rb"(?im)^range: *bytes=([0-9]{1,18})-([0-9]{1,18})?\r?$", headers)
         try:
-            if path not in self.server.files or not wanted:
-                raise ValueError(f"no request for bytes of a file that is served: {path[:80]!r}")
-            reply = self.server.files[path].reply(int(wanted[1]))
+            if path not in self.server.files:
+                raise ValueError(f"no file that is served: {path[:80]!r}")
+            first, last = (int(wanted[1]), int(wanted[2]) if wanted[2] else None) if wanted else (0, None)
+            reply = self.server.files[path].reply(first, last)
         except Exception as error:  # of the library that asks the server: anything
             self.server.refused.append(str(error))
             self.wfile.write(b"HTTP/1.1 502 Bad Gateway\r\nConnection: close\r\nContent-Length: 0\r\n\r\n")
             return
-        head = [f"HTTP/1.1 {reply.status} {reply.reason}", "Connection: close"]
-        head += [f"{name}: {value}" for name, value in reply.headers.items()]
+        said = dict(reply.headers)
+        status, reason = reply.status, reply.reason
+        if status == 206 and not wanted:
+            status, reason = 200, "OK"
+            del said["Content-Range"]
+        head = [f"HTTP/1.1 {status} {reason}", "Connection: close"]
+        head += [f"{name}: {value}" for name, value in said.items()]
         self.wfile.write("\r\n".join((*head, "\r\n")).encode("latin-1", "replace"))
         with contextlib.closing(reply.body):
             _pass_on(_reader(reply.body, self.server.refused), self.connection)

@@ -24,7 +24,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
-from avpipe.download.ranges import Ask, Ranges
+from avpipe.download.playlist import Playlist
+from avpipe.download.ranges import Ranges
 from avpipe.download.relay import relay
 from avpipe.http import is_public, retry_after
 
@@ -63,9 +64,13 @@ FILES = (
 PROTOCOLS = "http,https,httpproxy,tls,tcp,crypto,data"
 """What ffmpeg may open; files only if yt-dlp's own command names one."""
 _CUT_OFF = re.compile(
-    r"prematurely|partial file|Error during demuxing|Connection (?:reset|timed out)|Input/output error"
+    r"prematurely|partial file|Error during demuxing|Connection (?:reset|timed out)|Input/output error|Failed to open segment"
 )
 """What ffmpeg says, and goes on as if all were well, when a connection breaks."""
+
+
+Kept = Ranges | Playlist
+"""What the relay serves."""
 
 
 @dataclass(frozen=True)
@@ -209,7 +214,7 @@ def _end_with_parent() -> None:
 def _bring(request: Request) -> Answer:
     """The excerpt; the whole video if none is wanted, or if the site's server cannot start in the middle."""
     refused: list[str] = []
-    files: dict[str, Ranges] = {}
+    files: dict[str, Kept] = {}
     with relay(refused, files) as url:
         if request.guarded:
             for name in ("no_proxy", "NO_PROXY"):  # else ffmpeg would go round the relay
@@ -219,23 +224,35 @@ def _bring(request: Request) -> Answer:
             request = replace(request, options=[*request.options, through])
         if request.start or request.end is not None:
             span = (request.start or 0.0, float("inf") if request.end is None else request.end)
-            answer = _run(
-                request, span, lambda session: _ThroughRelay(session, url, files, Path(request.kept))
-            )
-            if any(file.changed for file in files.values()):
-                # A site whose servers differ: by one connection to one of them.
-                for half in Path(request.folder).glob(f"{NAME}.*"):
-                    half.unlink()
-                os.ftruncate(2, 0)  # the log: what ffmpeg said of the first try does not count
-                answer = _run(request, span)
+            answer = _through(url, files, request, span)
             offset = _offset(request.ffmpeg, answer.path) if answer.path else None
             if answer.path is None or offset is not None:
                 return _told(replace(answer, offset=offset or 0.0), refused, files.values())
             Path(answer.path).unlink()
-        return _told(_run(request, None), refused)
+        return _told(_through(url, files, request, None), refused, files.values())
 
 
-def _told(answer: Answer, refused: Sequence[str], files: Iterable[Ranges] = ()) -> Answer:
+def _through(
+    relay: str, files: dict[str, Kept], request: Request, span: tuple[float, float] | None
+) -> Answer:
+    """One run through the relay; another without it where that met different versions of a file."""
+    files.clear()
+    answer = _run(request, span, lambda session: _ThroughRelay(session, relay, files, Path(request.kept)))
+    for file in files.values():
+        file.close()
+    if any(file.changed for file in files.values()):
+        # A site whose servers differ: by one connection to one of them.
+        for half in Path(request.folder).glob(f"{NAME}.*"):
+            half.unlink()
+        os.ftruncate(2, 0)  # the log: what ffmpeg said of the first try does not count
+        files.clear()
+        return _run(request, span)
+    if any(file.refusal for file in files.values()):
+        return replace(answer, path=None)  # ffmpeg goes on without what it does not get
+    return answer
+
+
+def _told(answer: Answer, refused: Sequence[str], files: Iterable[Kept]) -> Answer:
     """The answer; if there is no file, with what the relay met: where a server said no, that first."""
     refusals = [file.refusal for file in files if file.refusal]
     if answer.path:
@@ -279,7 +296,7 @@ def _run(
 
 
 class _ThroughRelay:
-    """Lets ffmpeg ask the relay for a video's files, where they are plain files and not lists of pieces.
+    """Lets ffmpeg, and yt-dlp itself, ask the relay for a video's files, or for a list of its pieces and for these.
 
     A post-processor of yt-dlp's, by its methods alone: the library is not imported with this module.
 
@@ -287,42 +304,58 @@ class _ThroughRelay:
         session: yt-dlp's, which asks the site, with its cookies, headers and proxy.
         relay: URL of the relay.
         files: what the relay serves.
-        kept: folder of what has come, a folder in it for each format.
+        kept: folder of what has come, a folder in it for each file of each format.
     """
 
-    def __init__(self, session: Any, relay: str, files: dict[str, Ranges], kept: Path) -> None:
+    def __init__(self, session: Any, relay: str, files: dict[str, Kept], kept: Path) -> None:
         self.session, self.relay, self.files, self.kept = session, relay, files, kept
+        self.placed: dict[tuple[str, str], str] = {}
 
     def set_downloader(self, _: Any) -> None:
         """Nothing to set."""
 
     def run(self, info: dict[str, Any]) -> tuple[list[str], dict[str, Any]]:
         """What is to be deleted (nothing), and the video as it is to be downloaded."""
-        by_ffmpeg = info.get("section_start") or info.get("section_end")  # else yt-dlp downloads it itself
-        for form in (info.get("requested_formats") or [info]) if by_ffmpeg else []:
-            if form.get("protocol") in ("http", "https"):
-                path = f"/{len(self.files)}"
-                name = hashlib.sha256(str(form.get("format_id")).encode()).hexdigest()[:16]
-                self.files[path] = Ranges(
-                    self.kept / name, self._ask(form["url"], form.get("http_headers") or {})
-                )
-                form["url"] = self.relay + path
-                form["downloader_options"] = {"ffmpeg_args": ["-http_proxy", self.relay]}
+        for form in info.get("requested_formats") or [info]:
+            protocol = form.get("protocol")
+            if protocol in ("http", "https", "m3u8", "m3u8_native"):
+                name, headers = str(form.get("format_id")), form.get("http_headers") or {}
+                form["url"] = self._place(name, headers, form["url"], protocol.startswith("m3u8"))
+                form.pop("hls_media_playlist_data", None)
+                options = form.get("downloader_options") or {}
+                form["downloader_options"] = {**options, "ffmpeg_args": ["-http_proxy", self.relay]}
+                form["http_headers"] = {**headers, "Ytdl-Request-Proxy": "__noproxy__"}
         return [], info
 
-    def _ask(self, url: str, headers: Mapping[str, str]) -> Ask:
-        """Asks the site for bytes of a file."""
+    def _place(self, form: str, headers: Mapping[str, str], url: str, is_list: bool) -> str:
+        """Where the relay serves what lies at `url` and belongs to a format; pieces are told apart by their order."""
+        if (form, url) not in self.placed:
+            number = sum(name == form for name, _ in self.placed)
+            suffix = re.search(r"\.[A-Za-z0-9]{1,5}$", urllib.parse.urlsplit(url).path)  # ffmpeg looks at it
+            path = f"/{len(self.placed)}{suffix[0] if suffix else ''}"
+            if is_list:
+                self.files[path] = Playlist(
+                    lambda: self._ask(url, headers),
+                    lambda part, lists: self._place(form, headers, part, lists),
+                )
+            else:
+                name = hashlib.sha256(f"{form} {number}".encode()).hexdigest()[:16]
+                self.files[path] = Ranges(
+                    self.kept / name,
+                    lambda first, last: self._ask(url, {**headers, "Range": f"bytes={first}-{last}"}),
+                )
+            self.placed[form, url] = self.relay + path
+        return self.placed[form, url]
+
+    def _ask(self, url: str, headers: Mapping[str, str]) -> Any:
+        """The site's answer, also if it says no."""
         from yt_dlp.networking import Request as Asked
         from yt_dlp.networking.exceptions import HTTPError
 
-        def ask(first: int, last: int) -> Any:
-            wanted = {**headers, "Range": f"bytes={first}-{last}", "Accept-Encoding": "identity"}
-            try:
-                return self.session.urlopen(Asked(url, headers=wanted))
-            except HTTPError as error:
-                return error.response
-
-        return ask
+        try:
+            return self.session.urlopen(Asked(url, headers={**headers, "Accept-Encoding": "identity"}))
+        except HTTPError as error:
+            return error.response
 
 
 def _offset(ffmpeg: str, excerpt: str) -> float | None:
@@ -400,7 +433,8 @@ class _Guard:
     def __call__(self, event: str, arguments: tuple[Any, ...]) -> None:
         if event == "socket.connect":
             _, address = arguments
-            if isinstance(address, tuple):  # else a socket of this machine, for example the keyring's
+            # else a socket of this machine, for example the keyring's
+            if isinstance(address, tuple) and "http://{}:{}".format(*address) != self.relay:
                 self.check(*addresses_of(str(address[0])))
         elif event == "subprocess.Popen":
             for part in map(str, arguments[1] or ()):

@@ -167,7 +167,7 @@ class Spec(Section):
             options=self._options(model, row.options, study),
             features=self._features(row, self.features_of(row), study, "features"),
             setting=setting,
-            recipe=self._recipe(row, row.task or self.task, self._recipe_of(row), study, "recipe"),
+            recipe=self._recipe(row, (row.task or self.task, model), self._recipe_of(row), study, "recipe"),
             pretraining=self._pretraining(row, study),
             pretrained_on=row.pretraining.dataset if row.pretraining else None,
         )
@@ -186,7 +186,7 @@ class Spec(Section):
             options=self._options(before.model, before.options, study),
             features=features,
             setting="self-supervised",
-            recipe=self._recipe(row, before.task, recipe, study, "pretraining.recipe"),
+            recipe=self._recipe(row, (before.task, before.model), recipe, study, "pretraining.recipe"),
         )
 
     def _options(self, model: str, own: dict[str, Any], study: Study) -> dict[str, Any]:
@@ -208,12 +208,13 @@ class Spec(Section):
         return dict(features)
 
     def _recipe(
-        self, row: Row, task: str, recipe: str | dict[str, Any] | None, study: Study, key: str
+        self, row: Row, trained: tuple[str, str], recipe: str | dict[str, Any] | None, study: Study, key: str
     ) -> Recipe:
+        """Of a row's task and model, or of its pretraining's."""
         try:
             if isinstance(recipe, dict):
-                return study.recipe(task, None, recipe)
-            return study.recipe(task, recipe)
+                return study.recipe(*trained, None, recipe)
+            return study.recipe(*trained, recipe)
         except ConfigError as error:
             raise self._error(row, key, f"{error} (in the study's `recipes`)") from None
         except ValidationError as error:

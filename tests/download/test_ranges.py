@@ -72,6 +72,7 @@ def read(ranges: Ranges, first: int, count: int) -> bytes:
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "PIECE", 100)
+    monkeypatch.setattr(module, "SAMPLE", 32)
     monkeypatch.setattr(module, "_CHUNK", 16)
     monkeypatch.setattr(module, "WAITS", ())
 
@@ -88,11 +89,13 @@ def test_any_bytes_in_any_order_interrupted_anywhere_come_right_and_once(
         count = data.draw(st.integers(1, 400))
         site.cut = data.draw(st.none() | st.integers(0, 150))
         if data.draw(st.booleans()):
+            ranges.close()
             ranges = Ranges(folder, site)  # another process
         with contextlib.suppress(OSError) if site.cut is not None else contextlib.nullcontext():
             assert read(ranges, first, count) == BODY[first : first + count]
     brought = site.brought()
     assert len(brought) == len(set(brought))
+    ranges.close()
     assert all(answer.closed for _, _, answer in site.asked)
 
 
@@ -124,15 +127,62 @@ def test_bytes_of_two_versions_are_never_mixed(small: None, tmp_path: Path, chan
     assert read(Ranges(tmp_path / "kept", changed), 0, 2000) == changed.body
 
 
-def test_without_a_mark_of_the_version_nothing_of_another_process_is_used(
+def test_without_a_mark_of_the_version_a_sample_tells_whether_it_is_the_same(
     small: None, tmp_path: Path
 ) -> None:
-    site, other = Site(version=""), Site(bytes(reversed(BODY)), version="")
+    site = Site(version="")
     ranges = Ranges(tmp_path / "kept", site)
-    assert read(ranges, 0, 50) + read(ranges, 0, 50) == 2 * BODY[:50]
+    assert read(ranges, 0, 150) + read(ranges, 0, 150) == 2 * BODY[:150]
     brought = site.brought()
     assert len(brought) == len(set(brought)), "the same process trusts the server"
-    assert read(Ranges(tmp_path / "kept", other), 0, len(BODY)) == other.body
+    again = Site(version="")
+    assert read(Ranges(tmp_path / "kept", again), 0, len(BODY)) == BODY
+    came = again.brought()
+    assert [*came[:32], *came[32:]] == [*range(32), *range(len(brought), len(BODY))], "the sample, the rest"
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        bytes(reversed(BODY)),
+        BODY[:31] + b"x" + BODY[32:],
+        BODY[:-1],
+    ],
+)
+@pytest.mark.parametrize("here", [10, 150])
+def test_without_a_mark_of_the_version_another_file_is_never_mixed_in(
+    small: None, tmp_path: Path, other: bytes, here: int
+) -> None:
+    read(Ranges(tmp_path / "kept", Site(version="")), 0, here)
+    site = Site(other, version="")
+    assert read(Ranges(tmp_path / "kept", site), 0, len(BODY)) == other
+    brought = site.brought()
+    assert len(brought) == len(set(brought)), "the sample counts as received"
+
+
+def test_a_server_that_marks_versions_now_is_not_held_against_a_sample(small: None, tmp_path: Path) -> None:
+    read(Ranges(tmp_path / "kept", Site(version="")), 0, 150)
+    site = Site()
+    assert read(Ranges(tmp_path / "kept", site), 0, len(BODY)) == BODY
+    assert len(site.brought()) == len(BODY)
+
+
+def test_bytes_up_to_a_last_one_and_none_after_it_are_asked_for(small: None, tmp_path: Path) -> None:
+    site = Site()
+    ranges = Ranges(tmp_path / "kept", site)
+    read(ranges, 0, 1)
+    site.asked.clear()
+    for first, last in ((500, 519), (510, 640), (1000, 5000)):
+        reply = ranges.reply(first, last)
+        assert b"".join(reply.body) == BODY[first : last + 1]
+        assert reply.headers["Content-Range"] == f"bytes {first}-{min(last, len(BODY) - 1)}/{len(BODY)}"
+        assert int(reply.headers["Content-Length"]) == len(BODY[first : last + 1])
+    assert [(first, last) for first, last, _ in site.asked] == [
+        (500, 519),
+        (520, 619),
+        (620, 640),
+        (1000, 1023),
+    ]
 
 
 def test_a_piece_is_asked_for_again_and_a_refusal_is_not(

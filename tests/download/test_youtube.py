@@ -4,6 +4,7 @@ import errno
 import math
 import multiprocessing
 import os
+import socket
 import subprocess
 import sys
 import threading
@@ -20,7 +21,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from avpipe.config.source import Source
-from avpipe.download import Outcome, Status, ytdlp
+from avpipe.download import Outcome, Status, ranges, ytdlp
 from avpipe.download.base import WantedClip
 from avpipe.download.budget import Budget
 from avpipe.download.fetch import Places, fetch_shard
@@ -302,54 +303,117 @@ def spans(kept: Path) -> list[tuple[int, int]]:
     return [(int(path.name), path.stat().st_size) for path in kept.glob("*/[0-9]*") if path.stat().st_size]
 
 
-def test_kill_9_at_any_byte_of_an_excerpt_and_no_byte_comes_twice(
-    fetcher: Callable[..., YouTubeFetcher], server: Any, video: Path, tmp_path: Path
-) -> None:
-    body = video.read_bytes()
-    server.file("/watch/a", body)
-    page = server.answers["/watch/a"]
-    brought: list[tuple[int, int]] = []
+class Dripping:
+    """A server that sends files piece by piece, and remembers which bytes of which file it sent."""
 
-    def dripping(request: Any) -> None:
-        if "-" not in (request.headers.get("Range") or ""):
-            page(request)  # yt-dlp looks at what it is
-            return
-        first, last = map(int, request.headers["Range"].removeprefix("bytes=").split("-"))
-        request.send_response(206)
-        request.send_header("Content-Range", f"bytes {first}-{last}/{len(body)}")
-        request.send_header("Content-Length", str(last + 1 - first))
-        request.send_header("ETag", '"1"')
-        request.end_headers()
-        for place in range(first, last + 1, 20_000):
-            piece = body[place : min(place + 20_000, last + 1)]
-            request.wfile.write(piece)
-            brought.append((place, len(piece)))
-            time.sleep(0.01)
+    def __init__(self, version: str | None) -> None:
+        self.version = version
+        self.brought: list[tuple[str, int]] = []  # (file, number of the byte)
 
-    server.answers["/watch/a"] = dripping
-    start, end = 13.3, 23.3
-    killed = 0
-    for pieces in (8, 10, 9):
-        process = multiprocessing.get_context("fork").Process(
-            target=fetcher().fetch, args=(wanted("a", start, end), tmp_path / "clip")
-        )
+    def serve(self, server: Any, path: str, body: bytes) -> None:
+        server.file(path, body, version=self.version)
+        page = server.answers[path]
+
+        def drip(request: Any) -> None:
+            if "-" not in (request.headers.get("Range") or ""):
+                page(request)  # yt-dlp looks at what it is
+                return
+            first, last = map(int, request.headers["Range"].removeprefix("bytes=").split("-"))
+            last = min(last, len(body) - 1)
+            request.connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 14)
+            request.send_response(206)
+            request.send_header("Content-Range", f"bytes {first}-{last}/{len(body)}")
+            request.send_header("Content-Length", str(last + 1 - first))
+            if self.version:
+                request.send_header("ETag", self.version)
+            request.end_headers()
+            for place in range(first, last + 1, 20_000):
+                end = min(place + 20_000, last + 1)
+                request.wfile.write(body[place:end])
+                self.brought.extend((path, number) for number in range(place, end))
+                time.sleep(0.01)
+
+        server.answers[path] = drip
+
+    def killed(self, fetch: Callable[[], object], count: int) -> bool:
+        """Whether `fetch`, in a process, was killed after some more bytes had been sent."""
+        process = multiprocessing.get_context("fork").Process(target=fetch)
         process.start()
-        before = len(brought)
-        while process.is_alive() and len(brought) < before + pieces:
+        before = len(self.brought)
+        while process.is_alive() and len(self.brought) < before + count:
             time.sleep(0.002)
-        killed += process.is_alive()
+        alive = process.is_alive()
         process.kill()
         process.join()
-    assert killed == 3
-    outcome = fetcher().fetch(wanted("a", start, end), tmp_path / "clip")
+        return alive
+
+    def again(self) -> int:
+        """How many bytes were sent more than once."""
+        return len(self.brought) - len(set(self.brought))
+
+
+ON_ITS_WAY = 60_000
+"""Bytes that a process which is killed may have been sent, and not kept."""
+
+
+@pytest.mark.parametrize("version", ['"1"', None])
+@pytest.mark.parametrize("interval", [(13.3, 23.3), (math.nan, math.nan)])
+def test_kill_9_at_any_byte_of_an_excerpt_or_a_whole_video_and_no_byte_comes_twice(
+    fetcher: Callable[..., YouTubeFetcher],
+    server: Any,
+    video: Path,
+    tmp_path: Path,
+    version: str | None,
+    interval: tuple[float, float],
+) -> None:
+    site = Dripping(version)
+    site.serve(server, "/watch/a", video.read_bytes())
+    counts = (160_000, 200_000, 180_000)
+    for count in counts:
+        assert site.killed(lambda: fetcher().fetch(wanted("a", *interval), tmp_path / "clip"), count)
+    outcome = fetcher().fetch(wanted("a", *interval), tmp_path / "clip")
     assert outcome.status is Status.PRESENT, outcome.reason
-    same_clip(tmp_path, outcome, video, start, end)
-    again = sum(size for _, size in brought) - len(
-        {place for first, size in brought for place in range(first, first + size)}
-    )
-    assert again <= killed * 60_000, (
-        "no more than what was on its way; without what was kept it would be 540,000"
-    )
+    if math.isnan(interval[0]):
+        assert Path(str(outcome.part)).read_bytes() == video.read_bytes()
+    else:
+        same_clip(tmp_path, outcome, video, *interval)
+    samples = 0 if version else ranges.SAMPLE
+    assert site.again() <= len(counts) * (ON_ITS_WAY + samples), "without what was kept it would be 540,000"
+
+
+@pytest.mark.parametrize("interval", [(13.0, 23.0), (math.nan, math.nan)])
+def test_kill_9_among_the_pieces_of_a_list_and_none_comes_twice(
+    fetcher: Callable[..., YouTubeFetcher],
+    server: Any,
+    video: Path,
+    tmp_path: Path,
+    interval: tuple[float, float],
+) -> None:
+    site = Dripping('"1"')
+    in_pieces(server, video, tmp_path)
+    sizes = [(tmp_path / name).stat().st_size for name in ("0.ts", "1.ts")]
+    for name in ("0.ts", "1.ts"):
+        site.serve(server, f"/watch/{name}", (tmp_path / name).read_bytes())
+    for count in (sizes[0] // 2, sizes[0] // 2 + sizes[1] // 2):
+        assert site.killed(lambda: fetcher().fetch(wanted("a", *interval), tmp_path / "clip"), count)
+    outcome = fetcher().fetch(wanted("a", *interval), tmp_path / "clip")
+    assert outcome.status is Status.PRESENT, outcome.reason
+    assert len(site.brought) >= sum(sizes) // 2
+    assert site.again() <= 2 * ON_ITS_WAY
+    undisturbed = fetcher().fetch(wanted("a", *interval), tmp_path / "undisturbed")
+    assert outcome.sha256 == undisturbed.sha256
+
+
+def test_a_piece_that_is_gone_leaves_no_hole(
+    fetcher: Callable[..., YouTubeFetcher], server: Any, video: Path, tmp_path: Path
+) -> None:
+    in_pieces(server, video, tmp_path)
+    server.answers["/watch/1.ts"] = lambda request: request.reply(404)
+    for interval in ((13, 23), (math.nan, math.nan)):
+        outcome = fetcher().fetch(wanted("a", *interval), tmp_path / "clip")
+        assert outcome.status is Status.UNAVAILABLE, outcome.reason
+        assert "404" in outcome.reason
+    assert list(tmp_path.glob("clip*")) == []
 
 
 def test_a_page_may_not_lead_into_the_private_network(

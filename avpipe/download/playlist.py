@@ -32,11 +32,11 @@ class Playlist:
         place: gives the URL at which something is served, told its own URL and whether it is a list itself.
 
     Attributes:
-        changed: never; a list may change.
+        changed, missing: never and nothing, for a list may change.
         refusal: what the server said when it did not want to give it.
     """
 
-    changed = False
+    changed, missing = False, None
 
     def __init__(self, ask: Callable[[], Answer], place: Callable[[str, bool], str]) -> None:
         self.ask, self.place = ask, place

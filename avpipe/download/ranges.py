@@ -92,11 +92,13 @@ class Ranges:
     Attributes:
         changed: the server had another version later on.
         refusal: what it said when it did not want to give bytes.
+        missing: number of a byte that did not come, however often it was asked for; None = none, or it came later.
     """
 
     def __init__(self, folder: Path, ask: Ask) -> None:
         self.folder, self.ask, self.changed = folder, ask, False
         self.refusal: RefusedError | None = None
+        self.missing: int | None = None
         # A program may read a file over several connections at once; they share the site's answers.
         self.lock = threading.Lock()
         self.coming: dict[int, _Answer] = {}  # by the number of their next byte
@@ -190,14 +192,17 @@ class Ranges:
                 try:
                     came = self._receive(position, end)
                 except Exception as error:  # of the library that asks: anything
-                    if self.changed or self.refusal:
-                        raise
                     came, problem = False, error
+                if problem and (self.changed or self.refusal):
+                    raise problem
                 if came or begun:  # an answer that breaks off is continued at once
                     continue
                 if not waits:
+                    self.missing = position
                     raise problem or OSError("the connection broke")
                 time.sleep(waits.pop(0))
+            if self.missing is not None and position <= self.missing < position + len(piece):
+                self.missing = None
         return piece
 
     def _runs(self) -> list[tuple[int, int]]:

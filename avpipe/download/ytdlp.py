@@ -240,15 +240,17 @@ def _through(
     answer = _run(request, span, lambda session: _ThroughRelay(session, relay, files, Path(request.kept)))
     for file in files.values():
         file.close()
-    if any(file.changed for file in files.values()):
+    if any(file.changed for file in files.values()) and not any(
+        isinstance(file, Playlist) for file in files.values()
+    ):
         # A site whose servers differ: by one connection to one of them.
         for half in Path(request.folder).glob(f"{NAME}.*"):
             half.unlink()
         os.ftruncate(2, 0)  # the log: what ffmpeg said of the first try does not count
         files.clear()
         return _run(request, span)
-    if any(file.refusal for file in files.values()):
-        return replace(answer, path=None)  # ffmpeg goes on without what it does not get
+    if any(file.changed or file.refusal or file.missing is not None for file in files.values()):
+        return replace(answer, path=None)  # ffmpeg goes on without a piece that it does not get
     return answer
 
 

@@ -404,6 +404,29 @@ def test_kill_9_among_the_pieces_of_a_list_and_none_comes_twice(
     assert outcome.sha256 == undisturbed.sha256
 
 
+def test_a_piece_that_breaks_off_leaves_no_hole_and_the_rest_comes_later(
+    fetcher: Callable[..., YouTubeFetcher],
+    server: Any,
+    video: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    in_pieces(server, video, tmp_path)
+    body = (tmp_path / "0.ts").read_bytes()
+    server.file("/watch/0.ts", body, cut=len(body) // 2)
+    cut, asked = server.answers["/watch/0.ts"], []
+
+    def dying(request: Any) -> None:
+        asked.append(request.headers.get("Range"))
+        cut(request) if len(asked) == 1 else request.close_connection()
+
+    server.answers["/watch/0.ts"] = dying
+    outcome = fetcher().fetch(wanted("a", 5, 15), tmp_path / "clip")
+    assert outcome.status is Status.NETWORK_ERROR, outcome
+    server.file("/watch/0.ts", body)
+    assert fetcher().fetch(wanted("a", 5, 15), tmp_path / "clip").status is Status.PRESENT
+
+
 def test_a_piece_that_is_gone_leaves_no_hole(
     fetcher: Callable[..., YouTubeFetcher], server: Any, video: Path, tmp_path: Path
 ) -> None:

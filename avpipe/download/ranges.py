@@ -117,7 +117,7 @@ class Ranges:
                     self.refusal = RefusedError(response) if response.status >= 400 else None
                     length = response.headers.get("Content-Length")
                     said = {"Content-Length": str(length)} if length else {}
-                    return Reply(response.status, response.reason, said, _body(response))
+                    return Reply(response.status, response.reason, said, self._whole(response, length))
                 self.refusal = None
                 self._begin(response, first)
         assert self.total is not None
@@ -131,6 +131,21 @@ class Ranges:
             "Content-Type": self.kind,
         }
         return Reply(206, "Partial Content", said, self._bytes(first, end))
+
+    def _whole(self, response: Response, length: str | None) -> Generator[bytes]:
+        """An answer without ranges, as it comes."""
+        came = 0
+        try:
+            with contextlib.closing(response):
+                while piece := response.read(_CHUNK):
+                    came += len(piece)
+                    yield piece
+            if length and came < int(length):
+                raise OSError("the connection broke")
+        except Exception:  # of the library that asks: anything
+            self.missing = came
+            raise
+        self.missing = None
 
     def close(self) -> None:
         """Nothing more is wanted of it."""
@@ -153,24 +168,27 @@ class Ranges:
     def _begin(self, response: Response, first: int) -> None:
         """Note which version it is, and whether what lies here is of it; the answer's bytes are still to be read."""
         found = content_range(response.headers)
-        if found is None or found.total is None:
+        if found is None or found.total is None or not found.first == first <= found.last < found.total:
             response.close()
-            raise OSError("the server does not say how long the file is")
-        self.total, self.validator = found.total, validator_of(response.headers) or ""
-        self.kind = response.headers.get("Content-Type") or "application/octet-stream"
-        note = {"total": self.total, "validator": self.validator, "content_type": self.kind}
+            raise OSError(
+                "the server does not say how long the file is, or sent another range than it was asked for"
+            )
+        kind = response.headers.get("Content-Type") or "application/octet-stream"
+        validator = validator_of(response.headers) or ""
+        note = {"total": found.total, "validator": validator, "content_type": kind}
         sample = b""
-        if not self.validator and self._note() == note and found.first == first:
-            sample = _read(response, min(SAMPLE, self.total - first))
-            if sample and sample == self._here(first, len(sample)):
-                response.close()
-                return
-        shutil.rmtree(self.folder, ignore_errors=True)
-        self.folder.mkdir(parents=True)
-        write_json(self.folder / "note.json", note)
-        if sample:
-            (self.folder / str(first)).write_bytes(sample)
-        self._put(first + len(sample), _Answer(response, found.last))
+        if not validator and self._note() == note:
+            sample = _read(response, min(SAMPLE, found.last + 1 - first))
+        if sample and sample == self._here(first, len(sample)):
+            response.close()
+        else:
+            shutil.rmtree(self.folder, ignore_errors=True)
+            self.folder.mkdir(parents=True)
+            write_json(self.folder / "note.json", note)
+            if sample:
+                (self.folder / str(first)).write_bytes(sample)
+            self._put(first + len(sample), _Answer(response, found.last))
+        self.total, self.validator, self.kind = found.total, validator, kind
 
     def _bytes(self, position: int, end: int) -> Generator[bytes]:
         """Those from `position` up to `end`."""
@@ -272,6 +290,7 @@ class Ranges:
             response.status == 206
             and found is not None
             and (found.first, found.total) == (position, self.total)
+            and position <= found.last
             and (validator_of(response.headers) or "") == self.validator
         ):
             return _Answer(response, found.last)
@@ -280,7 +299,7 @@ class Ranges:
             error = RefusedError(response)
             self.refusal = error if response.status < 500 else None
             raise error
-        if found is None or found.first != position:
+        if found is None or not found.first == position <= found.last:
             raise OSError("the server sent another range than it was asked for")
         shutil.rmtree(self.folder, ignore_errors=True)
         self.changed = True
@@ -288,17 +307,18 @@ class Ranges:
 
 
 def _read(response: Response, count: int) -> bytes:
-    """As many bytes as there are, `count` at most."""
+    """So many bytes. Raises OSError, and closes the answer, if fewer come."""
     got = b""
-    while len(got) < count and (piece := response.read(count - len(got))):
-        got += piece
+    try:
+        while len(got) < count:
+            piece = response.read(count - len(got))
+            if not piece:
+                raise OSError("the connection broke")
+            got += piece
+    except Exception:  # as above
+        response.close()
+        raise
     return got
-
-
-def _body(response: Response) -> Generator[bytes]:
-    with contextlib.closing(response):
-        while piece := response.read(_CHUNK):
-            yield piece
 
 
 def _nothing() -> Generator[bytes]:

@@ -18,6 +18,7 @@ import sys
 import threading
 import time
 import urllib.parse
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError
 from dataclasses import asdict, dataclass, replace
@@ -312,6 +313,7 @@ class _ThroughRelay:
     def __init__(self, session: Any, relay: str, files: dict[str, Kept], kept: Path) -> None:
         self.session, self.relay, self.files, self.kept = session, relay, files, kept
         self.placed: dict[tuple[str, str], str] = {}
+        self.numbers: Counter[str] = Counter()
 
     def set_downloader(self, _: Any) -> None:
         """Nothing to set."""
@@ -332,7 +334,7 @@ class _ThroughRelay:
     def _place(self, form: str, headers: Mapping[str, str], url: str, is_list: bool) -> str:
         """Where the relay serves what lies at `url` and belongs to a format; pieces are told apart by their order."""
         if (form, url) not in self.placed:
-            number = sum(name == form for name, _ in self.placed)
+            number, self.numbers[form] = self.numbers[form], self.numbers[form] + 1
             suffix = re.search(r"\.[A-Za-z0-9]{1,5}$", urllib.parse.urlsplit(url).path)  # ffmpeg looks at it
             path = f"/{len(self.placed)}{suffix[0] if suffix else ''}"
             if is_list:

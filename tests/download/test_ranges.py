@@ -160,6 +160,42 @@ def test_without_a_mark_of_the_version_another_file_is_never_mixed_in(
     assert len(brought) == len(set(brought)), "the sample counts as received"
 
 
+def test_a_sample_that_breaks_off_proves_nothing(small: None, tmp_path: Path) -> None:
+    read(Ranges(tmp_path / "kept", Site(version="")), 0, 150)
+    site = Site(BODY[:100] + b"another file" * 77, version="")
+    site.cut = 20
+    ranges = Ranges(tmp_path / "kept", site)
+    with pytest.raises(OSError, match="broke"):
+        ranges.reply(0)
+    assert site.asked[-1][2].closed
+    site.cut = None
+    assert read(ranges, 0, 32) == BODY[:32], "now it is compared"
+    assert len(site.asked) == 2
+
+
+@pytest.mark.parametrize(
+    "content_range", ["bytes 3-9/1024", "bytes 0-1024/1024", "bytes 0-9/*", "", "bytes 9-0/1024"]
+)
+def test_an_answer_that_is_not_the_first_bytes_asked_for_is_an_error(
+    tmp_path: Path, content_range: str
+) -> None:
+    answer = Answer(206, {"Content-Range": content_range}, BODY[:10], None)
+    with pytest.raises(OSError, match="how long the file is, or sent another range"):
+        Ranges(tmp_path / "kept", lambda *_: answer).reply(0)
+    assert answer.closed
+    assert not (tmp_path / "kept").exists()
+
+
+def test_a_body_without_ranges_that_breaks_off_is_an_error(tmp_path: Path) -> None:
+    answers = [Answer(200, {"Content-Length": "1024"}, BODY, cut) for cut in (100, None)]
+    ranges = Ranges(tmp_path / "kept", lambda *_: answers.pop(0))
+    with pytest.raises(OSError, match="broke"):
+        list(ranges.reply(0).body)
+    assert ranges.missing == 100
+    assert b"".join(ranges.reply(0).body) == BODY
+    assert ranges.missing is None
+
+
 def test_a_server_that_marks_versions_now_is_not_held_against_a_sample(small: None, tmp_path: Path) -> None:
     read(Ranges(tmp_path / "kept", Site(version="")), 0, 150)
     site = Site()
@@ -314,10 +350,3 @@ def test_a_later_answer_that_is_not_the_bytes_is_an_error_and_what_came_stays(
         read(Ranges(tmp_path / "kept", lambda *_: broken(Site())), 0, 200)
     assert (tmp_path / "kept" / "0").read_bytes() == BODY[: (tmp_path / "kept" / "0").stat().st_size]
     assert (tmp_path / "kept" / "0").stat().st_size >= 50
-
-
-def test_a_file_of_unknown_length_is_an_error(tmp_path: Path) -> None:
-    answer = Answer(206, {"Content-Range": "bytes 0-9/*"}, BODY[:10], None)
-    with pytest.raises(OSError, match="how long"):
-        Ranges(tmp_path / "kept", lambda *_: answer).reply(0)
-    assert answer.closed

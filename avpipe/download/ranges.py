@@ -5,15 +5,16 @@ Nobody knows beforehand which bytes of a video ffmpeg will read to cut some seco
 """
 
 import contextlib
+import errno
 import json
 import os
 import shutil
 import threading
 import time
 from collections.abc import Callable, Generator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 from avpipe.files import write_json
 from avpipe.http import Headers, content_range, retry_after, validator_of
@@ -23,14 +24,16 @@ PIECE = 1 << 20
 SAMPLE = 1 << 16
 """Bytes that are asked for a second time where a server does not say which version of a file it sends."""
 WAITS = (1.0, 4.0)
-"""Seconds before a piece that did not come is asked for again; after the last of them it has failed."""
+"""Seconds before bytes that did not come are asked for again; after the last of them they are missing."""
 CONNECTIONS = 4
 """Answers that stay open although nobody reads them on: a program often comes back to where it was."""
 _CHUNK = 1 << 14
+_OURS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EROFS)
+"""Errors of this machine's disk: the server need not be asked again."""
 
 
 class Response(Protocol):
-    """What a server answers."""
+    """What a server answers; its body may have been decoded."""
 
     status: int
     reason: str
@@ -43,8 +46,10 @@ class Response(Protocol):
         """No more is wanted."""
 
 
-Ask = Callable[[int, int], Response]
-"""Asks for the bytes from the first to the last, both included; raises whatever the network does."""
+Wanted = tuple[int, int | None] | None
+"""Bytes from the first to the last, which is included, or to the end; None: the whole file, with no word of bytes."""
+Ask = Callable[[Wanted], Response]
+"""Asks a server; raises whatever the network does."""
 
 
 class RefusedError(OSError):
@@ -56,73 +61,137 @@ class RefusedError(OSError):
 
     def __init__(self, response: Response) -> None:
         super().__init__(f"HTTP Error {response.status}: {response.reason}")
-        self.wait = retry_after(response.headers.get("Retry-After"))
+        self.code, self.wait = response.status, retry_after(response.headers.get("Retry-After"))
 
 
 @dataclass(frozen=True)
 class Reply:
-    """What to tell a program that asked for the bytes from one on: an HTTP status, its headers, the body as it comes."""
+    """What to tell a program that asked for a file or some of its bytes: an HTTP status, its headers, the body as it comes."""
 
     status: int
     reason: str
-    headers: Mapping[str, str]
-    body: Generator[bytes]
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: Generator[bytes] = field(default_factory=lambda: once(b""))
+
+
+class Served:
+    """A file that is served as the site's answers come; nothing is kept.
+
+    Args:
+        ask: how it is asked for.
+        group: of which list it is a piece; "" = of none.
+
+    Attributes:
+        missing: number of a byte that did not come; None = none, or it came later.
+        refusal: what the server said when it did not want to give that byte.
+        given: whether some bytes were given to somebody.
+        unfit: the server's answers cannot be put together, for they are of two versions, or not what was asked for.
+    """
+
+    def __init__(self, ask: Ask, group: str = "") -> None:
+        self.ask, self.group = ask, group
+        self.missing: int | None = None
+        self.refusal: RefusedError | None = None
+        self.given, self.unfit = False, False
+
+    def reply(self, first: int | None = None, last: int | None = None) -> Reply:
+        """To a request for the bytes from `first` to `last`, which is included, or to the end; None = for the file."""
+        try:
+            return self._reply(first, last)
+        except Exception:  # of the library that asks: anything
+            self._lacks(first or 0)
+            raise
+
+    def _reply(self, first: int | None, last: int | None) -> Reply:
+        return self._passed(self.ask(None if first is None else (first, last)), first or 0)
+
+    def _passed(self, response: Response, wanted: int) -> Reply:
+        """A server's answer as it comes, to a request for the bytes from `wanted` on."""
+        said, begin, end = {}, 0, None
+        length = None if is_encoded(response) else response.headers.get("Content-Length")
+        if length:
+            said["Content-Length"], end = str(length), int(length)
+        found = content_range(response.headers) if response.status == 206 else None
+        if found is not None:
+            said["Content-Range"] = str(response.headers.get("Content-Range"))
+            begin, end = found.first, None if is_encoded(response) else found.last + 1
+        if response.status >= 400 and response.status != 416:  # that is an answer, and no refusal
+            self._lacks(wanted, RefusedError(response))
+        return Reply(response.status, response.reason, said, self._as_it_comes(response, begin, end))
+
+    def _as_it_comes(self, response: Response, position: int, end: int | None) -> Generator[bytes]:
+        try:
+            with contextlib.closing(response):
+                while piece := response.read(_CHUNK):
+                    if response.status < 400:
+                        self._gives(position, piece)
+                    position += len(piece)
+                    yield piece
+            if end is not None and position < end:
+                raise OSError("the connection broke")
+        except Exception:  # as above
+            self._lacks(position)
+            raise
+
+    def _lacks(self, position: int, refusal: RefusedError | None = None) -> None:
+        self.missing, self.refusal = position, refusal or self.refusal
+
+    def _gives(self, position: int, piece: bytes) -> None:
+        self.given = True
+        if self.missing is not None and position <= self.missing < position + len(piece):
+            self.missing = self.refusal = None
 
 
 @dataclass
 class _Answer:
-    """What a server is sending; the number of the last byte of it."""
+    """What a server is sending; the numbers of its first and last byte."""
 
     response: Response
+    first: int
     last: int
 
 
-class Ranges:
+class Ranges(Served):
     """One version of a file, as far as it has come.
 
     Bytes that came in one run lie in a file that is called as the first of them is numbered; `note.json` says which
-    version they are of. A server that does not send ranges, or an error, is passed on as it is, and nothing is kept. Where a
-    server does not tell versions apart, what came before this process is used if the file still has the same length and type
-    and the same bytes in a sample.
+    version they are of. The file of a server that does not send ranges is passed on as it comes. Where a server does not tell
+    versions apart for certain, by a strong ETag, what came before this process is used if the file still has the same length,
+    type and time, and the same bytes in a sample.
 
     Args:
         folder: of this file alone; it need not exist.
         ask: how bytes are asked for.
-
-    Attributes:
-        changed: the server had another version later on.
-        refusal: what it said when it did not want to give bytes.
-        missing: number of a byte that did not come, however often it was asked for; None = none, or it came later.
+        group: of a piece the server is asked which version it is even if it is here: of a list that is another one now, some
+            pieces may be here and some may not.
     """
 
-    def __init__(self, folder: Path, ask: Ask) -> None:
-        self.folder, self.ask, self.changed = folder, ask, False
-        self.refusal: RefusedError | None = None
-        self.missing: int | None = None
+    def __init__(self, folder: Path, ask: Ask, group: str = "") -> None:
+        super().__init__(ask, group)
+        self.folder = folder
         # A program may read a file over several connections at once; they share the site's answers.
         self.lock = threading.Lock()
         self.coming: dict[int, _Answer] = {}  # by the number of their next byte
+        self.breaks = 0
         self.total: int | None = None
         self.validator, self.kind = "", ""
         note = self._note()
-        if note and note["validator"]:
+        if note and _certain(note["validator"]) and not group:
             self.total, self.validator, self.kind = note["total"], note["validator"], note["content_type"]
 
-    def reply(self, first: int = 0, last: int | None = None) -> Reply:
-        """To a request for the bytes from `first` to `last`, which is included, or to the end."""
+    def _reply(self, first: int | None, last: int | None) -> Reply:
+        begin = first or 0
         with self.lock:
             if self.total is None:
-                response = self.ask(first, first + (SAMPLE if self._note() else PIECE) - 1)
-                if response.status != 206:
-                    self.refusal = RefusedError(response) if response.status >= 400 else None
-                    length = response.headers.get("Content-Length")
-                    said = {"Content-Length": str(length)} if length else {}
-                    return Reply(response.status, response.reason, said, self._whole(response, length))
-                self.refusal = None
-                self._begin(response, first)
+                response = self._begun(begin)
+                if response is not None:
+                    return self._passed(response, begin)
         assert self.total is not None
+        if first is None:
+            said = {"Content-Length": str(self.total), "Accept-Ranges": "bytes", "Content-Type": self.kind}
+            return Reply(200, "OK", said, self._bytes(0, self.total))
         if first >= self.total:
-            return Reply(416, "Range Not Satisfiable", {"Content-Range": f"bytes */{self.total}"}, _nothing())
+            return Reply(416, "Range Not Satisfiable", {"Content-Range": f"bytes */{self.total}"})
         end = self.total if last is None else min(last + 1, self.total)
         said = {
             "Content-Range": f"bytes {first}-{end - 1}/{self.total}",
@@ -131,27 +200,6 @@ class Ranges:
             "Content-Type": self.kind,
         }
         return Reply(206, "Partial Content", said, self._bytes(first, end))
-
-    def _whole(self, response: Response, length: str | None) -> Generator[bytes]:
-        """An answer without ranges, as it comes."""
-        came = 0
-        try:
-            with contextlib.closing(response):
-                while piece := response.read(_CHUNK):
-                    came += len(piece)
-                    yield piece
-            if length and came < int(length):
-                raise OSError("the connection broke")
-        except Exception:  # of the library that asks: anything
-            self.missing = came
-            raise
-        self.missing = None
-
-    def close(self) -> None:
-        """Nothing more is wanted of it."""
-        with self.lock:
-            while self.coming:
-                self.coming.popitem()[1].response.close()
 
     def _note(self) -> dict[str, Any] | None:
         """Which version lies here: total, validator, content_type; None if nobody knows."""
@@ -165,35 +213,48 @@ class Ranges:
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
-    def _begin(self, response: Response, first: int) -> None:
-        """Note which version it is, and whether what lies here is of it; the answer's bytes are still to be read."""
+    def _begun(self, first: int) -> Response | None:
+        """Ask for the first time: note which version it is, and whether what lies here is of it.
+
+        Returns:
+            The answer if it brings no range; else it is read on when its bytes are wanted.
+        """
+        before = self._note()
+        count = PIECE if before is None else 1 if _certain(before["validator"]) else SAMPLE
+        response = self.ask((first, first + count - 1))
+        if response.status not in (206, 416):
+            return response
         found = content_range(response.headers)
-        if found is None or found.total is None or not found.first == first <= found.last < found.total:
-            response.close()
-            raise OSError(
-                "the server does not say how long the file is, or sent another range than it was asked for"
+        if found is None or found.total is None or not _fits(response, first):
+            self._is_unfit(
+                response, "the server does not say how long the file is, or sent what it was not asked for"
             )
         kind = response.headers.get("Content-Type") or "application/octet-stream"
         validator = validator_of(response.headers) or ""
         note = {"total": found.total, "validator": validator, "content_type": kind}
-        sample = b""
-        if not validator and self._note() == note:
-            sample = _read(response, min(SAMPLE, found.last + 1 - first))
-        if sample and sample == self._here(first, len(sample)):
-            response.close()
-        else:
+        same, sample = before == note, b""
+        if same and not _certain(validator):
+            sample = _read(response, found.last + 1 - first)
+            proof = min(SAMPLE, found.total - first)
+            same = len(sample) >= proof and sample == self._here(first, len(sample))
+        if not same:
             shutil.rmtree(self.folder, ignore_errors=True)
             self.folder.mkdir(parents=True)
             write_json(self.folder / "note.json", note)
-            if sample:
-                (self.folder / str(first)).write_bytes(sample)
-            self._put(first + len(sample), _Answer(response, found.last))
+        if sample and not same:
+            self._keep(first, sample)
+        if same and self._here(first, 1):
+            response.close()
+        else:
+            self._put(first + len(sample), _Answer(response, first, found.last))
         self.total, self.validator, self.kind = found.total, validator, kind
+        return None
 
     def _bytes(self, position: int, end: int) -> Generator[bytes]:
         """Those from `position` up to `end`."""
         while position < end:
             piece = self._next(position, end)
+            self._gives(position, piece)
             position += len(piece)
             yield piece
 
@@ -201,26 +262,25 @@ class Ranges:
         """Some bytes from `position` on, not beyond `end`: those that are here, else such as come now and are kept.
 
         Raises:
-            OSError: they do not come, or the server has another version now: then nothing is kept.
+            OSError: they do not come, or the server's answers do not fit together: then nothing is kept.
         """
         with self.lock:
-            waits = [*WAITS]
             while not (piece := self._here(position, min(_CHUNK, end - position))):
-                begun, problem = self._coming_at(position) is not None, None
+                came, problem = False, OSError("the connection broke")
                 try:
                     came = self._receive(position, end)
                 except Exception as error:  # of the library that asks: anything
-                    came, problem = False, error
-                if problem and (self.changed or self.refusal):
-                    raise problem
-                if came or begun:  # an answer that breaks off is continued at once
+                    problem = error if isinstance(error, OSError) else OSError(str(error))
+                if came:
                     continue
-                if not waits:
-                    self.missing = position
-                    raise problem or OSError("the connection broke")
-                time.sleep(waits.pop(0))
-            if self.missing is not None and position <= self.missing < position + len(piece):
-                self.missing = None
+                refusal = problem if isinstance(problem, RefusedError) else None
+                final = self.unfit or problem.errno in _OURS or (refusal and refusal.code < 500)
+                if final or self.breaks == len(WAITS):
+                    self.breaks = 0
+                    self._lacks(position, refusal)
+                    raise problem
+                time.sleep(WAITS[self.breaks])
+                self.breaks += 1
         return piece
 
     def _runs(self) -> list[tuple[int, int]]:
@@ -247,7 +307,8 @@ class Ranges:
         if at is None:
             at, starts = position, [*self.coming, *(first for first, _ in self._runs())]
             later = [start for start in starts if start > position]
-            answer = self._checked(self.ask(position, min(position + PIECE, end, *later) - 1), position)
+            response = self.ask((position, min(position + PIECE, end, *later) - 1))
+            answer = _Answer(response, position, self._checked(response, position))
         else:
             answer = self.coming.pop(at)
         piece = b""
@@ -263,6 +324,8 @@ class Ranges:
 
     def _put(self, position: int, answer: _Answer) -> None:
         """Leave an answer open whose next byte is at `position`, if there is one; close the oldest of too many."""
+        if position > answer.last or position >= answer.first + SAMPLE:
+            self.breaks = 0
         if position > answer.last:
             answer.response.close()
             return
@@ -283,27 +346,50 @@ class Ranges:
             while rest:
                 rest = rest[file.write(rest) or 0 :]
 
-    def _checked(self, response: Response, position: int) -> _Answer:
-        """An answer. Raises OSError unless it brings the bytes from `position` on of the version that is known."""
+    def _checked(self, response: Response, position: int) -> int:
+        """The last byte that an answer brings. Raises OSError unless it brings those from `position` on of the known version."""
+        if response.status >= 400 and response.status != 416:
+            response.close()
+            raise RefusedError(response)
         found = content_range(response.headers)
-        if (
-            response.status == 206
-            and found is not None
-            and (found.first, found.total) == (position, self.total)
-            and position <= found.last
-            and (validator_of(response.headers) or "") == self.validator
-        ):
-            return _Answer(response, found.last)
+        if found is None or not _fits(response, position):
+            self._is_unfit(response, "the server sent what it was not asked for")
+        if found.total != self.total or (validator_of(response.headers) or "") != self.validator:
+            self._is_unfit(response, "the connection broke: the file is another one now")
+        return found.last
+
+    def _is_unfit(self, response: Response, why: str) -> NoReturn:
         response.close()
-        if response.status != 206:
-            error = RefusedError(response)
-            self.refusal = error if response.status < 500 else None
-            raise error
-        if found is None or not found.first == position <= found.last:
-            raise OSError("the server sent another range than it was asked for")
         shutil.rmtree(self.folder, ignore_errors=True)
-        self.changed = True
-        raise OSError("the connection broke: the file is another one now")
+        self.unfit = True
+        raise OSError(why)
+
+
+def once(body: bytes) -> Generator[bytes]:
+    """A body that is here."""
+    yield body
+
+
+def is_encoded(response: Response) -> bool:
+    """Whether the bytes of the body are others than those that the server counts."""
+    return (response.headers.get("Content-Encoding") or "identity").lower() != "identity"
+
+
+def _certain(validator: str) -> bool:
+    """Whether it is of one version only: an ETag is, a time may be that of many."""
+    return validator.startswith('"')
+
+
+def _fits(response: Response, position: int) -> bool:
+    """Whether an answer brings the bytes from `position` on, as they are."""
+    found = content_range(response.headers)
+    return (
+        response.status == 206
+        and found is not None
+        and found.first == position <= found.last
+        and (found.total is None or found.last < found.total)
+        and not is_encoded(response)
+    )
 
 
 def _read(response: Response, count: int) -> bytes:
@@ -315,11 +401,7 @@ def _read(response: Response, count: int) -> bytes:
             if not piece:
                 raise OSError("the connection broke")
             got += piece
-    except Exception:  # as above
+    except Exception:  # of the library that asks: anything
         response.close()
         raise
     return got
-
-
-def _nothing() -> Generator[bytes]:
-    yield from ()

@@ -14,9 +14,9 @@ import struct
 import threading
 import urllib.parse
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Protocol
+from typing import Any
 
-from avpipe.download.ranges import Reply
+from avpipe.download.ranges import Served
 
 CONNECT = 30.0
 """Seconds to connect."""
@@ -26,13 +26,6 @@ READ_AHEAD = 1 << 16
 """Bytes that the system may hold back for a program that is slow to read a file of ours."""
 _CHUNK = 1 << 16
 _LINES = 100
-
-
-class Served(Protocol):
-    """What a file at the relay's own address can do."""
-
-    def reply(self, first: int, last: int | None) -> Reply:
-        """To a request for its bytes from `first` to `last`, which is included, or to its end."""
 
 
 @contextlib.contextmanager
@@ -82,7 +75,12 @@ class _Request(socketserver.StreamRequestHandler):
         except ValueError:
             self.wfile.write(b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n")
             return
-        if method == "GET" and (host, port) == self.server.server_address:
+        if (host, port) == self.server.server_address:
+            if method != "GET":
+                self.wfile.write(
+                    b"HTTP/1.1 405 Method Not Allowed\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
+                )
+                return
             self.connection.settimeout(None)  # as below
             self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, READ_AHEAD)
             self._serve(path, headers)
@@ -111,19 +109,16 @@ class _Request(socketserver.StreamRequestHandler):
         try:
             if path not in self.server.files:
                 raise ValueError(f"no file that is served: {path[:80]!r}")
-            first, last = (int(wanted[1]), int(wanted[2]) if wanted[2] else None) if wanted else (0, None)
+            first, last = (
+                int(each) if each else None for each in (wanted.groups() if wanted else (None, None))
+            )
             reply = self.server.files[path].reply(first, last)
         except Exception as error:  # of the library that asks the server: anything
             self.server.refused.append(str(error))
             self.wfile.write(b"HTTP/1.1 502 Bad Gateway\r\nConnection: close\r\nContent-Length: 0\r\n\r\n")
             return
-        said = dict(reply.headers)
-        status, reason = reply.status, reply.reason
-        if status == 206 and not wanted:
-            status, reason = 200, "OK"
-            del said["Content-Range"]
-        head = [f"HTTP/1.1 {status} {reason}", "Connection: close"]
-        head += [f"{name}: {value}" for name, value in said.items()]
+        head = [f"HTTP/1.1 {reply.status} {reply.reason}", "Connection: close"]
+        head += [f"{name}: {value}" for name, value in reply.headers.items()]
         self.wfile.write("\r\n".join((*head, "\r\n")).encode("latin-1", "replace"))
         with contextlib.closing(reply.body):
             _pass_on(_reader(reply.body, self.server.refused), self.connection)

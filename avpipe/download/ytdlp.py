@@ -19,14 +19,15 @@ import threading
 import time
 import urllib.parse
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
 from avpipe.download.playlist import Playlist
-from avpipe.download.ranges import Ranges
+from avpipe.download.ranges import Ranges, Served, Wanted
 from avpipe.download.relay import relay
 from avpipe.http import is_public, retry_after
 
@@ -50,6 +51,7 @@ MANNERS = (
     "--retry-sleep=extractor:exp=1:30",
     "--socket-timeout=30",
     "--abort-on-error",
+    "--abort-on-unavailable-fragments",
 )
 # Times of an excerpt are those of the source, so that its offset can be read from the file; nothing repairs them.
 EXCERPT = "--downloader-args=ffmpeg_o:-copyts -start_at_zero -fflags +bitexact -nostats -loglevel warning"
@@ -65,13 +67,20 @@ FILES = (
 PROTOCOLS = "http,https,httpproxy,tls,tcp,crypto,data"
 """What ffmpeg may open; files only if yt-dlp's own command names one."""
 _CUT_OFF = re.compile(
-    r"prematurely|partial file|Error during demuxing|Connection (?:reset|timed out)|Input/output error|Failed to open segment"
+    r"prematurely|partial file|Error during demuxing|Connection (?:reset|timed out)|Input/output error"
 )
 """What ffmpeg says, and goes on as if all were well, when a connection breaks."""
 
 
-Kept = Ranges | Playlist
-"""What the relay serves."""
+_SPECIAL = (
+    "extra_param_to_segment_url",
+    "extra_param_to_key_url",
+    "hls_aes",
+    "hls_media_playlist_data",
+    "request_data",
+    "impersonate",
+)
+"""What an extractor says of files that must be asked for in its own way; these do not go through the relay."""
 
 
 @dataclass(frozen=True)
@@ -155,11 +164,12 @@ def ask(request: Request, timeout: float, stopped: threading.Event) -> Answer:
             _wait(process.stdout, timeout, stopped)
             line = process.stdout.readline()
         log.seek(0)
-        said = _last_words(log.read().decode("utf-8", "replace"))
+        words = log.read().decode("utf-8", "replace")
+    said = _last_words(words)
     if not line:
         return Answer(messages=(f"yt-dlp ended with status {process.returncode}", *said))
     answer = Answer(**json.loads(line))
-    if answer.path and any(_CUT_OFF.search(words) for words in said):
+    if answer.path and _CUT_OFF.search(words):
         return Answer(messages=("the connection broke", *said))
     return answer if answer.path else replace(answer, messages=(*answer.messages, *said))
 
@@ -215,7 +225,7 @@ def _end_with_parent() -> None:
 def _bring(request: Request) -> Answer:
     """The excerpt; the whole video if none is wanted, or if the site's server cannot start in the middle."""
     refused: list[str] = []
-    files: dict[str, Kept] = {}
+    files: dict[str, Served] = {}
     with relay(refused, files) as url:
         if request.guarded:
             for name in ("no_proxy", "NO_PROXY"):  # else ffmpeg would go round the relay
@@ -225,50 +235,60 @@ def _bring(request: Request) -> Answer:
             request = replace(request, options=[*request.options, through])
         if request.start or request.end is not None:
             span = (request.start or 0.0, float("inf") if request.end is None else request.end)
-            answer = _through(url, files, request, span)
-            offset = _offset(request.ffmpeg, answer.path) if answer.path else None
-            if answer.path is None or offset is not None:
-                return _told(replace(answer, offset=offset or 0.0), refused, files.values())
+            answer, at = _through(url, files, request, span)
+            if answer.path is None or at is not None:
+                return _told(replace(answer, offset=at[0] if at else 0.0), refused, files)
             Path(answer.path).unlink()
-        return _told(_through(url, files, request, None), refused, files.values())
+        return _told(_through(url, files, request, None)[0], refused, files)
 
 
 def _through(
-    relay: str, files: dict[str, Kept], request: Request, span: tuple[float, float] | None
-) -> Answer:
-    """One run through the relay; another without it where that met different versions of a file."""
-    files.clear()
-    answer = _run(request, span, lambda session: _ThroughRelay(session, relay, files, Path(request.kept)))
-    for file in files.values():
-        file.close()
-    if any(file.changed for file in files.values()) and not any(
-        isinstance(file, Playlist) for file in files.values()
-    ):
-        # A site whose servers differ: by one connection to one of them.
+    relay: str, files: dict[str, Served], request: Request, span: tuple[float, float] | None
+) -> tuple[Answer, tuple[float, float] | None]:
+    """One run through the relay, another that keeps nothing where the site's answers do not fit together.
+
+    Returns:
+        The answer; of an excerpt also where it begins and ends, as `_times`.
+    """
+    for kept in (Path(request.kept), None):
+        files.clear()
+        answer = _run(request, span, partial(_ThroughRelay, relay=relay, files=files, kept=kept))
+        served = list(files.values())
+        if not any(file.unfit for file in served):
+            break
         for half in Path(request.folder).glob(f"{NAME}.*"):
             half.unlink()
         os.ftruncate(2, 0)  # the log: what ffmpeg said of the first try does not count
-        files.clear()
-        return _run(request, span)
-    if any(file.changed or file.refusal or file.missing is not None for file in files.values()):
-        return replace(answer, path=None)  # ffmpeg goes on without a piece that it does not get
-    return answer
+    times = _times(request.ffmpeg, answer.path) if answer.path and span else None
+    reached = times is not None and span is not None and times[1] >= span[1]
+    if any(_is_hole(file, served[place:], reached) for place, file in enumerate(served)):
+        return replace(answer, path=None), None
+    return answer, times
 
 
-def _told(answer: Answer, refused: Sequence[str], files: Iterable[Kept]) -> Answer:
+def _is_hole(file: Served, after: Sequence[Served], reached: bool) -> bool:
+    """Whether a file lacks something that was wanted of it: programs leave out what does not come, and go on.
+
+    It is none if it is a piece that was asked for in advance: nothing of it or of a later one came, and the end was `reached`.
+    """
+    begun = any(other.given for other in after if other.group == file.group)
+    return file.missing is not None and not (file.group and reached and not begun)
+
+
+def _told(answer: Answer, refused: Sequence[str], files: Mapping[str, Served]) -> Answer:
     """The answer; if there is no file, with what the relay met: where a server said no, that first."""
-    refusals = [file.refusal for file in files if file.refusal]
     if answer.path:
         return answer
+    refusals = [file.refusal for file in list(files.values()) if file.refusal]
+    # A site that says stop says it of all it has.
+    refusals.sort(key=lambda refusal: refusal.wait is None and refusal.code != 429)
     wait = next((refusal.wait for refusal in refusals if refusal.wait is not None), answer.wait)
     words = dict.fromkeys((*map(str, refusals), *refused[:WORDS], *answer.messages))
     return replace(answer, messages=tuple(words), wait=wait)
 
 
 def _run(
-    request: Request,
-    span: tuple[float, float] | None,
-    through: Callable[[Any], "_ThroughRelay"] | None = None,
+    request: Request, span: tuple[float, float] | None, through: Callable[[Any], "_ThroughRelay"]
 ) -> Answer:
     """One run of yt-dlp's library; `through` makes what looks at each video before it is downloaded."""
     import yt_dlp
@@ -287,11 +307,12 @@ def _run(
         options["download_ranges"] = yt_dlp.utils.download_range_func(None, [span])
     try:
         with yt_dlp.YoutubeDL(options) as session:
-            if through is not None:
-                session.add_post_processor(through(session), when="before_dl")
+            session.add_post_processor(through(session), when="before_dl")
             session.extract_info(request.url)
     except Exception as error:  # of an extractor that met a page it does not know: anything
         return said.failed(str(error) or repr(error), _wish(error))
+    if said.objections:  # to one of two files, say; yt-dlp goes on with the other
+        return said.failed("", None)
     found = [path for path in Path(request.folder).glob(f"{NAME}.*") if path.suffix not in (".part", ".ytdl")]
     if len(found) != 1:
         return said.failed(f"yt-dlp brought {len(found)} files", None)
@@ -307,13 +328,22 @@ class _ThroughRelay:
         session: yt-dlp's, which asks the site, with its cookies, headers and proxy.
         relay: URL of the relay.
         files: what the relay serves.
-        kept: folder of what has come, a folder in it for each file of each format.
+        kept: folder of what has come, a folder in it for each file of each format; None: nothing is kept.
     """
 
-    def __init__(self, session: Any, relay: str, files: dict[str, Kept], kept: Path) -> None:
-        self.session, self.relay, self.files, self.kept = session, relay, files, kept
+    def __init__(self, session: Any, relay: str, files: dict[str, Served], kept: Path | None) -> None:
+        self.relay, self.files, self.kept = relay, files, kept
         self.placed: dict[tuple[str, str], str] = {}
         self.numbers: Counter[str] = Counter()
+        self.lock = threading.Lock()
+        self.urlopen = session.urlopen
+        session.urlopen = self._urlopen
+
+    def _urlopen(self, asked: Any) -> Any:
+        """The session's own; for the relay without a proxy."""
+        if getattr(asked, "url", "").startswith(f"{self.relay}/"):
+            asked.proxies = {"all": None}
+        return self.urlopen(asked)
 
     def set_downloader(self, _: Any) -> None:
         """Nothing to set."""
@@ -322,52 +352,67 @@ class _ThroughRelay:
         """What is to be deleted (nothing), and the video as it is to be downloaded."""
         for form in info.get("requested_formats") or [info]:
             protocol = form.get("protocol")
-            if protocol in ("http", "https", "m3u8", "m3u8_native"):
+            if protocol in ("http", "https", "m3u8", "m3u8_native") and not any(map(form.get, _SPECIAL)):
                 name, headers = str(form.get("format_id")), form.get("http_headers") or {}
                 form["url"] = self._place(name, headers, form["url"], protocol.startswith("m3u8"))
-                form.pop("hls_media_playlist_data", None)
                 options = form.get("downloader_options") or {}
-                form["downloader_options"] = {**options, "ffmpeg_args": ["-http_proxy", self.relay]}
-                form["http_headers"] = {**headers, "Ytdl-Request-Proxy": "__noproxy__"}
+                own = [*options.get("ffmpeg_args", ()), "-http_proxy", self.relay]
+                form["downloader_options"] = {**options, "ffmpeg_args": own}
         return [], info
 
-    def _place(self, form: str, headers: Mapping[str, str], url: str, is_list: bool) -> str:
-        """Where the relay serves what lies at `url` and belongs to a format; pieces are told apart by their order."""
-        if (form, url) not in self.placed:
-            number, self.numbers[form] = self.numbers[form], self.numbers[form] + 1
-            suffix = re.search(r"\.[A-Za-z0-9]{1,5}$", urllib.parse.urlsplit(url).path)  # ffmpeg looks at it
-            path = f"/{len(self.placed)}{suffix[0] if suffix else ''}"
+    def _place(self, form: str, headers: Mapping[str, str], url: str, is_list: bool, group: str = "") -> str:
+        """Where the relay serves what lies at `url` and belongs to a format, as a piece of its list or not."""
+        with self.lock:
+            if (form, url) in self.placed:
+                return self.placed[form, url]
+            path = f"/{len(self.placed)}{_suffix(url)}"
+            ask = partial(self._ask, url, headers)
             if is_list:
                 self.files[path] = Playlist(
-                    lambda: self._ask(url, headers),
-                    lambda part, lists: self._place(form, headers, part, lists),
+                    ask, lambda part, lists: self._place(form, headers, part, lists, form)
                 )
+            elif self.kept is None:
+                self.files[path] = Served(ask, group)
             else:
-                name = hashlib.sha256(f"{form} {number}".encode()).hexdigest()[:16]
-                self.files[path] = Ranges(
-                    self.kept / name,
-                    lambda first, last: self._ask(url, {**headers, "Range": f"bytes={first}-{last}"}),
-                )
+                last = urllib.parse.urlsplit(url).path.rpartition("/")[2] if group else ""
+                name = hashlib.sha256(f"{form} {self.numbers[form]} {last}".encode()).hexdigest()[:16]
+                self.files[path] = Ranges(self.kept / name, ask, group)
+                self.numbers[form] += 1
             self.placed[form, url] = self.relay + path
-        return self.placed[form, url]
+            return self.placed[form, url]
 
-    def _ask(self, url: str, headers: Mapping[str, str]) -> Any:
+    def _ask(self, url: str, headers: Mapping[str, str], wanted: Wanted) -> Any:
         """The site's answer, also if it says no."""
         from yt_dlp.networking import Request as Asked
         from yt_dlp.networking.exceptions import HTTPError
 
+        sent = {**headers, "Accept-Encoding": "identity"}
+        if wanted:
+            first, last = wanted
+            sent["Range"] = f"bytes={first}-{'' if last is None else last}"
         try:
-            return self.session.urlopen(Asked(url, headers={**headers, "Accept-Encoding": "identity"}))
+            return self.urlopen(Asked(url, headers=sent))
         except HTTPError as error:
             return error.response
 
 
-def _offset(ffmpeg: str, excerpt: str) -> float | None:
-    """Where the file begins, seconds, as ffmpeg sees it; None if there is nothing in it."""
+def _suffix(url: str) -> str:
+    """What ffmpeg tells a piece's kind by: the letters after the last dot, be it in the query."""
+    found = re.search(r"\.[A-Za-z0-9]{1,5}$", url) or re.search(
+        r"\.[A-Za-z0-9]{1,5}$", urllib.parse.urlsplit(url).path
+    )
+    return found[0] if found else ""
+
+
+def _times(ffmpeg: str, excerpt: str) -> tuple[float, float] | None:
+    """Where the file begins and ends, seconds, as ffmpeg sees it; None if there is nothing in it."""
     command = [ffmpeg, "-nostdin", "-hide_banner", "-protocol_whitelist", "file", "-i", f"file:{excerpt}"]
     shown = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False).stderr
-    found = re.search(r"^ *Duration: .*, start: (-?[\d.]+)", shown, re.MULTILINE)
-    return float(found[1]) if found else None
+    found = re.search(r"^ *Duration: (?:(\d+):(\d+):([\d.]+)|N/A), .*start: (-?[\d.]+)", shown, re.MULTILINE)
+    if found is None:
+        return None
+    hours, minutes, seconds = (float(part or 0) for part in found.groups()[:3])
+    return float(found[4]), float(found[4]) + 3600 * hours + 60 * minutes + seconds
 
 
 def _wish(error: BaseException | None) -> float | None:

@@ -23,8 +23,11 @@ all.mp4
 
 #EXTINF:10.0,
 data:video/mp4;base64,AAAA
-#EXTINF:10.0,
+#EXTINF:10.0,a title\u2028of one line
 file:///etc/passwd
+  # a remark
+HTTPS://other.example/a.ts
+http://[x/b.ts
 #EXT-X-ENDLIST
 """
 OURS = "http://127.0.0.1:1"
@@ -56,12 +59,12 @@ def rewritten(body: str) -> tuple[list[str], list[tuple[str, bool]]]:
         return f"{OURS}/{len(placed)}"
 
     site = Site(body.encode())
-    reply = Playlist(lambda: site, place).reply(0)
+    reply = Playlist(lambda _: site, place).reply(0)
     served = b"".join(reply.body)
     assert reply.status == 200
     assert reply.headers == {"Content-Type": module.TYPE, "Content-Length": str(len(served))}
     assert site.closed
-    return served.decode().splitlines(), placed
+    return served.decode().split("\n")[:-1], placed
 
 
 def test_a_list_of_lists_leads_to_lists_of_ours() -> None:
@@ -82,16 +85,18 @@ def test_pieces_keys_and_beginnings_get_places_and_what_is_not_on_the_web_stays_
         ("http://site.example/key?id=\\1", False),
         ("http://site.example/moved/init.mp4", False),
         ("http://site.example/moved/all.mp4", False),
+        ("HTTPS://other.example/a.ts", False),
     ]
     assert f'#EXT-X-KEY:METHOD=AES-128,URI="{OURS}/1",IV=0x01' in lines
     assert f'#EXT-X-MAP:URI="{OURS}/2",BYTERANGE="700@0"' in lines
     assert lines[5:7] == ["#EXT-X-BYTERANGE:1000@700", f"{OURS}/3"]
+    assert lines[-4:-1] == ["# a remark", f"{OURS}/4", "http://[x/b.ts"]
     assert {"data:video/mp4;base64,AAAA", "file:///etc/passwd", "#EXT-X-ENDLIST"} < set(lines)
 
 
 def test_a_refusal_is_passed_on_and_forgotten_when_the_list_comes() -> None:
     answers = [Site(b"", 429), Site(b"#EXTM3U\n")]
-    playlist = Playlist(lambda: answers.pop(0), lambda url, is_list: url)
+    playlist = Playlist(lambda _: answers.pop(0), lambda url, is_list: url)
     reply = playlist.reply(0)
     assert (reply.status, reply.reason, b"".join(reply.body)) == (429, "Words", b"")
     assert playlist.refusal is not None
@@ -104,5 +109,5 @@ def test_a_list_without_an_end_is_an_error(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(module, "LONGEST", 1 << 20)
     site = Site(bytes(2 << 20))
     with pytest.raises(OSError, match="more than 1 MiB"):
-        Playlist(lambda: site, lambda url, is_list: url).reply(0)
+        Playlist(lambda _: site, lambda url, is_list: url).reply(0)
     assert site.closed

@@ -1,7 +1,9 @@
 """Bytes of a file that are asked for in any order, interrupted anywhere: all come right, and none comes twice."""
 
 import contextlib
+import errno
 import json
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from avpipe.download import ranges as module
-from avpipe.download.ranges import Ranges
+from avpipe.download.ranges import Ranges, Served, Wanted
 
 BODY = bytes(range(256)) * 4
 
@@ -42,7 +44,10 @@ class Site:
         self.body, self.version, self.cut = body, version, None
         self.asked: list[tuple[int, int, Answer]] = []
 
-    def __call__(self, first: int, last: int) -> Answer:
+    def __call__(self, wanted: Wanted) -> Answer:
+        assert wanted is not None
+        first, last = wanted
+        assert last is not None
         end = min(last + 1, len(self.body))
         headers = {
             "Content-Range": f"bytes {first}-{end - 1}/{len(self.body)}",
@@ -74,7 +79,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "PIECE", 100)
     monkeypatch.setattr(module, "SAMPLE", 32)
     monkeypatch.setattr(module, "_CHUNK", 16)
-    monkeypatch.setattr(module, "WAITS", ())
+    monkeypatch.setattr(module, "WAITS", (0.0,))
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
@@ -89,14 +94,11 @@ def test_any_bytes_in_any_order_interrupted_anywhere_come_right_and_once(
         count = data.draw(st.integers(1, 400))
         site.cut = data.draw(st.none() | st.integers(0, 150))
         if data.draw(st.booleans()):
-            ranges.close()
             ranges = Ranges(folder, site)  # another process
         with contextlib.suppress(OSError) if site.cut is not None else contextlib.nullcontext():
             assert read(ranges, first, count) == BODY[first : first + count]
     brought = site.brought()
     assert len(brought) == len(set(brought))
-    ranges.close()
-    assert all(answer.closed for _, _, answer in site.asked)
 
 
 def test_no_more_than_a_piece_is_asked_for_ahead_of_need(small: None, tmp_path: Path) -> None:
@@ -123,7 +125,7 @@ def test_bytes_of_two_versions_are_never_mixed(small: None, tmp_path: Path, chan
     ranges = Ranges(tmp_path / "kept", changed)
     with pytest.raises(OSError, match="another one now"):
         read(ranges, 0, len(BODY))
-    assert ranges.changed
+    assert ranges.unfit
     assert read(Ranges(tmp_path / "kept", changed), 0, 2000) == changed.body
 
 
@@ -180,7 +182,7 @@ def test_an_answer_that_is_not_the_first_bytes_asked_for_is_an_error(
     tmp_path: Path, content_range: str
 ) -> None:
     answer = Answer(206, {"Content-Range": content_range}, BODY[:10], None)
-    with pytest.raises(OSError, match="how long the file is, or sent another range"):
+    with pytest.raises(OSError, match="sent what it was not asked for"):
         Ranges(tmp_path / "kept", lambda *_: answer).reply(0)
     assert answer.closed
     assert not (tmp_path / "kept").exists()
@@ -230,18 +232,24 @@ def test_a_piece_is_asked_for_again_and_a_refusal_is_not(
     site = Site()
     troubles = [OSError("reset"), Answer(503, {}, b"", None)]
 
-    def moody(first: int, last: int) -> Answer:
-        if first >= 100 and troubles:
+    def moody(wanted: Wanted) -> Answer:
+        assert wanted is not None
+        if wanted[0] >= 100 and troubles:
             trouble = troubles.pop(0)
             if isinstance(trouble, OSError):
                 raise trouble
             return trouble
-        return site(first, last)
+        return site(wanted)
 
     assert read(Ranges(tmp_path / "kept", moody), 0, 300) == BODY[:300]
     assert slept == [1.0, 4.0]
-    site.cut = 30  # some bytes come each time
+    site.cut = 40  # more than a sample comes each time
     assert read(Ranges(tmp_path / "more", site), 0, 300) == BODY[:300]
+    assert set(slept[2:]) == {1.0}
+    slept.clear()
+    site.cut = 10
+    with pytest.raises(OSError, match="broke"):
+        read(Ranges(tmp_path / "less", site), 0, 300)
     assert slept == [1.0, 4.0]
     site.cut = 0
     with pytest.raises(OSError, match="broke"):
@@ -296,8 +304,8 @@ def test_a_file_that_was_begun_anew_by_another_gets_no_hole(small: None, tmp_pat
     ranges = Ranges(tmp_path / "kept", site)
     read(ranges, 0, 100)
 
-    def interrupted(first: int, last: int) -> Answer:
-        answer = site(first, last)
+    def interrupted(wanted: Wanted) -> Answer:
+        answer = site(wanted)
         (tmp_path / "kept" / "0").unlink()
         return answer
 
@@ -324,29 +332,111 @@ def test_the_end_of_the_file_is_known(tmp_path: Path) -> None:
     assert (reply.status, b"".join(reply.body)) == (416, b"")
 
 
-@pytest.mark.parametrize("status", [200, 403, 404, 416, 429, 500])
+@pytest.mark.parametrize("status", [200, 403, 404, 429, 500])
 def test_an_answer_without_ranges_is_passed_on_and_not_kept(tmp_path: Path, status: int) -> None:
     answer = Answer(status, {"Content-Length": "3"}, b"abc", None)
-    reply = Ranges(tmp_path / "kept", lambda *_: answer).reply(0)
+    ranges = Ranges(tmp_path / "kept", lambda *_: answer)
+    reply = ranges.reply(0)
     assert (reply.status, reply.reason, b"".join(reply.body)) == (status, "Words", b"abc")
     assert reply.headers == {"Content-Length": "3"}
+    assert (ranges.missing, ranges.refusal is not None) == ((None, False) if status == 200 else (0, True))
     assert answer.closed
     assert not (tmp_path / "kept").exists()
 
 
-@pytest.mark.parametrize(
-    ("broken", "words"),
-    [
-        (lambda site: Answer(429, {}, b"", None), "HTTP Error 429: Words"),
-        (lambda site: Answer(200, {}, BODY, None), "HTTP Error 200"),
-        (lambda site: site(0, 9), "another range"),
-    ],
-)
-def test_a_later_answer_that_is_not_the_bytes_is_an_error_and_what_came_stays(
-    small: None, tmp_path: Path, broken: Callable[[Site], Answer], words: str
+def test_a_refusal_in_the_middle_leaves_what_came_and_is_forgotten_when_the_bytes_come(
+    small: None, tmp_path: Path
 ) -> None:
     read(Ranges(tmp_path / "kept", Site()), 0, 50)
-    with pytest.raises(OSError, match=words):
-        read(Ranges(tmp_path / "kept", lambda *_: broken(Site())), 0, 200)
-    assert (tmp_path / "kept" / "0").read_bytes() == BODY[: (tmp_path / "kept" / "0").stat().st_size]
-    assert (tmp_path / "kept" / "0").stat().st_size >= 50
+    answers = [Answer(429, {}, b"", None)]
+    site = Site()
+    ranges = Ranges(tmp_path / "kept", lambda wanted: answers.pop() if answers else site(wanted))
+    with pytest.raises(OSError, match="HTTP Error 429: Words"):
+        read(ranges, 0, 200)
+    assert ranges.missing == (tmp_path / "kept" / "0").stat().st_size >= 50
+    assert ranges.refusal is not None
+    assert read(ranges, 0, 200) == BODY[:200]
+    assert (ranges.missing, ranges.refusal) == (None, None)
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        lambda site: Answer(200, {"Content-Length": "1024"}, BODY, None),
+        lambda site: Answer(416, {"Content-Range": "bytes */1024"}, b"", None),
+        lambda site: site((0, 9)),
+        lambda site: encoded(site((100, 199))),
+    ],
+)
+def test_a_later_answer_that_does_not_fit_ends_it_all(
+    small: None, tmp_path: Path, odd: Callable[[Site], Answer]
+) -> None:
+    ranges = Ranges(tmp_path / "kept", Site())
+    read(ranges, 0, 100)
+    ranges.ask = lambda _: odd(Site())
+    with pytest.raises(OSError, match="sent what it was not asked for"):
+        read(ranges, 0, 200)
+    assert ranges.unfit
+    assert not (tmp_path / "kept").exists()
+
+
+def encoded(answer: Answer) -> Answer:
+    answer.headers = {**answer.headers, "Content-Encoding": "gzip"}
+    return answer
+
+
+def test_a_piece_is_compared_with_the_sites_although_it_is_here(small: None, tmp_path: Path) -> None:
+    read(Ranges(tmp_path / "kept", Site(), "list"), 0, len(BODY))
+    site = Site()
+    assert read(Ranges(tmp_path / "kept", site, "list"), 0, len(BODY)) == BODY
+    assert [(first, last) for first, last, _ in site.asked] == [(0, 0)], "an ETag tells"
+    other = Site(bytes(reversed(BODY)), version='"2"')
+    assert read(Ranges(tmp_path / "kept", other, "list"), 0, len(BODY)) == other.body
+
+
+def test_an_encoded_body_has_no_length(tmp_path: Path) -> None:
+    answer = encoded(Answer(200, {"Content-Length": "3"}, BODY, None))
+    reply = Ranges(tmp_path / "kept", lambda _: answer).reply()
+    assert reply.headers == {}
+    assert b"".join(reply.body) == BODY
+
+
+def test_what_is_passed_on_says_what_did_not_come(tmp_path: Path) -> None:
+    site = Site()
+    served = Served(site)
+    assert b"".join(served.reply(100, 199).body) == BODY[100:200]
+    assert (served.missing, served.given) == (None, True)
+    site.cut = 30
+    with pytest.raises(OSError, match="broke"):
+        list(served.reply(300, 399).body)
+    assert served.missing == 330
+    site.cut = None
+    reply = served.reply(320, 399)
+    assert (reply.status, reply.headers["Content-Range"]) == (206, "bytes 320-399/1024")
+    assert b"".join(reply.body) == BODY[320:400]
+    assert served.missing is None
+    served.ask = dead
+    with pytest.raises(OSError, match="no network"):
+        served.reply(7, 8)
+    assert served.missing == 7
+
+
+def dead(_: Wanted) -> Answer:
+    raise OSError("no network")
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EFBIG])
+def test_a_full_disk_is_told_at_once(
+    small: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    site = Site()
+    ranges = Ranges(tmp_path / "kept", site)
+    monkeypatch.setattr(module, "WAITS", (1000.0,))
+
+    def full(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(ranges, "_keep", full)
+    with pytest.raises(OSError, match=os.strerror(number)):
+        read(ranges, 0, 10)
+    assert len(site.asked) == 1

@@ -5,6 +5,7 @@ import math
 import multiprocessing
 import os
 import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -108,9 +109,8 @@ MANIFEST = """<?xml version="1.0"?>
 <BaseURL>sound.m4a</BaseURL><SegmentBase/></Representation></AdaptationSet></Period></MPD>"""
 
 
-def test_pictures_and_sound_in_two_files_stay_together(
-    fetcher: Callable[..., YouTubeFetcher], server: Any, video: Path, tmp_path: Path
-) -> None:
+def in_two_files(server: Any, video: Path, folder: Path) -> None:
+    """Serve pictures and sound apart, as YouTube does."""
     for name, without in (("pictures.mp4", "-an"), ("sound.m4a", "-vn")):
         command = [
             ffmpeg_binary(),
@@ -121,13 +121,19 @@ def test_pictures_and_sound_in_two_files_stay_together(
             without,
             "-c",
             "copy",
-            str(tmp_path / name),
+            str(folder / name),
         ]
         subprocess.run(command, check=True)
-        server.file(f"/watch/{name}", (tmp_path / name).read_bytes())
+        server.file(f"/watch/{name}", (folder / name).read_bytes())
     server.answers["/watch/a"] = lambda request: request.reply(
         200, MANIFEST.encode(), Content_Type="application/dash+xml"
     )
+
+
+def test_pictures_and_sound_in_two_files_stay_together(
+    fetcher: Callable[..., YouTubeFetcher], server: Any, video: Path, tmp_path: Path
+) -> None:
+    in_two_files(server, video, tmp_path)
     start, end = 13.3, 23.3
     outcome = fetcher().fetch(wanted("a", start, end), tmp_path / "clip")
     assert outcome.status is Status.PRESENT, outcome.reason
@@ -233,16 +239,18 @@ def test_a_clip_from_the_beginning_without_an_end_is_the_whole_video(
     assert outcome.bytes == video.stat().st_size
 
 
+def differing(server: Any, request: Any, body: bytes) -> None:
+    """Answer as one of several servers that do not know of each other's ETags."""
+    server.file("/other", body, version=f'"{len(server.asked)}"')
+    server.answers["/other"](request)
+
+
 def test_a_site_whose_servers_differ_gives_the_excerpt_all_the_same(
     fetcher: Callable[..., YouTubeFetcher], server: Any, video: Path, tmp_path: Path
 ) -> None:
     body = video.read_bytes()
 
-    def differing(request: Any) -> None:
-        server.file("/other", body, version=f'"{len(server.asked)}"')
-        server.answers["/other"](request)
-
-    server.answers["/watch/a"] = differing
+    server.answers["/watch/a"] = lambda request: differing(server, request, body)
     outcome = fetcher().fetch(wanted("a", 13.3, 23.3), tmp_path / "clip")
     assert outcome.status is Status.PRESENT, outcome.reason
     same_clip(tmp_path, outcome, video, 13.3, 23.3)
@@ -399,7 +407,7 @@ def test_kill_9_among_the_pieces_of_a_list_and_none_comes_twice(
     outcome = fetcher().fetch(wanted("a", *interval), tmp_path / "clip")
     assert outcome.status is Status.PRESENT, outcome.reason
     assert len(site.brought) >= sum(sizes) // 2
-    assert site.again() <= 2 * ON_ITS_WAY
+    assert site.again() <= 2 * 2 * ON_ITS_WAY, "two connections, two kills"
     undisturbed = fetcher().fetch(wanted("a", *interval), tmp_path / "undisturbed")
     assert outcome.sha256 == undisturbed.sha256
 
@@ -427,16 +435,119 @@ def test_a_piece_that_breaks_off_leaves_no_hole_and_the_rest_comes_later(
     assert fetcher().fetch(wanted("a", 5, 15), tmp_path / "clip").status is Status.PRESENT
 
 
-def test_a_piece_that_is_gone_leaves_no_hole(
+def gone(request: Any) -> None:
+    request.reply(404)
+
+
+def reset(request: Any) -> None:
+    request.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    request.connection.close()
+
+
+@pytest.mark.parametrize("interval", [(5, 25), (math.nan, math.nan)])
+@pytest.mark.parametrize(
+    ("answer", "status", "words"),
+    [(gone, Status.UNAVAILABLE, "404"), (reset, Status.NETWORK_ERROR, "onnection")],
+)
+def test_a_piece_that_does_not_come_leaves_no_hole(
+    fetcher: Callable[..., YouTubeFetcher],
+    server: Any,
+    video: Path,
+    tmp_path: Path,
+    interval: tuple[float, float],
+    answer: Callable[[Any], None],
+    status: Status,
+    words: str,
+) -> None:
+    in_pieces(server, video, tmp_path, 4)
+    server.answers["/watch/3.ts"] = answer
+    outcome = fetcher().fetch(wanted("a", *interval), tmp_path / "clip")
+    assert outcome.status is status, outcome
+    assert words in outcome.reason
+    assert list(tmp_path.glob("clip*.part")) == []
+
+
+def test_a_piece_after_the_excerpt_that_ffmpeg_asks_for_in_advance_may_be_gone(
     fetcher: Callable[..., YouTubeFetcher], server: Any, video: Path, tmp_path: Path
 ) -> None:
-    in_pieces(server, video, tmp_path)
-    server.answers["/watch/1.ts"] = lambda request: request.reply(404)
-    for interval in ((13, 23), (math.nan, math.nan)):
-        outcome = fetcher().fetch(wanted("a", *interval), tmp_path / "clip")
-        assert outcome.status is Status.UNAVAILABLE, outcome.reason
-        assert "404" in outcome.reason
-    assert list(tmp_path.glob("clip*")) == []
+    in_pieces(server, video, tmp_path, 4)
+    server.answers["/watch/3.ts"] = gone
+    outcome = fetcher().fetch(wanted("a", 2, 7), tmp_path / "clip")
+    assert outcome.status is Status.PRESENT, outcome
+    assert server.count("/watch/3.ts") == 1, "else this shows nothing"
+
+
+@pytest.mark.parametrize("moved", [False, True])
+def test_pieces_of_two_lists_are_never_mixed(
+    fetcher: Callable[..., YouTubeFetcher], server: Any, video: Path, tmp_path: Path, moved: bool
+) -> None:
+    count = in_pieces(server, video, tmp_path, 4)
+    server.answers["/watch/5.ts"] = lambda request: request.reply(503)
+    assert fetcher().fetch(wanted(), tmp_path / "clip").status is Status.NETWORK_ERROR
+    assert list(tmp_path.glob("clip*.ranges/*/0")), "else this shows nothing"
+    bodies = [(tmp_path / f"{number}.ts").read_bytes() for number in range(count)]
+    if moved:  # the list begins one piece later
+        bodies = bodies[1:]
+        serve_list(server, [f"{number}.ts" for number in range(1, count)], 4)
+        server.file("/watch/5.ts", bodies[4], version='"5"')
+    else:  # all pieces are others, of the same length
+        bodies = [body[::-1] for body in bodies]
+        for number, body in enumerate(bodies):
+            server.file(f"/watch/{number}.ts", body, version=f'"new {number}"')
+    outcome = fetcher().fetch(wanted(), tmp_path / "clip")
+    assert outcome.status is Status.PRESENT, outcome
+    assert Path(str(outcome.part)).read_bytes() == b"".join(bodies)
+
+
+def test_a_list_whose_servers_differ_gives_the_video_all_the_same(
+    fetcher: Callable[..., YouTubeFetcher], server: Any, video: Path, tmp_path: Path
+) -> None:
+    in_pieces(server, video, tmp_path, 15)
+    for name in ("0.ts", "1.ts"):
+        body = (tmp_path / name).read_bytes()
+        server.answers[f"/watch/{name}"] = lambda request, body=body: differing(server, request, body)
+    outcome = fetcher().fetch(wanted(), tmp_path / "clip")
+    assert outcome.status is Status.PRESENT, outcome
+    expected = b"".join((tmp_path / name).read_bytes() for name in ("0.ts", "1.ts"))
+    assert Path(str(outcome.part)).read_bytes() == expected
+
+
+def test_a_refusal_in_the_middle_that_was_got_over_does_not_count(
+    fetcher: Callable[..., YouTubeFetcher], server: Any, tmp_path: Path
+) -> None:
+    body = bytes(range(256)) * 5000  # more than one piece
+    server.file("/watch/a", body)
+    page, refusals = server.answers["/watch/a"], [403]
+
+    def moody(request: Any) -> None:
+        late = (request.headers.get("Range") or "").startswith("bytes=1048576")
+        request.reply(refusals.pop()) if late and refusals else page(request)
+
+    server.answers["/watch/a"] = moody
+    outcome = fetcher().fetch(wanted(), tmp_path / "clip")
+    assert refusals == []
+    assert outcome.status is Status.PRESENT, outcome
+    assert Path(str(outcome.part)).read_bytes() == body
+
+
+def test_pictures_that_are_too_large_do_not_leave_the_sound_alone(
+    fetcher: Callable[..., YouTubeFetcher], server: Any, video: Path, tmp_path: Path
+) -> None:
+    in_two_files(server, video, tmp_path)
+    outcome = fetcher(max_bytes=400_000).fetch(wanted(), tmp_path / "clip")
+    assert outcome.status is Status.TOO_LARGE, outcome
+
+
+def test_the_users_proxy_sees_all_that_the_site_does_and_nothing_of_ours(
+    fetcher: Callable[..., YouTubeFetcher], server: Any, video: Path, tmp_path: Path
+) -> None:
+    in_pieces(server, video, tmp_path, 15)
+    for path, answer in list(server.answers.items()):  # it is the proxy, too
+        server.answers[server.url + path] = answer
+    outcome = fetcher(proxy=server.url).fetch(wanted(), tmp_path / "clip")
+    assert outcome.status is Status.PRESENT, outcome
+    names = ("a", "0.ts", "1.ts")
+    assert {path for path, _ in server.asked} == {f"{server.url}/watch/{name}" for name in names}
 
 
 def test_a_page_may_not_lead_into_the_private_network(
@@ -471,27 +582,27 @@ def test_an_excerpt_may_not_be_redirected_into_the_private_network_either(
     assert "127.0.0.2" in outcome.reason
 
 
-PIECES = """#EXTM3U
-#EXT-X-VERSION:3
-#EXT-X-TARGETDURATION:15
-#EXTINF:15.0,
-0.ts
-#EXTINF:15.0,
-1.ts
-#EXT-X-ENDLIST
-"""
-
-
-def in_pieces(server: Any, video: Path, folder: Path) -> None:
-    """Serve the video as a list of pieces, as HLS does."""
-    command = [ffmpeg_binary(), "-v", "error", "-i", str(video), "-c", "copy", "-f", "segment"]
-    command += ["-segment_time", "15", "-segment_format", "mpegts", str(folder / "%d.ts")]
-    subprocess.run(command, check=True)
-    for name in ("0.ts", "1.ts"):
-        server.file(f"/watch/{name}", (folder / name).read_bytes())
+def serve_list(server: Any, names: Sequence[str], seconds: int) -> None:
+    """Serve a list of pieces, as HLS has it."""
+    lines = ["#EXTM3U", "#EXT-X-VERSION:3", f"#EXT-X-TARGETDURATION:{seconds}"]
+    for name in names:
+        lines += [f"#EXTINF:{seconds}.0,", name]
+    body = "\n".join([*lines, "#EXT-X-ENDLIST", ""]).encode()
     server.answers["/watch/a"] = lambda request: request.reply(
-        200, PIECES.encode(), Content_Type="application/vnd.apple.mpegurl"
+        200, body, Content_Type="application/vnd.apple.mpegurl"
     )
+
+
+def in_pieces(server: Any, video: Path, folder: Path, seconds: int = 15) -> int:
+    """Serve the video as a list of pieces, and say how many there are."""
+    command = [ffmpeg_binary(), "-v", "error", "-i", str(video), "-c", "copy", "-f", "segment"]
+    command += ["-segment_time", str(seconds), "-segment_format", "mpegts", str(folder / "%d.ts")]
+    subprocess.run(command, check=True)
+    names = sorted((path.name for path in folder.glob("*.ts")), key=lambda name: int(name[:-3]))
+    for name in names:
+        server.file(f"/watch/{name}", (folder / name).read_bytes(), version=f'"{name}"')
+    serve_list(server, names, seconds)
+    return len(names)
 
 
 def test_a_video_in_pieces_comes_too_through_ffmpegs_own_requests(

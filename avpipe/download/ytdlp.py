@@ -5,7 +5,6 @@ sends; yt-dlp's library inside it, because that takes the URL as data and not as
 """
 
 import contextlib
-import hashlib
 import json
 import os
 import re
@@ -18,7 +17,6 @@ import sys
 import threading
 import time
 import urllib.parse
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError
 from dataclasses import asdict, dataclass, replace
@@ -26,8 +24,8 @@ from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
-from avpipe.download.playlist import Playlist
-from avpipe.download.ranges import Ranges, Served, Wanted
+from avpipe.download.detour import Detour
+from avpipe.download.ranges import Served
 from avpipe.download.relay import relay
 from avpipe.http import is_public, retry_after
 
@@ -70,17 +68,6 @@ _CUT_OFF = re.compile(
     r"prematurely|partial file|Error during demuxing|Connection (?:reset|timed out)|Input/output error"
 )
 """What ffmpeg says, and goes on as if all were well, when a connection breaks."""
-
-
-_SPECIAL = (
-    "extra_param_to_segment_url",
-    "extra_param_to_key_url",
-    "hls_aes",
-    "hls_media_playlist_data",
-    "request_data",
-    "impersonate",
-)
-"""What an extractor says of files that must be asked for in its own way; these do not go through the relay."""
 
 
 @dataclass(frozen=True)
@@ -252,7 +239,7 @@ def _through(
     """
     for kept in (Path(request.kept), None):
         files.clear()
-        answer = _run(request, span, partial(_ThroughRelay, relay=relay, files=files, kept=kept))
+        answer = _run(request, span, partial(Detour, relay=relay, files=files, kept=kept))
         served = list(files.values())
         if not any(file.unfit for file in served):
             break
@@ -287,9 +274,7 @@ def _told(answer: Answer, refused: Sequence[str], files: Mapping[str, Served]) -
     return replace(answer, messages=tuple(words), wait=wait)
 
 
-def _run(
-    request: Request, span: tuple[float, float] | None, through: Callable[[Any], "_ThroughRelay"]
-) -> Answer:
+def _run(request: Request, span: tuple[float, float] | None, through: Callable[[Any], Detour]) -> Answer:
     """One run of yt-dlp's library; `through` makes what looks at each video before it is downloaded."""
     import yt_dlp
 
@@ -317,91 +302,6 @@ def _run(
     if len(found) != 1:
         return said.failed(f"yt-dlp brought {len(found)} files", None)
     return Answer(path=str(found[0]))
-
-
-class _ThroughRelay:
-    """Lets ffmpeg, and yt-dlp itself, ask the relay for a video's files, or for a list of its pieces and for these.
-
-    A post-processor of yt-dlp's, by its methods alone: the library is not imported with this module.
-
-    Args:
-        session: yt-dlp's, which asks the site, with its cookies, headers and proxy.
-        relay: URL of the relay.
-        files: what the relay serves.
-        kept: folder of what has come, a folder in it for each file of each format; None: nothing is kept.
-    """
-
-    def __init__(self, session: Any, relay: str, files: dict[str, Served], kept: Path | None) -> None:
-        self.relay, self.files, self.kept = relay, files, kept
-        self.placed: dict[tuple[str, str], str] = {}
-        self.numbers: Counter[str] = Counter()
-        self.lock = threading.Lock()
-        self.urlopen = session.urlopen
-        session.urlopen = self._urlopen
-
-    def _urlopen(self, asked: Any) -> Any:
-        """The session's own; for the relay without a proxy."""
-        if getattr(asked, "url", "").startswith(f"{self.relay}/"):
-            asked.proxies = {"all": None}
-        return self.urlopen(asked)
-
-    def set_downloader(self, _: Any) -> None:
-        """Nothing to set."""
-
-    def run(self, info: dict[str, Any]) -> tuple[list[str], dict[str, Any]]:
-        """What is to be deleted (nothing), and the video as it is to be downloaded."""
-        for form in info.get("requested_formats") or [info]:
-            protocol = form.get("protocol")
-            if protocol in ("http", "https", "m3u8", "m3u8_native") and not any(map(form.get, _SPECIAL)):
-                name, headers = str(form.get("format_id")), form.get("http_headers") or {}
-                form["url"] = self._place(name, headers, form["url"], protocol.startswith("m3u8"))
-                options = form.get("downloader_options") or {}
-                own = [*options.get("ffmpeg_args", ()), "-http_proxy", self.relay]
-                form["downloader_options"] = {**options, "ffmpeg_args": own}
-        return [], info
-
-    def _place(self, form: str, headers: Mapping[str, str], url: str, is_list: bool, group: str = "") -> str:
-        """Where the relay serves what lies at `url` and belongs to a format, as a piece of its list or not."""
-        with self.lock:
-            if (form, url) in self.placed:
-                return self.placed[form, url]
-            path = f"/{len(self.placed)}{_suffix(url)}"
-            ask = partial(self._ask, url, headers)
-            if is_list:
-                self.files[path] = Playlist(
-                    ask, lambda part, lists: self._place(form, headers, part, lists, form)
-                )
-            elif self.kept is None:
-                self.files[path] = Served(ask, group)
-            else:
-                last = urllib.parse.urlsplit(url).path.rpartition("/")[2] if group else ""
-                name = hashlib.sha256(f"{form} {self.numbers[form]} {last}".encode()).hexdigest()[:16]
-                self.files[path] = Ranges(self.kept / name, ask, group)
-                self.numbers[form] += 1
-            self.placed[form, url] = self.relay + path
-            return self.placed[form, url]
-
-    def _ask(self, url: str, headers: Mapping[str, str], wanted: Wanted) -> Any:
-        """The site's answer, also if it says no."""
-        from yt_dlp.networking import Request as Asked
-        from yt_dlp.networking.exceptions import HTTPError
-
-        sent = {**headers, "Accept-Encoding": "identity"}
-        if wanted:
-            first, last = wanted
-            sent["Range"] = f"bytes={first}-{'' if last is None else last}"
-        try:
-            return self.urlopen(Asked(url, headers=sent))
-        except HTTPError as error:
-            return error.response
-
-
-def _suffix(url: str) -> str:
-    """What ffmpeg tells a piece's kind by: the letters after the last dot, be it in the query."""
-    found = re.search(r"\.[A-Za-z0-9]{1,5}$", url) or re.search(
-        r"\.[A-Za-z0-9]{1,5}$", urllib.parse.urlsplit(url).path
-    )
-    return found[0] if found else ""
 
 
 def _times(ffmpeg: str, excerpt: str) -> tuple[float, float] | None:

@@ -28,11 +28,13 @@ class AnnotationFile:
         url: where it is.
         sha256: of its content; None where it is not known.
         size: bytes, about, for the reader; the largest that is taken is ten times that.
+        lines: how many there are, comments (#) and empty ones left out, of a file whose hash is not known; None = not known.
     """
 
     url: str
     sha256: str | None
     size: int
+    lines: int | None = None
 
 
 _RAW = "https://raw.githubusercontent.com"
@@ -69,10 +71,10 @@ ANNOTATION_FILES: dict[str, dict[str, AnnotationFile]] = {
         "AVVP_eval_audio.pre2024.csv": AnnotationFile(f"{_LLP_FIRST}/AVVP_eval_audio.csv", "249122f65501d8d611c0027a48643798fe622bedee60f7e6224b5a8e3c02f886", 134_360),
     },
     "audioset": {
-        "class_labels_indices.csv": AnnotationFile(f"{_AUDIOSET}/class_labels_indices.csv", None, 14_700),
-        "balanced_train_segments.csv": AnnotationFile(f"{_AUDIOSET}/balanced_train_segments.csv", None, 1_210_000),
-        "eval_segments.csv": AnnotationFile(f"{_AUDIOSET}/eval_segments.csv", None, 1_140_000),
-        "unbalanced_train_segments.csv": AnnotationFile(f"{_AUDIOSET}/unbalanced_train_segments.csv", None, 101_000_000),
+        "class_labels_indices.csv": AnnotationFile(f"{_AUDIOSET}/class_labels_indices.csv", None, 14_700, 528),
+        "balanced_train_segments.csv": AnnotationFile(f"{_AUDIOSET}/balanced_train_segments.csv", None, 1_210_000, 22_160),
+        "eval_segments.csv": AnnotationFile(f"{_AUDIOSET}/eval_segments.csv", None, 1_140_000, 20_371),
+        "unbalanced_train_segments.csv": AnnotationFile(f"{_AUDIOSET}/unbalanced_train_segments.csv", None, 101_000_000, 2_041_789),
     },
     "ucf101": {
         "classInd.txt": AnnotationFile(f"{_UCF}/classInd.txt", "d7abbb76074d04e80c62ad8a61529bb8eec32ef978569601b2890edec3af0359", 1_586),
@@ -145,6 +147,13 @@ def _check(path: Path, file: AnnotationFile) -> str:
         digest = hashlib.file_digest(opened, "sha256").hexdigest()
     size = path.stat().st_size
     if file.sha256 is None:
+        with path.open("rb") as opened:
+            lines = sum(bool(line.strip()) and not line.startswith(b"#") for line in opened)
+        if file.lines not in (None, lines):
+            raise AnnotationFileError(
+                f"{path} is not the published file: it has {lines} lines, expected {file.lines}; move it away and run again to "
+                "download it"
+            )
         return f"hash not known beforehand; this one has SHA-256 {digest}, {size} bytes"
     if digest != file.sha256:
         raise AnnotationFileError(

@@ -63,6 +63,17 @@ def test_of_a_file_without_a_known_hash_its_own_is_told(url: str, tmp_path: Path
     assert f"{len(CONTENT)} bytes" in told
 
 
+def test_of_a_file_without_a_known_hash_the_lines_are_counted(tmp_path: Path) -> None:
+    file = AnnotationFile("http://127.0.0.1:9/eval.csv", None, 100, 2)
+    path, published = tmp_path / "eval.csv", {"audioset": {"eval.csv": file}}
+    path.write_text("# Segments\n# num_segs=2\na, 0.0, 10.0\nb, 0.0, 10.0\n\n")
+    (told,) = fetch_annotations("audioset", tmp_path, published=published).values()
+    assert told.startswith("hash not known beforehand")
+    path.write_text("# Segments\n# num_segs=2\na, 0.0, 10.0\n")
+    with pytest.raises(AnnotationFileError, match=r"is not the published file: it has 1 lines, expected 2"):
+        fetch_annotations("audioset", tmp_path, published=published)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -22,6 +22,8 @@ _SPECIAL = (
     "impersonate",
 )
 """What an extractor says of files that must be asked for in its own way; these do not go through the relay."""
+_MEDIA = "m3u8|ts|mp4|m4s|m4a|m4v|aac|mp3|webm|cmfv|cmfa|vtt"
+"""Suffixes of HLS pieces, of which ffmpeg wants one."""
 
 
 class Detour:
@@ -102,8 +104,8 @@ class Detour:
 
 
 def _suffix(url: str) -> str:
-    """What ffmpeg tells a piece's kind by: the letters after the last dot, be it in the query."""
-    found = re.search(r"\.[A-Za-z0-9]{1,5}$", url) or re.search(
-        r"\.[A-Za-z0-9]{1,5}$", urllib.parse.urlsplit(url).path
-    )
+    """What ffmpeg tells a piece's kind by: the letters after the path's last dot, or after the query's if these are of media."""
+    in_path = re.search(r"\.[A-Za-z0-9]{1,5}$", urllib.parse.urlsplit(url).path)
+    at_end = re.search(rf"\.(?:{_MEDIA})$", url)
+    found = in_path if in_path and re.fullmatch(rf"\.(?:{_MEDIA})", in_path[0]) else at_end or in_path
     return found[0] if found else ""

@@ -30,6 +30,8 @@ CONNECTIONS = 4
 _CHUNK = 1 << 14
 _OURS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EROFS)
 """Errors of this machine's disk: the server need not be asked again."""
+_NO_RANGES = (400, 403, 405, 500, 501)
+"""Answers of servers that do not understand what bytes are asked for; without that they may give the file."""
 
 
 class Response(Protocol):
@@ -82,16 +84,14 @@ class Served:
         group: of which list it is a piece; "" = of none.
 
     Attributes:
-        missing: number of a byte that did not come; None = none, or it came later.
-        refusal: what the server said when it did not want to give that byte.
+        missing: numbers of bytes that did not come, nor later; and what the server said if it did not want to give them.
         given: whether some bytes were given to somebody.
         unfit: the server's answers cannot be put together, for they are of two versions, or not what was asked for.
     """
 
     def __init__(self, ask: Ask, group: str = "") -> None:
         self.ask, self.group = ask, group
-        self.missing: int | None = None
-        self.refusal: RefusedError | None = None
+        self.missing: dict[int, RefusedError | None] = {}
         self.given, self.unfit = False, False
 
     def reply(self, first: int | None = None, last: int | None = None) -> Reply:
@@ -134,12 +134,12 @@ class Served:
             raise
 
     def _lacks(self, position: int, refusal: RefusedError | None = None) -> None:
-        self.missing, self.refusal = position, refusal or self.refusal
+        self.missing[position] = refusal or self.missing.get(position)
 
     def _gives(self, position: int, piece: bytes) -> None:
         self.given = True
-        if self.missing is not None and position <= self.missing < position + len(piece):
-            self.missing = self.refusal = None
+        for lacking in [each for each in self.missing if position <= each < position + len(piece)]:
+            del self.missing[lacking]
 
 
 @dataclass
@@ -183,13 +183,16 @@ class Ranges(Served):
         begin = first or 0
         with self.lock:
             if self.total is None:
-                response = self._begun(begin)
+                response = self._begun(begin, whole=first is None)
+                if first is None and response is not None and response.status in _NO_RANGES:
+                    response.close()
+                    response = self.ask(None)
                 if response is not None:
                     return self._passed(response, begin)
         assert self.total is not None
         if first is None:
             said = {"Content-Length": str(self.total), "Accept-Ranges": "bytes", "Content-Type": self.kind}
-            return Reply(200, "OK", said, self._bytes(0, self.total))
+            return Reply(200, "OK", said, self._bytes(0, self.total, self.total))
         if first >= self.total:
             return Reply(416, "Range Not Satisfiable", {"Content-Range": f"bytes */{self.total}"})
         end = self.total if last is None else min(last + 1, self.total)
@@ -199,7 +202,7 @@ class Ranges(Served):
             "Accept-Ranges": "bytes",
             "Content-Type": self.kind,
         }
-        return Reply(206, "Partial Content", said, self._bytes(first, end))
+        return Reply(206, "Partial Content", said, self._bytes(first, end, PIECE))
 
     def _note(self) -> dict[str, Any] | None:
         """Which version lies here: total, validator, content_type; None if nobody knows."""
@@ -213,15 +216,19 @@ class Ranges(Served):
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
-    def _begun(self, first: int) -> Response | None:
+    def _begun(self, first: int, *, whole: bool) -> Response | None:
         """Ask for the first time: note which version it is, and whether what lies here is of it.
+
+        Args:
+            first: the first byte that is wanted.
+            whole: all after it are, too.
 
         Returns:
             The answer if it brings no range; else it is read on when its bytes are wanted.
         """
         before = self._note()
         count = PIECE if before is None else 1 if _certain(before["validator"]) else SAMPLE
-        response = self.ask((first, first + count - 1))
+        response = self.ask((first, None if whole and before is None else first + count - 1))
         if response.status not in (206, 416):
             return response
         found = content_range(response.headers)
@@ -250,15 +257,15 @@ class Ranges(Served):
         self.total, self.validator, self.kind = found.total, validator, kind
         return None
 
-    def _bytes(self, position: int, end: int) -> Generator[bytes]:
-        """Those from `position` up to `end`."""
+    def _bytes(self, position: int, end: int, most: int) -> Generator[bytes]:
+        """Those from `position` up to `end`, asked for `most` at a time."""
         while position < end:
-            piece = self._next(position, end)
+            piece = self._next(position, end, most)
             self._gives(position, piece)
             position += len(piece)
             yield piece
 
-    def _next(self, position: int, end: int) -> bytes:
+    def _next(self, position: int, end: int, most: int) -> bytes:
         """Some bytes from `position` on, not beyond `end`: those that are here, else such as come now and are kept.
 
         Raises:
@@ -268,7 +275,7 @@ class Ranges(Served):
             while not (piece := self._here(position, min(_CHUNK, end - position))):
                 came, problem = False, OSError("the connection broke")
                 try:
-                    came = self._receive(position, end)
+                    came = self._receive(position, min(position + most, end))
                 except Exception as error:  # of the library that asks: anything
                     problem = error if isinstance(error, OSError) else OSError(str(error))
                 if came:
@@ -307,7 +314,7 @@ class Ranges(Served):
         if at is None:
             at, starts = position, [*self.coming, *(first for first, _ in self._runs())]
             later = [start for start in starts if start > position]
-            response = self.ask((position, min(position + PIECE, end, *later) - 1))
+            response = self.ask((position, min(end, *later) - 1 if later else end - 1))
             answer = _Answer(response, position, self._checked(response, position))
         else:
             answer = self.coming.pop(at)

@@ -259,14 +259,14 @@ def _is_hole(file: Served, after: Sequence[Served], reached: bool) -> bool:
     It is none if it is a piece that was asked for in advance: nothing of it or of a later one came, and the end was `reached`.
     """
     begun = any(other.given for other in after if other.group == file.group)
-    return file.missing is not None and not (file.group and reached and not begun)
+    return bool(file.missing) and not (file.group and reached and not begun)
 
 
 def _told(answer: Answer, refused: Sequence[str], files: Mapping[str, Served]) -> Answer:
     """The answer; if there is no file, with what the relay met: where a server said no, that first."""
     if answer.path:
         return answer
-    refusals = [file.refusal for file in list(files.values()) if file.refusal]
+    refusals = [refusal for file in list(files.values()) for refusal in file.missing.values() if refusal]
     # A site that says stop says it of all it has.
     refusals.sort(key=lambda refusal: refusal.wait is None and refusal.code != 429)
     wait = next((refusal.wait for refusal in refusals if refusal.wait is not None), answer.wait)

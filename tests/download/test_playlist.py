@@ -99,10 +99,11 @@ def test_a_refusal_is_passed_on_and_forgotten_when_the_list_comes() -> None:
     playlist = Playlist(lambda _: answers.pop(0), lambda url, is_list: url)
     reply = playlist.reply(0)
     assert (reply.status, reply.reason, b"".join(reply.body)) == (429, "Words", b"")
-    assert playlist.refusal is not None
-    assert playlist.refusal.wait == 7
+    ((_, refusal),) = playlist.missing.items()
+    assert refusal is not None
+    assert refusal.wait == 7
     assert b"".join(playlist.reply(0, 5).body) == b"#EXTM3U\n"
-    assert playlist.refusal is None
+    assert playlist.missing == {}
 
 
 def test_a_list_without_an_end_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:

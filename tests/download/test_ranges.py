@@ -58,6 +58,11 @@ class Site:
         self.asked.append((first, last, answer))
         return answer
 
+    def whole(self, wanted: Wanted) -> Answer:
+        """As when called, also for all bytes to the end."""
+        assert wanted is not None
+        return self((wanted[0], len(self.body) - 1 if wanted[1] is None else wanted[1]))
+
     def brought(self) -> list[int]:
         """Number of each byte that was read, in order."""
         return [first + place for first, _, answer in self.asked for place in range(answer.place)]
@@ -193,9 +198,9 @@ def test_a_body_without_ranges_that_breaks_off_is_an_error(tmp_path: Path) -> No
     ranges = Ranges(tmp_path / "kept", lambda *_: answers.pop(0))
     with pytest.raises(OSError, match="broke"):
         list(ranges.reply(0).body)
-    assert ranges.missing == 100
+    assert ranges.missing == {100: None}
     assert b"".join(ranges.reply(0).body) == BODY
-    assert ranges.missing is None
+    assert ranges.missing == {}
 
 
 def test_a_server_that_marks_versions_now_is_not_held_against_a_sample(small: None, tmp_path: Path) -> None:
@@ -261,8 +266,9 @@ def test_a_piece_is_asked_for_again_and_a_refusal_is_not(
     with pytest.raises(OSError, match="HTTP Error 429"):
         read(ranges, 0, 300)
     assert slept == []
-    assert ranges.refusal is not None
-    assert ranges.refusal.wait == 70
+    ((_, refusal),) = ranges.missing.items()
+    assert refusal is not None
+    assert refusal.wait == 70
 
 
 def test_a_write_that_is_cut_short_is_finished(
@@ -339,7 +345,8 @@ def test_an_answer_without_ranges_is_passed_on_and_not_kept(tmp_path: Path, stat
     reply = ranges.reply(0)
     assert (reply.status, reply.reason, b"".join(reply.body)) == (status, "Words", b"abc")
     assert reply.headers == {"Content-Length": "3"}
-    assert (ranges.missing, ranges.refusal is not None) == ((None, False) if status == 200 else (0, True))
+    assert [*ranges.missing] == ([] if status == 200 else [0])
+    assert all(ranges.missing.values())
     assert answer.closed
     assert not (tmp_path / "kept").exists()
 
@@ -353,10 +360,11 @@ def test_a_refusal_in_the_middle_leaves_what_came_and_is_forgotten_when_the_byte
     ranges = Ranges(tmp_path / "kept", lambda wanted: answers.pop() if answers else site(wanted))
     with pytest.raises(OSError, match="HTTP Error 429: Words"):
         read(ranges, 0, 200)
-    assert ranges.missing == (tmp_path / "kept" / "0").stat().st_size >= 50
-    assert ranges.refusal is not None
+    ((lacking, refusal),) = ranges.missing.items()
+    assert lacking == (tmp_path / "kept" / "0").stat().st_size >= 50
+    assert refusal is not None
     assert read(ranges, 0, 200) == BODY[:200]
-    assert (ranges.missing, ranges.refusal) == (None, None)
+    assert ranges.missing == {}
 
 
 @pytest.mark.parametrize(
@@ -394,6 +402,42 @@ def test_a_piece_is_compared_with_the_sites_although_it_is_here(small: None, tmp
     assert read(Ranges(tmp_path / "kept", other, "list"), 0, len(BODY)) == other.body
 
 
+def test_a_whole_file_is_asked_for_at_once_and_what_is_left_of_it_too(small: None, tmp_path: Path) -> None:
+    site = Site()
+    site.cut = 20
+    reply = Ranges(tmp_path / "kept", site.whole).reply()
+    with pytest.raises(OSError, match="broke"):
+        b"".join(reply.body)
+    site.asked.clear()
+    site.cut = None
+    reply = Ranges(tmp_path / "kept", site.whole).reply()
+    assert (reply.status, b"".join(reply.body)) == (200, BODY)
+    ((first, last, _),) = site.asked
+    assert first >= 20
+    assert last == len(BODY) - 1
+
+
+@pytest.mark.parametrize("status", [400, 403, 500])
+def test_a_server_that_does_not_understand_ranges_is_asked_for_the_file(tmp_path: Path, status: int) -> None:
+    def old(wanted: Wanted) -> Answer:
+        return (
+            Answer(status, {}, b"", None) if wanted else Answer(200, {"Content-Length": "1024"}, BODY, None)
+        )
+
+    ranges = Ranges(tmp_path / "kept", old)
+    assert b"".join(ranges.reply().body) == BODY
+    assert ranges.missing == {}
+
+
+def test_of_two_places_that_did_not_come_one_may_come(tmp_path: Path) -> None:
+    served = Served(lambda _: Answer(404, {}, b"", None))
+    served.reply(0, 9)
+    served.reply(500, 509)
+    served.ask = Site()
+    b"".join(served.reply(500, 509).body)
+    assert [*served.missing] == [0]
+
+
 def test_an_encoded_body_has_no_length(tmp_path: Path) -> None:
     answer = encoded(Answer(200, {"Content-Length": "3"}, BODY, None))
     reply = Ranges(tmp_path / "kept", lambda _: answer).reply()
@@ -405,20 +449,20 @@ def test_what_is_passed_on_says_what_did_not_come(tmp_path: Path) -> None:
     site = Site()
     served = Served(site)
     assert b"".join(served.reply(100, 199).body) == BODY[100:200]
-    assert (served.missing, served.given) == (None, True)
+    assert (served.missing, served.given) == ({}, True)
     site.cut = 30
     with pytest.raises(OSError, match="broke"):
         list(served.reply(300, 399).body)
-    assert served.missing == 330
+    assert served.missing == {330: None}
     site.cut = None
     reply = served.reply(320, 399)
     assert (reply.status, reply.headers["Content-Range"]) == (206, "bytes 320-399/1024")
     assert b"".join(reply.body) == BODY[320:400]
-    assert served.missing is None
+    assert served.missing == {}
     served.ask = dead
     with pytest.raises(OSError, match="no network"):
         served.reply(7, 8)
-    assert served.missing == 7
+    assert served.missing == {7: None}
 
 
 def dead(_: Wanted) -> Answer:

@@ -51,7 +51,7 @@ class Playlist(Served):
     def _lines(self, text: str, base: str) -> Iterator[str]:
         """Those of the list, with our places for URLs."""
         is_list = False  # whether the next URL is that of a list
-        for line in re.split(r"\r\n|\r|\n", text):
+        for line in re.split(r"\r\n|\r|\n|\0", text):
             words = " ".join(line.strip().splitlines())  # yt-dlp ends lines at more characters than ffmpeg
             if words.startswith("#"):
                 is_list = is_list or words.startswith("#EXT-X-STREAM-INF")

@@ -241,8 +241,8 @@ class Ranges(Served):
         note = {"total": found.total, "validator": validator, "content_type": kind}
         same, sample = before == note, b""
         if same and not _certain(validator):
-            sample = _read(response, found.last + 1 - first)
             proof = min(SAMPLE, found.total - first)
+            sample = _read(response, min(proof, found.last + 1 - first))
             same = len(sample) >= proof and sample == self._here(first, len(sample))
         if not same:
             shutil.rmtree(self.folder, ignore_errors=True)
@@ -286,6 +286,8 @@ class Ranges(Served):
                     self.breaks = 0
                     self._lacks(position, refusal)
                     raise problem
+                while self.coming:  # it may be that the site allows one connection only
+                    self.coming.popitem()[1].response.close()
                 time.sleep(WAITS[self.breaks])
                 self.breaks += 1
         return piece

@@ -16,7 +16,7 @@ import urllib.parse
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from avpipe.download.ranges import Served
+from avpipe.download.ranges import RefusedError, Served
 
 CONNECT = 30.0
 """Seconds to connect."""
@@ -150,7 +150,8 @@ def _reader(pieces: Iterator[bytes], refused: list[str]) -> Callable[[int], byte
         try:
             return next(pieces, b"")
         except Exception as error:  # as above
-            refused.append(str(error))
+            if not isinstance(error, RefusedError):  # the file itself remembers that
+                refused.append(str(error))
             raise OSError(str(error)) from error
 
     return read

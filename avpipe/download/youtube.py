@@ -192,7 +192,8 @@ class YouTubeFetcher:
                 raise OSError(number, everything)
         status = status_of(answer.messages[0])
         reason = shortened(answer.messages[0])
-        if status is Status.NETWORK_ERROR:  # of "ffmpeg exited with code 8", ffmpeg's own words tell more
+        # Of "ffmpeg exited with code 8", ffmpeg's own words tell more; a server that has trouble is not contradicted by them.
+        if status is Status.NETWORK_ERROR and not answer.messages[0].startswith("HTTP Error 5"):
             status, reason = status_of(everything), shortened(everything)
         if status is Status.NO_TOOL:
             reason = shortened("; ".join((reason, *answer.warnings)))

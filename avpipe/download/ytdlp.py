@@ -35,6 +35,8 @@ LOOK = 0.5
 """Seconds after which is looked whether the time is over."""
 WORDS = 4
 """Lines of a log, and warnings, that are kept."""
+ROUNDING = 0.05
+"""Seconds by which the end of an excerpt, as ffmpeg tells it, may be early."""
 NAME = "clip"
 """Files are called that; nothing of the site is in their names."""
 
@@ -247,7 +249,9 @@ def _through(
             half.unlink()
         os.ftruncate(2, 0)  # the log: what ffmpeg said of the first try does not count
     times = _times(request.ffmpeg, answer.path) if answer.path and span else None
-    reached = times is not None and span is not None and times[1] >= span[1]
+    # Of two lists the end of one says nothing of the other.
+    alone = len({file.group for file in served if file.group}) == 1
+    reached = alone and times is not None and span is not None and times[1] >= span[1] - ROUNDING
     if any(_is_hole(file, served[place:], reached) for place, file in enumerate(served)):
         return replace(answer, path=None), None
     return answer, times
@@ -267,8 +271,8 @@ def _told(answer: Answer, refused: Sequence[str], files: Mapping[str, Served]) -
     if answer.path:
         return answer
     refusals = [refusal for file in list(files.values()) for refusal in file.missing.values() if refusal]
-    # A site that says stop says it of all it has.
-    refusals.sort(key=lambda refusal: refusal.wait is None and refusal.code != 429)
+    # A site that says stop says it of all it has; after that what may pass comes first.
+    refusals.sort(key=lambda refusal: (refusal.wait is None and refusal.code != 429, refusal.code < 500))
     wait = next((refusal.wait for refusal in refusals if refusal.wait is not None), answer.wait)
     words = dict.fromkeys((*map(str, refusals), *refused[:WORDS], *answer.messages))
     return replace(answer, messages=tuple(words), wait=wait)

@@ -25,7 +25,7 @@ all.mp4
 data:video/mp4;base64,AAAA
 #EXTINF:10.0,a title\u2028of one line
 file:///etc/passwd
-  # a remark
+  # a remark\0http://other.example/hidden.ts
 HTTPS://other.example/a.ts
 http://[x/b.ts
 #EXT-X-ENDLIST
@@ -85,12 +85,13 @@ def test_pieces_keys_and_beginnings_get_places_and_what_is_not_on_the_web_stays_
         ("http://site.example/key?id=\\1", False),
         ("http://site.example/moved/init.mp4", False),
         ("http://site.example/moved/all.mp4", False),
+        ("http://other.example/hidden.ts", False),
         ("HTTPS://other.example/a.ts", False),
     ]
     assert f'#EXT-X-KEY:METHOD=AES-128,URI="{OURS}/1",IV=0x01' in lines
     assert f'#EXT-X-MAP:URI="{OURS}/2",BYTERANGE="700@0"' in lines
     assert lines[5:7] == ["#EXT-X-BYTERANGE:1000@700", f"{OURS}/3"]
-    assert lines[-4:-1] == ["# a remark", f"{OURS}/4", "http://[x/b.ts"]
+    assert lines[-5:-1] == ["# a remark", f"{OURS}/4", f"{OURS}/5", "http://[x/b.ts"]
     assert {"data:video/mp4;base64,AAAA", "file:///etc/passwd", "#EXT-X-ENDLIST"} < set(lines)
 
 

@@ -477,6 +477,39 @@ def test_a_piece_after_the_excerpt_that_ffmpeg_asks_for_in_advance_may_be_gone(
     assert server.count("/watch/3.ts") == 1, "else this shows nothing"
 
 
+MASTER = """#EXTM3U
+#EXT-X-MEDIA:TYPE=AUDIO,GROUP-ID="g",NAME="n",DEFAULT=YES,AUTOSELECT=YES,URI="sound.m3u8"
+#EXT-X-STREAM-INF:BANDWIDTH=200000,CODECS="avc1.4d400c,mp4a.40.2",RESOLUTION=160x120,AUDIO="g"
+pictures.m3u8
+"""
+
+
+@pytest.mark.parametrize("lost", ["sound", "pictures"])
+def test_of_two_lists_the_one_does_not_hide_the_others_end(
+    fetcher: Callable[..., YouTubeFetcher], server: Any, video: Path, tmp_path: Path, lost: str
+) -> None:
+    for name, without in (("pictures", "-an"), ("sound", "-vn")):
+        (tmp_path / name).mkdir()
+        alone = tmp_path / name / "alone.mp4"
+        command = [ffmpeg_binary(), "-v", "error", "-i", str(video), without, "-c", "copy", str(alone)]
+        subprocess.run(command, check=True)
+        count = in_pieces(server, alone, tmp_path / name, 4)
+        for number in range(count):
+            body = (tmp_path / name / f"{number}.ts").read_bytes()
+            server.file(f"/watch/{name}/{number}.ts", body, version=f'"{name} {number}"')
+        names = [f"{name}/{number}.ts" for number in range(count)]
+        serve_list(server, names, 4)
+        server.answers[f"/watch/{name}.m3u8"] = server.answers["/watch/a"]
+    server.answers["/watch/a"] = lambda request: request.reply(
+        200, MASTER.encode(), Content_Type="application/vnd.apple.mpegurl"
+    )
+    assert fetcher().fetch(wanted("a", 3, 15), tmp_path / "clip").status is Status.PRESENT
+    for number in range(2, 20):
+        server.answers[f"/watch/{lost}/{number}.ts"] = gone
+    outcome = fetcher().fetch(wanted("a", 3, 15), tmp_path / "again")
+    assert outcome.status is Status.UNAVAILABLE, outcome
+
+
 @pytest.mark.parametrize("moved", [False, True])
 def test_pieces_of_two_lists_are_never_mixed(
     fetcher: Callable[..., YouTubeFetcher], server: Any, video: Path, tmp_path: Path, moved: bool

@@ -360,7 +360,7 @@ class Dripping:
         return len(self.brought) - len(set(self.brought))
 
 
-ON_ITS_WAY = 60_000
+ON_ITS_WAY = 100_000
 """Bytes that a process which is killed may have been sent, and not kept."""
 
 

@@ -117,8 +117,8 @@ def fetch_annotations(
     """Download a dataset's own annotation files and check their SHA-256."""
     from avpipe.datasets import annotation_files
 
-    for name, state in annotation_files.fetch_annotations(kind, out, names or ()).items():
-        typer.echo(f"{out / name}: {state}")
+    for path in annotation_files.fetch_annotations(kind, out, names or ()):
+        typer.echo(f"{path}: ok")
 
 
 @datasets.command("freeze")

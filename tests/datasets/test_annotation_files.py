@@ -42,36 +42,17 @@ def url(tmp_path: Path) -> Iterator[str]:
     http.server_close()
 
 
-def table(
-    url: str, sha256: str | None = SHA256, size: int = len(CONTENT)
-) -> dict[str, dict[str, AnnotationFile]]:
+def table(url: str, sha256: str = SHA256, size: int = len(CONTENT)) -> dict[str, dict[str, AnnotationFile]]:
     return {"ave": {"Annotations.txt": AnnotationFile(f"{url}/a.txt", sha256, size)}}
 
 
 def test_a_file_is_fetched_checked_and_kept(url: str, tmp_path: Path) -> None:
     out = tmp_path / "new"
-    assert fetch_annotations("ave", out, published=table(url)) == {"Annotations.txt": "ok"}
+    assert fetch_annotations("ave", out, published=table(url)) == [out / "Annotations.txt"]
     assert (out / "Annotations.txt").read_bytes() == CONTENT
     nowhere = table("http://127.0.0.1:9")
-    assert fetch_annotations("ave", out, ["Annotations.txt"], published=nowhere) == {"Annotations.txt": "ok"}
+    assert fetch_annotations("ave", out, ["Annotations.txt"], published=nowhere) == [out / "Annotations.txt"]
     assert [path.name for path in out.iterdir() if not path.name.startswith(".")] == ["Annotations.txt"]
-
-
-def test_of_a_file_without_a_known_hash_its_own_is_told(url: str, tmp_path: Path) -> None:
-    (told,) = fetch_annotations("ave", tmp_path, published=table(url, None)).values()
-    assert SHA256 in told
-    assert f"{len(CONTENT)} bytes" in told
-
-
-def test_of_a_file_without_a_known_hash_the_lines_are_counted(tmp_path: Path) -> None:
-    file = AnnotationFile("http://127.0.0.1:9/eval.csv", None, 100, 2)
-    path, published = tmp_path / "eval.csv", {"audioset": {"eval.csv": file}}
-    path.write_text("# Segments\n# num_segs=2\na, 0.0, 10.0\nb, 0.0, 10.0\n\n")
-    (told,) = fetch_annotations("audioset", tmp_path, published=published).values()
-    assert told.startswith("hash not known beforehand")
-    path.write_text("# Segments\n# num_segs=2\na, 0.0, 10.0\n")
-    with pytest.raises(AnnotationFileError, match=r"is not the published file: it has 1 lines, expected 2"):
-        fetch_annotations("audioset", tmp_path, published=published)
 
 
 @pytest.mark.parametrize(
@@ -116,7 +97,7 @@ def test_the_table_names_readers_and_plain_files() -> None:
         for name, file in files.items():
             assert "/" not in name
             assert file.url.startswith("https://")
-            assert file.sha256 is None or len(file.sha256) == 64
+            assert len(file.sha256) == 64
 
 
 @pytest.mark.parametrize(("kind", "folder"), [("ave", "ave"), ("llp", "llp"), ("ucf101", "ucf")])

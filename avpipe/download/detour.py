@@ -5,12 +5,12 @@ import re
 import threading
 import urllib.parse
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from avpipe.download.playlist import Playlist
+from avpipe.download.playlist import Playlist, Written
 from avpipe.download.ranges import Ranges, Served, Wanted
 
 _SPECIAL = (
@@ -22,6 +22,9 @@ _SPECIAL = (
     "impersonate",
 )
 """What an extractor says of files that must be asked for in its own way; these do not go through the relay."""
+_FILES = ("http", "https")
+_LISTS = ("m3u8", "m3u8_native")
+"""What yt-dlp calls the ways in which a video comes."""
 _MEDIA = "m3u8|ts|mp4|m4s|m4a|m4v|aac|mp3|webm|cmfv|cmfa|vtt"
 """Suffixes of HLS pieces, of which ffmpeg wants one."""
 
@@ -36,10 +39,18 @@ class Detour:
         relay: URL of the relay.
         files: what the relay serves.
         kept: folder of what has come, a folder in it for each file of each format; None: nothing is kept.
+        begins: tells at which second what lies at a URL begins; None if nobody knows.
     """
 
-    def __init__(self, session: Any, relay: str, files: dict[str, Served], kept: Path | None) -> None:
-        self.relay, self.files, self.kept = relay, files, kept
+    def __init__(
+        self,
+        session: Any,
+        relay: str,
+        files: dict[str, Served],
+        kept: Path | None,
+        begins: Callable[[str], float | None],
+    ) -> None:
+        self.relay, self.files, self.kept, self.begins = relay, files, kept, begins
         self.placed: dict[tuple[str, str], str] = {}
         self.numbers: Counter[str] = Counter()
         self.lock = threading.Lock()
@@ -57,50 +68,120 @@ class Detour:
 
     def run(self, info: dict[str, Any]) -> tuple[list[str], dict[str, Any]]:
         """What is to be deleted (nothing), and the video as it is to be downloaded."""
-        for form in info.get("requested_formats") or [info]:
-            protocol = form.get("protocol")
-            if protocol in ("http", "https", "m3u8", "m3u8_native") and not any(map(form.get, _SPECIAL)):
-                name, headers = str(form.get("format_id")), form.get("http_headers") or {}
-                form["url"] = self._place(name, headers, form["url"], protocol.startswith("m3u8"))
-                options = form.get("downloader_options") or {}
-                own = [*options.get("ffmpeg_args", ()), "-http_proxy", self.relay]
-                form["downloader_options"] = {**options, "ffmpeg_args": own}
+        forms = [form for form in info.get("requested_formats") or [info] if self._is_placed(form)]
+        for form in forms:
+            self._tell_ffmpeg(form, "-http_proxy", self.relay)
+        in_lists = all(form["protocol"] not in _FILES for form in forms)
+        if len(forms) == 2 and in_lists and (info.get("section_start") or info.get("section_end")):
+            self._keep_apart(*forms)
         return [], info
 
-    def _place(self, form: str, headers: Mapping[str, str], url: str, is_list: bool, group: str = "") -> str:
-        """Where the relay serves what lies at `url` and belongs to a format, as a piece of its list or not."""
+    def _is_placed(self, form: dict[str, Any]) -> bool:
+        """Whether the relay serves a format, which then names the places at the relay."""
+        if any(map(form.get, _SPECIAL)):
+            return False
+        protocol, name, headers = form.get("protocol"), _name(form), form.get("http_headers") or {}
+        if protocol in _FILES:
+            form["url"] = self._file(name, headers, form["url"])
+        elif protocol in _LISTS:
+            form["url"] = self._list(name, headers, form["url"])
+        elif protocol == "http_dash_segments" and _has_times(form.get("fragments")):
+            self._pieces(form)
+        else:
+            return False
+        return True
+
+    def _keep_apart(self, pictures: dict[str, Any], sound: dict[str, Any]) -> None:
+        """Make the sound begin as long before or after the pictures as it does there: ffmpeg lets each list begin at 0."""
+        seen, heard = self.begins(pictures["url"]), self.begins(sound["url"])
+        if seen is not None and heard is not None:
+            self._tell_ffmpeg(sound, "-itsoffset", f"{heard - seen:.6f}")
+
+    def _tell_ffmpeg(self, form: dict[str, Any], *arguments: str) -> None:
+        options = form.get("downloader_options") or {}
+        form["downloader_options"] = {**options, "ffmpeg_args": [*options.get("ffmpeg_args", ()), *arguments]}
+
+    def _file(
+        self, form: str, headers: Mapping[str, str], url: str, group: str = "", suffix: str | None = None
+    ) -> str:
+        """Where the relay serves a file of a format, which may be a piece of a list."""
+        ask = partial(self._ask, url, headers)
+        last = urllib.parse.urlsplit(url).path.rpartition("/")[2] if group else ""
+        return self._place(
+            form, url, _suffix(url) if suffix is None else suffix, lambda: self._kept(form, ask, group, last)
+        )
+
+    def _list(self, form: str, headers: Mapping[str, str], url: str) -> str:
+        """Where it serves a list (HLS) that belongs to a format."""
+
+        def place(part: str, is_list: bool) -> str:
+            return self._list(form, headers, part) if is_list else self._file(form, headers, part, form)
+
+        ask = partial(self._ask, url, headers)
+        return self._place(form, url, _suffix(url), lambda: Playlist(ask, place))
+
+    def _pieces(self, form: dict[str, Any]) -> None:
+        """Places for the pieces that a manifest (DASH) names, and a list of them for ffmpeg in the manifest's place."""
+        name, headers = _name(form), form.get("http_headers") or {}
+        suffix = ".mkv" if form.get("ext") == "webm" else ".mp4"  # ffmpeg opens no other in a list
+        pieces = []
+        for piece in form["fragments"]:
+            url = piece.get("url") or urllib.parse.urljoin(form["fragment_base_url"], piece["path"])
+            pieces.append({**piece, "url": self._file(name, headers, url, name, suffix)})
+        times = [(piece["url"], piece.get("duration")) for piece in pieces]
+        place = self._place(name, form["url"], ".m3u8", lambda: Written(times))
+        form.update({"fragments": pieces, "url": place, "manifest_stream_number": 0})
+
+    def _place(self, form: str, url: str, suffix: str, serve: Callable[[], Served]) -> str:
+        """Where the relay serves what lies at `url` and belongs to a format."""
         with self.lock:
-            if (form, url) in self.placed:
-                return self.placed[form, url]
-            path = f"/{len(self.placed)}{_suffix(url)}"
-            ask = partial(self._ask, url, headers)
-            if is_list:
-                self.files[path] = Playlist(
-                    ask, lambda part, lists: self._place(form, headers, part, lists, form)
-                )
-            elif self.kept is None:
-                self.files[path] = Served(ask, group)
-            else:
-                last = urllib.parse.urlsplit(url).path.rpartition("/")[2] if group else ""
-                name = hashlib.sha256(f"{form} {self.numbers[form]} {last}".encode()).hexdigest()[:16]
-                self.files[path] = Ranges(self.kept / name, ask, group)
-                self.numbers[form] += 1
-            self.placed[form, url] = self.relay + path
+            if (form, url) not in self.placed:
+                path = f"/{len(self.placed)}{suffix}"
+                self.files[path] = serve()
+                self.placed[form, url] = self.relay + path
             return self.placed[form, url]
+
+    def _kept(self, form: str, ask: Callable[[Wanted], Any], group: str, last: str) -> Served:
+        """A file of which what comes is kept, if anything is."""
+        if self.kept is None:
+            return Served(ask, group)
+        name = hashlib.sha256(f"{form} {self.numbers[form]} {last}".encode()).hexdigest()[:16]
+        self.numbers[form] += 1
+        return Ranges(self.kept / name, ask, group)
 
     def _ask(self, url: str, headers: Mapping[str, str], wanted: Wanted) -> Any:
         """The site's answer, also if it says no."""
         from yt_dlp.networking import Request as Asked
-        from yt_dlp.networking.exceptions import HTTPError
+        from yt_dlp.networking.exceptions import HTTPError, TransportError
 
         sent = {**headers, "Accept-Encoding": "identity"}
         if wanted:
             first, last = wanted
             sent["Range"] = f"bytes={first}-{'' if last is None else last}"
+
+        def ask() -> Any:
+            try:
+                return self.urlopen(Asked(url, headers=sent))
+            except HTTPError as error:
+                return error.response
+
         try:
-            return self.urlopen(Asked(url, headers=sent))
-        except HTTPError as error:
-            return error.response
+            return ask()
+        except TransportError:  # as of a connection that was kept open, and that the site has closed by now
+            return ask()
+
+
+def _name(form: Mapping[str, Any]) -> str:
+    return str(form.get("format_id"))
+
+
+def _has_times(pieces: Any) -> bool:
+    """Whether these are all pieces of a video, not a stream's that go on, and it is known how long each lasts.
+
+    The first one may be what the others begin with.
+    """
+    listed = isinstance(pieces, Sequence) and not isinstance(pieces, str) and len(pieces) > 1
+    return listed and all(piece.get("duration") for piece in pieces[1:])
 
 
 def _suffix(url: str) -> str:

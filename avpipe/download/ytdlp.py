@@ -241,14 +241,18 @@ def _through(
     """
     for kept in (Path(request.kept), None):
         files.clear()
-        answer = _run(request, span, partial(Detour, relay=relay, files=files, kept=kept))
+        detour = partial(
+            Detour, relay=relay, files=files, kept=kept, begins=partial(_begin, request.ffmpeg, relay)
+        )
+        answer = _run(request, span, detour)
         served = list(files.values())
         if not any(file.unfit for file in served):
             break
         for half in Path(request.folder).glob(f"{NAME}.*"):
             half.unlink()
         os.ftruncate(2, 0)  # the log: what ffmpeg said of the first try does not count
-    times = _times(request.ffmpeg, answer.path) if answer.path and span else None
+    own = ("-protocol_whitelist", "file", "-i", f"file:{answer.path}")
+    times = _times(request.ffmpeg, *own) if answer.path and span else None
     # Of two lists the end of one says nothing of the other.
     alone = len({file.group for file in served if file.group}) == 1
     reached = alone and times is not None and span is not None and times[1] >= span[1] - ROUNDING
@@ -308,9 +312,15 @@ def _run(request: Request, span: tuple[float, float] | None, through: Callable[[
     return Answer(path=str(found[0]))
 
 
-def _times(ffmpeg: str, excerpt: str) -> tuple[float, float] | None:
-    """Where the file begins and ends, seconds, as ffmpeg sees it; None if there is nothing in it."""
-    command = [ffmpeg, "-nostdin", "-hide_banner", "-protocol_whitelist", "file", "-i", f"file:{excerpt}"]
+def _begin(ffmpeg: str, relay: str, url: str) -> float | None:
+    """At which second what the relay serves at a URL begins; None if nobody knows."""
+    times = _times(ffmpeg, "-http_proxy", relay, "-protocol_whitelist", PROTOCOLS, "-i", url)
+    return None if times is None else times[0]
+
+
+def _times(ffmpeg: str, *source: str) -> tuple[float, float] | None:
+    """Where what is told to ffmpeg begins and ends, seconds, as it sees it; None if there is nothing in it."""
+    command = [ffmpeg, "-nostdin", "-hide_banner", *source]
     shown = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False).stderr
     found = re.search(r"^ *Duration: (?:(\d+):(\d+):([\d.]+)|N/A), .*start: (-?[\d.]+)", shown, re.MULTILINE)
     if found is None:

@@ -1,6 +1,7 @@
 """A small web server on the loopback address that plays good and bad servers."""
 
 import contextlib
+import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
@@ -10,6 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from avpipe.download.youtube import YouTubeFetcher
+from avpipe.programs import ffmpeg_binary
+from tests.download.excerpts import SECONDS, source
 
 
 @dataclass
@@ -116,3 +121,21 @@ def server(tmp_path: Path) -> Iterator[Server]:
 def another_server() -> Callable[[], AbstractContextManager[Server]]:
     """Starts further servers."""
     return serve
+
+
+@pytest.fixture(scope="session")
+def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """H.264 and AAC as YouTube has them, a key frame every 4 s; each picture and each moment of sound is another."""
+    path = tmp_path_factory.mktemp("video") / "video.mp4"
+    pictures = f"testsrc2=size=160x120:rate=25:duration={SECONDS}"
+    sound = f"aevalsrc=0.5*sin(2*PI*(200*t+20*t*t)):s=44100:d={SECONDS}"
+    command = [ffmpeg_binary(), "-v", "error", "-f", "lavfi", "-i", pictures, "-f", "lavfi", "-i", sound]
+    command += ["-c:v", "libx264", "-preset", "ultrafast", "-g", "100", "-bf", "2", "-c:a", "aac"]
+    command += ["-movflags", "+faststart", str(path)]
+    subprocess.run(command, check=True)
+    return path
+
+
+@pytest.fixture
+def fetcher(server: Any, tmp_path: Path) -> Callable[..., YouTubeFetcher]:
+    return lambda **options: YouTubeFetcher(source(server, **options), tmp_path / "cache" / "budget")

@@ -1,6 +1,7 @@
 """The way that yt-dlp's downloads take through our relay, so that what has come of a video is kept."""
 
 import hashlib
+import math
 import re
 import threading
 import urllib.parse
@@ -10,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from avpipe.download.playlist import Playlist, Written
+from avpipe.download.playlist import Playlist
 from avpipe.download.ranges import Ranges, Served, Wanted
 
 _SPECIAL = (
@@ -22,9 +23,8 @@ _SPECIAL = (
     "impersonate",
 )
 """What an extractor says of files that must be asked for in its own way; these do not go through the relay."""
-_FILES = ("http", "https")
-_LISTS = ("m3u8", "m3u8_native")
-"""What yt-dlp calls the ways in which a video comes."""
+_CLOSED = re.compile(r"Connection aborted|closed connection")
+"""What is said when a connection that was kept open is used, and the site has closed it by now."""
 _MEDIA = "m3u8|ts|mp4|m4s|m4a|m4v|aac|mp3|webm|cmfv|cmfa|vtt"
 """Suffixes of HLS pieces, of which ffmpeg wants one."""
 
@@ -39,18 +39,10 @@ class Detour:
         relay: URL of the relay.
         files: what the relay serves.
         kept: folder of what has come, a folder in it for each file of each format; None: nothing is kept.
-        begins: tells at which second what lies at a URL begins; None if nobody knows.
     """
 
-    def __init__(
-        self,
-        session: Any,
-        relay: str,
-        files: dict[str, Served],
-        kept: Path | None,
-        begins: Callable[[str], float | None],
-    ) -> None:
-        self.relay, self.files, self.kept, self.begins = relay, files, kept, begins
+    def __init__(self, session: Any, relay: str, files: dict[str, Served], kept: Path | None) -> None:
+        self.relay, self.files, self.kept = relay, files, kept
         self.placed: dict[tuple[str, str], str] = {}
         self.numbers: Counter[str] = Counter()
         self.lock = threading.Lock()
@@ -68,48 +60,35 @@ class Detour:
 
     def run(self, info: dict[str, Any]) -> tuple[list[str], dict[str, Any]]:
         """What is to be deleted (nothing), and the video as it is to be downloaded."""
-        forms = [form for form in info.get("requested_formats") or [info] if self._is_placed(form)]
+        forms = info.get("requested_formats") or [info]
+        section = {name: info.get(name) for name in ("section_start", "section_end")}
         for form in forms:
-            self._tell_ffmpeg(form, "-http_proxy", self.relay)
-        in_lists = all(form["protocol"] not in _FILES for form in forms)
-        if len(forms) == 2 and in_lists and (info.get("section_start") or info.get("section_end")):
-            self._keep_apart(*forms)
+            if any(map(form.get, _SPECIAL)):
+                continue
+            protocol = form.get("protocol")
+            name, headers = str(form.get("format_id")), form.get("http_headers") or {}
+            if protocol in ("http", "https"):
+                form["url"] = self._file(name, headers, form["url"])
+            elif protocol in ("m3u8", "m3u8_native"):
+                form["url"] = self._list(name, headers, form["url"])
+            elif _is_in_pieces(form):
+                self._pieces(name, headers, form, section)
+                continue
+            options = form.get("downloader_options") or {}
+            own = [*options.get("ffmpeg_args", ()), "-http_proxy", self.relay]
+            form["downloader_options"] = {**options, "ffmpeg_args": own}
+        if any(map(_is_in_pieces, forms)):
+            # What is left is the section; told of one, yt-dlp would let ffmpeg read the manifest.
+            for form in forms:
+                form.update(dict.fromkeys(section) if _is_in_pieces(form) else section)
+            info.update(dict.fromkeys(section))
         return [], info
 
-    def _is_placed(self, form: dict[str, Any]) -> bool:
-        """Whether the relay serves a format, which then names the places at the relay."""
-        if any(map(form.get, _SPECIAL)):
-            return False
-        protocol, name, headers = form.get("protocol"), _name(form), form.get("http_headers") or {}
-        if protocol in _FILES:
-            form["url"] = self._file(name, headers, form["url"])
-        elif protocol in _LISTS:
-            form["url"] = self._list(name, headers, form["url"])
-        elif protocol == "http_dash_segments" and _has_times(form.get("fragments")):
-            self._pieces(form)
-        else:
-            return False
-        return True
-
-    def _keep_apart(self, pictures: dict[str, Any], sound: dict[str, Any]) -> None:
-        """Make the sound begin as long before or after the pictures as it does there: ffmpeg lets each list begin at 0."""
-        seen, heard = self.begins(pictures["url"]), self.begins(sound["url"])
-        if seen is not None and heard is not None:
-            self._tell_ffmpeg(sound, "-itsoffset", f"{heard - seen:.6f}")
-
-    def _tell_ffmpeg(self, form: dict[str, Any], *arguments: str) -> None:
-        options = form.get("downloader_options") or {}
-        form["downloader_options"] = {**options, "ffmpeg_args": [*options.get("ffmpeg_args", ()), *arguments]}
-
-    def _file(
-        self, form: str, headers: Mapping[str, str], url: str, group: str = "", suffix: str | None = None
-    ) -> str:
+    def _file(self, form: str, headers: Mapping[str, str], url: str, group: str = "") -> str:
         """Where the relay serves a file of a format, which may be a piece of a list."""
         ask = partial(self._ask, url, headers)
         last = urllib.parse.urlsplit(url).path.rpartition("/")[2] if group else ""
-        return self._place(
-            form, url, _suffix(url) if suffix is None else suffix, lambda: self._kept(form, ask, group, last)
-        )
+        return self._place(form, url, lambda: self._kept(form, ask, group, last))
 
     def _list(self, form: str, headers: Mapping[str, str], url: str) -> str:
         """Where it serves a list (HLS) that belongs to a format."""
@@ -118,25 +97,24 @@ class Detour:
             return self._list(form, headers, part) if is_list else self._file(form, headers, part, form)
 
         ask = partial(self._ask, url, headers)
-        return self._place(form, url, _suffix(url), lambda: Playlist(ask, place))
+        return self._place(form, url, lambda: Playlist(ask, place))
 
-    def _pieces(self, form: dict[str, Any]) -> None:
-        """Places for the pieces that a manifest (DASH) names, and a list of them for ffmpeg in the manifest's place."""
-        name, headers = _name(form), form.get("http_headers") or {}
-        suffix = ".mkv" if form.get("ext") == "webm" else ".mp4"  # ffmpeg opens no other in a list
-        pieces = []
-        for piece in form["fragments"]:
-            url = piece.get("url") or urllib.parse.urljoin(form["fragment_base_url"], piece["path"])
-            pieces.append({**piece, "url": self._file(name, headers, url, name, suffix)})
-        times = [(piece["url"], piece.get("duration")) for piece in pieces]
-        place = self._place(name, form["url"], ".m3u8", lambda: Written(times))
-        form.update({"fragments": pieces, "url": place, "manifest_stream_number": 0})
+    def _pieces(
+        self, name: str, headers: Mapping[str, str], form: dict[str, Any], section: Mapping[str, float | None]
+    ) -> None:
+        """Leave of the pieces that a manifest (DASH) names those of a section, and tell where the relay serves them."""
+        pieces = _within(form["fragments"], section["section_start"] or 0, section["section_end"] or math.inf)
+        urls = [_url(piece, form) for piece in pieces]
+        form["fragments"] = [
+            {**piece, "url": self._file(name, headers, url, name)}
+            for piece, url in zip(pieces, urls, strict=True)
+        ]
 
-    def _place(self, form: str, url: str, suffix: str, serve: Callable[[], Served]) -> str:
+    def _place(self, form: str, url: str, serve: Callable[[], Served]) -> str:
         """Where the relay serves what lies at `url` and belongs to a format."""
         with self.lock:
             if (form, url) not in self.placed:
-                path = f"/{len(self.placed)}{suffix}"
+                path = f"/{len(self.placed)}{_suffix(url)}"
                 self.files[path] = serve()
                 self.placed[form, url] = self.relay + path
             return self.placed[form, url]
@@ -167,21 +145,35 @@ class Detour:
 
         try:
             return ask()
-        except TransportError:  # as of a connection that was kept open, and that the site has closed by now
+        except TransportError as error:
+            if not _CLOSED.search(str(error)):
+                raise
             return ask()
 
 
-def _name(form: Mapping[str, Any]) -> str:
-    return str(form.get("format_id"))
+def _is_in_pieces(form: Mapping[str, Any]) -> bool:
+    """Whether a manifest (DASH) names all pieces of a format, each of them a file: of parts of files yt-dlp loses which."""
+    pieces = form.get("fragments")
+    if form.get("protocol") != "http_dash_segments" or not isinstance(pieces, list):
+        return False
+    return len({_url(piece, form) for piece in pieces}) == len(pieces) and not any(map(form.get, _SPECIAL))
 
 
-def _has_times(pieces: Any) -> bool:
-    """Whether these are all pieces of a video, not a stream's that go on, and it is known how long each lasts.
+def _url(piece: Mapping[str, Any], form: Mapping[str, Any]) -> str:
+    return str(piece.get("url") or urllib.parse.urljoin(form["fragment_base_url"], piece["path"]))
 
-    The first one may be what the others begin with.
-    """
-    listed = isinstance(pieces, Sequence) and not isinstance(pieces, str) and len(pieces) > 1
-    return listed and all(piece.get("duration") for piece in pieces[1:])
+
+def _within(pieces: Sequence[dict[str, Any]], start: float, end: float) -> Sequence[dict[str, Any]]:
+    """The pieces that hold something of the seconds from `start` to `end`, and what they all begin with; all if times are missing."""
+    if not all(piece.get("duration") for piece in pieces[1:]):
+        return pieces
+    kept, at = [], 0.0
+    for piece in pieces:
+        seconds = piece.get("duration") or 0.0
+        if not seconds or (at < end and at + seconds > start):
+            kept.append(piece)
+        at += seconds
+    return kept
 
 
 def _suffix(url: str) -> str:

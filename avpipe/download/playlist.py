@@ -1,15 +1,14 @@
-"""Lists of pieces (HLS) whose pieces are to come from elsewhere than they say.
+"""A list of pieces (HLS) whose pieces are to come from elsewhere than it says.
 
 A program that reads such a list asks for the pieces by itself. Here the list is read first, and gives its own places to the
 pieces, where those that have come are kept (`avpipe.download.ranges`).
 """
 
 import contextlib
-import math
 import re
 import urllib.parse
-from collections.abc import Callable, Iterator, Sequence
-from typing import NoReturn, Protocol
+from collections.abc import Callable, Iterator
+from typing import Protocol
 
 from avpipe.download.ranges import Reply, Response, Served, Wanted, once
 
@@ -47,7 +46,7 @@ class Playlist(Served):
             text = b"".join(_limited(response)).decode("utf-8", "replace")
             body = "".join(self._lines(text, response.url)).encode()
         self._gives(0, body)
-        return _list(body)
+        return Reply(200, "OK", {"Content-Type": TYPE, "Content-Length": str(len(body))}, once(body))
 
     def _lines(self, text: str, base: str) -> Iterator[str]:
         """Those of the list, with our places for URLs."""
@@ -73,34 +72,6 @@ class Playlist(Served):
         except ValueError:
             return url
         return self.place(full, is_list) if full.lower().startswith(("http://", "https://")) else url
-
-
-class Written(Served):
-    """A list that no server has, of the pieces that a manifest of another kind (DASH) names.
-
-    Args:
-        pieces: URL, which must not hold line breaks or quotes, and seconds of each. The first one may be without
-            seconds: then it is what all others begin with.
-    """
-
-    def __init__(self, pieces: Sequence[tuple[str, float | None]]) -> None:
-        super().__init__(_nobody)
-        longest = max(seconds or 0 for _, seconds in pieces)
-        lines = ["#EXTM3U", "#EXT-X-VERSION:7", f"#EXT-X-TARGETDURATION:{math.ceil(longest)}"]
-        for url, seconds in pieces:
-            lines += [f'#EXT-X-MAP:URI="{url}"'] if seconds is None else [f"#EXTINF:{seconds:.6f},", url]
-        self.body = "\n".join([*lines, "#EXT-X-ENDLIST", ""]).encode()
-
-    def _reply(self, first: int | None, last: int | None) -> Reply:
-        return _list(self.body)
-
-
-def _nobody(_: Wanted) -> NoReturn:
-    raise OSError("there is no server to ask")
-
-
-def _list(body: bytes) -> Reply:
-    return Reply(200, "OK", {"Content-Type": TYPE, "Content-Length": str(len(body))}, once(body))
 
 
 def _limited(response: Response) -> Iterator[bytes]:

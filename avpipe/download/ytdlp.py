@@ -6,6 +6,7 @@ sends; yt-dlp's library inside it, because that takes the URL as data and not as
 
 import contextlib
 import json
+import math
 import os
 import re
 import resource
@@ -22,7 +23,7 @@ from concurrent.futures import CancelledError
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 from avpipe.download.detour import Detour
 from avpipe.download.ranges import Served
@@ -36,7 +37,9 @@ LOOK = 0.5
 WORDS = 4
 """Lines of a log, and warnings, that are kept."""
 ROUNDING = 0.05
-"""Seconds by which the end of an excerpt, as ffmpeg tells it, may be early."""
+"""Seconds by which the end of an excerpt, as the file tells it, may be early."""
+LATE = 0.5
+"""Seconds by which pictures or sound of an excerpt may begin late; a video's own may, and more is got from the whole video."""
 NAME = "clip"
 """Files are called that; nothing of the site is in their names."""
 
@@ -53,6 +56,8 @@ MANNERS = (
     "--abort-on-error",
     "--abort-on-unavailable-fragments",
 )
+# Else pictures and sound that begin apart would each begin at 0.
+MERGER = "--postprocessor-args=Merger+ffmpeg_o:-copyts"
 # Times of an excerpt are those of the source, so that its offset can be read from the file; nothing repairs them.
 EXCERPT = "--downloader-args=ffmpeg_o:-copyts -start_at_zero -fflags +bitexact -nostats -loglevel warning"
 FILES = (
@@ -226,39 +231,34 @@ def _bring(request: Request) -> Answer:
             span = (request.start or 0.0, float("inf") if request.end is None else request.end)
             answer, at = _through(url, files, request, span)
             if answer.path is None or at is not None:
-                return _told(replace(answer, offset=at[0] if at else 0.0), refused, files)
+                return _told(replace(answer, offset=at or 0.0), refused, files)
             Path(answer.path).unlink()
         return _told(_through(url, files, request, None)[0], refused, files)
 
 
 def _through(
     relay: str, files: dict[str, Served], request: Request, span: tuple[float, float] | None
-) -> tuple[Answer, tuple[float, float] | None]:
+) -> tuple[Answer, float | None]:
     """One run through the relay, another that keeps nothing where the site's answers do not fit together.
 
     Returns:
-        The answer; of an excerpt also where it begins and ends, as `_times`.
+        The answer; of an excerpt also the second of the video at which the file begins, None if that is too late.
     """
     for kept in (Path(request.kept), None):
         files.clear()
-        detour = partial(
-            Detour, relay=relay, files=files, kept=kept, begins=partial(_begin, request.ffmpeg, relay)
-        )
-        answer = _run(request, span, detour)
+        answer = _run(request, span, partial(Detour, relay=relay, files=files, kept=kept))
         served = list(files.values())
         if not any(file.unfit for file in served):
             break
         for half in Path(request.folder).glob(f"{NAME}.*"):
             half.unlink()
         os.ftruncate(2, 0)  # the log: what ffmpeg said of the first try does not count
-    own = ("-protocol_whitelist", "file", "-i", f"file:{answer.path}")
-    times = _times(request.ffmpeg, *own) if answer.path and span else None
-    # Of two lists the end of one says nothing of the other.
-    alone = len({file.group for file in served if file.group}) == 1
-    reached = alone and times is not None and span is not None and times[1] >= span[1] - ROUNDING
+    times = _times(answer.path) if answer.path and span else None
+    reached = times is not None and span is not None and times.end >= span[1] - ROUNDING
     if any(_is_hole(file, served[place:], reached) for place, file in enumerate(served)):
         return replace(answer, path=None), None
-    return answer, times
+    begun = times is not None and span is not None and times.begin <= span[0] + LATE
+    return answer, times.start if times and begun else None
 
 
 def _is_hole(file: Served, after: Sequence[Served], reached: bool) -> bool:
@@ -287,7 +287,7 @@ def _run(request: Request, span: tuple[float, float] | None, through: Callable[[
     import yt_dlp
 
     said = _Said()
-    options = yt_dlp.parse_options([*FILES, *MANNERS, EXCERPT, *request.options]).ydl_opts
+    options = yt_dlp.parse_options([*FILES, *MANNERS, MERGER, EXCERPT, *request.options]).ydl_opts
     options |= {
         "logger": said,
         "allowed_extractors": list(request.extractors),
@@ -312,21 +312,39 @@ def _run(request: Request, span: tuple[float, float] | None, through: Callable[[
     return Answer(path=str(found[0]))
 
 
-def _begin(ffmpeg: str, relay: str, url: str) -> float | None:
-    """At which second what the relay serves at a URL begins; None if nobody knows."""
-    times = _times(ffmpeg, "-http_proxy", relay, "-protocol_whitelist", PROTOCOLS, "-i", url)
-    return None if times is None else times[0]
+class _Times(NamedTuple):
+    """Seconds: where a file starts, by the latest the first of its streams' begins, and at the earliest ends."""
+
+    start: float
+    begin: float
+    end: float
 
 
-def _times(ffmpeg: str, *source: str) -> tuple[float, float] | None:
-    """Where what is told to ffmpeg begins and ends, seconds, as it sees it; None if there is nothing in it."""
-    command = [ffmpeg, "-nostdin", "-hide_banner", *source]
-    shown = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False).stderr
-    found = re.search(r"^ *Duration: (?:(\d+):(\d+):([\d.]+)|N/A), .*start: (-?[\d.]+)", shown, re.MULTILINE)
-    if found is None:
+def _times(excerpt: str) -> _Times | None:
+    """When the file's pictures and sound begin and end; None if there are none, or one of them is empty."""
+    import av
+
+    try:
+        with av.open(
+            f"file:{excerpt}", metadata_errors="replace", options={"protocol_whitelist": "file"}
+        ) as file:
+            spans: dict[int, tuple[float, float]] = {
+                stream.index: (math.inf, -math.inf) for stream in (*file.streams.video, *file.streams.audio)
+            }
+            for packet in file.demux():
+                if packet.pts is not None and packet.time_base and packet.stream.index in spans:
+                    begin, end = (
+                        float(packet.pts * packet.time_base),
+                        float((packet.pts + (packet.duration or 0)) * packet.time_base),
+                    )
+                    first, last = spans[packet.stream.index]
+                    spans[packet.stream.index] = min(first, begin), max(last, end)
+            start = (file.start_time or 0) / av.time_base
+    except (av.FFmpegError, ValueError):
         return None
-    hours, minutes, seconds = (float(part or 0) for part in found.groups()[:3])
-    return float(found[4]), float(found[4]) + 3600 * hours + 60 * minutes + seconds
+    if not spans or math.inf in (first for first, _ in spans.values()):
+        return None
+    return _Times(start, max(first for first, _ in spans.values()), min(last for _, last in spans.values()))
 
 
 def _wish(error: BaseException | None) -> float | None:

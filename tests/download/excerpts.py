@@ -80,9 +80,7 @@ def in_two_files(server: Any, video: Path, folder: Path) -> None:
         ]
         subprocess.run(command, check=True)
         server.file(f"/watch/{name}", (folder / name).read_bytes())
-    server.answers["/watch/a"] = lambda request: request.reply(
-        200, MANIFEST.encode(), Content_Type="application/dash+xml"
-    )
+    serve_manifest(server, MANIFEST)
 
 
 def differing(server: Any, request: Any, body: bytes) -> None:
@@ -203,17 +201,37 @@ def in_two_lists(server: Any, video: Path, folder: Path) -> dict[str, list[str]]
     return {name: sorted(path.name for path in folder.glob(f"{name}*.ts")) for name in ("pictures", "sound")}
 
 
-def in_a_manifest(server: Any, video: Path, folder: Path, *arguments: str) -> list[str]:
+def in_a_manifest(
+    server: Any, video: Path, folder: Path, *arguments: str, change: Callable[[str], str] = str
+) -> list[str]:
     """Serve the video as a manifest (DASH) of pieces of four seconds, pictures and sound apart; gives the pieces' names."""
     folder.mkdir()
     command = [ffmpeg_binary(), "-v", "error", "-i", str(video), *(arguments or ("-c", "copy")), "-f", "dash"]
     subprocess.run([*command, "-seg_duration", "4", str(folder / "a.mpd")], check=True)
-    manifest = (folder / "a.mpd").read_bytes()
-    server.answers["/watch/a"] = lambda request: request.reply(
-        200, manifest, Content_Type="application/dash+xml"
-    )
+    serve_manifest(server, change((folder / "a.mpd").read_text()))
     (folder / "a.mpd").unlink()
     return _serve_folder(server, folder)
+
+
+def serve_manifest(server: Any, manifest: str) -> None:
+    server.answers["/watch/a"] = lambda request: request.reply(
+        200, manifest.encode(), Content_Type="application/dash+xml"
+    )
+
+
+def in_pieces_of_both(server: Any, video: Path, folder: Path) -> None:
+    """Serve the video as a manifest (DASH) whose pieces hold both pictures and sound."""
+    folder.mkdir()
+    command = [ffmpeg_binary(), "-v", "error", "-i", str(video), "-c", "copy", "-f", "hls", "-hls_time", "4"]
+    command += ["-hls_playlist_type", "vod", "-hls_segment_type", "fmp4", str(folder / "list.m3u8")]
+    subprocess.run(command, check=True)
+    (folder / "list.m3u8").unlink()
+    names = sorted(_serve_folder(server, folder), key=lambda name: (len(name), name))
+    pieces = "".join(f'<SegmentURL media="{name}"/>' for name in names if name != "init.mp4")
+    kind = '<AdaptationSet mimeType="video/mp4"><Representation id="v" bandwidth="90000" codecs="avc1.4d400c, mp4a.40.2"'
+    listed = f'<SegmentList timescale="1" duration="4"><Initialization sourceURL="init.mp4"/>{pieces}</SegmentList>'
+    head = MANIFEST[: MANIFEST.index("<AdaptationSet")]
+    serve_manifest(server, f"{head}{kind}>{listed}</Representation></AdaptationSet></Period></MPD>")
 
 
 def _serve_folder(server: Any, folder: Path) -> list[str]:

@@ -5,18 +5,23 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from avpipe.download import Status
 from avpipe.download.youtube import YouTubeFetcher
-from avpipe.media.segments import decode_frames
+from avpipe.media.probe import probe
+from avpipe.media.segments import decode_audio, decode_frames
 from tests.download.excerpts import (
+    MANIFEST,
     ON_ITS_WAY,
     Dripping,
     differing,
     gone,
     in_a_manifest,
     in_pieces,
+    in_pieces_of_both,
+    in_two_files,
     in_two_lists,
     leading_away,
     normalised,
@@ -102,13 +107,19 @@ def test_a_piece_after_the_excerpt_that_ffmpeg_asks_for_in_advance_may_be_gone(
     assert server.count("/watch/3.ts") == 1, "else this shows nothing"
 
 
-def test_of_two_lists_pictures_and_sound_stay_together(
+def test_a_whole_video_of_two_lists_keeps_pictures_and_sound_together(
     fetcher: Callable[..., YouTubeFetcher], server: Any, video: Path, tmp_path: Path
 ) -> None:
     in_two_lists(server, video, tmp_path / "pieces")
-    outcome = fetcher().fetch(wanted("a", 13.3, 23.3), tmp_path / "clip")
+    outcome = fetcher().fetch(wanted(), tmp_path / "clip")
     assert outcome.status is Status.PRESENT, outcome.reason
-    same_clip(tmp_path, outcome, video, 13.3, 23.3)
+    media = probe(Path(str(outcome.part)))
+    assert media.video is not None
+    assert media.audio is not None
+    earlier = (
+        1024 / 44100
+    )  # an AAC frame that the decoder needs comes before the first sample, also in the lists
+    assert media.video.start - media.audio.start == pytest.approx(earlier, abs=1e-4)
 
 
 @pytest.mark.parametrize("lost", ["pictures", "sound"])
@@ -178,19 +189,25 @@ def test_a_piece_may_not_be_redirected_into_the_private_network_either(
     assert "127.0.0.2" in outcome.reason
 
 
-def test_pieces_that_a_manifest_names_give_the_excerpt_of_the_whole_video(
-    fetcher: Callable[..., YouTubeFetcher], server: Any, video: Path, tmp_path: Path
+@pytest.mark.parametrize(
+    ("interval", "numbers"),
+    [((13.3, 23.3), range(4, 8)), ((0.0, 8.0), range(1, 4)), ((19.5, 30.0), range(5, 9))],
+)
+def test_of_the_pieces_that_a_manifest_names_those_of_the_interval_come_and_give_its_clip(
+    fetcher: Callable[..., YouTubeFetcher],
+    server: Any,
+    video: Path,
+    tmp_path: Path,
+    interval: tuple[float, float],
+    numbers: range,
 ) -> None:
-    names = in_a_manifest(server, video, tmp_path / "pieces")
-    assert len(names) == 2 * (1 + 8), "what all begin with, and eight pieces, of pictures and of sound"
-    outcome = fetcher().fetch(wanted("a", 13.3, 23.3), tmp_path / "clip")
+    in_a_manifest(server, video, tmp_path / "pieces")
+    outcome = fetcher().fetch(wanted("a", *interval), tmp_path / "clip")
     assert outcome.status is Status.PRESENT, outcome.reason
-    assert outcome.offset > 0
-    asked = {path for path, _ in server.asked}
-    assert "/watch/chunk-stream0-00003.m4s" not in asked, (
-        "ffmpeg reads the first two, and goes to the excerpt"
-    )
-    same_clip(tmp_path, outcome, video, 13.3, 23.3)
+    pieces = {f"chunk-stream{stream}-0000{number}.m4s" for stream in (0, 1) for number in numbers}
+    asked = {path.rpartition("/")[2] for path, _ in server.asked}
+    assert asked == {"a", "init-stream0.m4s", "init-stream1.m4s"} | pieces
+    same_clip(tmp_path, outcome, video, *interval)
 
 
 def test_a_manifest_of_vp9_and_opus_pieces_gives_an_excerpt_too(
@@ -210,11 +227,65 @@ def test_a_manifest_of_vp9_and_opus_pieces_gives_an_excerpt_too(
     )
     names = in_a_manifest(server, video, tmp_path / "pieces", *encoded, "-dash_segment_type", "webm")
     assert names[0].endswith(".webm")
+    excerpt = fetcher().fetch(wanted("a", 13.3, 23.3), tmp_path / "clip")
+    assert excerpt.status is Status.PRESENT, excerpt.reason
+    assert 11.9 <= excerpt.offset <= 12.0
+    clips = (
+        normalised(tmp_path / name, str(path), offset, 13.3, 23.3)
+        for name, path, offset in (("ours", excerpt.part, excerpt.offset), ("theirs", video, 0.0))
+    )
+    ours, theirs = (decode_frames(clip.video, 16).astype(int) for clip in clips)
+    apart = [np.abs(ours[2:-2] - theirs[2 + by : 158 + by]).mean() for by in (-1, 0, 1)]
+    assert apart[1] < apart[0] / 2, "coded anew, but the same frames, not those before or after"
+    assert apart[1] < apart[2] / 2
+
+
+def test_pictures_and_sound_in_the_same_pieces_both_come(
+    fetcher: Callable[..., YouTubeFetcher], server: Any, video: Path, tmp_path: Path
+) -> None:
+    in_pieces_of_both(server, video, tmp_path / "pieces")
     outcome = fetcher().fetch(wanted("a", 13.3, 23.3), tmp_path / "clip")
     assert outcome.status is Status.PRESENT, outcome.reason
-    assert 8 - 0.2 <= outcome.offset <= 12.3
-    clip = normalised(tmp_path / "part", str(outcome.part), outcome.offset, 13.3, 23.3)
+    clip = normalised(tmp_path / "ours", str(outcome.part), outcome.offset, 13.3, 23.3)
+    whole = normalised(tmp_path / "theirs", str(video), 0.0, 13.3, 23.3)
     assert len(decode_frames(clip.video, 16)) == 160
+    # ffmpeg lets such pieces begin at 0.08 s, two frames, for the pictures that are coded out of order.
+    ours, theirs = decode_audio(clip.audio)[1280:], decode_audio(whole.audio)[:-1280]
+    assert np.abs(ours - theirs).max() < 0.02, "one sample further it would be ten times that"
+
+
+def test_where_a_manifests_times_are_not_those_of_its_pieces_the_whole_video_comes(
+    fetcher: Callable[..., YouTubeFetcher], server: Any, video: Path, tmp_path: Path
+) -> None:
+    def twice_as_fast(manifest: str) -> str:
+        return manifest.replace('timescale="12800"', 'timescale="25600"').replace(
+            '"44100" init', '"88200" init'
+        )
+
+    in_a_manifest(server, video, tmp_path / "pieces", change=twice_as_fast)
+    outcome = fetcher().fetch(wanted("a", 13.3, 23.3), tmp_path / "clip")
+    assert outcome.status is Status.PRESENT, outcome.reason
+    assert outcome.offset == 0
+    same_clip(tmp_path, outcome, video, 13.3, 23.3)
+
+
+def test_the_end_of_the_sound_says_nothing_of_the_pictures(
+    fetcher: Callable[..., YouTubeFetcher], server: Any, video: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "apart").mkdir()
+    in_two_files(server, video, tmp_path / "apart")
+    sound = MANIFEST[MANIFEST.index('<AdaptationSet mimeType="audio') :]
+
+    def with_sound_in_a_file(manifest: str) -> str:
+        return manifest[: manifest.index('<AdaptationSet id="1"')] + sound
+
+    in_a_manifest(server, video, tmp_path / "pieces", change=with_sound_in_a_file)
+    outcome = fetcher().fetch(wanted("a", 13.3, 23.3), tmp_path / "clip")
+    assert outcome.status is Status.PRESENT, outcome.reason
+    same_clip(tmp_path, outcome, video, 13.3, 23.3)
+    for number in (5, 6, 7):
+        server.answers[f"/watch/chunk-stream0-0000{number}.m4s"] = gone
+    assert fetcher().fetch(wanted("a", 13.3, 23.3), tmp_path / "again").status is Status.UNAVAILABLE
 
 
 @pytest.mark.parametrize("interval", [(13.3, 23.3), (math.nan, math.nan)])

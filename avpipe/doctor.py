@@ -18,6 +18,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from avpipe.download.budget import Budget
+from avpipe.download.rar import TOOLS
 from avpipe.programs import FFmpegError, ffmpeg_binary, ffmpeg_version, javascript_runtimes
 
 OLD = 90
@@ -69,6 +70,7 @@ def examine(results: Path, weights: Path, budgets: Path) -> list[Check]:
         _torch,
         lambda: _yt_dlp(date.today()),
         lambda: _javascript(javascript_runtimes(Path(sys.executable))),
+        _rar,
         lambda: _pauses(budgets),
         lambda: _disk(results),
         lambda: _weights(weights),
@@ -156,6 +158,14 @@ def _javascript(runtimes: dict[str, str]) -> Iterator[Check]:
             "yt-dlp needs one for YouTube: install deno (.venv/bin/uv pip install deno), or node 20 or newer"
         )
         yield Check("JavaScript runtime", Verdict.WARN, "; ".join(found) or "none", advice)
+
+
+def _rar() -> Iterator[Check]:
+    """UCF-101 is published as a rar file."""
+    found = [path for tool in TOOLS if (path := shutil.which(tool.name))]
+    names = ", ".join(tool.name for tool in TOOLS)
+    advice = "" if found else f"only rar archives need one: install one of {names}"
+    yield Check("rar", Verdict.OK, ", ".join(found) or "no program", advice)
 
 
 def _pauses(budgets: Path) -> Iterator[Check]:

@@ -30,6 +30,12 @@ GLANCE = 0.2
 """Seconds between looks at whether somebody said stop."""
 LONGEST_PAGE = 1 << 18
 """Bytes of a web page that are read, where one may say how to go on."""
+BOT_CHECK = r"not a bot|captcha|unusual traffic|automated (?:queries|requests)"
+"""What sites say who take us for a robot."""
+_STOPS = re.compile(
+    rf"(?P<robot>{BOT_CHECK}|verify (?:that )?you are)|rate.?limit|too many requests", re.IGNORECASE
+)
+_TITLE = re.compile(r"<title[^>]*>\s*([^<]{1,100})", re.IGNORECASE)
 _RANGE = re.compile(
     r"bytes (?P<first>[0-9]{1,18})-(?P<last>[0-9]{1,18})/(?P<total>[0-9]{1,18}|\*)", re.IGNORECASE
 )
@@ -39,6 +45,7 @@ class Failure(StrEnum):
     """Why a file did not come. The values are those of `avpipe.download.outcome.Status`."""
 
     UNAVAILABLE = "unavailable"
+    WEB_PAGE = "web_page"
     PRIVATE = "private"
     REGION_BLOCKED = "region_blocked"
     BOT_CHECK = "bot_check"
@@ -52,7 +59,8 @@ class Failure(StrEnum):
     @property
     def later(self) -> bool:
         """Whether asking again, now or another day, may help."""
-        return self in (Failure.BOT_CHECK, Failure.RATE_LIMITED, Failure.NETWORK_ERROR, Failure.TIMED_OUT)
+        stops = (Failure.BOT_CHECK, Failure.RATE_LIMITED)
+        return self in (*stops, Failure.WEB_PAGE, Failure.NETWORK_ERROR, Failure.TIMED_OUT)
 
 
 FAILURE_OF_CODE = {
@@ -139,7 +147,7 @@ def open_url(
                     response = opener.open(request, timeout=silence)
                 except urllib.error.HTTPError as error:
                     with error:
-                        url = urllib.parse.urljoin(url, _location(error, remote))
+                        url = urllib.parse.urljoin(url, _location(error, remote, deadline))
                         guard.redirected = True
                         continue
             if remote.next_page and is_page(response.headers.get_content_type(), b""):
@@ -186,6 +194,21 @@ def is_page(content_type: str, head: bytes) -> bool:
         return True
     head = head.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
     return head.startswith((b"<!doctype html", b"<html", b"<head", b"<?xml", b"<!--"))
+
+
+def stop_in(page: str) -> Failure | None:
+    """What the words of a web page mean for all that would be asked next; None if nothing."""
+    found = _STOPS.search(page)
+    return None if found is None else Failure.BOT_CHECK if found["robot"] else Failure.RATE_LIMITED
+
+
+def page_instead(page: str) -> DownloadFailed:
+    """The failure that a web page in place of a file is: it may be a check, a sign-in, or the words of a server that has none."""
+    title = _TITLE.search(page)
+    said = f" ({title[1].strip()})" if title else ""
+    return DownloadFailed(
+        stop_in(page) or Failure.WEB_PAGE, f"the server sent a web page{said} instead of the file"
+    )
 
 
 class _Guard:
@@ -334,18 +357,19 @@ def _text(response: http.client.HTTPResponse | urllib.error.HTTPError, deadline:
         return response.read(LONGEST_PAGE).decode("utf-8", "replace")
 
 
-def _location(error: urllib.error.HTTPError, remote: Remote) -> str:
+def _location(error: urllib.error.HTTPError, remote: Remote, deadline: float) -> str:
     """Where an answer that is no success leads. Raises `DownloadFailed` if nowhere."""
     location = error.headers.get("Location") if 300 <= error.code < 400 else None
     if location is not None:  # http.client reads headers as Latin-1; a request's line is ASCII
         return urllib.parse.quote(location, safe=string.punctuation, encoding="iso-8859-1")
-    if remote.next_page and is_page(error.headers.get_content_type(), b""):
-        remote.next_page(error.read(LONGEST_PAGE).decode("utf-8", "replace"))
-    raise _failure_of(error)
+    page = _text(error, deadline) if is_page(error.headers.get_content_type(), b"") else ""
+    if remote.next_page and page:
+        remote.next_page(page)
+    raise _failure_of(error, page)
 
 
-def _failure_of(error: urllib.error.HTTPError) -> DownloadFailed:
-    """What an HTTP error code means."""
+def _failure_of(error: urllib.error.HTTPError, page: str) -> DownloadFailed:
+    """What an HTTP error code means, and the page that came with it."""
     if error.code == 416:  # the partial file is longer than the file: its note was of another version
         return DownloadFailed(Failure.NETWORK_ERROR, "the server has no such range", restart=True)
     wait = retry_after(error.headers.get("Retry-After"))
@@ -353,8 +377,8 @@ def _failure_of(error: urllib.error.HTTPError) -> DownloadFailed:
     kind = FAILURE_OF_CODE.get(error.code, other)
     if error.code == 403 and error.headers.get("cf-mitigated"):  # Cloudflare's challenge for robots
         kind = Failure.BOT_CHECK
-    elif error.code == 403 and wait is not None:
-        kind = Failure.RATE_LIMITED
+    elif error.code == 403:
+        kind = Failure.RATE_LIMITED if wait is not None else stop_in(page) or kind
     return DownloadFailed(kind, f"HTTP {error.code} {error.reason}", wait=wait)
 
 

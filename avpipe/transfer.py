@@ -26,11 +26,12 @@ from avpipe.http import (
     content_range,
     is_page,
     open_url,
+    page_instead,
     validator_of,
 )
 
 CHUNK = 1 << 16
-HEAD = 512
+HEAD = 4096
 """Bytes at the beginning of a file that tell a web page."""
 PROGRESS = 1 << 20
 """Bytes after which an attempt that failed did not come for nothing."""
@@ -120,7 +121,7 @@ def download(remote: Remote, part: Path, limits: Limits, stopped: threading.Even
                 forget(part)
             fruitless = 0 if state.size() >= before + PROGRESS else fruitless + 1
             wait = _wait(failure, fruitless)
-            hopeless = not failure.kind.later or failure.kind is Failure.TIMED_OUT
+            hopeless = not failure.kind.later or failure.kind in (Failure.TIMED_OUT, Failure.WEB_PAGE)
             too_long = wait > limits.patience or time.monotonic() + wait > deadline
             if hopeless or too_long or fruitless >= limits.attempts:
                 raise
@@ -199,14 +200,14 @@ def _attempt(state: "_Part", limits: Limits, deadline: float, stopped: threading
     with open_url(state.remote, headers, stopped=stopped, **patience) as response:
         offset = kept.size if kept and response.status == 206 else 0
         total = _total(response, offset, kept)
-        _check(response, total, limits, known=state.remote.sha256 is not None)
         body = chunks(response, CHUNK, deadline)
         head = b""
         while len(head) < HEAD and (piece := next(body, b"")):
             head += piece
+        if is_page(response.headers.get_content_type(), b"" if offset else head):
+            raise page_instead(head.decode("utf-8", "replace"))
+        _check(response, total, limits, known=state.remote.sha256 is not None)
         if not offset:
-            if is_page(response.headers.get_content_type(), head):
-                raise DownloadFailed(Failure.UNAVAILABLE, "the server sent a web page instead of the file")
             state.start(response, total)
         size = _receive(head, body, state, offset, limits, deadline)
     if total is not None and size != total:
@@ -231,11 +232,7 @@ def _total(response: HTTPResponse, offset: int, kept: "_Kept | None") -> int | N
 
 def _check(response: HTTPResponse, total: int | None, limits: Limits, *, known: bool) -> None:
     """Raise `DownloadFailed` for an answer that cannot be the file, or of which no end could be told."""
-    content_type = response.headers.get_content_type()
     encoding = response.headers.get("Content-Encoding", "identity")
-    if is_page(content_type, b""):
-        reason = f"the server sent a web page ({content_type}) instead of the file"
-        raise DownloadFailed(Failure.UNAVAILABLE, reason)
     if encoding.lower() != "identity":
         reason = f"the server packed the file ({encoding[:40]}), which it was asked not to do"
         raise DownloadFailed(Failure.UNAVAILABLE, reason)

@@ -6,6 +6,7 @@ import threading
 import time
 import urllib.parse
 from concurrent.futures import CancelledError
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -96,9 +97,11 @@ class ArchiveFetcher:
             started = time.monotonic()
             path = self._extract(archive, member, destination)
         except DownloadFailed as failure:
-            return outcome_of(failure)
+            outcome = outcome_of(failure)
+            # What is said of the archive is nothing final of a clip: the archive may come back, or be another one.
+            return replace(outcome, status=Status.MISSING) if outcome.status.final else outcome
         except ArchiveError as error:
-            return Outcome(Status.MISSING, str(error), attempts=1)
+            return Outcome(error.status, str(error), attempts=1)
         except MemberError as error:
             return Outcome(error.status, error.reason, attempts=1)
         seconds = round(time.monotonic() - started, 3)

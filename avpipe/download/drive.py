@@ -3,7 +3,7 @@
 import urllib.parse
 from html.parser import HTMLParser
 
-from avpipe.http import DownloadFailed, Failure, Remote
+from avpipe.http import DownloadFailed, Failure, Remote, page_instead
 
 DOWNLOAD = "https://drive.usercontent.google.com/download"
 HOSTS = ("drive.usercontent.google.com", "drive.google.com", "docs.google.com")
@@ -41,7 +41,7 @@ def confirmed_url(page: str) -> str:
         raise DownloadFailed(Failure.PRIVATE, "Google Drive shows the file only to some who sign in")
     if "not found" in said or "does not exist" in said:
         raise DownloadFailed(Failure.UNAVAILABLE, "Google Drive has no such file")
-    raise DownloadFailed(Failure.UNAVAILABLE, "Google Drive sent a page that is neither the file nor known")
+    raise page_instead(page)
 
 
 class _Form(HTMLParser):

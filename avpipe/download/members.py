@@ -51,7 +51,15 @@ UNREADABLE = (
 
 
 class ArchiveError(Exception):
-    """A file is no archive, is cut off, or cannot be read here; the message says what to do."""
+    """A file is no archive, is cut off, or cannot be read here; the message says what to do.
+
+    Args:
+        status: of all clips in it; none is final, for another archive may lie there another day.
+    """
+
+    def __init__(self, reason: str, status: Status = Status.MISSING) -> None:
+        super().__init__(reason)
+        self.status = status
 
 
 class MemberError(Exception):

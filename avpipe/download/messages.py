@@ -8,6 +8,7 @@ a new wording, and stands in the table of outcomes, where it can be read.
 import re
 
 from avpipe.download.outcome import Status
+from avpipe.http import BOT_CHECK
 
 LONGEST = 500
 """Characters of a message that are kept."""
@@ -21,7 +22,7 @@ _HINT = re.compile(
 
 _PATTERNS: tuple[tuple[str, Status], ...] = (
     # What stops us comes first: such a text may go on with words that mean something else for a single video.
-    (r"not a bot|captcha|unusual traffic|automated queries", Status.BOT_CHECK),
+    (BOT_CHECK, Status.BOT_CHECK),
     (r"HTTP Error 429|429 Too Many Requests|rate-limited|try again later\b", Status.RATE_LIMITED),
     # Ours.
     (r"address that is not public|redirected to a private", Status.REFUSED_URL),

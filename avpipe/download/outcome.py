@@ -42,6 +42,11 @@ class Status(StrEnum):
     )
     MISSING = "missing", False, "No source has a file for the clip."
     UNAVAILABLE = "unavailable", True, "The source says that the clip does not exist, or no longer."
+    WEB_PAGE = (
+        "web_page",
+        False,
+        "The source sent a web page in place of the file: a check, a sign-in, or an address that is wrong.",
+    )
     PRIVATE = "private", True, "The source has the clip, but does not show it to us."
     AGE_BLOCKED = "age_blocked", True, "The source asks for a signed-in adult."
     REGION_BLOCKED = "region_blocked", True, "The source does not show the clip in this country."

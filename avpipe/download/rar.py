@@ -61,7 +61,8 @@ class RarArchive:
         self._tool, self._program = next(((t, p) for t, p in found if p), (TOOLS[0], ""))
         if not self._program:
             names = ", ".join(tool.name for tool in TOOLS)
-            raise ArchiveError(f"{path} is a rar file: install one of {names}, or pack it anew as zip or tar")
+            reason = f"{path} is a rar file: install one of {names}, or pack it anew as zip or tar"
+            raise ArchiveError(reason, Status.NO_TOOL)
         self._left = growth_limit(path.stat().st_size)
         self._contents = Contents(Member(name, raw, None) for raw in self._list() if (name := _ordinary(raw)))
 

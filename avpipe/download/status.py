@@ -115,6 +115,8 @@ def left_for_later(statuses: Sequence[ClipStatus] | Counter[str]) -> str | None:
     advice = ["`avpipe download retry` asks again for them, then run snakemake again"]
     if Status.NO_TOOL in later:
         advice.insert(0, "`avpipe doctor` says which program is missing")
+    if Status.WEB_PAGE in later:
+        advice.insert(0, "look at the address in a browser")
     if Status.BOT_CHECK in later:
         advice.insert(0, "wait some hours, or give the source `cookies` or another `proxy`")
     elif Status.RATE_LIMITED in later:

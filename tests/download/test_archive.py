@@ -211,12 +211,21 @@ def test_a_missing_or_foreign_file_says_what_to_do(tmp_path: Path) -> None:
     assert {nowhere.status, page.status} == {Status.MISSING}
 
 
-def test_a_web_page_in_place_of_the_archive_is_not_taken(server: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("code", "status"),
+    [(200, Status.WEB_PAGE), (403, Status.MISSING), (404, Status.MISSING), (500, Status.NETWORK_ERROR)],
+)
+def test_an_archive_that_does_not_come_is_nothing_final_of_its_clips(
+    server: Any, tmp_path: Path, code: int, status: Status
+) -> None:
     server.answers["/ave.zip"] = lambda request: request.reply(
-        200, b"<!doctype html>", Content_Type="text/html"
+        code, b"<!doctype html>", Content_Type="text/html"
     )
-    outcome = fetch(Source(kind="archive", url=f"{server.url}/ave.zip"), tmp_path / "files", "clip0")
-    assert outcome.status is Status.UNAVAILABLE
+    source = Source(kind="archive", url=f"{server.url}/ave.zip")
+    outcome = ArchiveFetcher(source, limits=Limits(attempts=1)).fetch(clip("clip0"), tmp_path / "clip0")
+    assert outcome.status is status
+    assert not outcome.status.final
+    assert str(code) in outcome.reason or "web page" in outcome.reason
 
 
 def test_an_extension_nobody_knows_is_not_kept(tmp_path: Path) -> None:

@@ -43,13 +43,11 @@ def test_the_form_of_the_virus_warning_is_filled_in_as_it_is() -> None:
         (SIGN_IN, Failure.PRIVATE),
         ("<html>You need access</html>", Failure.PRIVATE),
         ("<html><title>Error 404 (Not Found)</title></html>", Failure.UNAVAILABLE),
-        ("<html>Something new</html>", Failure.UNAVAILABLE),
-        (WARNING.replace("drive.usercontent.google.com", "evil.example"), Failure.UNAVAILABLE),
-        (
-            WARNING.replace("drive.usercontent.google.com", "drive.google.com@evil.example"),
-            Failure.UNAVAILABLE,
-        ),
-        (WARNING.replace("https://", "file://"), Failure.UNAVAILABLE),
+        ("<html>Something new</html>", Failure.WEB_PAGE),
+        ("<html>We detected unusual traffic from your network</html>", Failure.BOT_CHECK),
+        (WARNING.replace("drive.usercontent.google.com", "evil.example"), Failure.WEB_PAGE),
+        (WARNING.replace("drive.usercontent.google.com", "drive.google.com@evil.example"), Failure.WEB_PAGE),
+        (WARNING.replace("https://", "file://"), Failure.WEB_PAGE),
     ],
 )
 def test_every_other_page_is_a_reason(page: str, kind: Failure) -> None:
@@ -125,4 +123,6 @@ def test_a_page_that_always_leads_to_itself_ends(google: Any, tmp_path: Path) ->
     host = google.url.removeprefix("http://")
     page = WARNING.replace("https://drive.usercontent.google.com", f"http://{host}").encode()
     google.answers["/download"] = lambda request: request.reply(200, page, Content_Type="text/html")
-    assert fetch(tmp_path).status is Status.REFUSED_URL
+    outcome = fetch(tmp_path)
+    assert outcome.status is Status.MISSING
+    assert "redirects" in outcome.reason

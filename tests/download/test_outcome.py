@@ -16,6 +16,7 @@ def test_what_may_pass_is_not_final_and_what_will_not_is() -> None:
     later = {status for status in Status if not status.final}
     assert later == {
         Status.MISSING,
+        Status.WEB_PAGE,
         Status.BOT_CHECK,
         Status.RATE_LIMITED,
         Status.NOT_FETCHED,

@@ -72,5 +72,8 @@ def test_without_a_program_the_message_names_them(
     archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(rar.shutil, "which", lambda _: None)
-    with pytest.raises(ArchiveError, match=r"install one of unrar, bsdtar, 7zz, 7z, or pack it anew"):
+    with pytest.raises(
+        ArchiveError, match=r"install one of unrar, bsdtar, 7zz, 7z, or pack it anew"
+    ) as caught:
         open_archive(archive, tmp_path, 1 << 30)
+    assert caught.value.status is Status.NO_TOOL

@@ -158,16 +158,44 @@ def test_a_server_that_cannot_continue_starts_anew(server: Any, tmp_path: Path, 
 @pytest.mark.parametrize(
     "page",
     [
-        answer(200, b"<p>Sign in</p>", Content_Type="text/html; charset=utf-8"),
-        answer(200, b"\n <!DOCTYPE html><p>Sign in</p>"),
+        answer(200, b"<title> Sign in </title>", Content_Type="text/html; charset=utf-8"),
+        answer(200, b"\n <!DOCTYPE html><title> Sign in </title>"),
     ],
 )
-def test_a_web_page_is_not_taken_for_a_clip(server: Any, tmp_path: Path, page: Any) -> None:
+def test_a_web_page_is_not_taken_for_a_clip_nor_for_the_last_word(
+    server: Any, tmp_path: Path, page: Any
+) -> None:
     server.answers["/a.mp4"] = page
     outcome = fetcher(server).fetch(CLIP, tmp_path / "clip")
-    assert outcome.status is Status.UNAVAILABLE
-    assert "web page" in outcome.reason
+    assert outcome.status is Status.WEB_PAGE
+    assert not outcome.status.final
+    assert outcome.reason == "the server sent a web page (Sign in) instead of the file"
+    assert server.count("/a.mp4") == 1
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("code", [200, 403])
+@pytest.mark.parametrize(
+    ("words", "status"),
+    [
+        ("Our systems have detected unusual traffic", Status.BOT_CHECK),
+        ("Solve the CAPTCHA", Status.BOT_CHECK),
+        ("Verify you are human", Status.BOT_CHECK),
+        ("Rate limit exceeded", Status.RATE_LIMITED),
+    ],
+)
+def test_a_page_may_say_stop(server: Any, tmp_path: Path, code: int, words: str, status: Status) -> None:
+    server.answers["/a.mp4"] = answer(code, f"<p>{words}</p>".encode(), Content_Type="text/html")
+    assert fetcher(server, attempts=1).fetch(CLIP, tmp_path / "clip").status is status
+
+
+def test_a_page_in_the_middle_of_a_file_leaves_what_has_come(server: Any, tmp_path: Path) -> None:
+    broken_off_then(server, answer(200, b"<p>Sign in</p>", Content_Type="text/html"))
+    assert fetcher(server).fetch(CLIP, tmp_path / "clip").status is Status.WEB_PAGE
+    server.file("/a.mp4", BODY)
+    server.asked.clear()
+    assert Path(str(fetcher(server).fetch(CLIP, tmp_path / "clip").part)).read_bytes() == BODY
+    assert server.asked == [("/a.mp4", "bytes=100000-")]
 
 
 def test_an_empty_file_is_corrupt(server: Any, tmp_path: Path) -> None:

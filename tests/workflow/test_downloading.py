@@ -70,7 +70,7 @@ WAYS = {
     "403": (refusing(403), "private"),
     "500": (refusing(500), "network_error"),
     "429": (busy, "rate_limited"),
-    "page": (web_page, "unavailable"),
+    "page": (web_page, "web_page"),
     "loop": (redirect, "refused_url"),
     "cut": (too_long, "network_error"),
     "slow": (slow, "timed_out"),

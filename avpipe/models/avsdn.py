@@ -38,7 +38,7 @@ CARD = ModelCard(
         "Visual maps are averaged over their cells: the paper's row reads audio+visual, where AVEL's rows tell apart with and without attention (option `attention`).",
         "LSTMs of one layer in both directions, hidden 128, as in AVEL and CPSP; the paper says LSTM (option `bidirectional`). Each direction's last state is fused with the other modality's of that direction.",
         "The fusion's MLPs are Linear, tanh, Linear, as in AVEL's DMRN, and are the same for hidden and cell states, as in CPSP (equation 2 is not legible in our copy of the paper).",
-        "States are fused as they are; CPSP puts a ReLU before.",
+        "States are fused as they are, and the decoder's outputs classified as they are; CPSP puts a ReLU before each.",
         "The last fully connected layer is one Linear on the decoder's outputs.",
         "Label guided: the same network as `fusion`, and an MLP (Linear, ReLU, Linear; 64 units) on each encoder's last hidden state is trained with the clip's categories by binary cross-entropy, weight 1.",
         "Visual or audio input only: the decoder's initial state is that encoder's; its inputs remain both modalities' local features.",
@@ -159,7 +159,7 @@ class AVSDN(nn.Module):
 def clip_target(target: Tensor) -> Tensor:
     """Truth of the segments (B, T, C + 1), or already of the clip (B, C + 1) -> the clip's categories (B, C + 1).
 
-    0 or 1; background where the clip has no category.
+    0 or 1, and background where the clip has no category; the clip's own as it is (with `weak_labels: durations` shares).
     """
     if target.ndim == 2:
         return target

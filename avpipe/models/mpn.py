@@ -35,7 +35,7 @@ CARD = ModelCard(
     code="none public",
     assumptions=(
         "Only the abstract was at hand: two parallel subnetworks, MCM for global contexts and categories, MBAM for segments and boundaries. All sizes and all inside the modules are ours.",
-        "Maps are summed by AVEL's audio-guided attention (vectors with `attention: false`), then both modalities are projected to 256.",
+        "Maps are summed by AVEL's audio-guided attention (vectors with `attention: false`), then both modalities are projected to 256, with a ReLU.",
         "MCM: each modality attends the segments of the other (4 heads), the sum is normalised; mean over time, both modalities side by side, Linear, ReLU (64), Linear.",
         "MBAM: BAM's sum of a channel and a place branch with time as place and both modalities as channels: reduction 16, two convolutions of width 3 and dilation 2, no batch normalisation.",
         "The localization subnetwork has no LSTM and no attention across segments: its information is to be unmixed.",

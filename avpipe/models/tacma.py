@@ -27,6 +27,7 @@ CARD = ModelCard(
         "Equation 3 divides by the square root of d_l: the text says scaled dot-product, and the root sign is lost in print.",
         "Equation 6 is read as cross-modal attention, which theta = 0 is to give: the audio asks, visual segments answer, the audio is added. With equation 3's names that is W^av (f_v W_v2) + f_a; printed is W^va (option `equation_6`).",
         "Where a softmax is below 1e-6, equation 4 takes 1e-6: the weight is zero either way, and its slope is finite.",
+        "Xavier's initialisation of the block's and the classifier's matrices; PyTorch's of the LSTMs.",
         "Three-layer MLP: Linear, ReLU (128), Linear, ReLU (64), Linear.",
         "Weakly supervised (not in the paper): each class's mean over time (on the demo the maximum, as in AVEL's code, trains it less well; recipe: `pooling`).",
     ),

@@ -127,8 +127,16 @@ class CrossModality:
         return {**both, "accuracy": sum(both.values()) / len(both), "chance": chance}
 
     def floors(self, split: str) -> dict[str, dict[str, float]]:
-        """None."""
-        return {}
+        """The first, or the last, segments of the clip, as many as the query has, whatever it is."""
+        onset, length = query_intervals(self.events[split])
+        onset, length = onset[length > 0], length[length > 0]
+        if not len(onset):
+            return {}
+        ends = {"first": np.zeros_like(onset), "last": self.events[split].shape[1] - length}
+        return {
+            f"always the {end} segments": {"accuracy": exact_match_accuracy(found, onset)}
+            for end, found in ends.items()
+        }
 
     def table(self, predictions: Predictions, split: str) -> pd.DataFrame:
         """One row a query and direction: clip, direction, onset and length (the truth), prediction (the onset found)."""

@@ -51,6 +51,18 @@ def test_targets_are_the_segments_of_events(study, task):
     assert np.array_equal(event.numpy() == 1, study.split("train") < 3)
 
 
+def test_the_ends_of_the_clip_are_right_as_often_as_events_begin_or_end_there(study, task):
+    onset, length = queries(study, "test")
+    asked = length > 0
+    floors = task().floors("test")
+    assert floors == {
+        "always the first segments": {"accuracy": np.mean(onset[asked] == 0)},
+        "always the last segments": {
+            "accuracy": np.mean((onset + length)[asked] == study.split("test").shape[1])
+        },
+    }
+
+
 def test_a_model_that_hears_and_sees_the_event_alike_is_always_right(study, task):
     """Similarity 1 where both segments are of the event or both are not: the event's own position is the best one."""
     event = study.split("test") < 3

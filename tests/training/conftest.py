@@ -66,20 +66,28 @@ def write_study(
     splits: Sequence[tuple[str, int]] = (("train", 48), ("val", 16), ("test", 16)),
     noise: float = 0.3,
     dtype: str = "float32",
+    categories: Sequence[str] = CATEGORIES,
+    lengths: tuple[int, int] = (4, 7),
 ) -> Study:
-    """Clips with one event each (every eighth clip has none), heard and seen; features show each segment's category, with noise."""
+    """Clips with one event each (every eighth clip has none), heard and seen; features show each segment's category, with noise.
+
+    An event begins in the first 4 s and lasts lengths[0] to lengths[1] - 1 s, or to the clip's end.
+    """
     random = np.random.default_rng(0)
     names = [split for split, count in splits for _ in range(count)]
-    count, background = len(names), len(CATEGORIES)
+    count, background = len(names), len(categories)
     truth = np.full((count, SEGMENTS), background)
     events = []
     for i in range(count):
         if i % 8 != 7:
-            onset, length = random.integers(0, 4), random.integers(4, 7)
-            truth[i, onset : onset + length] = i % 3
-            times = float(onset), float(onset + length)
-            events += [(f"clip{i}", m, CATEGORIES[i % 3], *times) for m in ("audiovisual", "audio", "visual")]
-            events.append((f"clip{i}", "video", CATEGORIES[i % 3], np.nan, np.nan))
+            onset, length = random.integers(0, 4), random.integers(*lengths)
+            offset, category = min(onset + length, SEGMENTS), i % background
+            truth[i, onset:offset] = category
+            times = float(onset), float(offset)
+            events += [
+                (f"clip{i}", m, categories[category], *times) for m in ("audiovisual", "audio", "visual")
+            ]
+            events.append((f"clip{i}", "video", categories[category], np.nan, np.nan))
     clips = pd.DataFrame({
         "clip": [f"clip{i}" for i in range(count)], "dataset": "toy", "split": names, "source": "", "start": 0.0, "end": 10.0,
         "shard": np.arange(count) // SHARD, "row": np.arange(count), "status": "present", "reason": None,
@@ -94,7 +102,7 @@ def write_study(
     with (results / "categories.csv").open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["index", "category"])
-        writer.writerows(enumerate(CATEGORIES))
+        writer.writerows(enumerate(categories))
     (results / "rows.csv").write_text("\n".join(["clip", *clips["clip"]]) + "\n")
     shards = {str(shard): "0" * 16 for shard in range(-(-count // SHARD))}
     write_json(
@@ -111,7 +119,7 @@ def write_study(
 
 @pytest.fixture
 def make_study(tmp_path: Path) -> Callable[..., Study]:
-    """Write a study: `make_study(splits=..., noise=..., dtype=...)`."""
+    """Write a study: `make_study(splits=..., noise=..., dtype=...)`, and what else `write_study` takes."""
     return lambda **options: write_study(tmp_path / "results" / "toy", **options)
 
 

@@ -1,0 +1,155 @@
+"""AVE's study: every model of it learns what can be learnt, every experiment of it runs on features of the real shapes."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+
+from avpipe.config.recipe import Recipe
+from avpipe.config.study import Study as StudyConfig
+from avpipe.config.study import resolve, validate_study
+from avpipe.experiment import Experiment, Setting
+from avpipe.models import model_card
+from avpipe.tables.spec import load_table
+from avpipe.training.loop import train_experiment
+from avpipe.workflow import Plan
+
+from .conftest import Study, write_features, write_study
+
+ROOT = Path(__file__).resolve().parents[2]
+WORKFLOW = ROOT / "workflow"
+
+
+def read_study(path: Path) -> StudyConfig:
+    """A study as the Snakefile reads it."""
+    return resolve(validate_study(yaml.safe_load(path.read_text(encoding="utf-8")), str(path)))
+
+
+def run(experiment: Experiment, results: Path) -> dict[str, Any]:
+    """Train one seed; its metrics.json."""
+    train_experiment(experiment, results, [0], "cpu", threads=1)
+    written = results / "runs" / experiment.id / "seed0" / "metrics.json"
+    metrics: dict[str, Any] = json.loads(written.read_text(encoding="utf-8"))
+    return metrics
+
+
+# They learn
+
+GRID = load_table(WORKFLOW / "tables" / "ave_grid.yaml").experiments(read_study(ROOT / "config.yaml"))
+"""(row, setting) -> experiment, with the demo's small models."""
+
+
+@pytest.fixture(scope="session")
+def lasting(tmp_path_factory: pytest.TempPathFactory) -> Study:
+    """Events that fill most of their clip, as AVE's do: from clip labels alone, background everywhere is no good answer."""
+    results = tmp_path_factory.mktemp("lasting") / "results" / "toy"
+    return write_study(results, splits=[("train", 64), ("val", 16), ("test", 32)], lengths=(7, 11))
+
+
+def learn(row: str, setting: Setting, study: Study) -> tuple[float, pd.DataFrame]:
+    """Accuracy and predictions of a row's model after 8 epochs with its paper's loss."""
+    recipe = Recipe(epochs=8, batch_size=16, lr=5e-3)
+    changes = {"features": {"audio": "ears", "visual": "eyes"}, "recipe": recipe}
+    experiment = GRID[row, setting].model_copy(update=changes)
+    metrics = run(experiment, study.results)
+    predictions = study.results / "runs" / experiment.id / "seed0" / "predictions.parquet"
+    return metrics["metrics"]["validation"]["accuracy"], pd.read_parquet(predictions)
+
+
+def background_everywhere(study: Study) -> float:
+    """The accuracy of saying background in every test segment."""
+    return float((study.split("test") == 3).mean())
+
+
+ROWS = list(dict.fromkeys(row for row, _ in GRID))
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_every_model_of_the_grid_learns_which_segments_are_of_which_category(
+    lasting: Study, row: str
+) -> None:
+    accuracy, _ = learn(row, "supervised", lasting)
+    assert accuracy > 0.95 > background_everywhere(lasting) + 0.5
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_every_model_of_the_grid_learns_the_category_of_events_from_clip_labels_alone(
+    lasting: Study, row: str
+) -> None:
+    """Where the event begins is not asked: a model may say the clip's category in every segment."""
+    accuracy, table = learn(row, "weakly-supervised", lasting)
+    floor = background_everywhere(lasting)
+    events = table[table["truth"] != 3]
+    assert accuracy > floor + (1 - floor) / 2  # half of what background everywhere gets wrong
+    assert (events["truth"] == events["prediction"]).mean() > 0.9  # one category in three by chance
+
+
+# They run
+
+CLIPS = (("train", 12), ("val", 4), ("test", 4))
+SHAPES = {
+    "vggish": ((128,), np.float32),
+    "visual_map": ((7, 7, 512), np.float16),
+    "vgg16_map": ((7, 7, 512), np.float16),
+    "resnet152_map": ((7, 7, 2048), np.float16),
+}
+"""Extractor -> shape of a segment's features, and how they are stored."""
+PLAN = Plan(read_study(WORKFLOW / "configs" / "ave.yaml"), WORKFLOW)
+
+
+@pytest.fixture(scope="session")
+def ave(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A results folder of 28 categories with random features of the real shapes, none negative, as after a ReLU."""
+    results = tmp_path_factory.mktemp("ave") / "results" / "ave"
+    categories = [f"Category {index}" for index in range(28)]
+    study = write_study(results, splits=CLIPS, categories=categories, lengths=(4, 11))
+    random = np.random.default_rng(0)
+    for name, (shape, dtype) in SHAPES.items():
+        values = random.standard_normal((len(study.clips), 10, *shape), dtype=np.float32)
+        write_features(results, name, np.maximum(values, 0).astype(dtype))
+    return results
+
+
+def stated_parameters(experiment: Experiment) -> int | None:
+    """What is said of the model's size, for maps of VGG; None where the experiment is not what it is said of."""
+    if (
+        experiment.features.get("visual") not in ("visual_map", "vgg16_map")
+        or "audio" not in experiment.features
+    ):
+        return None
+    said = {("avel", None): 1_335_246, ("avel", "dmrn"): 1_571_150, ("jcan", None): 22_776_510}
+    fusion = experiment.options.get("fusion")
+    if experiment.options.keys() <= {"fusion"} and (experiment.model, fusion) in said:
+        return said[experiment.model, fusion]
+    if (
+        experiment.options or experiment.setting == "weakly-supervised"
+    ):  # some models are built otherwise for that
+        return None
+    return model_card(experiment.model).parameters
+
+
+def test_aves_study_has_features_of_these_shapes_and_no_recipe_that_no_row_asks_for() -> None:
+    assert set(PLAN.features) == set(SHAPES)
+    assert set(PLAN.study.recipes) == set().union(*(table.recipe_names() for table in PLAN.tables.values()))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("asked", PLAN.experiments.values(), ids=lambda experiment: experiment.id)
+def test_every_experiment_of_aves_study_trains_a_step_on_features_of_the_real_shapes(
+    ave: Path, asked: Experiment
+) -> None:
+    """At full size, by its own recipe but for `epochs` and `batch_size`: 12 clips make one batch of 8 and, unless dropped, one of 4."""
+    size = min(asked.recipe.batch_size, 8)
+    recipe = asked.recipe.model_copy(update={"epochs": 1, "batch_size": size})
+    experiment = asked.model_copy(update={"recipe": recipe})
+    metrics = run(experiment, ave)
+    shutil.rmtree(ave / "runs" / experiment.id)  # JCAN's weights are 91 MB
+    assert (metrics["status"], metrics["reason"]) == ("ok", None)
+    assert 0 <= metrics["metrics"][recipe.protocol]["accuracy"] <= 1  # false for no number, too
+    stated = stated_parameters(experiment)
+    assert stated is None or metrics["parameters"] == stated

@@ -81,7 +81,7 @@ def write_study(
     for i in range(count):
         if i % 8 != 7:
             onset, length = random.integers(0, 4), random.integers(*lengths)
-            offset, category = min(onset + length, SEGMENTS), i % background
+            offset, category = np.minimum(onset + length, SEGMENTS), i % background
             truth[i, onset:offset] = category
             times = float(onset), float(offset)
             events += [

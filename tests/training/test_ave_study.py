@@ -115,22 +115,20 @@ def ave(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return results
 
 
+STATED = {"avel": 1_335_246, "avel dmrn": 1_571_150, "jcan": 22_776_510}
+"""Parameters that avpipe/models says each has for maps of VGG, in both settings."""
+
+
 def stated_parameters(experiment: Experiment) -> int | None:
-    """What is said of the model's size, for maps of VGG; None where the experiment is not what it is said of."""
-    if (
-        experiment.features.get("visual") not in ("visual_map", "vgg16_map")
-        or "audio" not in experiment.features
-    ):
+    """`STATED`, else the model's card's; None where that speaks of another form of the model, or of other maps."""
+    features, options = experiment.features, experiment.options
+    if "audio" not in features or features.get("visual") not in ("visual_map", "vgg16_map"):
         return None
-    said = {("avel", None): 1_335_246, ("avel", "dmrn"): 1_571_150, ("jcan", None): 22_776_510}
-    fusion = experiment.options.get("fusion")
-    if experiment.options.keys() <= {"fusion"} and (experiment.model, fusion) in said:
-        return said[experiment.model, fusion]
-    if (
-        experiment.options or experiment.setting == "weakly-supervised"
-    ):  # some models are built otherwise for that
+    name = f"{experiment.model} dmrn" if options == {"fusion": "dmrn"} else experiment.model
+    if options and name == experiment.model:
         return None
-    return model_card(experiment.model).parameters
+    of_card = model_card(experiment.model).parameters if experiment.setting == "supervised" else None
+    return STATED.get(name, of_card)
 
 
 def test_aves_study_has_features_of_these_shapes_and_no_recipe_that_no_row_asks_for() -> None:

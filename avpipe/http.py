@@ -362,7 +362,10 @@ def _location(error: urllib.error.HTTPError, remote: Remote, deadline: float) ->
     location = error.headers.get("Location") if 300 <= error.code < 400 else None
     if location is not None:  # http.client reads headers as Latin-1; a request's line is ASCII
         return urllib.parse.quote(location, safe=string.punctuation, encoding="iso-8859-1")
-    page = _text(error, deadline) if is_page(error.headers.get_content_type(), b"") else ""
+    page = ""
+    if (remote.next_page or error.code == 403) and is_page(error.headers.get_content_type(), b""):
+        with contextlib.suppress(DownloadFailed):  # the code says enough
+            page = _text(error, deadline)
     if remote.next_page and page:
         remote.next_page(page)
     raise _failure_of(error, page)

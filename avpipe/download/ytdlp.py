@@ -333,12 +333,9 @@ def _times(excerpt: str) -> _Times | None:
             }
             for packet in file.demux():
                 if packet.pts is not None and packet.time_base and packet.stream.index in spans:
-                    begin, end = (
-                        float(packet.pts * packet.time_base),
-                        float((packet.pts + (packet.duration or 0)) * packet.time_base),
-                    )
+                    begin, lasts = packet.pts * packet.time_base, (packet.duration or 0) * packet.time_base
                     first, last = spans[packet.stream.index]
-                    spans[packet.stream.index] = min(first, begin), max(last, end)
+                    spans[packet.stream.index] = min(first, float(begin)), max(last, float(begin + lasts))
             start = (file.start_time or 0) / av.time_base
     except (av.FFmpegError, ValueError):
         return None

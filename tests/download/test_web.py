@@ -189,6 +189,14 @@ def test_a_page_may_say_stop(server: Any, tmp_path: Path, code: int, words: str,
     assert fetcher(server, attempts=1).fetch(CLIP, tmp_path / "clip").status is status
 
 
+def test_a_refusal_whose_page_breaks_off_is_the_refusal(server: Any, tmp_path: Path) -> None:
+    def cut(request: Any) -> None:
+        request.reply(403, b"<p>", Content_Type="text/html", Content_Length="1000")
+
+    server.answers["/a.mp4"] = cut
+    assert fetcher(server, silence=0.5).fetch(CLIP, tmp_path / "clip").status is Status.PRIVATE
+
+
 def test_a_page_in_the_middle_of_a_file_leaves_what_has_come(server: Any, tmp_path: Path) -> None:
     broken_off_then(server, answer(200, b"<p>Sign in</p>", Content_Type="text/html"))
     assert fetcher(server).fetch(CLIP, tmp_path / "clip").status is Status.WEB_PAGE

@@ -25,6 +25,7 @@ CARD = ModelCard(
         "Layers that the released code declares and never uses are left out: 9,509,150 of its 15,863,262 parameters.",
         "A vector in place of a map is a map of one cell: its channels are attended, its only cell counts fully.",
         "Another `hidden_dim` scales every width of the released code with it: maps and channels 2x, bottleneck and queries of the cells 1x, feed-forward 8x.",
+        "The released code computes in double precision; here in single precision, as every model.",
     ),
 )
 

@@ -32,6 +32,7 @@ CARD = ModelCard(
         "The keys mix exactly 10 segments; for clips of another number their matrix is resampled to it, its rows' sums kept.",
         "Vectors in place of maps (`attention: false`): global average pooling in place of the attended sum.",
         "Another `hidden_dim` scales every width of the released code but the inputs with it.",
+        "The released code reports the mean of its batches' accuracies, the last and smallest counting as much as the others; here every segment counts once.",
     ),
 )
 

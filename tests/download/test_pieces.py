@@ -305,7 +305,7 @@ def test_kill_9_among_the_pieces_of_a_manifest_and_none_comes_twice(
         assert site.killed(lambda: fetcher().fetch(wanted("a", *interval), tmp_path / "clip"), 150_000)
     outcome = fetcher().fetch(wanted("a", *interval), tmp_path / "clip")
     assert outcome.status is Status.PRESENT, outcome.reason
-    assert site.again() <= 3 * 2 * ON_ITS_WAY, "two files, three kills; without what was kept 450,000"
+    assert site.again() <= 3 * ON_ITS_WAY, "one connection, three kills; without what was kept 450,000"
     undisturbed = fetcher().fetch(wanted("a", *interval), tmp_path / "undisturbed")
     assert outcome.sha256 == undisturbed.sha256
 

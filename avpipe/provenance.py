@@ -59,12 +59,14 @@ def _path(module: str) -> Path | None:
     return base / "__init__.py" if (base / "__init__.py").is_file() else None
 
 
-@cache
-def _tree(module: str) -> ast.Module:
+def _parse(module: str) -> ast.Module:
     path = _path(module)
     if path is None:
         raise ModuleNotFoundError(f"no module {module} in {ROOT}")
     return ast.parse(path.read_text(encoding="utf-8"), str(path))
+
+
+_tree = cache(_parse)
 
 
 @cache
@@ -88,7 +90,7 @@ def _imports(module: str) -> set[str]:
 
 @cache
 def _module_hash(module: str) -> str:
-    tree = _Meaning().visit(ast.parse(ast.unparse(_tree(module))))
+    tree = _Meaning().visit(_parse(module))  # a tree of its own, because what has no meaning is taken out
     digest = hashlib.sha256(ast.dump(tree).encode())
     for path in _data_files(module):
         digest.update(path.name.encode() + b"\0" + path.read_bytes())

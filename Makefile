@@ -53,7 +53,7 @@ format: setup  ## format Python and Snakemake files
 	$(BIN)/snakefmt Snakefile workflow/rules
 
 docs: setup  ## write docs/config.md, docs/models.md and the schema anew from the code
-	$(BIN)/python -m avpipe.docs
+	$(BIN)/python -m avpipe.cli.docs
 
 bench: setup  ## measure speed and memory: prints the table of benchmarks/README.md
 	$(BIN)/python benchmarks/run.py

@@ -30,11 +30,11 @@ from PIL import Image
 from torch import nn
 from torchvision import transforms
 
-from avpipe.config.extractor import ExtractorConfig
 from avpipe.features.backbones import create_extractor
 from avpipe.features.extract import extract_shard
 from avpipe.features.store import open_features
 from avpipe.features.visual import NORMALISATION, random_trunk
+from avpipe.plan.extractor import ExtractorConfig
 
 FPS = 8  # LLP's frame rate: 80 pictures a clip, whole batches of 16
 BACKBONE = "resnet152"
@@ -201,7 +201,7 @@ def one_side(side: str, root: Path, clips: int) -> float:
 MEMORY = """
 import resource, sys
 from pathlib import Path
-from avpipe.config.extractor import ExtractorConfig
+from avpipe.plan.extractor import ExtractorConfig
 from avpipe.features.extract import extract_shard
 
 root, status = Path(sys.argv[1]), Path("/proc/self/status")

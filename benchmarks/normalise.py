@@ -16,8 +16,8 @@ from pathlib import Path
 
 import pandas as pd
 
+from avpipe.media.ffmpeg import ffmpeg_binary
 from avpipe.media.normalise import normalise_shard
-from avpipe.programs import ffmpeg_binary
 
 CLIPS, ROUNDS = 16, 7
 GRAPH = (

@@ -26,11 +26,11 @@ import zarr
 from torch import Tensor, nn
 from torch.nn import functional
 
-from avpipe.config.recipe import Recipe
-from avpipe.experiment import Experiment
 from avpipe.models import AVBatch, AVOutput
 from avpipe.models.han import HAN
 from avpipe.models.psp import PSP
+from avpipe.plan.experiment import Experiment
+from avpipe.plan.recipe import Recipe
 from avpipe.training.data import Resident, open_data
 from avpipe.training.localization import Localization
 from avpipe.training.loop import Run

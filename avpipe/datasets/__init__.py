@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from avpipe import lazy
-from avpipe.lazy import LazyTable
+from avpipe.plan import registry
+from avpipe.plan.registry import LazyTable
 
 if TYPE_CHECKING:
     from avpipe.datasets.base import Annotations
@@ -33,7 +33,9 @@ def read_annotations(kind: str, annotations: str | Path, **options: Any) -> "Ann
         UnknownNameError: for a format or an option that does not exist.
         AnnotationError: for a file that is missing or broken; it names the file, the line and what was expected.
     """
-    qualified = lazy.target(DATASETS, kind, "kind of dataset")
-    lazy.check_options(qualified, options, f"the reader of {kind} annotations")
-    annotations_of: Annotations = lazy.load(DATASETS, kind, "kind of dataset")(Path(annotations), **options)
+    qualified = registry.target(DATASETS, kind, "kind of dataset")
+    registry.check_options(qualified, options, f"the reader of {kind} annotations")
+    annotations_of: Annotations = registry.load(DATASETS, kind, "kind of dataset")(
+        Path(annotations), **options
+    )
     return annotations_of

@@ -11,9 +11,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from avpipe import lazy
 from avpipe.http import DownloadFailed, Remote
 from avpipe.locking import locked
+from avpipe.plan import registry
 from avpipe.transfer import Limits, download
 
 
@@ -114,10 +114,10 @@ def fetch_annotations(
         UnknownNameError: for a kind or a file that the table does not have.
         OutputError: if the folder cannot be written.
     """
-    lazy.target(dict.fromkeys(published, ""), kind, "kind of dataset with published annotation files")
+    registry.target(dict.fromkeys(published, ""), kind, "kind of dataset with published annotation files")
     files = published[kind]
     for name in names:
-        lazy.target(dict.fromkeys(files, ""), name, f"annotation file of {kind}")
+        registry.target(dict.fromkeys(files, ""), name, f"annotation file of {kind}")
     paths = [out / name for name in list(names) or files]
     for path in paths:
         with locked(out / ".fetch-annotations.lock"):

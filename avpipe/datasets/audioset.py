@@ -38,7 +38,7 @@ from avpipe.datasets.base import (
     table,
     youtube_name,
 )
-from avpipe.lazy import UnknownNameError, suggest
+from avpipe.plan.registry import UnknownNameError, suggest
 
 CLASSES_FILE = "class_labels_indices.csv"
 SETS = {

@@ -42,7 +42,7 @@ from avpipe.datasets.base import (
     shared_id_issues,
     table,
 )
-from avpipe.lazy import suggest
+from avpipe.plan.registry import suggest
 
 CATEGORIES = (
     "Speech", "Car", "Cheering", "Dog", "Cat", "Frying_(food)", "Basketball_bounce", "Fire_alarm", "Chainsaw", "Cello", "Banjo",

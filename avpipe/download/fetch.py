@@ -13,13 +13,13 @@ from typing import Any, Protocol, runtime_checkable
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from avpipe import lazy
-from avpipe.config.source import Source
 from avpipe.download import FETCHERS
 from avpipe.download.base import CLIP_NAME, Fetcher, WantedClip, part_of, ranges_of
 from avpipe.download.journal import Journal
 from avpipe.download.outcome import Outcome, Status
 from avpipe.files import output_errors, whole_file
+from avpipe.plan import registry
+from avpipe.plan.source import Source
 from avpipe.transfer import forget
 
 SCHEMA = pa.schema(
@@ -173,7 +173,7 @@ def _fetchers(sources: Sequence[Source], places: Places) -> list[Fetcher]:
         places.files.mkdir(parents=True, exist_ok=True)
     fetchers: list[Fetcher] = []
     for source in sources:
-        kind = lazy.load(FETCHERS, source.kind, "source")
+        kind = registry.load(FETCHERS, source.kind, "source")
         shared = source.kind in ("http", "huggingface", "youtube")  # these ask a site for each clip
         fetchers.append(kind(source, places.budgets) if shared else kind(source))
     return fetchers

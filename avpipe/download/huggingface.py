@@ -4,11 +4,11 @@ import os
 import urllib.parse
 from pathlib import Path
 
-from avpipe.config.source import HUB, Source
 from avpipe.download.archive import ArchiveFetcher
 from avpipe.download.base import Fetcher
 from avpipe.download.web import WebFetcher
 from avpipe.http import Remote
+from avpipe.plan.source import HUB, Source
 
 
 def huggingface_fetcher(source: Source, budgets: Path) -> Fetcher:

@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-from avpipe.config.source import Source
 from avpipe.datasets.manifest import local_file
 from avpipe.download.archive import ArchiveFetcher
 from avpipe.download.base import Fetcher, WantedClip, offset_of, sha256_of
 from avpipe.download.outcome import Outcome, Status
+from avpipe.plan.source import Source
 
 
 def local_fetcher(source: Source) -> Fetcher:

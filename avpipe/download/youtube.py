@@ -17,14 +17,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from avpipe.config.source import Source
 from avpipe.download import ytdlp
 from avpipe.download.base import WantedClip, fill, part_of, ranges_of, sha256_of
 from avpipe.download.budget import Budget, Clock
 from avpipe.download.messages import shortened, status_of
 from avpipe.download.outcome import Outcome, Status
+from avpipe.download.programs import ffmpeg_for_cutting, javascript_runtimes
 from avpipe.files import output_errors
-from avpipe.programs import ffmpeg_binary, javascript_runtimes
+from avpipe.plan.source import Source
 from avpipe.transfer import keep, kept
 
 PAGE = "https://www.youtube.com/watch?v={source}"
@@ -178,7 +178,7 @@ class YouTubeFetcher:
             end=end,
             options=options,
             extractors=["youtube"] if source.url is None else ["default"],
-            ffmpeg=ffmpeg_binary(),
+            ffmpeg=ffmpeg_for_cutting(),
             largest=source.max_bytes,
             guarded=self.guarded,
             trusted=[] if source.url is None else ytdlp.addresses_of(self.host),

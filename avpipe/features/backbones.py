@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from avpipe import lazy
-from avpipe.config.extractor import ExtractorConfig
 from avpipe.features.fusion import optimise
 from avpipe.features.spec import BACKBONES, NETWORKS, check_extractors
 from avpipe.features.weights import WeightsError, fetch, file_sha256
+from avpipe.plan import registry
+from avpipe.plan.extractor import ExtractorConfig
 
 Convolution = (nn.Conv2d, nn.Conv3d)
 BatchNorm = (nn.BatchNorm2d, nn.BatchNorm3d)
@@ -91,7 +91,7 @@ def create_extractor(config: ExtractorConfig, device: torch.device, weights_fold
         WeightsError: if published weights are asked for and cannot be had.
     """
     check_extractors({config.backbone: config})
-    network = lazy.load(NETWORKS, BACKBONES[config.backbone].kind, "kind of backbone")
+    network = registry.load(NETWORKS, BACKBONES[config.backbone].kind, "kind of backbone")
     extractor: Extractor = network(config, device, weights_folder)
     return extractor
 

@@ -21,8 +21,6 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from avpipe import provenance
-from avpipe.config.extractor import ExtractorConfig
 from avpipe.features.backbones import Extractor, create_extractor
 from avpipe.features.device import claim_device, default_locks
 from avpipe.features.prefetch import prefetched
@@ -32,6 +30,8 @@ from avpipe.files import read_json
 from avpipe.media.logmel import SAMPLE_RATE
 from avpipe.media.presets import CANONICAL
 from avpipe.media.segments import Clip, Rule, decode_audio, decode_frames, frame_indices, read_shard
+from avpipe.plan import fingerprint
+from avpipe.plan.extractor import ExtractorConfig
 
 _BATCHES_AHEAD = 2
 _RESULTS_UNDER_WAY = 2
@@ -352,7 +352,7 @@ def _attributes(network: Extractor) -> tuple[dict[str, Any], dict[str, Any]]:
         "weights_files": network.identity.files,
         "preprocessing": network.preprocessing,
     }
-    environment = provenance.environment()
+    environment = fingerprint.environment()
     environment.pop("cores")  # decides nothing
     about = {"drift_from_float32": network.drift, "device": network.device.type, "environment": environment}
     return identity, about

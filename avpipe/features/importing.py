@@ -12,8 +12,6 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
-from avpipe import provenance
-from avpipe.config.imported import ImportedConfig
 from avpipe.datasets.manifest import read_ledger
 from avpipe.features.imported import (
     ImportFeaturesError,
@@ -24,6 +22,8 @@ from avpipe.features.imported import (
 )
 from avpipe.features.store import write_shard
 from avpipe.files import read_json
+from avpipe.plan import fingerprint
+from avpipe.plan.extractor import ImportedConfig
 
 
 def import_features(name: str, config: ImportedConfig, results: Path) -> Counter[str]:
@@ -74,7 +74,7 @@ def import_shard(
         "imported": published,
         "preprocessing": config.origin or f"not known: imported from {published['file']}",
     }
-    environment = {key: value for key, value in provenance.environment().items() if key != "cores"}
+    environment = {key: value for key, value in fingerprint.environment().items() if key != "cores"}
     path = results / "features" / f"{name}.zarr"
     write_shard(path, config, shard, index["rows"], values, identity, {"environment": environment})
     return +counts

@@ -4,12 +4,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from avpipe import lazy
-from avpipe.config.extractor import ExtractorConfig
-from avpipe.config.imported import ImportedConfig
-from avpipe.config.section import ConfigError
-from avpipe.lazy import Entries, LazyTable
 from avpipe.media.presets import CANONICAL
+from avpipe.plan import registry
+from avpipe.plan.extractor import ExtractorConfig, ImportedConfig
+from avpipe.plan.registry import Entries, LazyTable
+from avpipe.plan.section import ConfigError
 
 SEGMENTS = CANONICAL.seconds
 """T: segments of a clip."""
@@ -69,7 +68,7 @@ def published_config(backbone: str) -> ExtractorConfig:
 
 
 def _known(backbone: str) -> str:
-    lazy.target(dict.fromkeys(BACKBONES, ""), backbone, "backbone")  # raises with a suggestion
+    registry.target(dict.fromkeys(BACKBONES, ""), backbone, "backbone")  # raises with a suggestion
     return backbone
 
 
@@ -87,7 +86,7 @@ def check_extractors(extractors: Mapping[str, ExtractorConfig]) -> None:
 def _mistakes(config: ExtractorConfig) -> list[str]:
     if config.backbone not in BACKBONES:
         return [
-            f"backbone: no backbone {config.backbone!r}; {lazy.suggest(config.backbone, list(BACKBONES))}"
+            f"backbone: no backbone {config.backbone!r}; {registry.suggest(config.backbone, list(BACKBONES))}"
         ]
     kind = BACKBONES[config.backbone].kind
     found = []

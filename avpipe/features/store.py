@@ -21,12 +21,11 @@ from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
 from zarr.storage import MemoryStore
 
-from avpipe.config.extractor import ExtractorConfig
-from avpipe.config.imported import ImportedConfig
 from avpipe.datasets.manifest import read_ledger
 from avpipe.features.spec import chunk_path, dimension_names, feature_shape
 from avpipe.files import read_json, whole_file, write_text
 from avpipe.locking import locked
+from avpipe.plan.extractor import ExtractorConfig, ImportedConfig
 
 _ABSENT = 2**64 - 1
 _CHECKSUM = 4

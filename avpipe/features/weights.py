@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from avpipe import lazy
-from avpipe.config.extractor import ExtractorConfig
 from avpipe.http import DownloadFailed, Remote
 from avpipe.locking import locked
+from avpipe.plan import registry
+from avpipe.plan.extractor import ExtractorConfig
 from avpipe.transfer import Limits, download
 
 if TYPE_CHECKING:
@@ -151,7 +151,7 @@ def fetch(
         UnknownNameError: if there is no such name.
         OutputError: if the folder cannot be written.
     """
-    lazy.target({known: weights.url for known, weights in published.items()}, name, "published weights")
+    registry.target({known: weights.url for known, weights in published.items()}, name, "published weights")
     weights = published[name]
     path = folder / weights.filename
     if not path.exists():
@@ -182,7 +182,9 @@ def verify(
     """
     found = {}
     for name in names:
-        lazy.target({known: weights.url for known, weights in published.items()}, name, "published weights")
+        registry.target(
+            {known: weights.url for known, weights in published.items()}, name, "published weights"
+        )
         path = folder / published[name].filename
         found[name] = (_what_is_wrong(path, published[name]) or "ok") if path.exists() else "missing"
     return found

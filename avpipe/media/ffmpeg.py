@@ -4,16 +4,16 @@ import errno
 import os
 import re
 import resource
+import shutil
 import subprocess
 import sys
 import threading
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from types import TracebackType
 from typing import IO
-
-from avpipe.programs import ffmpeg_binary
 
 MEMORY = 4 << 30
 """Address space in bytes that one ffmpeg may have (Linux); an 8K picture fits, a decompression bomb does not."""
@@ -29,6 +29,43 @@ _LEVEL = re.compile(r"\[(?P<level>panic|fatal|error|warning|info|verbose|debug)\
 _OUTPUT = re.compile(r"(?:out|vost|aost)#")
 _FRAMES = re.compile(r"\[Parsed_fps_\d+ @ [^\]]*\] \[verbose\] \d+ frames in, (?P<count>\d+) frames out;")
 _SAMPLES = re.compile(r"\[Parsed_ashowinfo_\d+ @ [^\]]*\] \[info\] n:.* nb_samples:(?P<count>\d+)")
+
+
+class FFmpegError(RuntimeError):
+    """There is no ffmpeg that can do the work; the message says what to install."""
+
+
+@cache
+def ffmpeg_binary() -> str:
+    """The ffmpeg on PATH if it has libx264, else the one of the imageio-ffmpeg wheel.
+
+    Raises:
+        FFmpegError: if neither can be had.
+    """
+    found = shutil.which("ffmpeg")
+    if found and _encodes_x264(found):
+        return found
+    import imageio_ffmpeg
+
+    try:
+        bundled: str = imageio_ffmpeg.get_ffmpeg_exe()
+    except RuntimeError as error:
+        raise FFmpegError("no ffmpeg with libx264: install ffmpeg, or the package imageio-ffmpeg") from error
+    return bundled
+
+
+def _encodes_x264(binary: str) -> bool:
+    listed = subprocess.run(
+        [binary, "-hide_banner", "-encoders"], capture_output=True, text=True, check=False
+    )
+    return " libx264 " in listed.stdout
+
+
+@cache
+def ffmpeg_version() -> str:
+    """For example "7.1.1": what canonical clips are made with."""
+    shown = subprocess.run([ffmpeg_binary(), "-version"], capture_output=True, text=True, check=True).stdout
+    return shown.split(maxsplit=3)[2]
 
 
 @dataclass

@@ -22,11 +22,10 @@ import pyarrow.parquet as pq
 from avpipe.download.base import CLIP_NAME, sha256_of
 from avpipe.download.outcome import Status
 from avpipe.files import OutputError, output_errors, whole_file
-from avpipe.lazy import UnknownNameError, suggest
 from avpipe.media.convert import Converted, convert_clip
-from avpipe.media.ffmpeg import FFmpegGroup
+from avpipe.media.ffmpeg import FFmpegGroup, ffmpeg_version
 from avpipe.media.presets import PRESETS, Preset
-from avpipe.programs import ffmpeg_version
+from avpipe.plan.registry import UnknownNameError, suggest
 
 SCHEMA = pa.schema(
     [

@@ -3,9 +3,9 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from avpipe import lazy
-from avpipe.lazy import LazyTable
 from avpipe.models.base import AVBatch, AVOutput, ModelCard
+from avpipe.plan import registry
+from avpipe.plan.registry import LazyTable
 
 if TYPE_CHECKING:
     from torch import nn
@@ -61,8 +61,8 @@ def create_model(name: str, **options: Any) -> "nn.Module":
     Raises:
         UnknownNameError: for a model or an option that does not exist, or a value an option does not take.
     """
-    lazy.check_options(lazy.target(MODELS, name, "model"), options, f"model {name!r}")
-    return lazy.load(MODELS, name, "model")(**options)
+    registry.check_options(registry.target(MODELS, name, "model"), options, f"model {name!r}")
+    return registry.load(MODELS, name, "model")(**options)
 
 
 def load_model(checkpoint: Path) -> "nn.Module":
@@ -73,10 +73,10 @@ def load_model(checkpoint: Path) -> "nn.Module":
         ValueError: if the run failed and left no weights, or the file is none of ours.
     """
     function = {"load_model": "avpipe.models.checkpoint:load_model"}
-    return lazy.load(function, "load_model", "function")(checkpoint)
+    return registry.load(function, "load_model", "function")(checkpoint)
 
 
 def model_card(name: str) -> ModelCard:
     """The `CARD` that stands beside the model's class."""
-    module = lazy.target(MODELS, name, "model").split(":")[0]
-    return lazy.load({name: f"{module}:CARD"}, name, "model")
+    module = registry.target(MODELS, name, "model").split(":")[0]
+    return registry.load({name: f"{module}:CARD"}, name, "model")

@@ -6,8 +6,8 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.figure import Figure
 
-from avpipe.config.study import Study
 from avpipe.metrics.localization import category_accuracy
+from avpipe.plan.study import Study
 from avpipe.report.predictions import (
     Predictions,
     any_truth,

@@ -8,10 +8,10 @@ import numpy.typing as npt
 import pandas as pd
 from matplotlib.figure import Figure
 
-from avpipe.config.section import ConfigError
-from avpipe.config.study import Study
 from avpipe.media.presets import CANONICAL, PRESETS
 from avpipe.media.segments import decode_audio, decode_frames, read_shard
+from avpipe.plan.section import ConfigError
+from avpipe.plan.study import Study
 from avpipe.report.predictions import Predictions, read_categories, read_rows
 from avpipe.report.spec import SegmentsFigure, chosen_seed
 from avpipe.report.style import Heading

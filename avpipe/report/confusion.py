@@ -9,8 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.colors import Colormap
 from matplotlib.figure import Figure
 
-from avpipe.config.study import Study
 from avpipe.metrics.localization import confusion_matrix, segment_accuracy
+from avpipe.plan.study import Study
 from avpipe.report.predictions import (
     Predictions,
     class_names,

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from avpipe.config.study import Study
+from avpipe.plan.study import Study
 from avpipe.report.predictions import NothingToDraw
 from avpipe.report.spec import CurveFigure
 from avpipe.report.style import BACKGROUND, COLOURS, INK, Heading, framed_figure

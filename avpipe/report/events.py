@@ -8,8 +8,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from avpipe.config.study import Study
 from avpipe.datasets.labels import parsing_labels
+from avpipe.plan.study import Study
 from avpipe.report.predictions import NothingToDraw, read_categories
 from avpipe.report.spec import EventsFigure
 from avpipe.report.style import BACKGROUND, COLOURS, Heading, framed_figure

@@ -6,7 +6,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from avpipe.config.study import Study
+from avpipe.plan.study import Study
 from avpipe.report.categories import draw_categories
 from avpipe.report.clips import draw_segments
 from avpipe.report.confusion import draw_confusion

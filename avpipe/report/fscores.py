@@ -8,7 +8,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from avpipe.config.study import Study
+from avpipe.plan.study import Study
 from avpipe.report.predictions import (
     PARSED,
     Predictions,

@@ -8,8 +8,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from avpipe.config.section import ConfigError
-from avpipe.config.study import Study
+from avpipe.plan.section import ConfigError
+from avpipe.plan.study import Study
 from avpipe.report.clips import ClipContent, read_clip
 from avpipe.report.predictions import GROUNDED, missing_lines, read_rows
 from avpipe.report.spec import GroundingFigure, chosen_seed

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from avpipe.config.section import ConfigError
-from avpipe.config.study import Study
-from avpipe.experiment import Experiment
-from avpipe.lazy import suggest
+from avpipe.plan.experiment import Experiment
+from avpipe.plan.registry import suggest
+from avpipe.plan.section import ConfigError
+from avpipe.plan.study import Study
 from avpipe.report.spec import FigureSpec
 from avpipe.tables.runs import read_run, shortened
 

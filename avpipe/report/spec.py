@@ -23,10 +23,10 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from avpipe.config.section import ConfigError, Section
-from avpipe.config.study import Study
-from avpipe.experiment import Setting, model_options
-from avpipe.lazy import suggest
+from avpipe.plan.experiment import Setting, model_options
+from avpipe.plan.registry import suggest
+from avpipe.plan.section import ConfigError, Section
+from avpipe.plan.study import Study
 from avpipe.tables.spec import Row, Spec, checked, read_mapping
 
 

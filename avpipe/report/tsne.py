@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from avpipe.config.study import Study
+from avpipe.plan.study import Study
 from avpipe.report.predictions import (
     NothingToDraw,
     Predictions,

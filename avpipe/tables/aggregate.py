@@ -9,12 +9,12 @@ from typing import Any
 
 import yaml
 
-from avpipe.config.recipe import Recipe
-from avpipe.config.section import ConfigError
-from avpipe.config.study import Study
-from avpipe.experiment import Experiment, Setting
 from avpipe.files import write_text
-from avpipe.lazy import suggest
+from avpipe.plan.experiment import Experiment, Setting
+from avpipe.plan.recipe import Recipe
+from avpipe.plan.registry import suggest
+from avpipe.plan.section import ConfigError
+from avpipe.plan.study import Study
 from avpipe.tables.render import RENDERERS
 from avpipe.tables.runs import Notice, Run, notice, read_run, shortened
 from avpipe.tables.spec import Row, TableSpec

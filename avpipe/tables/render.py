@@ -18,7 +18,7 @@ from avpipe.tables.runs import COST_DIGITS, COSTS
 if TYPE_CHECKING:
     from avpipe.tables.aggregate import Cell, Table
 
-DATA_FILES = ("templates/*.jinja",)  # part of the code's fingerprint, see avpipe.provenance
+DATA_FILES = ("templates/*.jinja",)  # part of the code's fingerprint, see avpipe.plan.fingerprint
 
 COLUMNS = (
     "row",

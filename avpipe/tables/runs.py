@@ -5,9 +5,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from avpipe.config.study import Study
-from avpipe.experiment import Experiment
 from avpipe.files import read_json
+from avpipe.plan.experiment import Experiment
+from avpipe.plan.study import Study
 
 COSTS = {"parameters": 1e-6, "seconds": 1.0}
 """What a table may show beside scores -> factor to the printed unit: millions of parameters, seconds a run trained."""

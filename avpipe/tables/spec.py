@@ -45,11 +45,11 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import Field, PrivateAttr, ValidationError
 
-from avpipe.config.recipe import Recipe
-from avpipe.config.section import NAME, ConfigError, Section, describe
-from avpipe.config.study import Study
-from avpipe.experiment import Experiment, Role, Setting, check_model
-from avpipe.lazy import UnknownNameError, suggest
+from avpipe.plan.experiment import Experiment, Role, Setting, check_model
+from avpipe.plan.recipe import Recipe
+from avpipe.plan.registry import UnknownNameError, suggest
+from avpipe.plan.section import NAME, ConfigError, Section, describe
+from avpipe.plan.study import Study
 
 SUPERVISED: tuple[Setting, ...] = ("supervised", "weakly-supervised")
 

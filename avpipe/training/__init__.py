@@ -1,6 +1,6 @@
 """Training and evaluation: features and labels -> runs. This table is all that importing the package loads."""
 
-from avpipe.lazy import LazyTable
+from avpipe.plan.registry import LazyTable
 
 TASKS: LazyTable = {
     "cross_modality": "avpipe.training.cross_modality:CrossModality",

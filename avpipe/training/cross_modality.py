@@ -16,7 +16,6 @@ import torch
 from torch import Tensor
 
 from avpipe.datasets.labels import segment_labels
-from avpipe.experiment import Experiment
 from avpipe.metrics.cross_modality import (
     chance_accuracy,
     exact_match_accuracy,
@@ -25,6 +24,7 @@ from avpipe.metrics.cross_modality import (
 )
 from avpipe.models.base import AVOutput
 from avpipe.models.layers import intervals
+from avpipe.plan.experiment import Experiment
 from avpipe.training.data import Data, Division
 from avpipe.training.task import Predictions
 

@@ -19,9 +19,9 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from avpipe.experiment import Role
 from avpipe.features.store import Features, open_features
 from avpipe.models.base import AVBatch
+from avpipe.plan.experiment import Role
 
 SPLITS = ("train", "val", "test")
 TABLES = ("clips.parquet", "events.parquet", "categories.csv", "manifest.parquet")

@@ -5,11 +5,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from avpipe import lazy
-from avpipe.experiment import Experiment
 from avpipe.features.device import claim_device, default_locks
 from avpipe.files import read_json, whole_file
 from avpipe.models.checkpoint import load_model
+from avpipe.plan import registry
+from avpipe.plan.experiment import Experiment
 from avpipe.training import TASKS
 from avpipe.training.data import open_data
 from avpipe.training.loop import EVALUATION_BATCH, deterministic
@@ -47,7 +47,7 @@ def embeddings_of(
     experiment: Experiment, results: Path, checkpoint: Path, device: str
 ) -> dict[str, np.ndarray]:
     """`clips` (N,), the test split's usable clips in its order, and the embeddings (N, T, D) of their segments."""
-    division = lazy.load(TASKS, experiment.task, "task").division
+    division = registry.load(TASKS, experiment.task, "task").division
     parts: dict[str, list[torch.Tensor]] = {}
     with claim_device(device, default_locks()) as place, deterministic(place), torch.inference_mode():
         data, reader = open_data(experiment.features, results, place, division=division)

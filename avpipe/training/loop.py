@@ -20,12 +20,12 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from avpipe import lazy, provenance
-from avpipe.experiment import Experiment
 from avpipe.features.device import claim_device, default_locks
 from avpipe.models import MODELS, create_model
 from avpipe.models.base import AVBatch, AVOutput
 from avpipe.models.standardization import Scales, standardize_inputs
+from avpipe.plan import fingerprint, registry
+from avpipe.plan.experiment import Experiment
 from avpipe.training import TASKS
 from avpipe.training.data import Data, Reader, feature_scales, open_data
 from avpipe.training.logs import RunLog, say
@@ -74,10 +74,10 @@ def train_experiment(
         torch.set_num_threads(threads)
     folder = results / "runs" / experiment.id
     with claim_device(device, default_locks()) as place, deterministic(place):
-        task_class = lazy.load(TASKS, experiment.task, "task")
+        task_class = registry.load(TASKS, experiment.task, "task")
         which = task_class.division, experiment.setting == "weakly-supervised"
         data, reader = open_data(experiment.features, results, place, resident_bytes, *which)
-        task: Task = task_class(experiment, data, lazy.load(MODELS, experiment.model, "model"))
+        task: Task = task_class(experiment, data, registry.load(MODELS, experiment.model, "model"))
         reason = why_not(experiment, data) or task.problem()
         clips = ", ".join(f"{len(split)}/{split.named} {name}" for name, split in data.splits.items())
         say(
@@ -127,13 +127,13 @@ def why_not(experiment: Experiment, data: Data) -> str | None:
 def code_fingerprint(experiment: Experiment) -> str:
     """The fingerprint of everything that a run executes: this loop, the task and that one model."""
     named = ((TASKS, experiment.task, "task"), (MODELS, experiment.model, "model"))
-    modules = [lazy.target(table, name, kind).split(":")[0] for table, name, kind in named]
-    return provenance.fingerprint(__name__, *modules)
+    modules = [registry.target(table, name, kind).split(":")[0] for table, name, kind in named]
+    return fingerprint.fingerprint(__name__, *modules)
 
 
 def model_options(experiment: Experiment, data: Data) -> dict[str, Any]:
     """The experiment's options; sizes and `setting`, where the model has such options, are filled in."""
-    known = lazy.options_of(lazy.target(MODELS, experiment.model, "model"))
+    known = registry.options_of(registry.target(MODELS, experiment.model, "model"))
     given = data.sizes() | {"setting": experiment.setting}
     return {**{name: value for name, value in given.items() if name in known}, **experiment.options}
 
@@ -144,7 +144,7 @@ def describe_run(experiment: Experiment, data: Data, log: Path | None) -> dict[s
         "counts": data.counts(),
         "features": describe_features(experiment, data),
         "log": str(log) if log else None,
-        "environment": provenance.environment(),
+        "environment": fingerprint.environment(),
     }
 
 

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from avpipe.config.recipe import Recipe
+from avpipe.plan.recipe import Recipe
 
 _COMPILER = "torch._dynamo"
 

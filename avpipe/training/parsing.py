@@ -14,10 +14,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from avpipe.datasets.labels import clip_labels, parsing_labels
-from avpipe.experiment import Experiment
-from avpipe.lazy import suggest
 from avpipe.metrics.parsing import parsing_scores
 from avpipe.models.base import AVOutput
+from avpipe.plan.experiment import Experiment
+from avpipe.plan.registry import suggest
 from avpipe.training.data import Data, Division
 from avpipe.training.task import Predictions
 

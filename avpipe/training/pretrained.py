@@ -7,8 +7,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from avpipe.experiment import Experiment
 from avpipe.files import read_json
+from avpipe.plan.experiment import Experiment
 
 
 @dataclass(frozen=True)

@@ -12,11 +12,11 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from avpipe import lazy
-from avpipe.experiment import Experiment
 from avpipe.models import MODELS
 from avpipe.models.base import AVOutput
 from avpipe.models.grounding import compared
+from avpipe.plan import registry
+from avpipe.plan.experiment import Experiment
 from avpipe.training.data import Data, Division
 from avpipe.training.task import Predictions
 
@@ -49,7 +49,7 @@ class Pretraining:
             raise ValueError(
                 f"pretraining reads no labels; setting {experiment.setting!r} should be 'self-supervised'"
             )
-        known = lazy.options_of(lazy.target(MODELS, experiment.model, "model"))
+        known = registry.options_of(registry.target(MODELS, experiment.model, "model"))
         options = {name: option["default"] for name, option in known.items()} | experiment.options
         self.data = data
         pairs = compared(options["objective"])

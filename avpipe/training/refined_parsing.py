@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from avpipe.experiment import Experiment
 from avpipe.models.base import AVBatch
+from avpipe.plan.experiment import Experiment
 from avpipe.training.data import Data
 from avpipe.training.logs import say
 from avpipe.training.parsing import Parsing

@@ -16,7 +16,7 @@ from avpipe.datasets.annotation_files import (
     AnnotationFileError,
     fetch_annotations,
 )
-from avpipe.lazy import UnknownNameError
+from avpipe.plan.registry import UnknownNameError
 from avpipe.transfer import Limits
 
 CONTENT = b"Bark&AAAAAAAAAAA&good&0&10\n" * 1_000

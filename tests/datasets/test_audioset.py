@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from avpipe.datasets import read_annotations
 from avpipe.datasets.audioset import read_audioset
 from avpipe.datasets.base import CLIP_NAME, AnnotationError
-from avpipe.lazy import UnknownNameError
+from avpipe.plan.registry import UnknownNameError
 
 CLASSES = 'index,mid,display_name\n0,/m/09x0r,"Speech"\n1,/m/05zppz,"Male speech, man speaking"\n2,/t/dd00088,"Gush"\n'
 HEAD = "# Segments csv created Sun Mar  5 10:54:31 2017\n# num_ytids=3, num_segs=3\n# YTID, start_seconds, end_seconds, positive_labels\n"

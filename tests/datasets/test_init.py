@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from avpipe.datasets import DATASETS, read_annotations
-from avpipe.lazy import UnknownNameError, options_of
+from avpipe.plan.registry import UnknownNameError, options_of
 
 
 def test_every_reader_takes_the_folder_and_keyword_only_options() -> None:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from avpipe.datasets import read_annotations
 from avpipe.datasets.base import CLIP_NAME, AnnotationError
 from avpipe.datasets.ucf101 import read_ucf101
-from avpipe.lazy import UnknownNameError
+from avpipe.plan.registry import UnknownNameError
 
 TRAIN = ["Archery/v_Archery_g08_c01.avi 1", "Jump/v_Leap_g08_c02.avi 2"]
 TEST = ["Archery/v_Archery_g01_c01.avi"]

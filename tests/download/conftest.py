@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from avpipe.download.youtube import YouTubeFetcher
-from avpipe.programs import ffmpeg_binary
+from avpipe.media.ffmpeg import ffmpeg_binary
 from tests.download.excerpts import SECONDS, source
 
 

@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from avpipe.config.source import Source
 from avpipe.download import Outcome
 from avpipe.download.base import WantedClip
+from avpipe.media.ffmpeg import ffmpeg_binary
 from avpipe.media.normalise import normalise_shard
 from avpipe.media.segments import decode_audio, decode_frames, read_shard
-from avpipe.programs import ffmpeg_binary
+from avpipe.plan.source import Source
 
 SECONDS = 30
 RATE = 1e6

@@ -19,11 +19,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from avpipe.config.source import Source
 from avpipe.download import FETCHERS, Status
 from avpipe.download.archive import FOLDER, ArchiveFetcher
 from avpipe.download.base import WantedClip
-from avpipe.lazy import load
+from avpipe.plan.registry import load
+from avpipe.plan.source import Source
 from avpipe.transfer import Limits
 
 NAMES = [f"clip{number}" for number in range(8)]
@@ -273,7 +273,7 @@ def test_no_id_writes_anywhere_but_to_its_clips_file(tmp_path: Path, name: str) 
 JOB = """
 import math, sys, time
 from pathlib import Path, PurePosixPath
-from avpipe.config.source import Source
+from avpipe.plan.source import Source
 from avpipe.download import members
 from avpipe.download.archive import ArchiveFetcher
 from avpipe.download.base import WantedClip

@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from avpipe.config.source import Source
 from avpipe.download import Status, drive
 from avpipe.download.archive import ArchiveFetcher
 from avpipe.download.base import WantedClip
 from avpipe.download.drive import confirmed_url
 from avpipe.http import DownloadFailed, Failure
+from avpipe.plan.source import Source
 from avpipe.transfer import Limits
 
 FILE_ID = "1FjKwe79e0u96vdjIVwfRQ1V6SoDHe7kK"

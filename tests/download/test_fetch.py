@@ -8,12 +8,12 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from avpipe.config.source import Source
 from avpipe.download.base import WantedClip
 from avpipe.download.fetch import Places, fetch_shard, refetch_clips
 from avpipe.download.journal import Journal
 from avpipe.download.web import WebFetcher
 from avpipe.files import OutputError
+from avpipe.plan.source import Source
 from avpipe.transfer import Limits
 
 COLUMNS = ["clip", "status", "reason", "path", "bytes", "sha256", "attempts", "seconds", "found_in", "offset"]

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from avpipe.config.source import Source
 from avpipe.download import Status
 from avpipe.download.base import WantedClip
 from avpipe.download.huggingface import huggingface_fetcher
+from avpipe.plan.source import Source
 
 CLIP = WantedClip("a", "a", math.nan, math.nan)
 VIDEO = bytes(range(256)) * 100

@@ -12,8 +12,8 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from avpipe.config.source import Source
 from avpipe.download.fetch import Places, fetch_shard
+from avpipe.plan.source import Source
 
 CLIPS = 60
 KILLS = 20

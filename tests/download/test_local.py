@@ -8,11 +8,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from avpipe.config.source import Source
 from avpipe.datasets import base
 from avpipe.download import Status
 from avpipe.download.base import CLIP_NAME, WantedClip
 from avpipe.download.local import LocalFetcher
+from avpipe.plan.source import Source
 
 
 def wanted(source: str, clip: str = "clip") -> WantedClip:

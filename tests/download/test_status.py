@@ -10,10 +10,10 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from avpipe.cli import app
-from avpipe.config.source import Source
 from avpipe.download import Status
 from avpipe.download.fetch import Places, fetch_shard
 from avpipe.download.status import clip_statuses, count, left_for_later
+from avpipe.plan.source import Source
 
 CLIPS = {  # clip: split, shard, answer of the site
     "have": ("train", 0, 200),

@@ -16,12 +16,12 @@ from typing import Any
 
 import pytest
 
-from avpipe.config.source import Source
 from avpipe.download import Status
 from avpipe.download.base import WantedClip
 from avpipe.download.web import WebFetcher
 from avpipe.files import OutputError
 from avpipe.http import Failure, is_public, retry_after
+from avpipe.plan.source import Source
 from avpipe.transfer import Limits
 
 BODY = random.Random(0).randbytes(300_000)

@@ -17,12 +17,12 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from avpipe.config.source import Source
 from avpipe.download import Status, ranges, ytdlp
 from avpipe.download.budget import Budget
 from avpipe.download.fetch import Places, fetch_shard
 from avpipe.download.youtube import PATIENCE, YouTubeFetcher
 from avpipe.files import OutputError
+from avpipe.plan.source import Source
 from tests.download.excerpts import (
     ON_ITS_WAY,
     RATE,
@@ -528,7 +528,7 @@ def test_a_proxy_has_a_budget_of_its_own_and_its_password_is_in_no_file_name(tmp
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the limit on data is Linux's")
 def test_a_javascript_runtime_works_within_the_limits(tmp_path: Path) -> None:
-    from avpipe.programs import javascript_runtimes
+    from avpipe.download.programs import javascript_runtimes
 
     runtimes = javascript_runtimes(Path(sys.executable))
     if "node" not in runtimes:

@@ -7,11 +7,11 @@ import pytest
 import torch
 import torchvision
 
-from avpipe.config.extractor import ExtractorConfig
-from avpipe.config.section import ConfigError
 from avpipe.features import weights
 from avpipe.features.backbones import Extractor, create_extractor, draw_weights, state_sha256
 from avpipe.features.weights import PublishedWeights, WeightsError, file_sha256
+from avpipe.plan.extractor import ExtractorConfig
+from avpipe.plan.section import ConfigError
 
 CPU = torch.device("cpu")
 

@@ -10,11 +10,11 @@ import h5py
 import numpy as np
 import pytest
 
-from avpipe.config.imported import ImportedConfig
 from avpipe.datasets import read_annotations
 from avpipe.datasets.manifest import write_manifest
 from avpipe.features.export import ExportError, Form, export_ave, export_npy, export_webdataset
 from avpipe.features.importing import import_features
+from avpipe.plan.extractor import ImportedConfig
 
 LINES = ["Bark&AAAAAAAAAAA&good&0&10", "Cat&BBBBBBBBBBB&good&2&5", "Bark&CCCCCCCCCCC&good&3&7",
          "Cat&DDDDDDDDDDD&good&0&0", "Bark&EEEEEEEEEEE&good&1&2"]  # fmt: skip

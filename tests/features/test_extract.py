@@ -15,12 +15,12 @@ import pytest
 import torch
 import zarr
 
-from avpipe.config.extractor import ExtractorConfig
-from avpipe.config.section import ConfigError
 from avpipe.features import extract, open_features
 from avpipe.features.backbones import create_extractor
 from avpipe.features.extract import ExtractionError, extract_shard
 from avpipe.media.segments import decode_frames, read_shard
+from avpipe.plan.extractor import ExtractorConfig
+from avpipe.plan.section import ConfigError
 
 pytestmark = pytest.mark.usefixtures("drawn_once")
 
@@ -125,7 +125,7 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 import torch
-from avpipe.config.extractor import ExtractorConfig
+from avpipe.plan.extractor import ExtractorConfig
 from avpipe.features.extract import extract_shard
 
 rename, count = Path.replace, [0]

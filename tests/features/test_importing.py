@@ -11,7 +11,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from avpipe.config.imported import ImportedConfig
 from avpipe.datasets import read_annotations
 from avpipe.datasets.base import AnnotationError
 from avpipe.datasets.h5 import H5Error
@@ -19,6 +18,7 @@ from avpipe.datasets.manifest import write_manifest
 from avpipe.features import open_features
 from avpipe.features.imported import ImportFeaturesError, inspect_published, row_names
 from avpipe.features.importing import import_features, import_shard
+from avpipe.plan.extractor import ImportedConfig
 
 LINES = [f"Bark&{letter * 11}&good&{number}&9" for number, letter in enumerate("ABCDEFG")] + [
     "Cat&AAAAAAAAAAA&good&0&5"

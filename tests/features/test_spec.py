@@ -6,11 +6,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from avpipe import provenance
-from avpipe.config.extractor import ExtractorConfig
-from avpipe.config.section import ConfigError
 from avpipe.features import spec, visual
-from avpipe.lazy import UnknownNameError
+from avpipe.plan import fingerprint
+from avpipe.plan.extractor import ExtractorConfig
+from avpipe.plan.registry import UnknownNameError
+from avpipe.plan.section import ConfigError
 
 
 def config(backbone: str, **options: object) -> ExtractorConfig:
@@ -80,9 +80,9 @@ def test_published_settings_are_valid(backbone: str) -> None:
 
 def test_extraction_does_not_import_the_networks_that_it_loads_by_name() -> None:
     sound, look = (spec.NETWORKS[kind].split(":")[0] for kind in ("audio", "2d"))
-    assert not provenance.import_closure("avpipe.features.extract") & {sound, look}
-    assert look not in provenance.import_closure(sound)
-    assert "avpipe.media.logmel" in provenance.import_closure(sound)
+    assert not fingerprint.import_closure("avpipe.features.extract") & {sound, look}
+    assert look not in fingerprint.import_closure(sound)
+    assert "avpipe.media.logmel" in fingerprint.import_closure(sound)
 
 
 def test_importing_the_package_is_light() -> None:

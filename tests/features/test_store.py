@@ -11,9 +11,9 @@ import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from avpipe.config.extractor import ExtractorConfig
 from avpipe.features import open_features
 from avpipe.features.store import Features, FeaturesError, write_shard
+from avpipe.plan.extractor import ExtractorConfig
 
 SIZE = 4
 CONFIG = ExtractorConfig(backbone="vggish")

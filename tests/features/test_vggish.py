@@ -9,11 +9,11 @@ import torch
 from torchvggish import torchvggish
 from torchvggish.vggish_input import waveform_to_examples
 
-from avpipe.config.extractor import ExtractorConfig
 from avpipe.features import weights
 from avpipe.features.backbones import create_extractor
 from avpipe.features.vggish import VGGishExtractor, quantize
 from avpipe.features.weights import PublishedWeights, WeightsError
+from avpipe.plan.extractor import ExtractorConfig
 
 CPU = torch.device("cpu")
 WAVES = (0.3 * np.random.default_rng(2).normal(size=(3, 16_000))).astype(np.float32)

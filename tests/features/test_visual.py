@@ -7,10 +7,10 @@ import torchvision
 from PIL import Image
 from torchvision.transforms import v2
 
-from avpipe.config.extractor import ExtractorConfig
 from avpipe.features import visual
 from avpipe.features.backbones import create_extractor
 from avpipe.features.visual import NORMALISATION, VisualExtractor, resized
+from avpipe.plan.extractor import ExtractorConfig
 
 CPU = torch.device("cpu")
 pytestmark = pytest.mark.usefixtures("drawn_once")

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 
-from avpipe.config.extractor import ExtractorConfig
 from avpipe.features.spec import BACKBONES
 from avpipe.features.weights import (
     PUBLISHED_WEIGHTS,
@@ -24,7 +23,8 @@ from avpipe.features.weights import (
     needed_weights,
     verify,
 )
-from avpipe.lazy import UnknownNameError
+from avpipe.plan.extractor import ExtractorConfig
+from avpipe.plan.registry import UnknownNameError
 
 CONTENT = bytes(range(256)) * 1_000
 SHA256 = hashlib.sha256(CONTENT).hexdigest()

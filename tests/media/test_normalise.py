@@ -24,10 +24,10 @@ import pytest
 import soundfile
 
 from avpipe.files import OutputError
-from avpipe.lazy import UnknownNameError
 from avpipe.media import ffmpeg, normalise
 from avpipe.media.normalise import normalise_shard
 from avpipe.media.segments import decode_audio, decode_frames, read_shard
+from avpipe.plan.registry import UnknownNameError
 
 COLUMNS = [
     "clip",

@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from avpipe import lazy
-from avpipe.lazy import UnknownNameError, options_of, target
 from avpipe.models import MODELS, AVBatch, AVOutput, create_model, list_models, model_card
+from avpipe.plan import registry
+from avpipe.plan.registry import UnknownNameError, options_of, target
 from avpipe.training import TASKS
 from avpipe.training.localization import LOSSES
 
@@ -226,7 +226,7 @@ def test_a_parser_can_do_without_a_3d_network(name):
 
 @every_parser
 def test_a_parser_says_how_its_paper_weighs_and_smooths(name):
-    model = lazy.load(MODELS, name, "model")
+    model = registry.load(MODELS, name, "model")
     output = small(name)(batch())
     assert {"clip", "audio", "visual"} <= model.default_loss_weights.keys()
     assert output.losses.keys() <= model.default_loss_weights.keys()
@@ -280,7 +280,7 @@ def test_its_options_can_be_read_without_running_it(name):
 
 @every_localizer
 def test_says_what_its_paper_trains_it_with(name):
-    model = lazy.load(MODELS, name, "model")
+    model = registry.load(MODELS, name, "model")
     if model_card(name).task == "localization":
         assert model.default_loss in LOSSES
         assert getattr(model, "default_weak_loss", model.default_loss) in LOSSES

@@ -16,8 +16,8 @@ import soundfile
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from avpipe.config.study import Study
-from avpipe.experiment import Experiment
+from avpipe.plan.experiment import Experiment
+from avpipe.plan.study import Study
 from avpipe.report.spec import FigureSpec, parse_figure
 
 CATEGORIES = ("Bell", "Male speech, man speaking")

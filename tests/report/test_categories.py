@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from matplotlib.figure import Figure
 
-from avpipe.config.section import ConfigError
-from avpipe.config.study import Study
+from avpipe.plan.section import ConfigError
+from avpipe.plan.study import Study
 from avpipe.report.categories import draw_categories
 from avpipe.report.spec import CategoriesFigure, FigureSpec
 from avpipe.report.style import Heading

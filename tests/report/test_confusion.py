@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
-from avpipe.config.study import Study
+from avpipe.plan.study import Study
 from avpipe.report.confusion import draw_confusion, mean_confusion
 from avpipe.report.predictions import Predictions
 from avpipe.report.spec import ConfusionFigure, FigureSpec

@@ -9,7 +9,7 @@ import pytest
 from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
 
-from avpipe.config.study import Study
+from avpipe.plan.study import Study
 from avpipe.report.curve import Point, draw_curve, read_points
 from avpipe.report.spec import CurveFigure, FigureSpec
 from avpipe.report.style import Heading

@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
-from avpipe.config.section import ConfigError
-from avpipe.config.study import Study
+from avpipe.plan.section import ConfigError
+from avpipe.plan.study import Study
 from avpipe.report.events import count_events, draw_events
 from avpipe.report.predictions import NothingToDraw
 from avpipe.report.spec import EventsFigure, parse_figure

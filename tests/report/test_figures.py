@@ -9,7 +9,7 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-from avpipe.config.study import Study
+from avpipe.plan.study import Study
 from avpipe.report import figures
 from avpipe.report.spec import FigureSpec
 

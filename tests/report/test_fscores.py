@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from avpipe.config.study import Study
+from avpipe.plan.study import Study
 from avpipe.report.fscores import category_fscores, draw_fscores
 from avpipe.report.spec import FScoresFigure, parse_figure
 from avpipe.report.style import Heading

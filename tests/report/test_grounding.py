@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from avpipe.config.section import ConfigError
-from avpipe.config.study import Study
+from avpipe.plan.section import ConfigError
+from avpipe.plan.study import Study
 from avpipe.report.figures import draw_figure
 from avpipe.report.grounding import draw_grounding, matrix, mixed_clips
 from avpipe.report.spec import GroundingFigure, parse_figure

@@ -9,8 +9,8 @@ import pytest
 from matplotlib.collections import PolyCollection
 from matplotlib.figure import Figure
 
-from avpipe.config.section import ConfigError
-from avpipe.config.study import Study
+from avpipe.plan.section import ConfigError
+from avpipe.plan.study import Study
 from avpipe.report.figures import draw_figure
 from avpipe.report.parsed import draw_parsed, read_lanes, typical_clips
 from avpipe.report.spec import ParsedFigure, parse_figure

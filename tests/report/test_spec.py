@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import yaml
 
-from avpipe.config.section import ConfigError
-from avpipe.config.study import Study
+from avpipe.plan.section import ConfigError
+from avpipe.plan.study import Study
 from avpipe.report.spec import CurveFigure, FigureSpec, load_figure, parse_figure
 
 THETA = {"option": "theta", "heading": "Accuracy (%)"}

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from avpipe.config.section import ConfigError
-from avpipe.config.study import Study
+from avpipe.plan.section import ConfigError
+from avpipe.plan.study import Study
 from avpipe.report.predictions import read_rows
 from avpipe.report.spec import FigureSpec, TSNEFigure
 from avpipe.report.style import Heading

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from avpipe.config.study import Study
-from avpipe.experiment import Experiment
+from avpipe.plan.experiment import Experiment
+from avpipe.plan.study import Study
 
 
 @pytest.fixture

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from avpipe.config.section import ConfigError
-from avpipe.config.study import Study
-from avpipe.experiment import Experiment
+from avpipe.plan.experiment import Experiment
+from avpipe.plan.section import ConfigError
+from avpipe.plan.study import Study
 from avpipe.tables.aggregate import Cell, fill_table, why, write_table
 from avpipe.tables.render import as_html, as_latex, as_markdown
 from avpipe.tables.spec import TableSpec, parse_table

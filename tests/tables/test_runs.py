@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from avpipe.config.study import Study
-from avpipe.experiment import Experiment
+from avpipe.plan.experiment import Experiment
+from avpipe.plan.study import Study
 from avpipe.tables.runs import LONGEST_REASON, notice, read_run, shortened
 
 

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import yaml
 
-from avpipe.config.section import ConfigError
-from avpipe.config.study import Study
+from avpipe.plan.section import ConfigError
+from avpipe.plan.study import Study
 from avpipe.tables.spec import load_table, parse_table
 
 

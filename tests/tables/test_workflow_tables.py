@@ -9,8 +9,8 @@ import pytest
 import torch
 import yaml
 
-from avpipe.config.study import Study, validate_study
 from avpipe.models import create_model
+from avpipe.plan.study import Study, validate_study
 from avpipe.report.spec import CurveFigure, load_figure
 from avpipe.tables.spec import load_table, parse_table
 

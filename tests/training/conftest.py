@@ -11,9 +11,9 @@ import pandas as pd
 import pytest
 import zarr
 
-from avpipe.config.recipe import Recipe
-from avpipe.experiment import Experiment
 from avpipe.files import write_json
+from avpipe.plan.experiment import Experiment
+from avpipe.plan.recipe import Recipe
 
 CATEGORIES = ("Bark", "Bell", "Horn")
 SEGMENTS = 10

@@ -10,14 +10,14 @@ import pandas as pd
 import pytest
 import yaml
 
-from avpipe.config.recipe import Recipe
-from avpipe.config.study import Study as StudyConfig
-from avpipe.config.study import resolve, validate_study
-from avpipe.experiment import Experiment, Setting
 from avpipe.models import model_card
+from avpipe.plan.experiment import Experiment, Setting
+from avpipe.plan.plan import Plan
+from avpipe.plan.recipe import Recipe
+from avpipe.plan.study import Study as StudyConfig
+from avpipe.plan.study import resolve, validate_study
 from avpipe.tables.spec import load_table
 from avpipe.training.loop import train_experiment
-from avpipe.workflow import Plan
 
 from .conftest import Study, write_features, write_study
 

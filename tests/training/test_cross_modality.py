@@ -5,12 +5,12 @@ import pandas as pd
 import pytest
 import torch
 
-from avpipe.experiment import Experiment
 from avpipe.files import read_json
 from avpipe.metrics.cross_modality import query_intervals
 from avpipe.models.avdln import AVDLN
 from avpipe.models.base import AVOutput
 from avpipe.models.layers import intervals
+from avpipe.plan.experiment import Experiment
 from avpipe.training.cross_modality import CrossModality
 from avpipe.training.data import read_tables
 from avpipe.training.loop import train_experiment

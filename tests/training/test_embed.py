@@ -8,8 +8,8 @@ import pandas as pd
 import pytest
 import torch
 
-from avpipe.experiment import Experiment
 from avpipe.models import load_model
+from avpipe.plan.experiment import Experiment
 from avpipe.training.data import open_data
 from avpipe.training.embed import embed_run
 from avpipe.training.loop import train_experiment

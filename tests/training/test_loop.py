@@ -12,16 +12,16 @@ import pandas as pd
 import pytest
 import torch
 
-from avpipe import lazy
 from avpipe.metrics.localization import segment_accuracy
 from avpipe.models import MODELS, load_model
 from avpipe.models.avel import AVEL
 from avpipe.models.psp import PSP
+from avpipe.plan import registry
+from avpipe.plan.plan import train_code
 from avpipe.training import loop
 from avpipe.training.data import open_data
 from avpipe.training.localization import Localization
 from avpipe.training.loop import resume_file, train_experiment
-from avpipe.workflow import train_code
 
 from .conftest import write_features
 
@@ -210,7 +210,7 @@ def test_a_state_that_cannot_be_read_is_not_used(study, describe, capsys):
 CHILD = """
 import sys
 from pathlib import Path
-from avpipe.experiment import Experiment
+from avpipe.plan.experiment import Experiment
 from avpipe.training.loop import train_experiment
 train_experiment(Experiment.from_json(sys.argv[1]), Path(sys.argv[2]), [0], "cpu", threads=1, save_every=0)
 """
@@ -274,7 +274,7 @@ def test_metrics_say_what_the_run_was(study, describe):
     assert metrics["features"]["audio"] == {"extractor": "ears", "weights": "random", "sha256": "0" * 64}
     assert metrics["log"] == "logs/train.log"
     assert metrics["code"] == train_code(experiment)  # what the workflow watches
-    model = lazy.load(MODELS, "avin", "model")(
+    model = registry.load(MODELS, "avin", "model")(
         num_classes=3, audio_dim=6, visual_dim=8, visual_cells=4, hidden_dim=8, fusion_dim=8
     )
     assert metrics["parameters"] == sum(p.numel() for p in model.parameters())

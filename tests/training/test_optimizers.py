@@ -43,7 +43,7 @@ def test_optimizers_are_the_recipes(describe, name, kind):
 
 ALONE = """
 import sys, torch
-from avpipe.config.recipe import Recipe
+from avpipe.plan.recipe import Recipe
 from avpipe.training.loop import deterministic, make_optimizer
 layer = torch.nn.Linear(2, 2)
 with deterministic(torch.device("cpu")):

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from avpipe.experiment import Experiment
+from avpipe.plan.experiment import Experiment
 from avpipe.training import loop
 from avpipe.training.pretrained import (
     Pretrained,

@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 import yaml
 
-from avpipe import provenance
 from avpipe.datasets import DATASETS
 from avpipe.download import FETCHERS
 from avpipe.features.spec import NETWORKS
 from avpipe.models import MODELS
+from avpipe.plan import fingerprint
+from avpipe.plan.plan import JOBS
 from avpipe.training import TASKS
-from avpipe.workflow import JOBS
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 BY_NAME = {
@@ -31,7 +31,7 @@ BY_NAME = {
 
 def modules_of(rule: str) -> set[str]:
     by_name = {target.split(":")[0] for target in BY_NAME.get(rule, {}).values()}
-    return provenance.import_closure(*JOBS[rule].modules, *by_name) | {"avpipe.config.study"}
+    return fingerprint.import_closure(*JOBS[rule].modules, *by_name) | {"avpipe.plan.study"}
 
 
 def third_party_imports(module: str) -> set[str]:
@@ -48,7 +48,7 @@ def third_party_imports(module: str) -> set[str]:
         for child in ast.iter_child_nodes(node):
             visit(child)
 
-    visit(provenance._tree(module))
+    visit(fingerprint._tree(module))
     return names - {"avpipe"} - set(sys.stdlib_module_names)
 
 

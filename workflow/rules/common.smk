@@ -7,9 +7,9 @@ from snakemake.exceptions import WorkflowError
 
 sys.path.insert(0, workflow.basedir)
 
-from avpipe.config.study import resolve, validate_study
+from avpipe.plan.study import resolve, validate_study
 from avpipe.datasets.manifest import inventory
-from avpipe.workflow import (
+from avpipe.plan.plan import (
     Plan,
     code,
     embed_code,

@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from avpipe.config.section import ConfigError
-from avpipe.config.source import Source
-from avpipe.config.study import validate_study
+from avpipe.plan.section import ConfigError
+from avpipe.plan.source import Source
+from avpipe.plan.study import validate_study
 
 SHA256 = "0" * 64
 GOOD = (

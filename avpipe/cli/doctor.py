@@ -18,8 +18,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from avpipe.download.budget import Budget
+from avpipe.download.programs import javascript_runtimes
 from avpipe.download.rar import TOOLS
-from avpipe.programs import FFmpegError, ffmpeg_binary, ffmpeg_version, javascript_runtimes
+from avpipe.media.ffmpeg import FFmpegError, ffmpeg_binary, ffmpeg_version
 
 OLD = 90
 """Days after which yt-dlp counts as old: YouTube changes, and yt-dlp follows about once a month."""

@@ -3,11 +3,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from avpipe.config.recipe import Recipe
-from avpipe.config.section import ConfigError
-from avpipe.config.study import resolve, validate_study
+from avpipe.plan.recipe import Recipe
+from avpipe.plan.section import ConfigError
+from avpipe.plan.study import resolve, validate_study
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 MINIMAL = {"dataset": {"name": "d", "kind": "demo"}}
 
 

@@ -2,7 +2,7 @@ import re
 
 import pytest
 
-from avpipe import docs
+from avpipe.cli import docs
 
 
 @pytest.mark.parametrize("path", docs.PAGES)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from avpipe import lazy
+from avpipe.plan import registry
 
 MODULE = """
 from typing import Literal
@@ -24,13 +24,13 @@ def function(path, *, clips: int = 2, name: str):
 def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     (tmp_path / "lazy_example.py").write_text(MODULE)
     monkeypatch.syspath_prepend(str(tmp_path))
-    lazy.source_of.cache_clear()
-    lazy.options_of.cache_clear()
+    registry.source_of.cache_clear()
+    registry.options_of.cache_clear()
     return "lazy_example"
 
 
 def test_options_are_read_without_running_the_module(module: str) -> None:
-    options = lazy.options_of(f"{module}:Model")
+    options = registry.options_of(f"{module}:Model")
     assert {name: facts["default"] for name, facts in options.items()} == {
         "width": 3,
         "kind": "a",
@@ -39,7 +39,7 @@ def test_options_are_read_without_running_the_module(module: str) -> None:
     }
     assert options["kind"]["choices"] == ["a", "b"]
     assert module not in sys.modules
-    assert lazy.options_of(f"{module}:function")["name"]["required"]
+    assert registry.options_of(f"{module}:function")["name"]["required"]
 
 
 @pytest.mark.parametrize(
@@ -53,22 +53,22 @@ def test_options_are_read_without_running_the_module(module: str) -> None:
     ],
 )
 def test_wrong_options_are_named(module: str, options: dict[str, object], message: str) -> None:
-    with pytest.raises(lazy.UnknownNameError, match=message):
-        lazy.check_options(f"{module}:Model", options, "model 'm'")
+    with pytest.raises(registry.UnknownNameError, match=message):
+        registry.check_options(f"{module}:Model", options, "model 'm'")
 
 
 def test_right_options_pass(module: str) -> None:
-    lazy.check_options(f"{module}:Model", {"width": 4, "kind": "b", "rate": 1, "flag": True}, "model 'm'")
+    registry.check_options(f"{module}:Model", {"width": 4, "kind": "b", "rate": 1, "flag": True}, "model 'm'")
 
 
 def test_an_unknown_name_lists_what_there_is() -> None:
-    with pytest.raises(lazy.UnknownNameError, match="unknown model 'avil'; did you mean 'avel'"):
-        lazy.target({"avel": "x:Y", "dam": "x:Z"}, "avil", "model")
+    with pytest.raises(registry.UnknownNameError, match="unknown model 'avil'; did you mean 'avel'"):
+        registry.target({"avel": "x:Y", "dam": "x:Z"}, "avil", "model")
 
 
 def test_planning_imports_neither_torch_nor_pandas() -> None:
     code = (
-        "import sys, avpipe.workflow, avpipe.datasets.manifest\n"
+        "import sys, avpipe.plan.plan, avpipe.datasets.manifest\n"
         "print([m for m in ('torch', 'torchvision', 'pandas', 'zarr', 'decord') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

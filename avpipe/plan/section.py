@@ -4,7 +4,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from avpipe.lazy import suggest
+from avpipe.plan.registry import suggest
 
 
 class ConfigError(ValueError):

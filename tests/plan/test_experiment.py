@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from avpipe.config.recipe import Recipe
-from avpipe.experiment import Experiment
+from avpipe.plan.experiment import Experiment
+from avpipe.plan.recipe import Recipe
 
 
 def experiment(**changes: Any) -> Experiment:

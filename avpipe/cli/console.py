@@ -4,9 +4,12 @@ import sys
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
-from typing import Annotated, Any, ParamSpec
+from typing import TYPE_CHECKING, Annotated, Any, ParamSpec
 
 import typer
+
+if TYPE_CHECKING:
+    from avpipe.plan.source import Source
 
 P = ParamSpec("P")
 
@@ -34,6 +37,10 @@ Out = Annotated[Path, typer.Option(help="Where the result goes; written whole or
 Results = Annotated[Path, typer.Option(help="The study's folder, results/{dataset}.")]
 StudyOption = Annotated[str, typer.Option(help="The study: a yaml or json file, or json itself.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
+Budgets = Annotated[
+    Path | None,
+    typer.Option(help="Folder of request budgets that jobs share; default: in the user's cache folder."),
+]
 
 
 def read_mapping(text: str, what: str) -> dict[str, Any]:
@@ -51,6 +58,13 @@ def read_mapping(text: str, what: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ValueError(f"{what} must be a mapping, found {type(value).__name__}")
     return value
+
+
+def read_sources(texts: list[str] | None) -> list["Source"]:
+    """Sources given as json."""
+    from avpipe.plan.source import Source
+
+    return [Source.model_validate(read_mapping(text, "--source")) for text in texts or []]
 
 
 def counted(counts: dict[Any, int]) -> str:

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from avpipe.console import Device, Out, Results, counted, read_mapping, readable_errors
+from avpipe.cli.console import Device, Out, Results, counted, read_mapping, readable_errors
 
 if TYPE_CHECKING:
-    from avpipe.config.imported import ImportedConfig
+    from avpipe.plan.extractor import ImportedConfig
 
-features = typer.Typer(no_args_is_help=True, help="Canonical clips to zarr arrays.")
-weights = typer.Typer(no_args_is_help=True, help="Published weights of the backbones.")
+commands = typer.Typer(no_args_is_help=True, help="Canonical clips to zarr arrays.")
+weights_commands = typer.Typer(no_args_is_help=True, help="Published weights of the backbones.")
 
 WeightNames = Annotated[
     list[str] | None, typer.Argument(help="Names that `avpipe weights list` prints; default: all.")
@@ -28,8 +28,8 @@ def _imported(text: str) -> tuple[str, "ImportedConfig"]:
     """Name and settings of one imported feature."""
     from pydantic import ValidationError
 
-    from avpipe.config.imported import ImportedConfig
-    from avpipe.config.section import NAME, describe
+    from avpipe.plan.extractor import ImportedConfig
+    from avpipe.plan.section import NAME, describe
 
     (name, settings), *_ = read_mapping(text, "the feature").items()
     if not re.match(NAME, name):
@@ -40,7 +40,7 @@ def _imported(text: str) -> tuple[str, "ImportedConfig"]:
         raise ValueError(f"the feature {name} is wrong:\n{describe(error, ImportedConfig)}") from None
 
 
-@features.command("extract")
+@commands.command("extract")
 @readable_errors
 def extract(
     extractor: Annotated[
@@ -58,10 +58,10 @@ def extract(
     threads: Annotated[int, typer.Option(help="Processor threads.")] = 1,
 ) -> None:
     """Compute features of one shard. A bare name (resnet152) means that backbone with the published settings."""
-    from avpipe.config.extractor import ExtractorConfig
     from avpipe.features.extract import extract_shard
     from avpipe.features.spec import published_config
     from avpipe.features.weights import default_folder
+    from avpipe.plan.extractor import ExtractorConfig
 
     configs: dict[str, ExtractorConfig] = {}
     for text in extractor:
@@ -77,7 +77,7 @@ def extract(
     typer.echo(json.dumps(timings))
 
 
-@features.command("inspect")
+@commands.command("inspect")
 @readable_errors
 def inspect(
     imported: Annotated[str, typer.Argument(help="json {name: {path: ..., format: ..., shape: ...}}.")],
@@ -91,7 +91,7 @@ def inspect(
     write_json(out, inspect_published(config))
 
 
-@features.command("import")
+@commands.command("import")
 @readable_errors
 def import_shard(
     imported: Annotated[str, typer.Argument(help="json {name: {path: ..., format: ..., shape: ...}}.")],
@@ -151,10 +151,10 @@ def export(
     ] = None,
 ) -> None:
     """Write features in a form that others' code reads."""
-    from avpipe import lazy
     from avpipe.features.export import FORMATS, Form
+    from avpipe.plan import registry
 
-    lazy.target(dict.fromkeys(FORMATS, ""), format, "format")
+    registry.target(dict.fromkeys(FORMATS, ""), format, "format")
     form = Form(
         dtype or ("float64" if format == "ave" else None),
         tuple(int(part) for part in shape.split(",")) if shape else None,
@@ -163,7 +163,7 @@ def export(
     typer.echo(counted(FORMATS[format](named, results, out, form)))
 
 
-@features.command("coverage")
+@commands.command("coverage")
 @readable_errors
 def coverage(
     array: Annotated[Path, typer.Argument(help="The array, features/{extractor}.zarr.")],
@@ -177,7 +177,7 @@ def coverage(
     typer.echo(", ".join(f"{split} {valid} of {clips}" for split, (clips, valid) in counts.items()))
 
 
-@weights.command("list")
+@weights_commands.command("list")
 @readable_errors
 def list_weights() -> None:
     """Name, size, hash, licence and address of each file of published weights."""
@@ -190,7 +190,7 @@ def list_weights() -> None:
         )
 
 
-@weights.command("fetch")
+@weights_commands.command("fetch")
 @readable_errors
 def fetch_weights(
     names: WeightNames = None,
@@ -206,7 +206,7 @@ def fetch_weights(
         typer.echo(str(fetch(name, folder or default_folder(os.environ))))
 
 
-@weights.command("verify")
+@weights_commands.command("verify")
 @readable_errors
 def verify_weights(
     names: WeightNames = None,
@@ -229,8 +229,8 @@ def verify_weights(
 
 def _weight_names(names: list[str] | None, study: str | None) -> list[str]:
     """The names given, else what the study needs, else all."""
-    from avpipe.config.study import resolve, validate_study
     from avpipe.features.weights import PUBLISHED_WEIGHTS, needed_weights
+    from avpipe.plan.study import resolve, validate_study
 
     if names or study is None:
         return names or list(PUBLISHED_WEIGHTS)

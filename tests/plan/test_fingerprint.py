@@ -3,41 +3,41 @@ from pathlib import Path
 
 import pytest
 
-from avpipe import provenance
+from avpipe.plan import fingerprint
 
 SOURCES = {
     "__init__.py": "",
-    "layers.py": '"""Layers."""\n\nKNOWN: lazy.Entries[int] = {}\n\ndef attention(x):\n    return x + 1\n',
+    "layers.py": '"""Layers."""\n\nKNOWN: registry.Entries[int] = {}\n\ndef attention(x):\n    return x + 1\n',
     "models/__init__.py": (
-        "from avpipe import lazy\n"
-        "MODELS: lazy.LazyTable = {'a': 'avpipe.models.a:A'}\n"
-        "def create(name):\n    return lazy.load(MODELS, name)\n"
+        "from avpipe.plan import registry\n"
+        "MODELS: registry.LazyTable = {'a': 'avpipe.models.a:A'}\n"
+        "def create(name):\n    return registry.load(MODELS, name)\n"
     ),
     "models/a.py": "from avpipe.layers import attention\nfrom . import base\n\nclass A:\n    pass\n",
     "models/b.py": "class B:\n    def forward(self):\n        from avpipe import layers\n        return layers\n",
     "models/c.py": "import torch\nC = 1\n",
     "models/base.py": "BASE = 1\n",
-    "lazy.py": "LazyTable = dict\n",
+    "plan/registry.py": "LazyTable = dict\n",
     "training.py": "from avpipe.models import create\n",
 }
 
 
 @pytest.fixture
 def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A small package that `provenance` takes for avpipe."""
+    """A small package that `fingerprint` takes for avpipe."""
     root = tmp_path / "avpipe"
     for name, text in SOURCES.items():
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
-    monkeypatch.setattr(provenance, "ROOT", root)
+    monkeypatch.setattr(fingerprint, "ROOT", root)
     forget()
     yield root
     forget()
 
 
 def forget() -> None:
-    for cached in (provenance._tree, provenance._imports, provenance._module_hash):
+    for cached in (fingerprint._tree, fingerprint._imports, fingerprint._module_hash):
         cached.cache_clear()
 
 
@@ -49,12 +49,12 @@ def edit(root: Path, name: str, old: str, new: str) -> None:
 
 
 def test_the_closure_follows_imports_of_every_form(package: Path) -> None:
-    assert {"avpipe.layers", "avpipe.models.base"} <= provenance.import_closure("avpipe.models.a")
-    assert "avpipe.models.b" not in provenance.import_closure("avpipe.models.a")
-    assert {"avpipe.layers"} <= provenance.import_closure("avpipe.models.b"), (
+    assert {"avpipe.layers", "avpipe.models.base"} <= fingerprint.import_closure("avpipe.models.a")
+    assert "avpipe.models.b" not in fingerprint.import_closure("avpipe.models.a")
+    assert {"avpipe.layers"} <= fingerprint.import_closure("avpipe.models.b"), (
         "an import inside a function counts"
     )
-    assert provenance.import_closure("avpipe.models.c") == {"avpipe.models.c"}, "other packages do not count"
+    assert fingerprint.import_closure("avpipe.models.c") == {"avpipe.models.c"}, "other packages do not count"
 
 
 @pytest.mark.parametrize(
@@ -65,7 +65,7 @@ def test_the_closure_follows_imports_of_every_form(package: Path) -> None:
         ("layers.py", '"""Layers."""', '"""Layers that two papers share."""'),
         ("layers.py", "def attention(x):\n", 'def attention(x):\n    """Add one."""\n'),
         ("models/c.py", "C = 1", "C = 2"),
-        ("layers.py", "KNOWN: lazy.Entries[int] = {}", "KNOWN: lazy.Entries[int] = {'a': 1}"),
+        ("layers.py", "KNOWN: registry.Entries[int] = {}", "KNOWN: registry.Entries[int] = {'a': 1}"),
         (
             "models/__init__.py",
             "{'a': 'avpipe.models.a:A'}",
@@ -76,9 +76,9 @@ def test_the_closure_follows_imports_of_every_form(package: Path) -> None:
 def test_what_does_not_change_the_meaning_keeps_the_fingerprint(
     package: Path, name: str, old: str, new: str
 ) -> None:
-    before = provenance.fingerprint("avpipe.models.a", "avpipe.training")
+    before = fingerprint.fingerprint("avpipe.models.a", "avpipe.training")
     edit(package, name, old, new)
-    assert provenance.fingerprint("avpipe.models.a", "avpipe.training") == before
+    assert fingerprint.fingerprint("avpipe.models.a", "avpipe.training") == before
 
 
 @pytest.mark.parametrize(
@@ -87,37 +87,37 @@ def test_what_does_not_change_the_meaning_keeps_the_fingerprint(
         ("layers.py", "x + 1", "x + 2"),
         ("models/base.py", "BASE = 1", "BASE = 2"),
         ("models/a.py", "class A:\n    pass", "class A:\n    x = 'not a docstring'"),
-        ("lazy.py", "dict", "list"),
+        ("plan/registry.py", "dict", "list"),
     ],
 )
 def test_what_changes_the_meaning_changes_the_fingerprint(
     package: Path, name: str, old: str, new: str
 ) -> None:
-    before = provenance.fingerprint("avpipe.models.a", "avpipe.training")
+    before = fingerprint.fingerprint("avpipe.models.a", "avpipe.training")
     edit(package, name, old, new)
-    assert provenance.fingerprint("avpipe.models.a", "avpipe.training") != before
+    assert fingerprint.fingerprint("avpipe.models.a", "avpipe.training") != before
 
 
 def test_an_edited_model_changes_only_its_own_fingerprint(package: Path) -> None:
-    a, b = (provenance.fingerprint(f"avpipe.models.{m}", "avpipe.training") for m in "ab")
+    a, b = (fingerprint.fingerprint(f"avpipe.models.{m}", "avpipe.training") for m in "ab")
     edit(package, "models/b.py", "return layers", "return layers, 1")
-    assert provenance.fingerprint("avpipe.models.a", "avpipe.training") == a
-    assert provenance.fingerprint("avpipe.models.b", "avpipe.training") != b
+    assert fingerprint.fingerprint("avpipe.models.a", "avpipe.training") == a
+    assert fingerprint.fingerprint("avpipe.models.b", "avpipe.training") != b
 
 
 def test_the_order_of_modules_does_not_matter(package: Path) -> None:
-    assert provenance.fingerprint("avpipe.models.a", "avpipe.models.b") == provenance.fingerprint(
+    assert fingerprint.fingerprint("avpipe.models.a", "avpipe.models.b") == fingerprint.fingerprint(
         "avpipe.models.b", "avpipe.models.a"
     )
 
 
 def test_an_unknown_module_is_an_error(package: Path) -> None:
     with pytest.raises(ModuleNotFoundError, match=r"avpipe\.models\.nothing"):
-        provenance.fingerprint("avpipe.models.nothing")
+        fingerprint.fingerprint("avpipe.models.nothing")
 
 
 def test_the_environment_names_versions_and_machine() -> None:
-    found = provenance.environment()
+    found = fingerprint.environment()
     assert found["libraries"]["torch"]
     assert found["python"].startswith("3.")
     assert found["cores"] >= 1
@@ -129,10 +129,10 @@ def test_a_file_that_a_module_reads_counts_as_its_code_and_no_other_file_does(pa
     page = package / "models/pages/a.txt"
     page.write_text("one")
     forget()
-    first = provenance.fingerprint("avpipe.models.c")
+    first = fingerprint.fingerprint("avpipe.models.c")
     (package / "models/notes.txt").write_text("two")
     forget()
-    assert provenance.fingerprint("avpipe.models.c") == first
+    assert fingerprint.fingerprint("avpipe.models.c") == first
     page.write_text("two")
     forget()
-    assert provenance.fingerprint("avpipe.models.c") != first
+    assert fingerprint.fingerprint("avpipe.models.c") != first

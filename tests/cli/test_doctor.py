@@ -11,12 +11,11 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
-from avpipe import doctor
-from avpipe.cli import app
-from avpipe.doctor import Check, Verdict, check_table, examine
+from avpipe.cli import app, doctor
+from avpipe.cli.doctor import Check, Verdict, check_table, examine
 from avpipe.download import Status
 from avpipe.download.budget import Budget
-from avpipe.programs import FFmpegError
+from avpipe.media.ffmpeg import FFmpegError
 
 
 def program(path: Path, output: str) -> str:

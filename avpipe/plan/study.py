@@ -6,12 +6,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from avpipe.config.extractor import ExtractorConfig
-from avpipe.config.imported import ImportedConfig
-from avpipe.config.recipe import Recipe
-from avpipe.config.section import NAME, ConfigError, Section, describe
-from avpipe.config.source import Source
-from avpipe.lazy import suggest
+from avpipe.plan.extractor import ExtractorConfig, ImportedConfig
+from avpipe.plan.recipe import Recipe
+from avpipe.plan.registry import suggest
+from avpipe.plan.section import NAME, ConfigError, Section, describe
+from avpipe.plan.source import Source
 
 
 class DatasetConfig(Section):

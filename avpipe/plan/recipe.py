@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
-from avpipe.config.section import Section
+from avpipe.plan.section import Section
 
 
 class Recipe(Section):

@@ -1,4 +1,4 @@
-"""Pages that are generated from the code: `python -m avpipe.docs` writes them, a test fails when they drift."""
+"""Pages that are generated from the code: `python -m avpipe.cli.docs` writes them, a test fails when they drift."""
 
 import json
 import re
@@ -8,17 +8,16 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
-from avpipe import lazy
-from avpipe.config.extractor import ExtractorConfig
-from avpipe.config.imported import ImportedConfig
-from avpipe.config.recipe import Recipe
-from avpipe.config.section import Section
-from avpipe.config.source import Source
-from avpipe.config.study import DatasetConfig, MediaConfig, Study
 from avpipe.files import write_text
 from avpipe.models import MODELS, list_models, model_card
+from avpipe.plan import registry
+from avpipe.plan.extractor import ExtractorConfig, ImportedConfig
+from avpipe.plan.recipe import Recipe
+from avpipe.plan.section import Section
+from avpipe.plan.source import Source
+from avpipe.plan.study import DatasetConfig, MediaConfig, Study
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 SECTIONS: dict[str, type[Section]] = {
     "The study": Study,
     "dataset": DatasetConfig,
@@ -85,7 +84,7 @@ def models_page() -> str:
             lines.append("- **Assumptions**:\n")
             lines.extend(f"    - {assumption}\n" for assumption in card.assumptions)
         lines.append("\n| option | type | default |\n| --- | --- | --- |\n")
-        for option, facts in lazy.options_of(MODELS[name]).items():
+        for option, facts in registry.options_of(MODELS[name]).items():
             lines.append(f"| `{option}` | {_cell(facts['type'])} | `{json.dumps(facts['default'])}` |\n")
     return "".join(lines)
 

@@ -3,7 +3,7 @@
 Snakemake does not see that an imported module was edited. So each rule carries
 `params: code=fingerprint("avpipe.features.vggish", ...)`: a hash of the syntax trees of those modules and of
 everything in avpipe that they import, transitively. Comments, docstrings and formatting do not count; neither
-do the tables `avpipe.lazy.LazyTable` and `Entries`, so that adding a model or a backbone does not make the others
+do the tables `avpipe.plan.registry.LazyTable` and `Entries`, so that adding a model or a backbone does not make the others
 stale: a job names its own instead. A module that reads files beside it names them, relative to its
 folder, in a literal `DATA_FILES = ("templates/*.jinja",)`; their bytes count as its code.
 """
@@ -21,7 +21,7 @@ from typing import Any
 from avpipe import __version__
 
 PACKAGE = "avpipe"
-ROOT = Path(__file__).parent
+ROOT = Path(__file__).parent.parent
 
 
 def fingerprint(*modules: str) -> str:

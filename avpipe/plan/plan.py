@@ -9,15 +9,15 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from avpipe import lazy, provenance
-from avpipe.config.imported import ImportedConfig
-from avpipe.config.section import ConfigError
-from avpipe.config.study import Study
 from avpipe.datasets import DATASETS
 from avpipe.download import FETCHERS
-from avpipe.experiment import Experiment
 from avpipe.features.spec import BACKBONES, NETWORKS, chunk_path
 from avpipe.models import MODELS
+from avpipe.plan import fingerprint, registry
+from avpipe.plan.experiment import Experiment
+from avpipe.plan.extractor import ImportedConfig
+from avpipe.plan.section import ConfigError
+from avpipe.plan.study import Study
 from avpipe.report.spec import FigureSpec, load_figure
 from avpipe.tables.spec import TableSpec, load_table
 from avpipe.training import TASKS
@@ -51,17 +51,17 @@ JOBS = {
 
 def code(rule: str, *more: str) -> str:
     """The fingerprint of a rule's code, with the modules `more` that its job loads by name."""
-    return provenance.fingerprint(*JOBS[rule].modules, *more)
+    return fingerprint.fingerprint(*JOBS[rule].modules, *more)
 
 
 def reader_code(kind: str) -> str:
     """The fingerprint of the manifest's code for a dataset of this kind."""
-    return code("manifest", lazy.target(DATASETS, kind, "dataset").split(":")[0])
+    return code("manifest", registry.target(DATASETS, kind, "dataset").split(":")[0])
 
 
 def fetch_code(kinds: list[str]) -> str:
     """The fingerprint of fetching from sources of these kinds."""
-    return code("fetch", *{lazy.target(FETCHERS, kind, "source").split(":")[0] for kind in kinds})
+    return code("fetch", *{registry.target(FETCHERS, kind, "source").split(":")[0] for kind in kinds})
 
 
 def train_code(experiment: Experiment) -> str:
@@ -76,7 +76,10 @@ def embed_code(experiment: Experiment) -> str:
 
 def _named_code(experiment: Experiment) -> tuple[str, str]:
     """The modules of the experiment's task and model."""
-    task, model = lazy.target(TASKS, experiment.task, "task"), lazy.target(MODELS, experiment.model, "model")
+    task, model = (
+        registry.target(TASKS, experiment.task, "task"),
+        registry.target(MODELS, experiment.model, "model"),
+    )
     return task.split(":")[0], model.split(":")[0]
 
 
@@ -84,8 +87,8 @@ def extract_code(backbones: list[str]) -> str:
     """The fingerprint of everything that an extraction with these backbones executes."""
     unknown = [name for name in backbones if name not in BACKBONES]
     if unknown:
-        raise lazy.UnknownNameError(
-            f"unknown backbone {unknown[0]!r}; {lazy.suggest(unknown[0], list(BACKBONES))}"
+        raise registry.UnknownNameError(
+            f"unknown backbone {unknown[0]!r}; {registry.suggest(unknown[0], list(BACKBONES))}"
         )
     networks = {NETWORKS[BACKBONES[name].kind].split(":")[0] for name in backbones}
     entries = sorted(f"{name}={BACKBONES[name]}" for name in backbones)
@@ -99,8 +102,8 @@ class Plan:
         self.study = study
         for name in study.training_of:
             try:
-                lazy.target({**TASKS, **MODELS}, name, "task or model")
-            except lazy.UnknownNameError as error:
+                registry.target({**TASKS, **MODELS}, name, "task or model")
+            except registry.UnknownNameError as error:
                 raise ConfigError(f"training_of: {error}") from None
         self.tables: dict[str, TableSpec] = {
             n: load_table(self._file(workflow, "tables", n), study) for n in study.tables
@@ -118,8 +121,8 @@ class Plan:
         path = workflow / folder / f"{name}.yaml"
         if not path.is_file():
             known = [file.stem for file in (workflow / folder).glob("*.yaml")]
-            raise lazy.UnknownNameError(
-                f"{folder}: no {name!r} in {workflow / folder}; {lazy.suggest(name, known)}"
+            raise registry.UnknownNameError(
+                f"{folder}: no {name!r} in {workflow / folder}; {registry.suggest(name, known)}"
             )
         return path
 

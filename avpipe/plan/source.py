@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from avpipe.config.section import Section
+from avpipe.plan.section import Section
 
 ARCHIVE_NAME = re.compile(r"\.(zip|rar|tar|tgz|tbz2?|txz|tzst|tar\.(gz|bz2|xz|zst))$", re.IGNORECASE)
 """Names of files that are opened as archives."""

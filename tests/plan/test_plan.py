@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 import yaml
 
-from avpipe.config.section import ConfigError
-from avpipe.config.study import validate_study
-from avpipe.workflow import Plan
+from avpipe.plan.plan import Plan
+from avpipe.plan.section import ConfigError
+from avpipe.plan.study import validate_study
 
-WORKFLOW = Path(__file__).resolve().parent.parent / "workflow"
+WORKFLOW = Path(__file__).resolve().parents[2] / "workflow"
 
 
 def plan(**study: Any) -> Plan:

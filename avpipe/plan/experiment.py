@@ -6,10 +6,10 @@ from typing import Any, Literal
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
-from avpipe.config.recipe import Recipe
-from avpipe.config.section import Section
-from avpipe.lazy import check_options, options_of, target
 from avpipe.models import MODELS
+from avpipe.plan.recipe import Recipe
+from avpipe.plan.registry import check_options, options_of, target
+from avpipe.plan.section import Section
 
 Setting = Literal["supervised", "weakly-supervised", "self-supervised"]
 Role = Literal["audio", "visual", "motion"]
@@ -21,7 +21,7 @@ def check_model(model: str, options: dict[str, Any]) -> None:
 
 
 def model_options(model: str) -> dict[str, dict[str, Any]]:
-    """The options of a model, as `lazy.options_of` describes them. The model is not imported."""
+    """The options of a model, as `registry.options_of` describes them. The model is not imported."""
     return options_of(target(MODELS, model, "model"))
 
 

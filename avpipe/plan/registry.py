@@ -1,7 +1,7 @@
 """Tables from a name to the code behind it, read without importing that code.
 
 The Snakefile must know every dataset, extractor and model and check their options, and must not pay for
-importing torch; and a run's code fingerprint (`avpipe.provenance`) must not change because another model
+importing torch; and a run's code fingerprint (`avpipe.plan.fingerprint`) must not change because another model
 was added to a table. So a table holds strings, and options are read from the source by `ast`.
 """
 

@@ -1,0 +1,82 @@
+"""Commands of the first stage: annotation files to the manifest."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from avpipe.cli.console import Out, Results, counted, read_mapping, read_sources, readable_errors
+
+commands = typer.Typer(
+    no_args_is_help=True, help="Annotation files to manifest: which clips exist and what is true of them."
+)
+
+
+@commands.command("demo")
+@readable_errors
+def demo(
+    out: Out, options: Annotated[str, typer.Option(help="json: how many clips, the seed, ...")] = "{}"
+) -> None:
+    """Render the demo dataset: mp4 files and annotation files in the formats of AVE and LLP."""
+    from avpipe.datasets.demo import render_demo
+    from avpipe.plan import registry
+
+    chosen = read_mapping(options, "--options")
+    registry.check_options("avpipe.datasets.demo:render_demo", chosen, "the demo dataset")
+    render_demo(out, **chosen)
+
+
+@commands.command("manifest")
+@readable_errors
+def manifest(
+    name: Annotated[str, typer.Option(help="Name of the dataset.")],
+    kind: Annotated[
+        str, typer.Option(help="Format of its annotation files: ave, llp, audioset, ucf101, folder, demo.")
+    ],
+    annotations: Annotated[
+        Path, typer.Option(help="Folder of its annotation files (for `folder`, of the videos).")
+    ],
+    out: Out,
+    shard_size: Annotated[int, typer.Option(help="Clips a job.")] = 256,
+    options: Annotated[str, typer.Option(help="json: options of the reader.")] = "{}",
+    source: Annotated[
+        list[str] | None, typer.Option(help="json of a source (kind, path, pattern); may be repeated.")
+    ] = None,
+) -> None:
+    """Read annotation files; write manifest.parquet, events.parquet, categories.csv, issues.csv to the folder OUT."""
+    from avpipe.datasets import read_annotations
+    from avpipe.datasets.manifest import write_manifest
+
+    sources = read_sources(source)
+    local = [(Path(s.path), s.pattern) for s in sources if s.path]
+    read = read_annotations(kind, annotations, **read_mapping(options, "--options"))
+    index = write_manifest(read, name, out, shard_size, local)
+    typer.echo(
+        f"{index['clips']} clips in {len(index['shards'])} shards: {counted(index['splits'])}; issues: {counted(index['issues'])}"
+    )
+
+
+@commands.command("fetch-annotations")
+@readable_errors
+def fetch_annotations(
+    kind: Annotated[str, typer.Option(help="ave, llp, audioset or ucf101.")],
+    out: Annotated[
+        Path, typer.Option(help="Folder for the files; what is there already is checked and kept.")
+    ],
+    names: Annotated[list[str] | None, typer.Argument(help="Only these files; default: all.")] = None,
+) -> None:
+    """Download a dataset's own annotation files and check their SHA-256."""
+    from avpipe.datasets import annotation_files
+
+    for path in annotation_files.fetch_annotations(kind, out, names or ()):
+        typer.echo(f"{path}: ok")
+
+
+@commands.command("freeze")
+@readable_errors
+def freeze(results: Results, out: Out) -> None:
+    """Write the names of the usable clips (R/clips.parquet) to a text file, which a study's dataset.usable may name."""
+    from avpipe.media.clips import freeze_clips
+
+    usable, named = freeze_clips(results / "clips.parquet", out)
+    typer.echo(f"{usable} of {named} clips")

@@ -62,9 +62,9 @@ def read_mapping(text: str, what: str) -> dict[str, Any]:
 
 def read_sources(texts: list[str] | None) -> list["Source"]:
     """Sources given as json."""
-    from avpipe.plan.source import Source
+    from avpipe.plan.source import parse_source
 
-    return [Source.model_validate(read_mapping(text, "--source")) for text in texts or []]
+    return [parse_source(read_mapping(text, "--source")) for text in texts or []]
 
 
 def counted(counts: dict[Any, int]) -> str:

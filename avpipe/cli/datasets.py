@@ -46,9 +46,12 @@ def manifest(
     """Read annotation files; write manifest.parquet, events.parquet, categories.csv, issues.csv to the folder OUT."""
     from avpipe.datasets import read_annotations
     from avpipe.datasets.manifest import write_manifest
+    from avpipe.plan.source import ArchiveSource, LocalSource
 
     sources = read_sources(source)
-    local = [(Path(s.path), s.pattern) for s in sources if s.path]
+    local = [
+        (Path(s.path), s.pattern) for s in sources if isinstance(s, LocalSource | ArchiveSource) and s.path
+    ]
     read = read_annotations(kind, annotations, **read_mapping(options, "--options"))
     index = write_manifest(read, name, out, shard_size, local)
     typer.echo(

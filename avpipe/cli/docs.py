@@ -14,14 +14,18 @@ from avpipe.plan import registry
 from avpipe.plan.extractor import ExtractorConfig, ImportedConfig
 from avpipe.plan.recipe import Recipe
 from avpipe.plan.section import Section
-from avpipe.plan.source import Source
+from avpipe.plan.source import ArchiveSource, HttpSource, HuggingFaceSource, LocalSource, YouTubeSource
 from avpipe.plan.study import DatasetConfig, MediaConfig, Study
 
 ROOT = Path(__file__).resolve().parents[2]
 SECTIONS: dict[str, type[Section]] = {
     "The study": Study,
     "dataset": DatasetConfig,
-    "dataset.sources": Source,
+    "dataset.sources, kind: local": LocalSource,
+    "dataset.sources, kind: http": HttpSource,
+    "dataset.sources, kind: archive": ArchiveSource,
+    "dataset.sources, kind: huggingface": HuggingFaceSource,
+    "dataset.sources, kind: youtube": YouTubeSource,
     "media": MediaConfig,
     "extractors.NAME": ExtractorConfig,
     "imported.NAME": ImportedConfig,

@@ -25,40 +25,43 @@ def describe(error: ValidationError, root: type[BaseModel]) -> str:
     """One line a mistake: the key's full name, what is wrong, the nearest known key."""
     lines = []
     for mistake in error.errors():
-        path = [str(part) for part in mistake["loc"]]
+        path, section = _follow(root, [str(part) for part in mistake["loc"]])
         message = mistake["msg"].removeprefix("Value error, ")
         if mistake["type"] == "extra_forbidden":
-            section = _section(root, path[:-1])
-            known = list(section.model_fields) if section else []
-            message = f"no such key; {suggest(path[-1], known)}"
+            message = f"no such key; {suggest(path[-1], list(section.model_fields) if section else [])}"
         elif mistake["type"] == "missing":
             message = "is missing"
-        else:
-            found = mistake.get("input")
-            if not isinstance(found, dict):
-                message += f" (found {found!r})"
+        elif not isinstance(found := mistake.get("input"), dict):
+            message += f" (found {found!r})"
         lines.append(f"  {'.'.join(path)}: {message}" if path else f"  {message}")
     return "\n".join(lines)
 
 
-def _section(root: type[BaseModel], path: list[str]) -> type[BaseModel] | None:
-    """The Section that a key path leads to, through lists and dictionaries."""
-    section: type[BaseModel] | None = root
-    for part in path:
-        if section is None:
-            return None
-        field = section.model_fields.get(part)
-        if field is None:  # an index of a list or a key of a dictionary: stay
+def _follow(root: type[BaseModel], path: list[str]) -> tuple[list[str], type[BaseModel] | None]:
+    """The path as a person wrote it, and the Section that holds its last key.
+
+    Where a value may be of several Sections, pydantic puts the value of `kind` into the path; it is left out.
+    """
+    written: list[str] = []
+    here: list[type[BaseModel]] = [root]
+    for part in path[:-1]:
+        chosen = [
+            section
+            for section in here
+            if section.model_fields.get("kind") and section.model_fields["kind"].default == part
+        ]
+        if chosen:
+            here = chosen
             continue
-        section = next(
-            (
+        written.append(part)
+        fields = [section.model_fields[part] for section in here if part in section.model_fields]
+        if fields:  # else an index of a list or a key of a dictionary: stay
+            here = [
                 kind
-                for kind in _types(field.annotation)
+                for kind in _types(fields[0].annotation)
                 if isinstance(kind, type) and issubclass(kind, BaseModel)
-            ),
-            None,
-        )
-    return section
+            ]
+    return [*written, *path[-1:]], here[0] if len(here) == 1 else None
 
 
 def _types(annotation: Any) -> list[Any]:

@@ -1,10 +1,10 @@
-"""Where a dataset's clips may be found."""
+"""Where a dataset's clips may be found: a class a kind of source."""
 
 import json
 import re
-from typing import Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, TypeAdapter, field_validator, model_validator
 
 from avpipe.plan.section import Section
 
@@ -12,189 +12,215 @@ ARCHIVE_NAME = re.compile(r"\.(zip|rar|tar|tgz|tbz2?|txz|tzst|tar\.(gz|bz2|xz|zs
 """Names of files that are opened as archives."""
 HUB = "https://huggingface.co"
 
-_EVERY = frozenset({"kind", "allow_private", "max_bytes", "timeout"})
-_KEYS = {
-    "local": frozenset({"path", "pattern", "excerpts"}),
-    "http": frozenset({"url", "excerpts", "rate"}),
-    "archive": frozenset({"path", "url", "drive", "sha256", "pattern", "excerpts", "max_archive_bytes"}),
-    "huggingface": frozenset(
-        {
-            "repo",
-            "revision",
-            "archive",
-            "sha256",
-            "pattern",
-            "token",
-            "url",
-            "excerpts",
-            "max_archive_bytes",
-            "rate",
-        }
-    ),
-    "youtube": frozenset({"cookies", "cookies_from_browser", "proxy", "rate", "margin", "format", "url"}),
-}
-_MANNERS = frozenset({"timeout", "token", "cookies", "cookies_from_browser", "proxy", "rate"})
 
-
-class Source(Section):
-    """Where clips may be found; a dataset's sources are tried in order. A key counts for the kinds that it names."""
-
-    kind: Literal["local", "http", "archive", "huggingface", "youtube"] = Field(
-        description="files on this machine, an http(s) URL pattern, one archive of all clips, a dataset on Hugging Face, or YouTube through yt-dlp"
-    )
-    path: str | None = Field(
-        None, description="local: the folder, or an archive that is read where it is; archive: a file here"
-    )
-    pattern: str = Field(
-        "{source}.mp4",
-        description="local, huggingface: file below `path` or in the repository; archives: the last parts of a member's path; {source} is the id (or relative path) that the annotations give, {clip} the clip's name",
-    )
-    url: str | None = Field(
-        None,
-        description=f"http: URL with {{source}} or {{clip}}; archive: its URL; huggingface: a mirror of {HUB}; youtube: page of another site that yt-dlp knows, with {{source}}",
-    )
-    drive: str | None = Field(
-        None, pattern=r"^[A-Za-z0-9_-]{10,128}$", description="archive: Google Drive's id of the file"
-    )
-    sha256: str | None = Field(
-        None,
-        pattern=r"^[0-9a-f]{64}$",
-        description="archive, huggingface with `archive`: SHA-256 of the archive; without it any content is taken",
-    )
-    repo: str | None = Field(
-        None,
-        pattern=r"^[A-Za-z0-9_-][A-Za-z0-9_.-]*/[A-Za-z0-9_-][A-Za-z0-9_.-]*$",
-        description="huggingface: owner/name of the dataset",
-    )
-    revision: str = Field(
-        "main",
-        pattern=r"^[A-Za-z0-9_-][A-Za-z0-9_./-]*$",
-        description="huggingface: branch, tag, or better a commit",
-    )
-    archive: str | None = Field(
-        None,
-        description="huggingface: archive in the repository that holds the clips, instead of single files",
-    )
-    token: str | None = Field(
-        None, description="huggingface: file that holds an access token, or $NAME of an environment variable"
-    )
-    excerpts: bool = Field(
-        False,
-        description="all but youtube: each file is the clip itself, already cut, and not the video that the annotations' seconds are of",
-    )
-    cookies: str | None = Field(None, description="youtube: cookies file in Netscape format")
-    cookies_from_browser: str | None = Field(None, description="youtube: browser whose cookies are used")
-    proxy: str | None = Field(
-        None, description="youtube: proxy's URL; the other kinds use https_proxy of the environment"
-    )
-    rate: float | None = Field(
-        None,
-        gt=0,
-        description="http, huggingface, youtube: clips an hour, all jobs of this machine together; default: 250 for youtube, else as fast as the server answers",
-    )
-    margin: float = Field(
-        1.0,
-        ge=0,
-        description="youtube: seconds downloaded before and after the clip; cut off when normalised",
-    )
-    format: str = Field(
-        "bv*[height<=480]+ba/b[height<=480]/bv*+ba/b", description="youtube: yt-dlp's choice of formats"
-    )
-    allow_private: bool = Field(
-        False, description="let a redirect lead to an address of the private network or of this machine"
-    )
-    max_bytes: int = Field(4 << 30, gt=0, description="largest file of one clip, packed or not")
-    max_archive_bytes: int = Field(
-        256 << 30, gt=0, description="archive, huggingface with `archive`: largest archive"
-    )
-    timeout: float | None = Field(
-        None, gt=0, description="seconds for one download; null: 1,800 for a clip, 86,400 for an archive"
-    )
-
-    @model_validator(mode="after")
-    def _needs(self) -> "Source":
-        """Each kind has its keys, and those it needs."""
-        known = _KEYS[self.kind] | _EVERY
-        for name, field in type(self).model_fields.items():
-            if name not in known and getattr(self, name) != field.default:
-                raise ValueError(
-                    f"`{name}` is no key of a source of kind {self.kind}; it has {', '.join(sorted(_KEYS[self.kind]))}"
-                )
-        if not any(field in self.pattern for field in ("{source}", "{clip}")):
-            raise ValueError("`pattern` needs {source} or {clip} in it, or every clip would be the same file")
-        check = _CHECKS.get(self.kind)
-        complaint = check(self) if check else None
-        if complaint:
-            raise ValueError(complaint)
-        return self
-
-    @property
-    def local_archive(self) -> str | None:
-        """The archive on this machine that the source reads, if it is one."""
-        if self.kind == "archive" or (self.kind == "local" and ARCHIVE_NAME.search(self.path or "")):
-            return self.path
-        return None
-
-    def identity(self) -> str:
-        """What decides which clips come back, as json: without defaults, secrets, patience and speed."""
-        return json.dumps(
-            self.model_dump(mode="json", exclude_defaults=True, exclude=set(_MANNERS)), sort_keys=True
-        )
-
-
-def _is_url(url: str | None) -> bool:
-    return bool(url and re.match(r"https?://[^/\s]", url))
+def _is_url(url: str) -> bool:
+    return bool(re.match(r"https?://[^/\s]", url))
 
 
 def _is_plain(path: str) -> bool:
     return not path.startswith("/") and ".." not in path.split("/")
 
 
-def _wrong_local(source: Source) -> str | None:
-    return None if source.path else "a local source needs `path`, the folder that holds the clips"
+def _names_clip(text: str) -> str:
+    if "{source}" not in text and "{clip}" not in text:
+        raise ValueError("needs {source} or {clip} in it, or every clip would be the same file")
+    return text
 
 
-def _wrong_http(source: Source) -> str | None:
-    url = source.url or ""
-    if _is_url(url) and ("{source}" in url or "{clip}" in url):
-        return None
-    return "an http source needs `url`, http(s)://..., with {source} or {clip} in it"
+Pattern = Annotated[
+    str,
+    AfterValidator(_names_clip),
+    Field(
+        description="{source} is the id, or relative path, that the annotations give, {clip} the clip's name"
+    ),
+]
+Sha256 = Annotated[
+    str | None,
+    Field(pattern=r"^[0-9a-f]{64}$", description="SHA-256 of the archive; without it any content is taken"),
+]
+Excerpts = Annotated[
+    bool,
+    Field(
+        description="each file is the clip itself, already cut, and not the video that the annotations' seconds are of"
+    ),
+]
+ArchiveBytes = Annotated[int, Field(gt=0, description="largest archive, in bytes")]
+Rate = Annotated[
+    float | None,
+    Field(
+        gt=0,
+        description="clips an hour, all jobs of this machine together; null: as fast as the server answers",
+    ),
+]
 
 
-def _wrong_archive(source: Source) -> str | None:
-    if sum(bool(place) for place in (source.path, source.url, source.drive)) != 1:
-        return "an archive needs exactly one of `path`, `url` and `drive` (a Google Drive id)"
-    if source.url and not _is_url(source.url):
-        return "`url` of an archive starts with http:// or https://"
-    return None
+class _Source(Section):
+    """What every kind of source has."""
 
-
-def _wrong_huggingface(source: Source) -> str | None:
-    if not source.repo:
-        return "a huggingface source needs `repo`, owner/name of the dataset"
-    if ".." in source.revision:
-        return "`revision` is a branch, a tag or a commit"
-    if source.url and not _is_url(source.url):
-        return "`url` of a huggingface source is the address of a mirror, https://..."
-    if source.archive and not (_is_plain(source.archive) and ARCHIVE_NAME.search(source.archive)):
-        return "`archive` is the path of a zip, rar or tar file in the repository"
-    if source.sha256 and not source.archive:
-        return "`sha256` is that of `archive`, the file in the repository that holds the clips"
-    return None
-
-
-def _wrong_youtube(source: Source) -> str | None:
-    if source.url is None or (_is_url(source.url) and "{source}" in source.url):
-        return None
-    return (
-        "`url` of a youtube source is the page of a video on another site, https://..., with {source} in it"
+    kind: str
+    max_bytes: int = Field(4 << 30, gt=0, description="largest file of one clip, in bytes, packed or not")
+    timeout: float | None = Field(
+        None, gt=0, description="seconds for one download; null: 1,800 for a clip, 86,400 for an archive"
+    )
+    allow_private: bool = Field(
+        False, description="let a redirect lead to an address of the private network or of this machine"
     )
 
+    without_identity: ClassVar = frozenset(
+        {"timeout", "token", "cookies", "cookies_from_browser", "proxy", "rate"}
+    )
+    """Keys that do not decide which clips come back: patience, secrets, speed."""
 
-_CHECKS = {
-    "local": _wrong_local,
-    "http": _wrong_http,
-    "archive": _wrong_archive,
-    "huggingface": _wrong_huggingface,
-    "youtube": _wrong_youtube,
-}
+    @property
+    def local_path(self) -> str | None:
+        """The folder or archive on this machine that the source reads, if it is one."""
+        return None
+
+    @property
+    def local_archive(self) -> str | None:
+        """The archive on this machine that the source reads, if it is one."""
+        path = self.local_path
+        return path if path and (self.kind == "archive" or ARCHIVE_NAME.search(path)) else None
+
+    def to_json(self) -> str:
+        """The source as one line that `parse_source` reads back, without defaults."""
+        return self._json(frozenset())
+
+    def identity(self) -> str:
+        """What decides which clips come back, as json: without defaults, secrets, patience and speed."""
+        return self._json(self.without_identity)
+
+    def _json(self, exclude: frozenset[str]) -> str:
+        keys = self.model_dump(mode="json", exclude_defaults=True, exclude=set(exclude))
+        return json.dumps({"kind": self.kind, **keys}, sort_keys=True)
+
+
+class LocalSource(_Source):
+    """Files on this machine: a folder, or an archive."""
+
+    kind: Literal["local"] = "local"
+    path: str = Field(min_length=1, description="the folder, or an archive, which is unpacked once")
+    pattern: Pattern = "{source}.mp4"
+    excerpts: Excerpts = False
+
+    @property
+    def local_path(self) -> str:
+        return self.path
+
+
+class HttpSource(_Source):
+    """A file a clip on a server."""
+
+    kind: Literal["http"] = "http"
+    url: str = Field(description="http(s) address with {source} or {clip} in it")
+    excerpts: Excerpts = False
+    rate: Rate = None
+
+    @field_validator("url")
+    @classmethod
+    def _names_a_clip(cls, url: str) -> str:
+        if not _is_url(url):
+            raise ValueError("starts with http:// or https://")
+        return _names_clip(url)
+
+
+class ArchiveSource(_Source):
+    """One archive of all clips (zip, tar, rar): a file here, on a server, or on Google Drive."""
+
+    kind: Literal["archive"] = "archive"
+    path: str | None = Field(None, description="the archive on this machine")
+    url: str | None = Field(None, description="its http(s) address")
+    drive: str | None = Field(None, pattern=r"^[A-Za-z0-9_-]{10,128}$", description="its id on Google Drive")
+    sha256: Sha256 = None
+    pattern: Pattern = "{source}.mp4"
+    excerpts: Excerpts = False
+    max_archive_bytes: ArchiveBytes = 256 << 30
+
+    @property
+    def local_path(self) -> str | None:
+        return self.path
+
+    @model_validator(mode="after")
+    def _one_place(self) -> "ArchiveSource":
+        if sum(bool(place) for place in (self.path, self.url, self.drive)) != 1:
+            raise ValueError("an archive needs exactly one of `path`, `url` and `drive` (a Google Drive id)")
+        if self.url and not _is_url(self.url):
+            raise ValueError("`url` of an archive starts with http:// or https://")
+        return self
+
+
+class HuggingFaceSource(_Source):
+    """A dataset repository on Hugging Face: a file a clip, or an archive of all clips."""
+
+    kind: Literal["huggingface"] = "huggingface"
+    repo: str = Field(
+        pattern=r"^[A-Za-z0-9_-][A-Za-z0-9_.-]*/[A-Za-z0-9_-][A-Za-z0-9_.-]*$",
+        description="owner/name of the dataset",
+    )
+    revision: str = Field(
+        "main", pattern=r"^[A-Za-z0-9_-][A-Za-z0-9_./-]*$", description="branch, tag, or better a commit"
+    )
+    archive: str | None = Field(
+        None, description="path in the repository of an archive that holds the clips; null: a file a clip"
+    )
+    sha256: Sha256 = None
+    pattern: Pattern = "{source}.mp4"
+    token: str | None = Field(
+        None, description="file that holds an access token, or $NAME of an environment variable"
+    )
+    url: str | None = Field(None, description=f"address of a mirror of {HUB}")
+    excerpts: Excerpts = False
+    max_archive_bytes: ArchiveBytes = 256 << 30
+    rate: Rate = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "HuggingFaceSource":
+        if ".." in self.revision:
+            raise ValueError("`revision` is a branch, a tag or a commit")
+        if self.url and not _is_url(self.url):
+            raise ValueError("`url` of a huggingface source is the address of a mirror, https://...")
+        if self.archive and not (_is_plain(self.archive) and ARCHIVE_NAME.search(self.archive)):
+            raise ValueError("`archive` is the path of a zip, rar or tar file in the repository")
+        if self.sha256 and not self.archive:
+            raise ValueError("`sha256` is that of `archive`, the file in the repository that holds the clips")
+        return self
+
+
+class YouTubeSource(_Source):
+    """YouTube, or another site that yt-dlp knows. Only the clip's seconds are downloaded."""
+
+    kind: Literal["youtube"] = "youtube"
+    rate: Annotated[
+        float | None, Field(gt=0, description="clips an hour, all jobs of this machine together; null: 250")
+    ] = None
+    margin: float = Field(
+        1.0, ge=0, description="seconds downloaded before and after the clip; cut off when normalised"
+    )
+    cookies: str | None = Field(None, description="cookies file in Netscape format")
+    cookies_from_browser: str | None = Field(None, description="browser whose cookies are used")
+    proxy: str | None = Field(
+        None, description="a proxy's URL; the other kinds use https_proxy of the environment"
+    )
+    format: str = Field(
+        "bv*[height<=480]+ba/b[height<=480]/bv*+ba/b", description="yt-dlp's choice of formats"
+    )
+    url: str | None = Field(None, description="page of a video on another site, with {source} in it")
+
+    @field_validator("url")
+    @classmethod
+    def _names_a_video(cls, url: str | None) -> str | None:
+        if url is not None and not (_is_url(url) and "{source}" in url):
+            raise ValueError("is the page of a video on another site, https://..., with {source} in it")
+        return url
+
+
+Source = LocalSource | HttpSource | ArchiveSource | HuggingFaceSource | YouTubeSource
+AnySource = Annotated[Source, Field(discriminator="kind")]
+"""A dataset's sources are tried in order."""
+
+_ADAPTER: TypeAdapter[Source] = TypeAdapter(AnySource)
+
+
+def parse_source(keys: dict[str, Any]) -> Source:
+    """A source from its keys. Raises pydantic's ValidationError (a ValueError) for wrong ones."""
+    return _ADAPTER.validate_python(keys)

@@ -10,7 +10,7 @@ from avpipe.plan.extractor import ExtractorConfig, ImportedConfig
 from avpipe.plan.recipe import Recipe
 from avpipe.plan.registry import suggest
 from avpipe.plan.section import NAME, ConfigError, Section, describe
-from avpipe.plan.source import Source
+from avpipe.plan.source import AnySource, LocalSource
 
 
 class DatasetConfig(Section):
@@ -22,7 +22,7 @@ class DatasetConfig(Section):
         None,
         description="folder of the dataset's own annotation files (ave, llp, audioset, ucf101); for `folder`, the folder of videos itself",
     )
-    sources: tuple[Source, ...] = Field((), description="where to get the clips, tried in order")
+    sources: tuple[AnySource, ...] = Field((), description="where to get the clips, tried in order")
     minimum: dict[Literal["train", "val", "test", "none"], Annotated[float, Field(ge=0, le=1)]] = Field(
         default_factory=dict,
         description="smallest share of a split's clips that must be usable, for example {train: 0.9, test: 0.95}; with less the study stops before it trains",
@@ -176,7 +176,7 @@ def resolve(study: Study) -> Study:
             raise ConfigError("the folder study needs --config folder=DIR, the folder that holds the videos")
         if not Path(study.folder).is_dir():
             raise ConfigError(f"folder: {study.folder} is not a folder")
-        source = Source(kind="local", path=study.folder, pattern="{source}")
+        source = LocalSource(path=study.folder, pattern="{source}")
         changes["dataset"] = study.dataset.model_copy(
             update={"annotations": study.folder, "sources": (source,)}
         )

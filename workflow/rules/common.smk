@@ -113,7 +113,7 @@ def labels_digest(wildcards):
 
 def source_inventory(wildcards):
     """Changes when a file in a local source folder does, or a local archive: then the manifest is made again."""
-    return inventory([Path(source.path) for source in study.dataset.sources if source.path])
+    return inventory([Path(source.local_path) for source in study.dataset.sources if source.local_path])
 
 
 def annotation_files(wildcards):
@@ -139,12 +139,12 @@ def source_identities(wildcards):
 # `input` is asked for only so that Snakemake does not compare what the function gives; `source_identities` is compared.
 def source_options(wildcards, input):
     """The dataset's sources as the jobs take them. (A function, because Snakemake expands braces elsewhere.)"""
-    return [f"--source={source.model_dump_json(exclude_defaults=True)}" for source in study.dataset.sources]
+    return [f"--source={source.to_json()}" for source in study.dataset.sources]
 
 
 def local_source_options(wildcards):
     """The sources whose files the manifest looks at."""
-    return [f"--source={source.identity()}" for source in study.dataset.sources if source.path]
+    return [f"--source={source.identity()}" for source in study.dataset.sources if source.local_path]
 
 
 def reader_options(wildcards):

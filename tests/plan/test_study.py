@@ -44,6 +44,17 @@ def test_a_minimal_study_gets_the_defaults() -> None:
             "imported.a.shape: 2 to 5 numbers, each 1 or more",
         ),
         ({"imported": {"a": {"path": "x", "format": "npz", "shape": [1, 1]}}}, "imported.a.format"),
+        (
+            {
+                "imported": {"a": {"path": "x", "format": "h5", "shape": [10, 128]}},
+                "extractors": {"a": {"backbone": "vggish"}},
+            },
+            "'a' is both extracted and imported",
+        ),
+        ({"seeds": [1, 1]}, "seeds: need at least one, each once"),
+        ({"recipes": {"paper": {"lr": 0}}}, "recipes.paper:   lr: Input should be greater than 0"),
+        ({"dataset": {"name": "../x", "kind": "demo"}}, "dataset.name"),
+        ({"dataset": {"name": "x"}}, "dataset.kind: is missing"),
     ],
 )
 def test_a_mistake_is_named_with_its_key(changes: dict[str, object], message: str) -> None:

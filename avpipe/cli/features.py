@@ -234,5 +234,7 @@ def _weight_names(names: list[str] | None, study: str | None) -> list[str]:
 
     if names or study is None:
         return names or list(PUBLISHED_WEIGHTS)
-    chosen = validate_study(read_mapping(study, "--study"), study)  # not resolved: no folder of videos is needed yet
+    chosen = validate_study(
+        read_mapping(study, "--study"), study
+    )  # not resolved: no folder of videos is needed yet
     return [] if chosen.weights == "random" else needed_weights(chosen.extractors.values())

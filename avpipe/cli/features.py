@@ -230,8 +230,11 @@ def verify_weights(
 def _weight_names(names: list[str] | None, study: str | None) -> list[str]:
     """The names given, else what the study needs, else all."""
     from avpipe.features.weights import PUBLISHED_WEIGHTS, needed_weights
-    from avpipe.plan.study import resolve, validate_study
+    from avpipe.plan.study import validate_study
 
     if names or study is None:
         return names or list(PUBLISHED_WEIGHTS)
-    return needed_weights(resolve(validate_study(read_mapping(study, "--study"), study)).extractors.values())
+    chosen = validate_study(
+        read_mapping(study, "--study"), study
+    )  # not resolved: no folder of videos is needed yet
+    return [] if chosen.weights == "random" else needed_weights(chosen.extractors.values())

@@ -8,80 +8,88 @@ from avpipe.plan.section import Section
 
 
 class ExtractorConfig(Section):
-    """One feature: backbone, preprocessing, pooling. The defaults are those of the published features."""
+    """One feature to extract: backbone, preprocessing and pooling."""
 
     backbone: str = Field(
-        description="vggish, resnet18, resnet50, resnet152, vgg16, vgg19, r2plus1d_18, r3d_18"
+        description="vggish (audio), resnet18, resnet50, resnet152, vgg16, vgg19 (2D), r2plus1d_18 or r3d_18 (3D)"
     )
     weights: Literal["pretrained", "random"] = Field(
-        "pretrained", description="published weights, or seeded random ones"
+        "pretrained", description="published weights, or random ones"
     )
     seed: int = Field(0, ge=0, description="seed of random weights")
     pooling: Literal["vector", "map"] = Field(
-        "vector", description="globally pooled vector, or the last spatial map (H, W, D)"
+        "vector",
+        description="vector: mean over space, D numbers; map: the last spatial map, (H, W, D), 2D networks only",
     )
     fps: int = Field(
         1,
         ge=1,
         le=16,
-        description="frames a second (a segment) that the network sees; 3D networks take them as one clip of frames",
+        description="frames of each 1-second segment that the network sees; must divide 16; 3D networks take them as one input and need 2 or more",
     )
     frames: Literal["middle", "linspace"] = Field(
         "middle",
-        description="which frames: those in the middle of their own 1/fps of a second, or round(linspace(0, last, T * fps)) over the clip's frames, as LLP's scripts pick",
+        description="which frames: middle takes the frame in the middle of each 1/fps second; linspace takes round(linspace(0, last, T * fps)) of the clip's frames, as LLP's scripts do",
     )
     average: bool = Field(
         True,
-        description="average the frames of a segment; without it the array gets a frame axis (clips, T, fps, ...); no effect on vggish and 3D networks",
+        description="2D networks only: average over the frames of a segment; false keeps them apart, (clips, T, fps, ...)",
     )
     image_size: int = Field(
-        224, ge=32, description="side of the square that 2D networks see; 3D networks: 112 is customary"
+        224,
+        ge=32,
+        description="side of the square picture that the network sees, in pixels; 112 is usual for 3D networks",
     )
     resize: Literal["squash", "crop"] = Field(
         "squash",
-        description="squash the frame to the square (AVE's features) or scale the short side and crop the centre",
+        description="squash: stretch the frame to the square (as for AVE's features); crop: scale the short side to 8/7 of the square and cut out the centre",
     )
-    precision: Literal["float32", "bfloat16"] = Field("float32", description="arithmetic of the network")
-    dtype: Literal["float16", "float32"] = Field("float32", description="type in which features are stored")
+    precision: Literal["float32", "bfloat16"] = Field(
+        "float32", description="arithmetic of the network; bfloat16 is faster on processors that have it"
+    )
+    dtype: Literal["float16", "float32"] = Field("float32", description="number type of the stored array")
     last_relu: bool = Field(
         True,
-        description="vggish only: after the last ReLU (AVE's and LLP's features) or before it (TensorFlow's current VGGish)",
+        description="vggish only: true takes the output after the last ReLU (as for AVE's and LLP's features), false the output before it (TensorFlow's current VGGish)",
     )
     pca: bool = Field(
-        False, description="vggish only: PCA, clipping and quantization as in the AudioSet release"
+        False, description="vggish only: PCA, clipping and quantization, as for AudioSet's released features"
     )
     batch_size: int = Field(
-        32, ge=1, description="images (2D), clips of frames (3D) or log-mel examples a forward pass"
+        32,
+        ge=1,
+        description="inputs per forward pass: frames (2D), segments (3D) or log-mel spectrograms of a second (vggish)",
     )
 
 
 class ImportedConfig(Section):
-    """A feature that somebody else computed, read from published files instead of being extracted."""
+    """One feature to read from published files instead of extracting it."""
 
-    path: str = Field(description="h5: the file; npy: the folder that holds a file a clip")
+    path: str = Field(description="format h5: the file; npy: the folder with one file per clip")
     format: Literal["h5", "npy"] = Field(
-        description="h5: one array, a row a clip (AVE's files); npy: one file a clip (LLP's folders)"
+        description="h5: one array with one row per clip (AVE's files); npy: one file per clip (LLP's folders)"
     )
     shape: tuple[int, ...] = Field(
-        description="of one clip in our array: [T, D], [T, H, W, D], [T, frames, D] or [T, frames, H, W, D]; a file that has T and frames in one axis, such as LLP's (80, 2048), is split: [10, 8, 2048]"
+        description="shape of one clip in our array: [T, D], [T, H, W, D], [T, frames, D] or [T, frames, H, W, D]; for files with T and frames in one axis, such as LLP's (80, 2048), write [10, 8, 2048]"
     )
     dtype: Literal["float16", "float32", "float64"] = Field(
         "float32",
-        description="type in which it is stored; AVE's files are float64 but hold float32 numbers, which the import checks",
+        description="number type of the stored array; rounding is counted in the log, overflow is an error; AVE's files are float64 but hold float32 numbers",
     )
-    key: str = Field("avadataset", description="h5: name of the array in the file")
+    key: str = Field("avadataset", description="format h5: name of the array in the file")
     rows: str | None = Field(
         None,
-        description="h5: text file that names the clip of each row, one a line: AVE's Annotations.txt, or clip names; default: the dataset's own Annotations.txt (ave), else the order of rows.csv",
+        description="format h5: text file that names the clip of each row, one per line: clip names, or AVE's Annotations.txt; null: the dataset's own Annotations.txt (ave), else the order of rows.csv",
     )
     noisy: str | None = Field(
         None,
-        description="h5: a second file with AVE's noisy set; its row i is the clip noisy~{i}, see the dataset's option `noisy`",
+        description="format h5: second file with the features of AVE's noisy set; row i is the clip noisy~{i}; needs the dataset's option `noisy`",
     )
     pattern: str = Field(
-        "{clip}.npy", description="npy: file below `path`; {clip} is the clip's name, {source} its id"
+        "{clip}.npy",
+        description="format npy: path of a clip's file below `path`; {clip} is the clip's name, {source} its id in the annotation files",
     )
-    origin: str = Field("", description="where it is from, in words; kept with the array")
+    origin: str = Field("", description="where the feature comes from, in words; stored with the array")
 
     @field_validator("shape")
     @classmethod

@@ -8,70 +8,84 @@ from avpipe.plan.section import Section
 
 
 class Recipe(Section):
-    """How an experiment is trained. A paper's own schedule is a named recipe; the study's default is one for all."""
+    """How an experiment is trained. `training_of` and `recipes` take the same keys."""
 
-    epochs: int = Field(100, ge=1)
-    batch_size: int = Field(64, ge=1)
-    optimizer: Literal["adam", "adamw", "sgd"] = "adam"
-    lr: float = Field(1e-3, gt=0)
-    weight_decay: float = Field(0.0, ge=0)
-    momentum: float = Field(0.9, ge=0, description="sgd only")
+    epochs: int = Field(100, ge=1, description="passes over the training clips")
+    batch_size: int = Field(64, ge=1, description="clips per step of the optimizer")
+    optimizer: Literal["adam", "adamw", "sgd"] = Field("adam", description="optimizer, as torch.optim has it")
+    lr: float = Field(1e-3, gt=0, description="learning rate at the start")
+    weight_decay: float = Field(0.0, ge=0, description="`weight_decay` of the optimizer")
+    momentum: float = Field(0.9, ge=0, description="momentum; only sgd uses it")
     schedule: Literal["constant", "step", "milestones", "plateau", "cosine"] = Field(
-        "constant", description="of the learning rate"
+        "constant",
+        description="how the learning rate changes: never, every `step` epochs, after the `milestones`, when `watch` stops improving, or along a cosine to 0",
     )
-    step: int = Field(10, ge=1, description="step: epochs between decays; plateau: patience in epochs")
+    step: int = Field(
+        10,
+        ge=1,
+        description="schedule step: epochs between two decays; plateau: epochs without improvement before a decay",
+    )
     watch: Literal["validation", "loss"] = Field(
-        "validation", description="plateau: what must get better, the validation score or the training loss"
+        "validation",
+        description="schedule plateau: what must improve, the validation score or the training loss",
     )
-    milestones: tuple[int, ...] = Field((), description="milestones: epochs after which the rate decays")
-    gamma: float = Field(0.1, gt=0, le=1, description="factor of a decay")
-    clip_norm: float | None = Field(None, gt=0, description="largest norm of the gradient")
+    milestones: tuple[int, ...] = Field(
+        (), description="schedule milestones: epochs after which the rate decays"
+    )
+    gamma: float = Field(0.1, gt=0, le=1, description="a decay multiplies the learning rate by this factor")
+    clip_norm: float | None = Field(None, gt=0, description="largest norm of the gradient; null: no limit")
     precision: Literal["float32", "bfloat16"] = Field(
         "float32",
-        description="arithmetic of the model, trained and evaluated; bfloat16: of its matrix products (torch.autocast), while LSTMs, weights, losses and the optimizer stay in float32",
+        description="arithmetic of the model; bfloat16 is for matrix products only (torch.autocast): LSTMs, weights, losses and the optimizer stay in float32",
     )
     standardize: bool = Field(
         False,
-        description="features with mean 0 and standard deviation 1, a dimension at a time, by the training split; no paper here does it, features of random networks need it",
+        description="shift and scale each feature dimension to mean 0 and standard deviation 1 over the training split; no paper here does so, but features of random networks need it",
     )
-    shuffle: bool = Field(True, description="a new seeded order each epoch; false is AVEL's released code")
-    drop_last: bool = Field(False, description="drop the last, partial batch; true is AVEL's released code")
-    evaluate_every: int = Field(1, ge=1, description="epochs between evaluations on the validation split")
+    shuffle: bool = Field(
+        True,
+        description="a new random order in each epoch; false: the order of the split's file, as AVEL's released code has it",
+    )
+    drop_last: bool = Field(
+        False,
+        description="leave out the last batch of an epoch if it is smaller; true is AVEL's released code",
+    )
+    evaluate_every: int = Field(1, ge=1, description="epochs between two evaluations on the validation split")
     protocol: Literal["validation", "last", "best_test"] = Field(
         "validation",
-        description="which checkpoint a table reports; best_test only to compare with papers that chose on the test split",
+        description="which checkpoint the tables report: best on the validation split, of the last epoch, or best on the test split (only to compare with papers that chose so)",
     )
     loss: str = Field(
         "default",
-        description="localization: cross_entropy, soft_margin (AVEL's code: MultiLabelSoftMarginLoss on softmax probabilities) or binary_cross_entropy (on softmax probabilities); default is the model's paper's",
+        description="localization only: cross_entropy, soft_margin (MultiLabelSoftMarginLoss on softmax probabilities, as in AVEL's code), binary_cross_entropy (on softmax probabilities), or default, the loss of the model's paper",
     )
     pooling: Literal["default", "max", "mean"] = Field(
         "default",
-        description="weakly-supervised localization: how segment scores become a clip's; default is the model's paper's",
+        description="weakly-supervised localization only: how scores of segments become a clip's score; default: as the model's paper does",
     )
     weak_labels: Literal["categories", "durations"] = Field(
         "categories",
-        description="weakly-supervised localization: what the clip's label says; durations is the released weak PSP's, the share of segments of each category and of background, which reveals more than which categories there are",
+        description="weakly-supervised localization only: a clip's label says which categories occur, or which share of its segments each category and background has (durations, as in PSP's released code; this reveals more)",
     )
     loss_weights: dict[str, float] = Field(
         default_factory=dict,
-        description="parsing: factors of the loss's terms (clip, audio, visual, and those that the model adds); a term that is not named keeps the model's paper's",
+        description="parsing only: term of the loss (clip, audio, visual, or one that the model adds) -> its factor; other terms keep the factor of the model's paper",
     )
     label_smoothing: tuple[float, float] | None = Field(
         None,
-        description="parsing: e for audio and for visual, each 0 to 1; a label y becomes y (1 - e) + e / 2; default: the model's paper's",
+        description="parsing only: e for audio and e for visual labels, each from 0 to 1; a label y becomes y (1 - e) + e / 2; null: as the model's paper does",
     )
     threshold: float = Field(
-        0.5, gt=0, lt=1, description="parsing: probability from which a segment has a category"
+        0.5, gt=0, lt=1, description="parsing only: a segment has a category from this probability on"
     )
     gate: Literal["clip", "modality"] = Field(
         "clip",
-        description="parsing: a category counts only where the clip's probability of it (HAN), or that of the clip's audio or visual track alone (MA), reaches `gate_threshold`",
+        description="parsing only: a segment can have a category only if a probability reaches `gate_threshold`: the clip's (as HAN does), or that of the clip's audio or visual track alone (modality, as MA does)",
     )
-    gate_threshold: float = Field(0.5, gt=0, lt=1, description="parsing: see `gate`")
+    gate_threshold: float = Field(0.5, gt=0, lt=1, description="parsing only: see `gate`")
     refine_epochs: int | Literal["same"] = Field(
         0,
-        description="parsing: epochs of a first training, whose model then takes labels out of the audio or the visual track (MA); same: as many as `epochs`; 0 for none",
+        description="task refined_parsing only (MA): epochs of a first training, whose model then removes labels from the audio or the visual track; same: as many as `epochs`; 0: no first training",
     )
 
     @field_validator("refine_epochs")

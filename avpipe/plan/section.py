@@ -1,4 +1,4 @@
-"""What every part of the configuration is made of, and how its mistakes are said."""
+"""The base class of every part of the configuration, and the messages for wrong keys and values."""
 
 from typing import Any
 
@@ -12,17 +12,17 @@ class ConfigError(ValueError):
 
 
 class Section(BaseModel):
-    """A part of the configuration. Unknown keys are errors: a typo must not become a silent default."""
+    """A part of the configuration. An unknown key is an error, so that a typo is never ignored."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]*$"
-"""Names that become parts of paths: datasets, extractors, tables."""
+"""Pattern of names that become parts of paths: datasets, extractors, tables."""
 
 
 def describe(error: ValidationError, root: type[BaseModel]) -> str:
-    """One line a mistake: the key's full name, what is wrong, the nearest known key."""
+    """One line per mistake: the full name of the key, what is wrong, and the nearest known key."""
     lines = []
     for mistake in error.errors():
         path, section = _follow(root, [str(part) for part in mistake["loc"]])

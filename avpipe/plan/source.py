@@ -59,12 +59,6 @@ class _Source(Section):
 
     kind: str
     max_bytes: int = Field(4 << 30, gt=0, description="largest file of one clip, in bytes, packed or not")
-    timeout: float | None = Field(
-        None, gt=0, description="seconds for one download; null: 1,800 for a clip, 86,400 for an archive"
-    )
-    allow_private: bool = Field(
-        False, description="let a redirect lead to an address of the private network or of this machine"
-    )
 
     without_identity: ClassVar = frozenset(
         {"timeout", "token", "cookies", "cookies_from_browser", "proxy", "rate"}
@@ -108,7 +102,18 @@ class LocalSource(_Source):
         return self.path
 
 
-class HttpSource(_Source):
+class _WebSource(_Source):
+    """What every source on the web has."""
+
+    timeout: float | None = Field(
+        None, gt=0, description="seconds for one download; null: 1,800 for a clip, 86,400 for an archive"
+    )
+    allow_private: bool = Field(
+        False, description="let a redirect lead to an address of the private network or of this machine"
+    )
+
+
+class HttpSource(_WebSource):
     """A file a clip on a server."""
 
     kind: Literal["http"] = "http"
@@ -124,7 +129,7 @@ class HttpSource(_Source):
         return _names_clip(url)
 
 
-class ArchiveSource(_Source):
+class ArchiveSource(_WebSource):
     """One archive of all clips (zip, tar, rar): a file here, on a server, or on Google Drive."""
 
     kind: Literal["archive"] = "archive"
@@ -149,7 +154,7 @@ class ArchiveSource(_Source):
         return self
 
 
-class HuggingFaceSource(_Source):
+class HuggingFaceSource(_WebSource):
     """A dataset repository on Hugging Face: a file a clip, or an archive of all clips."""
 
     kind: Literal["huggingface"] = "huggingface"
@@ -186,7 +191,7 @@ class HuggingFaceSource(_Source):
         return self
 
 
-class YouTubeSource(_Source):
+class YouTubeSource(_WebSource):
     """YouTube, or another site that yt-dlp knows. Only the clip's seconds are downloaded."""
 
     kind: Literal["youtube"] = "youtube"

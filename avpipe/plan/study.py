@@ -1,4 +1,4 @@
-"""A study: everything that decides what `all` means."""
+"""A study: everything that decides what `snakemake all` makes."""
 
 import re
 from pathlib import Path
@@ -14,91 +14,103 @@ from avpipe.plan.source import AnySource, LocalSource
 
 
 class DatasetConfig(Section):
-    """Which clips exist and what is true of them."""
+    """The clips, their labels, and where the files come from."""
 
-    name: str = Field(pattern=NAME, description="results go to results/{name}")
-    kind: str = Field(description="format of the annotations: demo, ave, llp, audioset, ucf101, folder")
+    name: str = Field(pattern=NAME, description="name of the results folder: results/{name}")
+    kind: str = Field(
+        description="format of the annotation files: demo, ave, llp, audioset, ucf101 or folder"
+    )
     annotations: str | None = Field(
         None,
-        description="folder of the dataset's own annotation files (ave, llp, audioset, ucf101); for `folder`, the folder of videos itself",
+        description="folder of the dataset's own annotation files (ave, llp, audioset, ucf101); demo and folder need none",
     )
-    sources: tuple[AnySource, ...] = Field((), description="where to get the clips, tried in order")
+    sources: tuple[AnySource, ...] = Field(
+        (), description="where the clips come from; for each clip they are tried in this order"
+    )
     minimum: dict[Literal["train", "val", "test", "none"], Annotated[float, Field(ge=0, le=1)]] = Field(
         default_factory=dict,
-        description="smallest share of a split's clips that must be usable, for example {train: 0.9, test: 0.95}; with less the study stops before it trains",
+        description="smallest share of usable clips in each split, for example {train: 0.9, test: 0.95}; with fewer the study stops before training",
     )
     usable: str | None = Field(
         None,
-        description="file with the names of the clips to train and test on (`avpipe datasets freeze` writes it): others are left out, and one that is missing stops the study",
+        description="text file that names the only clips to train and test on, as `avpipe datasets freeze` writes it; the study stops if one of them is missing",
     )
     options: dict[str, Any] = Field(
         default_factory=dict,
-        description="options of the dataset's reader, for example how many clips the demo renders",
+        description="options of this kind of dataset: docs/datasets.md lists them; the demo's are `clips` and `seed`",
     )
 
 
 class MediaConfig(Section):
-    """The canonical clip."""
+    """The canonical clip: the form into which every file is converted before features are extracted."""
 
     preset: str = Field(
         "canonical",
         pattern=NAME,
-        description="name of the canonical format; segments go to segments/{preset}",
+        description="name of the canonical format; the clips are written to segments/{preset}",
     )
-    timeout: float = Field(120.0, gt=0, description="seconds after which ffmpeg is stopped for one clip")
+    timeout: float = Field(120.0, gt=0, description="seconds that ffmpeg may take for one clip")
 
 
 class Study(Section):
-    """Everything that decides what `all` means. config.yaml is the default study; workflow/configs/ holds others."""
+    """A study is one file. It decides everything that `snakemake all` makes."""
 
-    dataset: DatasetConfig
+    dataset: DatasetConfig = Field(description="the clips, their labels, and where the files come from")
     folder: str | None = Field(
         None,
-        description="shorthand for `--config folder=DIR`: a plain folder of videos, for the `folder` dataset",
+        description="the folder of videos, only for a dataset of kind folder; usually given as `--config folder=DIR`",
     )
     weights: Literal["pretrained", "random"] | None = Field(
-        None, description="shorthand for `--config weights=random`: overrides `weights` of every extractor"
+        None, description="replaces `weights` of every extractor; usually given as `--config weights=random`"
     )
     weights_folder: str | None = Field(
-        None, description="folder of downloaded weights (default: the user's cache folder)"
+        None, description="folder of downloaded weights; null: a folder in the user's cache"
     )
-    shard_size: int = Field(256, ge=1, description="clips a job; changing it renumbers the shards")
-    media: MediaConfig = Field(default_factory=MediaConfig)
+    shard_size: int = Field(
+        256,
+        ge=1,
+        description="clips per job; another size makes other shards: clips are converted and features extracted again",
+    )
+    media: MediaConfig = Field(default_factory=MediaConfig, description="the canonical clip")
     extractors: dict[str, ExtractorConfig] = Field(
-        default_factory=dict, description="features to extract, by the name of their array"
+        default_factory=dict, description="features that can be extracted: name of the array -> settings"
     )
     imported: dict[str, ImportedConfig] = Field(
         default_factory=dict,
-        description="features that exist already, read from published files; by the name of their array, as `extractors`",
+        description="features that are read from published files: name of the array -> settings; no name may also stand in `extractors`",
     )
     features: tuple[str, ...] = Field(
-        (), description="extractors to run, or features to import, though no table needs them"
+        (), description="names of features to make even if no table or figure needs them"
     )
     bundles: tuple[tuple[str, ...], ...] = Field(
-        (), description="extractors that share one job, so that a clip is decoded once for all of them"
+        (), description="groups of extractors that run in one job, which decodes each clip once"
     )
     backbones: dict[str, tuple[Literal["supervised", "weakly-supervised"], ...]] = Field(
         default_factory=dict,
-        description="visual features that the tables with `each` compare, every model on every one, and in which settings",
+        description="for tables that compare visual features (`each: visual`), such as ave_grid: name of the feature -> settings to train every model in",
     )
-    tables: tuple[str, ...] = Field((), description="tables to fill: names of files in workflow/tables")
-    figures: tuple[str, ...] = Field((), description="figures to draw: names of files in workflow/figures")
-    seeds: tuple[int, ...] = Field((0, 1, 2), description="seeds of every experiment")
+    tables: tuple[str, ...] = Field((), description="names of files in workflow/tables; each is one table")
+    figures: tuple[str, ...] = Field((), description="names of files in workflow/figures; each is one figure")
+    seeds: tuple[int, ...] = Field((0, 1, 2), description="each experiment is run once per seed")
     models: dict[str, dict[str, Any]] = Field(
         default_factory=dict,
-        description="options by model, for every row that does not set them itself; for studies that need small models",
+        description="model -> options for all of its rows; an option that a row sets itself wins",
     )
-    training: Recipe = Field(default_factory=Recipe, description="the protocol of every experiment")
+    training: Recipe = Field(default_factory=Recipe, description="how every experiment is trained")
     training_of: dict[str, dict[str, Any]] = Field(
         default_factory=dict,
-        description="changes to `training` by task (localization, parsing, ...) or model, whose changes come last, for every experiment of it; for studies whose tasks or models need different schedules",
+        description="task (localization, parsing, ...) or model -> changes to `training` for all of its experiments; the model's win over the task's",
     )
     recipes: dict[str, dict[str, Any]] = Field(
-        default_factory=dict, description="named changes to `training` that a table's row may ask for"
+        default_factory=dict,
+        description="name -> changes to `training`; a row of a table may ask for them by this name",
     )
-    device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
+    device: str = Field(
+        "auto", description="where to compute: auto (a GPU if there is one), cpu, cuda or cuda:N"
+    )
     notice: str | None = Field(
-        None, description="said in the title of every table; for studies whose numbers are no reproduction"
+        None,
+        description="warning above every table and figure, for studies whose numbers are no reproduction",
     )
 
     @field_validator("extractors", "imported")
@@ -141,7 +153,18 @@ class Study(Section):
     def recipe(
         self, task: str, model: str, name: str | None, changes: dict[str, Any] | None = None
     ) -> Recipe:
-        """The default recipe, changed by the task's, the model's, the named one and `changes`, in this order."""
+        """How a row is trained: `training`, changed by the task, the model, the named recipe and `changes`, in this order.
+
+        Args:
+            task: of the row, for example "localization".
+            model: of the row.
+            name: the recipe that the row asks for, or None.
+            changes: the row's own changes, or None.
+
+        Raises:
+            ConfigError: if the study has no recipe of this name.
+            ValidationError: if `changes` has an unknown key or a wrong value.
+        """
         if name is not None and name not in self.recipes:
             raise ConfigError(f"no recipe {name!r}; {suggest(name, list(self.recipes))}")
         named = self.recipes[name] if name else {}

@@ -177,6 +177,16 @@ def test_the_command_fails_if_a_file_is_wrong_but_not_if_files_are_missing(
     assert named.exit_code == 1
 
 
+def test_weights_of_the_folder_study_can_be_named_before_there_is_a_folder(tmp_path: Path) -> None:
+    from typer.testing import CliRunner
+
+    from avpipe.cli import app
+
+    study = Path(__file__).parents[2] / "workflow/configs/folder.yaml"
+    done = CliRunner().invoke(app, ["weights", "verify", f"--study={study}", f"--folder={tmp_path}"])
+    assert "resnet152: missing" in done.output
+
+
 def test_unknown_names_get_a_suggestion(tmp_path: Path) -> None:
     with pytest.raises(UnknownNameError, match="did you mean 'resnet50'"):
         fetch("resnet5", tmp_path)

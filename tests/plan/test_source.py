@@ -38,7 +38,7 @@ def test_every_kind_survives_the_way_to_a_job(source: dict[str, object]) -> None
         ({"kind": "local"}, "sources.0.path: is missing"),
         (
             {"kind": "local", "path": "x", "url": "https://x"},
-            "sources.0.url: no such key; known: allow_private, excerpts, kind, max_bytes, path",
+            "sources.0.url: no such key; known: excerpts, kind, max_bytes, path, pattern",
         ),
         ({"kind": "http", "url": "https://example.org/a.mp4"}, "sources.0.url: needs {source} or {clip}"),
         ({"kind": "http", "url": "file:///{source}"}, "sources.0.url: starts with http"),

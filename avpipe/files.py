@@ -2,12 +2,16 @@
 
 import contextlib
 import errno
+import hashlib
 import json
 import os
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import h5py
 
 
 class OutputError(OSError):
@@ -80,6 +84,46 @@ def _flush_folder(folder: Path) -> None:
         pass
     finally:
         os.close(descriptor)
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file's content, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+class H5Error(ValueError):
+    """An HDF5 file is missing or damaged, or lacks the array; the message says what was expected."""
+
+
+@contextlib.contextmanager
+def open_h5(path: Path, key: str) -> "Iterator[h5py.Dataset]":
+    """Open the array `key` of an HDF5 file for reading, without reading it.
+
+    Links, external storage and virtual arrays are refused: they would make HDF5 open other files.
+
+    Raises:
+        H5Error: if there is no such file, it is damaged, or has no such array of numbers.
+    """
+    import h5py
+
+    if not path.is_file():
+        raise H5Error(f"{path} is not a file; expected an HDF5 file with the array {key!r}")
+    try:
+        file = h5py.File(path, "r", locking="best-effort", rdcc_nbytes=1 << 26)
+    except OSError as error:
+        raise H5Error(f"{path} is no HDF5 file or is cut off ({error}); get it again") from error
+    with file:
+        link = None if "/" in key else file.get(key, getlink=True)
+        if not isinstance(link, h5py.HardLink):
+            known = ", ".join(sorted(map(repr, file))) or "nothing"
+            raise H5Error(f"{path} has no array {key!r} of its own; it has {known}: set `key`")
+        array = file[key]
+        if not isinstance(array, h5py.Dataset) or array.dtype.kind not in "fiu" or not array.shape:
+            raise H5Error(f"{path}: {key!r} is not an array of numbers")
+        if array.is_virtual or array.external:
+            raise H5Error(f"{path}: {key!r} keeps its numbers in other files; copy them into this one")
+        yield array
 
 
 def write_text(path: str | Path, text: str) -> None:

@@ -55,6 +55,8 @@ from avpipe.datasets.base import (
     table,
     youtube_name,
 )
+from avpipe.files import H5Error, open_h5
+from avpipe.rows import noisy_clip
 
 _WHOLE = (float("nan"), float("nan"))
 """Start and end of a clip that is the whole of its file."""
@@ -73,11 +75,6 @@ class _Row(NamedTuple):
     identifier: str
     onset: float
     offset: float
-
-
-def noisy_clip(row: int) -> str:
-    """The name of a clip of the noisy set."""
-    return f"noisy~{row}"
 
 
 def read_ave(
@@ -137,6 +134,23 @@ def read_ave(
     )
 
 
+def read_row_names(path: Path) -> list[str]:
+    """The clip of each row of a published h5 file, from Annotations.txt or from a file with a clip name a line.
+
+    Raises:
+        AnnotationError: if the file cannot be read, or a line of Annotations.txt has no id.
+    """
+    names = []
+    for line in read_lines(path):
+        if line.number == 1 and (line.text == "clip" or line.text.startswith("Category&VideoID")):
+            continue
+        ave = "&" in line.text
+        names.append(
+            youtube_name(line.fields("&", "Category VideoID Quality Start End")[1])[0] if ave else line.text
+        )
+    return number_repeats(names)
+
+
 def _events(rows: Sequence[_Row], clips: Sequence[str], issues: list[Issue]) -> list[Event]:
     """The annotated events. Appends to `issues`."""
     events = []
@@ -185,9 +199,7 @@ def _replace_events(
     path: Path, clips: Sequence[str], categories: Sequence[str], events: Sequence[Event]
 ) -> tuple[list[Event], list[Issue]]:
     """The events of a file of labels, and the clips where they are not `events`."""
-    from avpipe.datasets.h5 import H5Error, open_array
-
-    with open_array(path, "avadataset") as array:
+    with open_h5(path, "avadataset") as array:
         if array.ndim != 3 or array.shape[0] != len(clips) or array.shape[2] != len(categories) + 1:
             raise H5Error(
                 f"{path} has shape {array.shape}, expected ({len(clips)}, segments, {len(categories) + 1}): a row a line "
@@ -231,11 +243,9 @@ def _read_splits(folder: Path, rows: Sequence[_Row]) -> list[tuple[str, int]]:
 
 def _read_orders(files: Mapping[str, Path], rows: int) -> list[tuple[str, int]]:
     """For each row its split and its position in the split's file; ("none", ...) in the rows' order if in no file."""
-    from avpipe.datasets.h5 import H5Error, open_array
-
     found: dict[int, tuple[str, int]] = {}
     for split, path in files.items():
-        with open_array(path, "order") as array:
+        with open_h5(path, "order") as array:
             numbers = np.asarray(array[:]).reshape(-1).tolist()
         for order, row in enumerate(numbers):
             if not 0 <= row < rows or row in found or row != int(row):

@@ -1,6 +1,7 @@
 """Events as arrays: the category of every second, and the categories of every clip."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -99,6 +100,23 @@ def parsing_labels(
         segments,
     )
     return (covered >= 0.5 - _ROUNDING).reshape(*size, segments).transpose(0, 2, 1)
+
+
+def manifest_labels(results: Path) -> npt.NDArray[np.bool_] | None:
+    """The audio-visual categories in every segment of the manifest's clips, in its order; see `parsing_labels`.
+
+    Args:
+        results: folder with the manifest.
+
+    Returns:
+        (N, T, C) bool, or None if the dataset has no audio-visual events.
+    """
+    events = pd.read_parquet(results / "events.parquet")
+    if not (events["modality"] == "audiovisual").any():
+        return None
+    clips = pd.read_parquet(results / "manifest.parquet", columns=["clip"])
+    categories = pd.read_csv(results / "categories.csv", keep_default_na=False, dtype=str)["category"]
+    return parsing_labels(events, clips, categories.tolist(), "audiovisual")
 
 
 def _located(

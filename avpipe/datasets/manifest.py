@@ -12,32 +12,25 @@ Importing this module loads no pandas: the Snakefile asks for `inventory` at eve
 
 import hashlib
 import os
-import re
 import stat
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from functools import cache
 from pathlib import Path
-from string import Formatter
 from typing import TYPE_CHECKING, Any
 
 from avpipe import files
+from avpipe.rows import ROWS_FILE, check_pattern, read_rows, relative_file
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from avpipe.datasets.base import Annotations
 
-LEDGER = "rows.csv"
 ROW_GROUP = 65536
 """Rows that a reader of one shard must decode, at most."""
 
 LocalSource = tuple[Path, str]
 """A folder and the pattern of the file below it, with {source} and {clip}; or an archive and that of its member."""
-
-
-class LedgerError(ValueError):
-    """rows.csv is not what avpipe wrote; going on would renumber clips under features that exist."""
 
 
 def write_manifest(
@@ -68,14 +61,14 @@ def write_manifest(
     if shard_size < 1:
         raise ValueError(f"shard_size must be 1 or more, not {shard_size}")
     for _, pattern in local_sources:
-        _check_pattern(pattern)
-    known = read_ledger(out / LEDGER)
-    rows, ledger = assign_rows(known, annotations.clips["clip"].tolist())
+        check_pattern(pattern)
+    known = read_rows(out / ROWS_FILE)
+    rows, names = assign_rows(known, annotations.clips["clip"].tolist())
     manifest = _manifest_table(annotations.clips, dataset, rows, shard_size)
     index = {
         "dataset": dataset,
         "clips": len(manifest),
-        "rows": len(ledger),
+        "rows": len(names),
         "shard_size": shard_size,
         "splits": dict(Counter(manifest["split"].tolist())),
         "shards": shard_digests(manifest, local_sources),
@@ -83,8 +76,8 @@ def write_manifest(
         "categories": len(annotations.categories),
         "issues": dict(Counter(annotations.issues["code"].tolist())),
     }
-    if ledger != known:
-        files.write_text(out / LEDGER, "\n".join(["clip", *ledger, ""]))
+    if names != known:
+        files.write_text(out / ROWS_FILE, "\n".join(["clip", *names, ""]))
     _write_parquet(out / "manifest.parquet", manifest)
     _write_parquet(out / "events.parquet", annotations.events)
     _write_csv(out / "categories.csv", ["index", "category"], list(enumerate(annotations.categories)))
@@ -93,39 +86,10 @@ def write_manifest(
     return index
 
 
-def read_ledger(path: Path) -> list[str]:
-    """The clips of `rows.csv` in the order of their rows; none where the file does not exist.
-
-    Raises:
-        LedgerError: if it does not end with a whole line, has another header, a clip twice or an impossible name.
-    """
-    if not path.exists():
-        return []
-    header, *clips = path.read_text(encoding="utf-8", errors="replace").split("\n")
-    advice = (
-        "restore it from a copy; or, to start anew, delete it together with the manifest, the segments and the "
-        "features beside it, because their rows would get other numbers"
-    )
-    if header != "clip" or not clips or clips.pop() != "":
-        raise LedgerError(f"{path} is cut off or not written by avpipe: {advice}")
-    impossible = next(
-        (number for number, clip in enumerate(clips, start=2) if not _LEDGER_LINE.fullmatch(clip)), None
-    )
-    if impossible:
-        raise LedgerError(f"{path}, line {impossible}: {clips[impossible - 2]!r} is no clip's name: {advice}")
-    if len(set(clips)) != len(clips):
-        twice = Counter(clips).most_common(1)[0][0]
-        raise LedgerError(f"{path}: {twice!r} has two rows: {advice}")
-    return clips
-
-
-_LEDGER_LINE = re.compile(r"[A-Za-z0-9_~-]+")
-
-
-def assign_rows(ledger: Sequence[str], clips: Sequence[str]) -> tuple[list[int], list[str]]:
-    """The rows of `clips`, and the ledger with the new ones appended in their order. `clips` are distinct."""
-    row_of = {clip: row for row, clip in enumerate(ledger)}
-    longer = list(ledger)
+def assign_rows(known: Sequence[str], clips: Sequence[str]) -> tuple[list[int], list[str]]:
+    """The rows of `clips` (distinct), and the list of rows `known` with the new clips appended in their order."""
+    row_of = {clip: row for row, clip in enumerate(known)}
+    longer = list(known)
     for clip in clips:
         if clip not in row_of:
             row_of[clip] = len(longer)
@@ -205,7 +169,7 @@ def _file_state(path: Path) -> _State:
 def _local_state(sources: Sequence[tuple[str, str, _State | None]], clip: str, source: str) -> _State | None:
     """The state of the first local file of a clip, or of the first archive that may hold it."""
     for root, pattern, archive in sources:
-        relative = _relative(pattern, clip, source)
+        relative = relative_file(pattern, clip, source)
         if relative is None:
             continue
         if archive is not None:
@@ -217,54 +181,6 @@ def _local_state(sources: Sequence[tuple[str, str, _State | None]], clip: str, s
         if stat.S_ISREG(found.st_mode):
             return relative, found.st_size, found.st_mtime_ns
     return None
-
-
-def local_file(root: Path, pattern: str, clip: str, source: str) -> Path | None:
-    """Where the file of a clip would lie below `root`, or None if it must not be asked for.
-
-    None: the pattern wants a source that was refused (""), or the result would leave `root` (an absolute path, `..`, a
-    NUL). Links are followed: whoever put them below `root` meant them.
-
-    Args:
-        root: the source's folder.
-        pattern: path below it with {source} or {clip} in it.
-        clip: the clip's name.
-        source: its id in the source, or its path relative to the folder.
-
-    Raises:
-        ValueError: for a pattern with other fields, an absolute one, or one with `..`.
-    """
-    relative = _relative(pattern, clip, source)
-    return None if relative is None else root / relative
-
-
-def _relative(pattern: str, clip: str, source: str) -> str | None:
-    """The path below a source's folder, or None, as in `local_file`."""
-    if _check_pattern(pattern) and not source:
-        return None
-    relative = pattern.format(source=source, clip=clip)
-    unsafe = (
-        relative.startswith("/") or "\0" in relative or (".." in relative and ".." in relative.split("/"))
-    )
-    return None if unsafe else relative
-
-
-@cache
-def _check_pattern(pattern: str) -> bool:
-    """Whether a source's pattern has {source} in it. Raises ValueError if it is not one that `local_file` takes."""
-    try:
-        parts = list(Formatter().parse(pattern))
-    except ValueError as error:
-        raise ValueError(f"pattern {pattern!r}: {error}; write {{source}} or {{clip}}") from error
-    fields = [name for _, name, _, _ in parts if name is not None]
-    plain = all(not spec and not conversion for _, _, spec, conversion in parts)
-    if not fields or not set(fields) <= {"source", "clip"} or not plain:
-        raise ValueError(f"pattern {pattern!r}: needs {{source}} or {{clip}}, and may have no other {{...}}")
-    if pattern.startswith("/") or ".." in pattern.split("/"):
-        raise ValueError(
-            f"pattern {pattern!r}: is below the source's folder, so it has no leading / and no .."
-        )
-    return "source" in fields
 
 
 def inventory(roots: Sequence[Path]) -> str:

@@ -3,12 +3,11 @@
 Every number is written as it is stored, or widened to the type asked for; a type that cannot hold a number refuses it.
 """
 
-import csv
 import io
 import json
 import tarfile
 from collections import Counter
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,10 +17,9 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from avpipe.datasets.ave import SET_FILES, noisy_clip
-from avpipe.datasets.labels import parsing_labels
 from avpipe.features.store import Features, open_features
 from avpipe.files import output_errors, whole_file, write_text
+from avpipe.rows import noisy_clip
 
 KEY = "avadataset"
 SLAB = 64
@@ -116,18 +114,27 @@ def export_webdataset(
     return counts
 
 
-def export_ave(features: Mapping[str, str], results: Path, out: Path, form: Form = Form()) -> Counter[str]:
+def export_ave(
+    features: Mapping[str, str],
+    results: Path,
+    out: Path,
+    form: Form = Form(),
+    labels: npt.NDArray[np.bool_] | None = None,
+) -> Counter[str]:
     """Write the files that AVE's code reads: {name}.h5, labels.h5, mil_labels.h5, {split}_order.h5, {split}_order_match.h5.
 
-    Rows are the clips of the manifest in its order, `clips.csv` names them; clips of the noisy set go into {name}_noisy.h5 and
-    labels_noisy.h5. A clip without a feature keeps its row, of NaN; the order files leave it out, so that code which
-    follows them never sees it. Labels are written where the dataset has audio-visual events.
+    Rows are the manifest's clips in its order; `clips.csv` names them. Clips of the noisy set go into {name}_noisy.h5
+    and labels_noisy.h5. A clip without the feature is a row of NaN and is not in the order files, so code that follows
+    these never reads it.
 
-    Arguments, returns and errors as `export_npy`; the released files are float64.
+    Arguments, returns and errors as `export_npy` (the released files are float64), and:
+
+    Args:
+        labels: (N, T, C), the audio-visual categories of each segment of the manifest's clips
+            (`avpipe.datasets.labels.manifest_labels`); None writes no label files.
     """
     clips = manifest_clips(results)
-    named = {noisy_clip(row) for row in range(len(clips))}
-    noisy = clips["clip"].isin(named)
+    noisy = clips["clip"].isin({noisy_clip(row) for row in range(len(clips))}).to_numpy()
     usable = np.ones(len(clips), bool)
     counts: Counter[str] = Counter()
     for array, name in features.items():
@@ -143,35 +150,25 @@ def export_ave(features: Mapping[str, str], results: Path, out: Path, form: Form
     if "match_split" in main:
         _write_orders(main, usable[~noisy], "match_split", "match_order", out, "order_match")
     write_text(out / "clips.csv", "\n".join(["clip", *main["clip"], ""]))
-    _write_labels(results, main, clips[noisy], out)
+    if labels is not None:
+        _write_h5(out / "labels.h5", KEY, _with_background(labels[~noisy]))
+        _write_h5(out / "mil_labels.h5", KEY, _with_background(np.any(labels[~noisy], axis=1)))
+        if noisy.any():
+            _write_h5(out / "labels_noisy.h5", KEY, _with_background(np.any(labels[noisy], axis=1)))
     return counts
 
 
 def _write_orders(
     clips: pd.DataFrame, usable: npt.NDArray[np.bool_], split: str, order: str, out: Path, name: str
 ) -> None:
-    """A file a split of the usable clips' rows, in the order of the split."""
-    for part in SET_FILES:
+    """For each split a file with the rows of its usable clips, in the order of the split."""
+    for part in ("train", "val", "test"):
         chosen = clips[(clips[split] == part) & usable].sort_values(order)
         _write_h5(out / f"{part}_{name}.h5", "order", chosen.index.to_numpy(np.int64))
 
 
-def _write_labels(results: Path, main: pd.DataFrame, noisy: pd.DataFrame, out: Path) -> None:
-    """One-hot labels with background as the last column: of segments, and of clips."""
-    events = pd.read_parquet(results / "events.parquet")
-    if not (events["modality"] == "audiovisual").any():
-        return
-    with (results / "categories.csv").open(encoding="utf-8", newline="") as file:
-        categories = [row["category"] for row in csv.DictReader(file)]
-    segments = parsing_labels(events, main, categories, "audiovisual")
-    _write_h5(out / "labels.h5", KEY, _with_background(segments))
-    _write_h5(out / "mil_labels.h5", KEY, _with_background(np.any(segments, axis=1)))
-    if len(noisy):
-        segments = parsing_labels(events, noisy, categories, "audiovisual")
-        _write_h5(out / "labels_noisy.h5", KEY, _with_background(np.any(segments, axis=1)))
-
-
 def _with_background(labels: npt.NDArray[np.bool_]) -> npt.NDArray[np.float32]:
+    """(..., C) as one-hot (..., C + 1), with background as the last column."""
     return np.concatenate([labels, ~labels.any(-1, keepdims=True)], axis=-1).astype(np.float32)
 
 
@@ -237,5 +234,9 @@ def _without_nan(event: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
     return {key: value for key, value in event.items() if value == value}
 
 
-FORMATS = {"ave": export_ave, "npy": export_npy, "webdataset": export_webdataset}
+FORMATS: dict[str, Callable[[Mapping[str, str], Path, Path, Form], Counter[str]]] = {
+    "ave": export_ave,
+    "npy": export_npy,
+    "webdataset": export_webdataset,
+}
 """What `avpipe export --format` takes."""

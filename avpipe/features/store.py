@@ -23,15 +23,13 @@ from zarr.storage import MemoryStore
 
 from avpipe.config.extractor import ExtractorConfig
 from avpipe.config.imported import ImportedConfig
-from avpipe.datasets.manifest import read_ledger
 from avpipe.features.spec import chunk_path, dimension_names, feature_shape
 from avpipe.files import read_json, whole_file, write_text
 from avpipe.locking import locked
+from avpipe.rows import ROWS_FILE, read_rows
 
 _ABSENT = 2**64 - 1
 _CHECKSUM = 4
-_LEDGER = "../../rows.csv"
-_MANIFEST = "../../manifest.json"
 
 
 class FeaturesError(ValueError):
@@ -96,14 +94,14 @@ def open_features(path: str | Path) -> Features:
         raise FeaturesError(f"{path}: no array of features; run the extraction of {path.stem} first")
     try:
         array = zarr.open_array(path, mode="r")
-        ledger, manifest = path / str(array.attrs["rows"]), path / str(array.attrs["manifest"])
+        row_list, manifest = path / str(array.attrs["rows"]), path / str(array.attrs["manifest"])
     except (KeyError, ValueError) as error:
         raise FeaturesError(f"{path} is no array that avpipe wrote: {error}") from error
     size, rows = _shard_size(array), array.shape[0]
-    clips = read_ledger(ledger)
+    clips = read_rows(row_list)
     if len(clips) < rows:
         raise FeaturesError(
-            f"{path} has {rows} rows, but {ledger} names only {len(clips)} clips; restore that file"
+            f"{path} has {rows} rows, but {row_list} names only {len(clips)} clips; restore that file"
         )
     features = Features(path, array, tuple(clips[:rows]), np.zeros(rows, bool))
     missing = []
@@ -221,7 +219,13 @@ def _write_metadata(
     if about["environment"] not in environments:
         environments = [*environments, about["environment"]]
     kept = old["attributes"] if old else {k: v for k, v in about.items() if k != "environment"}
-    attributes = {"rows": _LEDGER, "manifest": _MANIFEST, **kept, **identity, "environments": environments}
+    attributes = {
+        "rows": f"../../{ROWS_FILE}",
+        "manifest": "../../manifest.json",
+        **kept,
+        **identity,
+        "environments": environments,
+    }
     store = MemoryStore()
     _create(store, config, max(rows, old["shape"][0] if old else 0), values, attributes=attributes)
     write_text(file, (_content(store, "zarr.json") or b"").decode())

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from avpipe.datasets import read_annotations
 from avpipe.datasets.ave import read_ave
 from avpipe.datasets.base import AnnotationError, Annotations
-from avpipe.datasets.h5 import H5Error
 from avpipe.datasets.labels import clip_labels, segment_labels
+from avpipe.files import H5Error
 
 ROWS = ["Bark&AAAAAAAAAAA&good&0&10", "Cat&BBBBBBBBBBB&good&2&5", "Bark&-C_CCCCCCCC&good&3&7"]
 

@@ -14,14 +14,8 @@ from hypothesis import strategies as st
 from avpipe.datasets import manifest as manifest_module
 from avpipe.datasets import read_annotations
 from avpipe.datasets.base import CLIP_COLUMNS, EVENT_COLUMNS, ISSUE_COLUMNS, Annotations, table
-from avpipe.datasets.manifest import (
-    LedgerError,
-    assign_rows,
-    inventory,
-    local_file,
-    read_ledger,
-    write_manifest,
-)
+from avpipe.datasets.manifest import assign_rows, inventory, write_manifest
+from avpipe.rows import RowsError, local_file, read_rows
 
 NAN = float("nan")
 
@@ -224,9 +218,9 @@ def test_killed_between_two_files_the_next_run_ends_the_same(
         ("clip\na\nb\na\n", "'a' has two rows"),
     ],
 )
-def test_a_damaged_ledger_is_not_continued(tmp_path: Path, text: str, message: str) -> None:
+def test_a_damaged_list_of_rows_is_not_continued(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "rows.csv").write_text(text)
-    with pytest.raises(LedgerError, match=message):
+    with pytest.raises(RowsError, match=message):
         write_manifest(annotations(["a"]), "mine", tmp_path, 2, [])
     assert (tmp_path / "rows.csv").read_text() == text
     assert not (tmp_path / "manifest.json").exists()
@@ -234,22 +228,22 @@ def test_a_damaged_ledger_is_not_continued(tmp_path: Path, text: str, message: s
 
 @given(st.lists(st.lists(st.sampled_from("abcdefgh"), unique=True), max_size=6))
 def test_a_row_once_given_belongs_to_its_clip_forever(versions: list[list[str]]) -> None:
-    ledger: list[str] = []
+    known: list[str] = []
     given_rows: dict[str, int] = {}
     for clips in versions:
-        rows, longer = assign_rows(ledger, clips)
-        assert longer[: len(ledger)] == ledger
-        assert longer[len(ledger) :] == [clip for clip in clips if clip not in ledger]
+        rows, longer = assign_rows(known, clips)
+        assert longer[: len(known)] == known
+        assert longer[len(known) :] == [clip for clip in clips if clip not in known]
         assert [longer[row] for row in rows] == clips
         for clip, row in zip(clips, rows, strict=True):
             assert given_rows.setdefault(clip, row) == row
-        ledger = longer
+        known = longer
 
 
-def test_the_ledger_reads_back(tmp_path: Path) -> None:
-    assert read_ledger(tmp_path / "rows.csv") == []
+def test_the_list_of_rows_reads_back(tmp_path: Path) -> None:
+    assert read_rows(tmp_path / "rows.csv") == []
     write_manifest(annotations(["-a", "b~2", "refused~0"]), "mine", tmp_path, 2, [])
-    assert read_ledger(tmp_path / "rows.csv") == ["-a", "b~2", "refused~0"]
+    assert read_rows(tmp_path / "rows.csv") == ["-a", "b~2", "refused~0"]
 
 
 def test_a_shard_size_below_one_is_refused(tmp_path: Path) -> None:

@@ -137,21 +137,21 @@ def refused(clip: str, line: Line, found: str) -> Issue:
 
 def number_repeats(names: Sequence[str]) -> list[str]:
     """Make names unique: the second `x` becomes `x~2`, the third `x~3`."""
-    seen: dict[str, int] = {}
+    counts: dict[str, int] = {}
     unique = []
     for name in names:
-        seen[name] = seen.get(name, 0) + 1
-        unique.append(name if seen[name] == 1 else f"{name}~{seen[name]}")
+        counts[name] = counts.get(name, 0) + 1
+        unique.append(name if counts[name] == 1 else f"{name}~{counts[name]}")
     return unique
 
 
 def shared_id_issues(clips: pd.DataFrame) -> list[Issue]:
     """One issue `id_in_{a}_and_{b}` for each source that has clips in both splits a and b: a leak."""
     issues = []
-    for source, held in _shared_sources(clips, "split"):
-        for pair in combinations([split for split in SPLITS if split in {where for _, where in held}], 2):
-            names = ", ".join(f"{clip} ({split})" for clip, split in held if split in pair)
-            issues.append((f"id_in_{pair[0]}_and_{pair[1]}", held[0][0], f"{source}: {names}"))
+    for source, own in _shared_sources(clips, "split"):
+        for pair in combinations([split for split in SPLITS if split in {where for _, where in own}], 2):
+            names = ", ".join(f"{clip} ({split})" for clip, split in own if split in pair)
+            issues.append((f"id_in_{pair[0]}_and_{pair[1]}", own[0][0], f"{source}: {names}"))
     return issues
 
 
@@ -163,9 +163,9 @@ def leaking_clips(clips: pd.DataFrame, column: str) -> dict[str, str]:
         column: which division counts, "split" or "match_split".
     """
     leaking: dict[str, str] = {}
-    for _, held in _shared_sources(clips, column):
-        last = max((split for _, split in held), key=SPLITS.index)
-        leaking |= {clip: last for clip, split in held if split != last}
+    for _, own in _shared_sources(clips, column):
+        last = max((split for _, split in own), key=SPLITS.index)
+        leaking |= {clip: last for clip, split in own if split != last}
     return leaking
 
 
@@ -173,10 +173,10 @@ def _shared_sources(clips: pd.DataFrame, column: str) -> list[tuple[str, list[tu
     """The sources that have several clips, and these clips with their splits."""
     known = clips[(clips["source"] != "") & (clips[column] != "none")]
     repeated = known[known["source"].duplicated(keep=False)]
-    holders: dict[str, list[tuple[str, str]]] = defaultdict(list)
+    clips_of: dict[str, list[tuple[str, str]]] = defaultdict(list)
     for source, clip, split in zip(repeated["source"], repeated["clip"], repeated[column], strict=True):
-        holders[source].append((clip, split))
-    return list(holders.items())
+        clips_of[source].append((clip, split))
+    return list(clips_of.items())
 
 
 @dataclass(frozen=True)

@@ -151,8 +151,8 @@ def _write_llp(folder: Path, plans: Sequence[ClipPlan]) -> None:
     write_text(folder / "AVVP_train.csv", _weak_labels(parts["train"]))
     write_text(folder / "AVVP_val_pd.csv", _weak_labels(parts["val"]))
     write_text(folder / "AVVP_test_pd.csv", _weak_labels(parts["test"]))
-    write_text(folder / "AVVP_eval_audio.csv", _dense_labels(dense, lambda plan: plan.heard))
-    write_text(folder / "AVVP_eval_visual.csv", _dense_labels(dense, lambda plan: plan.seen))
+    write_text(folder / "AVVP_eval_audio.csv", _dense_labels(dense, lambda plan: plan.audio))
+    write_text(folder / "AVVP_eval_visual.csv", _dense_labels(dense, lambda plan: plan.visual))
     write_text(folder / "AVVP_dataset_full.csv", _weak_labels([*parts["train"], *dense]))
 
 
@@ -167,7 +167,7 @@ def _llp_label(category: int) -> str:
 def _weak_labels(plans: Iterable[ClipPlan]) -> str:
     rows = ["filename\tevent_labels"]
     for plan in plans:
-        labels = dict.fromkeys(_llp_label(interval.category) for interval in (*plan.heard, *plan.seen))
+        labels = dict.fromkeys(_llp_label(interval.category) for interval in (*plan.audio, *plan.visual))
         rows.append(f"{_llp_name(plan)}\t{','.join(labels)}")
     return "\n".join(rows) + "\n"
 

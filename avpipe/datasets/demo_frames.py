@@ -39,7 +39,7 @@ def render_frames(plan: ClipPlan) -> Iterator[Image]:
     sides = rng.permutation(2)  # the event's object in one half of the frame, a bystander in the other
     objects = [
         _object(rng, plan, CLASSES[interval.category], interval.seconds, times, side)
-        for interval, side in zip(plan.seen, sides, strict=False)
+        for interval, side in zip(plan.visual, sides, strict=False)
     ]
     clutter = [_clutter(rng, plan, times) for _ in range(rng.integers(0, 3))]
     occluders = [_occluder(rng, plan, thing, times) for thing in objects]

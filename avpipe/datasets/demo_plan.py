@@ -22,7 +22,7 @@ NO_EVENT = 0.1
 """Share of clips whose sound and look never meet: all background, as AVE's clips of other categories."""
 FULL_LENGTH = 0.35
 """Share of clips whose event lasts all ten seconds (AVE: 0.66)."""
-BYSTANDER = 0.6
+DISTRACTOR = 0.6
 """Probability of a sound that is not seen; and of a look that is not heard."""
 DISTURBED = (0.1, 0.1, 0.06)
 """Probability of a second in which the objects are occluded, the sounds drowned, both."""
@@ -78,10 +78,10 @@ class ClipPlan:
     seed: int
     id: str
     split: str
-    heard: tuple[Interval, ...]
-    seen: tuple[Interval, ...]
+    audio: tuple[Interval, ...]
+    visual: tuple[Interval, ...]
     occluded: frozenset[int]
-    drowned: frozenset[int]
+    masked: frozenset[int]
     frame_rate: int
     width: int
     height: int
@@ -91,7 +91,7 @@ class ClipPlan:
     @property
     def event(self) -> Interval:
         """The audio-visual event: the seconds in which it is both heard and seen; 0 to 0 where there are none."""
-        sound, look = self.heard[0], self.seen[0]
+        sound, look = self.audio[0], self.visual[0]
         onset, offset = max(sound.onset, look.onset), min(sound.offset, look.offset)
         return Interval(sound.category, onset, offset) if onset < offset else Interval(sound.category, 0, 0)
 
@@ -108,24 +108,24 @@ def plan_clip(index: int, seed: int) -> ClipPlan:
     """Clip number `index` of the demo with `seed`; how many clips there are makes no difference to it."""
     rng = _random(seed, index, "plan")
     sound, look = _event(rng, category=index % len(CLASSES))
-    heard: tuple[Interval, ...] = (sound,)
-    seen: tuple[Interval, ...] = (look,)
-    met = meetings(heard, seen)
-    if rng.random() < BYSTANDER:
-        heard = _add_bystander(rng, heard, allowed=lambda more: meetings(more, seen) == met)
-    if rng.random() < BYSTANDER:
-        seen = _add_bystander(rng, seen, allowed=lambda more: meetings(heard, more) == met)
-    occluded, drowned = _disturbed(rng, event=sorted(second for second, _ in met))
+    audio: tuple[Interval, ...] = (sound,)
+    visual: tuple[Interval, ...] = (look,)
+    events = co_occurrences(audio, visual)
+    if rng.random() < DISTRACTOR:
+        audio = _add_distractor(rng, audio, allowed=lambda more: co_occurrences(more, visual) == events)
+    if rng.random() < DISTRACTOR:
+        visual = _add_distractor(rng, visual, allowed=lambda more: co_occurrences(audio, more) == events)
+    occluded, masked = _disturbed(rng, event=sorted(second for second, _ in events))
     width, height = FRAME_SIZES[rng.integers(len(FRAME_SIZES))]
     return ClipPlan(
         index=index,
         seed=seed,
         id="".join(ID_LETTERS[i] for i in rng.integers(len(ID_LETTERS), size=11)),
         split=SPLITS[index % len(SPLITS)],
-        heard=heard,
-        seen=seen,
+        audio=audio,
+        visual=visual,
         occluded=occluded,
-        drowned=drowned,
+        masked=masked,
         frame_rate=int(rng.choice(FRAME_RATES)),
         width=width,
         height=height,
@@ -134,10 +134,10 @@ def plan_clip(index: int, seed: int) -> ClipPlan:
     )
 
 
-def meetings(heard: Iterable[Interval], seen: Iterable[Interval]) -> set[tuple[int, int]]:
+def co_occurrences(audio: Iterable[Interval], visual: Iterable[Interval]) -> set[tuple[int, int]]:
     """Every (second, class) in which that class's sound and that class's look are there, whosever they are."""
-    sounds = {(second, CLASSES[i.category].sound) for i in heard for second in i.seconds}
-    looks = {(second, CLASSES[i.category].look) for i in seen for second in i.seconds}
+    sounds = {(second, CLASSES[i.category].sound) for i in audio for second in i.seconds}
+    looks = {(second, CLASSES[i.category].look) for i in visual for second in i.seconds}
     return {
         (second, k)
         for second in range(SECONDS)
@@ -165,7 +165,7 @@ def _event(rng: np.random.Generator, category: int) -> tuple[Interval, Interval]
     return sound, look
 
 
-def _add_bystander(
+def _add_distractor(
     rng: np.random.Generator,
     there: tuple[Interval, ...],
     allowed: Callable[[tuple[Interval, ...]], bool],
@@ -184,8 +184,8 @@ def _disturbed(rng: np.random.Generator, event: list[int]) -> tuple[frozenset[in
     """Occluded and drowned seconds: anywhere but at the event's two ends, which nothing else would tell."""
     kinds = rng.choice(4, size=SECONDS, p=[*DISTURBED, 1 - sum(DISTURBED)])
     kinds[event[:1] + event[-1:]] = 3
-    occluded, drowned = np.isin(kinds, (0, 2)), np.isin(kinds, (1, 2))
-    return frozenset(np.flatnonzero(occluded).tolist()), frozenset(np.flatnonzero(drowned).tolist())
+    occluded, masked = np.isin(kinds, (0, 2)), np.isin(kinds, (1, 2))
+    return frozenset(np.flatnonzero(occluded).tolist()), frozenset(np.flatnonzero(masked).tolist())
 
 
 def mark_seconds(seconds: Iterable[int]) -> npt.NDArray[np.float64]:

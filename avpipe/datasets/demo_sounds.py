@@ -25,16 +25,16 @@ def render_sound(plan: ClipPlan) -> Samples:
     """The clip's waveform, (channels, SECONDS * sample_rate), float32 within -1 .. 1."""
     rng = plan.random("sound")
     times = np.arange(SECONDS * plan.sample_rate, dtype=np.float32) / plan.sample_rate
-    drowned = mark_seconds(plan.drowned)
+    masked = mark_seconds(plan.masked)
     waveform = _noise(rng, len(times), slope=rng.uniform(0.2, 0.9)) * 10 ** rng.uniform(*NOISE)
     roar = np.tile(_noise(rng, plan.sample_rate, slope=0.1), SECONDS) * 10 ** rng.uniform(-0.9, -0.6)
-    waveform += roar * envelope(drowned, times, fade=0.05)
-    for interval in plan.heard:
+    waveform += roar * envelope(masked, times, fade=0.05)
+    for interval in plan.audio:
         kind = CLASSES[interval.category]
         pace = PACES[kind.lively] * math.exp(rng.normal(0, PACE_SPREAD))
         loudness = 10 ** (rng.uniform(*LOUDNESS) + rng.normal(0, LOUDNESS_SPREAD, SECONDS))
-        loudness *= mark_seconds(interval.seconds) * (1 - 0.95 * drowned)
-        waveform += VOICES[SOUNDS[kind.sound]](rng, times, pace) * envelope(loudness, times, fade=0.01)
+        loudness *= mark_seconds(interval.seconds) * (1 - 0.95 * masked)
+        waveform += TIMBRES[SOUNDS[kind.sound]](rng, times, pace) * envelope(loudness, times, fade=0.01)
     balance = rng.uniform(0.7, 1.0, size=(plan.channels, 1)).astype(np.float32)
     return np.tanh(waveform * balance)
 
@@ -77,4 +77,4 @@ def _siren(rng: np.random.Generator, times: Samples, pace: float) -> Samples:
     return np.sin(2 * np.pi * (cycles % 1).astype(np.float32)) * 1.4
 
 
-VOICES = {"chime": _chime, "hum": _hum, "rattle": _rattle, "siren": _siren}
+TIMBRES = {"chime": _chime, "hum": _hum, "rattle": _rattle, "siren": _siren}

@@ -69,7 +69,7 @@ Event = tuple[str, str, str, float, float]
 """clip, modality, category, onset, offset."""
 
 
-class _Listed(NamedTuple):
+class _SplitLine(NamedTuple):
     """A line of a split's file."""
 
     line: Line
@@ -88,7 +88,7 @@ class _Window(NamedTuple):
     seconds: float
 
 
-class _Dense(NamedTuple):
+class _TimedEvent(NamedTuple):
     """A line of a file of events."""
 
     line: Line
@@ -157,8 +157,8 @@ def read_parsing_files(folder: Path, categories: Sequence[str], audio_csv: str) 
     clip_of = {entry.name: clip for clip, entry in zip(clips, listed, strict=True)}
     labels_of = {entry.name: entry.labels for entry in listed}
     for modality, name in (("audio", audio_csv), ("visual", VISUAL_FILE)):
-        rows = _read_dense(folder / name, categories)
-        events += _dense_events(rows, modality, clip_of, labels_of, issues)
+        rows = _read_events(folder / name, categories)
+        events += _timed_events(rows, modality, clip_of, labels_of, issues)
     return Annotations(
         categories=tuple(categories),
         clips=frame,
@@ -186,7 +186,7 @@ def _rows(path: Path, columns: str) -> Iterator[tuple[Line, list[str]]]:
         yield line, line.fields("\t", columns)
 
 
-def _read_splits(folder: Path, categories: Sequence[str]) -> list[_Listed]:
+def _read_splits(folder: Path, categories: Sequence[str]) -> list[_SplitLine]:
     listed = []
     first: dict[str, Line] = {}
     for split, file in SPLIT_FILES.items():
@@ -195,7 +195,7 @@ def _read_splits(folder: Path, categories: Sequence[str]) -> list[_Listed]:
                 raise line.error(f"a file name that is listed once; {first[name].place} has it as well")
             first[name] = line
             weak = tuple(_category(line, label, categories) for label in labels.split(","))
-            listed.append(_Listed(line, name, split, order, weak))
+            listed.append(_SplitLine(line, name, split, order, weak))
     if not listed:
         raise AnnotationError(f"{folder}: {', '.join(SPLIT_FILES.values())} list no clip")
     if (folder / FULL_FILE).is_file():
@@ -221,7 +221,7 @@ def _category(line: Line, label: str, categories: Sequence[str]) -> str:
     return label
 
 
-def _weak_events(clips: Sequence[str], listed: Sequence[_Listed], issues: list[Issue]) -> list[Event]:
+def _weak_events(clips: Sequence[str], listed: Sequence[_SplitLine], issues: list[Issue]) -> list[Event]:
     """The weak labels, each category once a clip. Appends to `issues`."""
     events = []
     for clip, entry in zip(clips, listed, strict=True):
@@ -233,15 +233,17 @@ def _weak_events(clips: Sequence[str], listed: Sequence[_Listed], issues: list[I
     return events
 
 
-def _read_dense(path: Path, categories: Sequence[str]) -> list[_Dense]:
+def _read_events(path: Path, categories: Sequence[str]) -> list[_TimedEvent]:
     return [
-        _Dense(line, name, line.seconds(onset), line.seconds(offset), _category(line, category, categories))
+        _TimedEvent(
+            line, name, line.seconds(onset), line.seconds(offset), _category(line, category, categories)
+        )
         for line, (name, onset, offset, category) in _rows(path, "filename onset offset event_labels")
     ]
 
 
-def _dense_events(
-    rows: Sequence[_Dense],
+def _timed_events(
+    rows: Sequence[_TimedEvent],
     modality: str,
     clip_of: Mapping[str, str],
     labels_of: Mapping[str, tuple[str, ...]],
@@ -249,12 +251,12 @@ def _dense_events(
 ) -> list[Event]:
     """The events of one modality, without those that no evaluation can use. Appends to `issues`."""
     unknown: dict[str, list[str]] = defaultdict(list)
-    seen = set()
+    known = set()
     events = []
     for line, name, onset, offset, category in rows:
         clip = clip_of.get(name, "")
-        again = (name, onset, offset, category) in seen
-        seen.add((name, onset, offset, category))
+        again = (name, onset, offset, category) in known
+        known.add((name, onset, offset, category))
         if not clip:
             unknown[name].append(line.place)
         if onset >= offset:

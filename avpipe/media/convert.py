@@ -214,34 +214,38 @@ def _without_failed_stream(media: Media, finished: Finished) -> Media:
 
 def _judge(cut: Cut, media: Media, finished: Finished, facts: Converted) -> Converted:
     """Decide the outcome from what was counted, claimed and written."""
-    seen = min(cut.preset.frames, finished.frames) / cut.preset.fps
-    heard = finished.samples / cut.preset.sample_rate
-    duration = round(min(cut.length, max(seen, heard)), 3)
+    video_seconds = min(cut.preset.frames, finished.frames) / cut.preset.fps
+    audio_seconds = finished.samples / cut.preset.sample_rate
+    duration = round(min(cut.length, max(video_seconds, audio_seconds)), 3)
     facts = replace(facts, duration=duration)
     if not finished.errors and duration < cut.preset.shortest:
         reason = f"{duration:g} s of the file are left from {cut.start:g} s on"
         return replace(facts, status=Status.TOO_SHORT, reason=reason)
     empty = finished.code or duration < cut.preset.shortest
-    damage = finished.message() if empty else _lost(cut, media, finished, seen, heard)
-    video = cut.file("mp4") if media.video and seen else None
-    audio = cut.file("flac") if media.audio and heard else None
-    damage = damage or _wrong(video, audio, cut.preset)
+    damage = finished.message() if empty else _undecodable(cut, media, finished, video_seconds, audio_seconds)
+    video = cut.file("mp4") if media.video and video_seconds else None
+    audio = cut.file("flac") if media.audio and audio_seconds else None
+    damage = damage or _output_error(video, audio, cut.preset)
     if damage:
         return replace(facts, status=Status.CORRUPT, reason=damage)
     status = Status.PRESENT if video and audio else Status.NO_AUDIO if video else Status.NO_VIDEO
-    reason = "; ".join(_story(status, media, finished, seen, heard, cut.preset)) or "complete"
+    reason = (
+        "; ".join(_remarks(status, media, finished, video_seconds, audio_seconds, cut.preset)) or "complete"
+    )
     return replace(facts, status=status, reason=reason, video=video, audio=audio)
 
 
-def _lost(cut: Cut, media: Media, finished: Finished, seen: float, heard: float) -> str | None:
+def _undecodable(
+    cut: Cut, media: Media, finished: Finished, video_seconds: float, audio_seconds: float
+) -> str | None:
     """What is missing of the interval because it could not be decoded, if that is more than `TOLERANCE`."""
     if not finished.errors:
         return None
-    claims = [("file", media.duration, max(seen, heard))]
+    claims = [("file", media.duration, max(video_seconds, audio_seconds))]
     if media.video:
-        claims.append(("video", media.video.end, seen))
+        claims.append(("video", media.video.end, video_seconds))
     if media.audio:
-        claims.append(("audio", media.audio.end, heard))
+        claims.append(("audio", media.audio.end, audio_seconds))
     for what, end, got in claims:
         expected = min(cut.length, end - cut.start)  # NaN: nothing is claimed, and no comparison is true
         if expected - got > TOLERANCE:
@@ -249,7 +253,7 @@ def _lost(cut: Cut, media: Media, finished: Finished, seen: float, heard: float)
     return None
 
 
-def _wrong(video: Path | None, audio: Path | None, preset: Preset) -> str | None:
+def _output_error(video: Path | None, audio: Path | None, preset: Preset) -> str | None:
     """What is wrong with the files that were made: they are checked before anything relies on them."""
     if video is not None:
         with av.open(f"file:{video}") as container:
@@ -271,17 +275,22 @@ def _wrong(video: Path | None, audio: Path | None, preset: Preset) -> str | None
     return None
 
 
-def _story(
-    status: Status, media: Media, finished: Finished, seen: float, heard: float, preset: Preset
+def _remarks(
+    status: Status,
+    media: Media,
+    finished: Finished,
+    video_seconds: float,
+    audio_seconds: float,
+    preset: Preset,
 ) -> Iterator[str]:
     """What a reader of the outcome should know: missing streams, padding, damage."""
     if status is Status.NO_AUDIO:
         yield "; ".join(media.notes) or ("no sound in the interval" if media.audio else "no audio stream")
     if status is Status.NO_VIDEO:
         yield "; ".join(media.notes) or ("no picture in the interval" if media.video else "no video stream")
-    if status is not Status.NO_VIDEO and seen < preset.seconds:
-        yield f"last picture held from {seen:.2f} s"
-    if status is not Status.NO_AUDIO and heard < preset.seconds:
-        yield f"silence from {heard:.2f} s"
+    if status is not Status.NO_VIDEO and video_seconds < preset.seconds:
+        yield f"last picture held from {video_seconds:.2f} s"
+    if status is not Status.NO_AUDIO and audio_seconds < preset.seconds:
+        yield f"silence from {audio_seconds:.2f} s"
     if finished.errors:
         yield f"{finished.errors.total()} decoding errors: {finished.message()}"

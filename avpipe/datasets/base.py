@@ -1,15 +1,12 @@
-"""What every reader of annotation files returns, and how readers meet broken files and hostile names.
+"""What every reader of annotation files returns, and how readers treat broken files and hostile names.
 
-Three kinds of trouble, three answers:
-
-* A *broken file* (missing, not UTF-8, a line with too few fields, a time that is no number, an unknown
-  category) raises `AnnotationError`: it must not become a manifest that is silently shorter.
-* A *quirk* (a zero-length event, an id in two splits, a name that matches no clip) is what the authors
-  published. It is read as the authors' code reads it and reported as an issue with a code.
-* A *hostile or impossible id* (anything but eleven letters, digits, `-` and `_`, the form of a YouTube id) never
-  becomes part of a path, a command or a URL. The clip keeps its row, so that counts agree with the annotations, under the
-  name `refused~` and a hash of the id; its `source` is the empty string, which no source may be asked for; the
-  issue `refused_id` shows what was found.
+* A *broken file* (missing, not UTF-8, too few fields in a line, a time that is no number, an unknown category) raises
+  `AnnotationError`: it must not silently give a shorter manifest.
+* A *quirk* (a zero-length event, an id in two splits, a name that matches no clip) is what the authors published. It is
+  read as the authors' code reads it, and reported as an issue with a code.
+* A *hostile id* (anything but the eleven letters, digits, `-` and `_` of a YouTube id) never becomes part of a path, a
+  command or a URL. Its clip keeps its row, so that counts agree with the annotations: it is named `refused~` and a hash
+  of the id, its `source` is "" (no source is asked for it), and the issue `refused_id` shows the id.
 """
 
 import hashlib
@@ -24,7 +21,7 @@ import numpy as np
 import pandas as pd
 
 SPLITS = ("train", "weak", "val", "test", "none")
-"""weak: further training clips, of weakly supervised experiments only. none: in no split."""
+"""weak: extra training clips, for weakly supervised experiments only. none: in no split."""
 MODALITIES = ("audiovisual", "audio", "visual", "video")
 
 CLIP_COLUMNS = {"clip": "str", "split": "str", "source": "str", "start": "float64", "end": "float64"}
@@ -33,16 +30,16 @@ OPTIONAL_CLIP_COLUMNS = {"split_order": "int64", "match_split": "str", "match_or
 ISSUE_COLUMNS = {"code": "str", "clip": "str", "message": "str"}
 
 CLIP_NAME = r"[A-Za-z0-9_-][A-Za-z0-9_~-]{0,127}"
-"""What a clip may be called: safe in a path, and without a dot, at which a WebDataset key would end."""
+"""Pattern of a clip's name: safe in a path, and without a dot, which would end a WebDataset key."""
 
 YOUTUBE_ID = re.compile(r"[A-Za-z0-9_-]{11}")
 
 Issue = tuple[str, str, str]
-"""code, clip ("" where it concerns none), message."""
+"""code, clip ("" if it concerns no single clip), message."""
 
 
 class AnnotationError(ValueError):
-    """An annotation file is missing or broken; the message names file, line, what was found and what was expected."""
+    """An annotation file is missing or broken; the message says where, what was found and what was expected."""
 
 
 @dataclass(frozen=True)
@@ -59,11 +56,11 @@ class Line:
         return f"{self.path.name}:{self.number}"
 
     def error(self, expected: str) -> AnnotationError:
-        """The error that says that this line is not what was expected."""
+        """The error for this line."""
         return AnnotationError(f"{self.path}, line {self.number}: found {self.text!r}, expected {expected}")
 
     def fields(self, separator: str, names: str) -> list[str]:
-        """The line's fields. Raises `AnnotationError` unless there is one a word of `names`."""
+        """The line's fields. Raises `AnnotationError` unless there are as many as words in `names`."""
         found = self.text.split(separator)
         if len(found) != len(names.split()):
             raise self.error(
@@ -79,10 +76,10 @@ class Line:
 
 
 def read_lines(path: Path) -> Iterator[Line]:
-    """The lines of a UTF-8 file, with or without byte order mark and carriage returns; empty ones are left out.
+    """The non-empty lines of a UTF-8 file, with or without byte order mark and carriage returns.
 
     Raises:
-        AnnotationError: if there is no such file, it cannot be read, it is not UTF-8, or it has no line.
+        AnnotationError: if the file is missing, unreadable, not UTF-8 or empty.
     """
     try:
         content = path.read_bytes()
@@ -108,16 +105,16 @@ def read_lines(path: Path) -> Iterator[Line]:
             any_line = True
             yield Line(path, number, text)
     if not any_line:
-        raise AnnotationError(f"{path} is empty; expected one line a clip or event")
+        raise AnnotationError(f"{path} is empty; expected a line for each clip or event")
 
 
 def table(rows: Iterable[Sequence[object]], columns: dict[str, str]) -> pd.DataFrame:
-    """Rows as a DataFrame with these columns and types, also when there are no rows."""
+    """Rows as a DataFrame with these columns and types, even if there are no rows."""
     return pd.DataFrame(list(rows), columns=list(columns)).astype(columns)
 
 
 def youtube_name(identifier: str) -> tuple[str, str]:
-    """The clip name and the source of an id that an annotation file gives: (id, id), or (refused~..., "")."""
+    """Clip name and source of an id from an annotation file: (id, id), or (refused~..., "") for a hostile id."""
     return (identifier, identifier) if YOUTUBE_ID.fullmatch(identifier) else (refused_name(identifier), "")
 
 
@@ -127,7 +124,7 @@ def refused_name(identifier: str) -> str:
 
 
 def refused(clip: str, line: Line, found: str) -> Issue:
-    """The issue of an id that is not one."""
+    """The issue of a hostile id."""
     return (
         "refused_id",
         clip,
@@ -146,7 +143,7 @@ def number_repeats(names: Sequence[str]) -> list[str]:
 
 
 def shared_id_issues(clips: pd.DataFrame) -> list[Issue]:
-    """One issue `id_in_{a}_and_{b}` for each source that has clips in both splits a and b: a leak."""
+    """One issue `id_in_{a}_and_{b}` for each source with clips in both splits a and b, which is a leak."""
     issues = []
     for source, own in _shared_sources(clips, "split"):
         for pair in combinations([split for split in SPLITS if split in {where for _, where in own}], 2):
@@ -156,11 +153,11 @@ def shared_id_issues(clips: pd.DataFrame) -> list[Issue]:
 
 
 def leaking_clips(clips: pd.DataFrame, column: str) -> dict[str, str]:
-    """The clips whose source is in a later split too (train before val before test), and that split.
+    """Clips whose source is also in a later split (train before val before test) -> that split.
 
     Args:
-        clips: as `Annotations` has them.
-        column: which division counts, "split" or "match_split".
+        clips: as in `Annotations`.
+        column: "split" or "match_split".
     """
     leaking: dict[str, str] = {}
     for _, own in _shared_sources(clips, column):
@@ -170,7 +167,7 @@ def leaking_clips(clips: pd.DataFrame, column: str) -> dict[str, str]:
 
 
 def _shared_sources(clips: pd.DataFrame, column: str) -> list[tuple[str, list[tuple[str, str]]]]:
-    """The sources that have several clips, and these clips with their splits."""
+    """Each source with several clips, and these clips with their splits."""
     known = clips[(clips["source"] != "") & (clips[column] != "none")]
     repeated = known[known["source"].duplicated(keep=False)]
     clips_of: dict[str, list[tuple[str, str]]] = defaultdict(list)
@@ -181,21 +178,21 @@ def _shared_sources(clips: pd.DataFrame, column: str) -> list[tuple[str, list[tu
 
 @dataclass(frozen=True)
 class Annotations:
-    """Which clips a dataset names and what its annotators say of them.
+    """The clips of a dataset and their annotated events.
 
     Args:
-        categories: names of the C event categories; their order is the index. Background is not among them.
-        clips: columns clip, split (of `SPLITS`), source (the id in the source, "" if it was refused), start and
-            end (seconds inside the source, NaN for the whole), one row a clip in the annotation file's order. Columns
-            of `OPTIONAL_CLIP_COLUMNS` may follow: split_order (position of the clip in the file of its split; without it
-            the order of the rows counts), and match_split with match_order, the same of another division of the
-            clips, for cross-modality localization.
-        events: columns clip, modality (of `MODALITIES`), category, onset, offset (seconds inside the clip; both
-            NaN for modality "video", which says that a category occurs somewhere, heard or seen).
-        issues: columns code, clip, message: the quirks of the files.
+        categories: names of the C event categories, in index order, without background.
+        clips: one row a clip, in the annotation file's order: clip, split (of `SPLITS`), source (the id in the source,
+            "" if refused), start and end (seconds in the source, NaN for the whole file). Columns of
+            `OPTIONAL_CLIP_COLUMNS` may follow: split_order (position in the file of the clip's split; default: the
+            order of the rows), and match_split with match_order, the same for the split used in cross-modality
+            localization.
+        events: clip, modality (of `MODALITIES`), category, onset, offset (seconds in the clip). Modality "video" says
+            that the category occurs somewhere in the clip, in audio or visual; its onset and offset are NaN.
+        issues: code, clip, message: the quirks of the files.
 
     Raises:
-        ValueError: if the tables contradict this; a mistake of the reader, never of the files.
+        ValueError: if the tables break these rules, which is a bug in the reader.
     """
 
     categories: tuple[str, ...]
@@ -244,8 +241,8 @@ class Annotations:
 
 
 def _require(holds: bool | np.bool_, rule: str, offenders: pd.DataFrame) -> None:
-    """Raise ValueError with the rule and the first offending rows, unless it holds."""
+    """Raise ValueError with the rule and the first offending rows, unless `holds`."""
     if not holds:
         raise ValueError(
-            f"{rule}; not so in {len(offenders)} rows, for example {offenders.head(3).to_dict('records')}"
+            f"{rule}; broken in {len(offenders)} rows, for example {offenders.head(3).to_dict('records')}"
         )

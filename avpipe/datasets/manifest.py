@@ -1,13 +1,13 @@
-"""The manifest: one row a clip that the annotations name, cut into shards that stay where they are.
+"""The manifest: one row a clip that the annotations name, in shards of fixed row ranges.
 
-A clip gets a row number once and keeps it forever: the ledger `rows.csv` lists the clips in the order of their rows, new
-ones are appended in the order of the annotations, and those that are gone leave holes. So adding clips leaves all full
-shards untouched, row i of every feature array stays the same clip, and shard = row // shard_size.
+A clip keeps its row number for ever: `rows.csv` lists the clips in row order, new clips are appended in the order of the
+annotations, and removed clips leave a gap. So new clips change no full shard, row i of every feature array stays the same
+clip, and shard = row // shard_size.
 
-Planning reads `manifest.json` alone. Its digest of a shard changes exactly when a job on that shard would see something
-else: the shard's rows, or size or time of change of the local files behind them.
+Planning reads only `manifest.json`. A shard's digest in it changes if and only if a job on that shard would read something
+else: other rows, or local files of another size or modification time.
 
-Importing this module loads no pandas: the Snakefile asks for `inventory` at every start.
+Importing this module loads no pandas, because the Snakefile calls `inventory` at every start.
 """
 
 import hashlib
@@ -27,35 +27,35 @@ if TYPE_CHECKING:
     from avpipe.datasets.base import Annotations
 
 ROW_GROUP = 65536
-"""Rows that a reader of one shard must decode, at most."""
+"""Most rows that a reader of one shard must decode."""
 
 LocalSource = tuple[Path, str]
-"""A folder and the pattern of the file below it, with {source} and {clip}; or an archive and that of its member."""
+"""A folder and the pattern of a clip's file in it, with {source} and {clip}; or an archive and the pattern of its member."""
 
 
 def write_manifest(
     annotations: "Annotations", dataset: str, out: Path, shard_size: int, local_sources: Sequence[LocalSource]
 ) -> dict[str, Any]:
-    """Write manifest.parquet, events.parquet, categories.csv, issues.csv, the ledger and manifest.json.
+    """Write manifest.parquet, events.parquet, categories.csv, issues.csv, rows.csv and manifest.json.
 
-    The same annotations and the same ledger give the same bytes.
+    The same annotations and the same `rows.csv` give the same bytes.
 
     Args:
         annotations: what a reader returned.
         dataset: the dataset's name, a column of the manifest.
-        out: the folder to write to; a `rows.csv` in it is continued.
+        out: folder to write to; a `rows.csv` in it is continued.
         shard_size: clips a shard.
-        local_sources: where the clips' files may lie, tried in order; their size and time of change go into the
-            shards' digests.
+        local_sources: where the clips' files may be, in order; their size and modification time go into the shards'
+            digests.
 
     Returns:
-        The content of manifest.json: dataset, clips, rows (of the ledger, holes counted), shard_size, splits (split ->
-        clips), shards (number -> digest, without shards that have no clip), labels (digest of events and categories),
-        categories (their number), issues (code -> number).
+        The content of manifest.json: dataset, clips, rows (with gaps), shard_size, splits (split -> clips), shards (number
+            -> digest; only shards with clips), labels (digest of events and categories), categories (their number), issues
+            (code -> number).
 
     Raises:
-        LedgerError: if `rows.csv` is damaged.
-        ValueError: for a shard size below 1 or a pattern that `local_file` does not take.
+        RowsError: if `rows.csv` is damaged.
+        ValueError: for a shard size below 1 or a pattern that `local_file` refuses.
         OutputError: if the folder cannot be written.
     """
     if shard_size < 1:
@@ -87,7 +87,7 @@ def write_manifest(
 
 
 def assign_rows(known: Sequence[str], clips: Sequence[str]) -> tuple[list[int], list[str]]:
-    """The rows of `clips` (distinct), and the list of rows `known` with the new clips appended in their order."""
+    """The rows of `clips` (distinct), and the row list `known` with the new clips appended in their order."""
     row_of = {clip: row for row, clip in enumerate(known)}
     longer = list(known)
     for clip in clips:
@@ -120,9 +120,10 @@ def _manifest_table(
 
 
 def shard_digests(manifest: "pd.DataFrame", local_sources: Sequence[LocalSource]) -> dict[str, str]:
-    """Shard -> 16 hex digits of its rows (without the orders and match_split, which no job on a shard sees) and local files.
+    """Shard -> 16 hex digits of its rows and local files.
 
-    Neither the absolute place of a source nor the dataset's name counts: a copied project keeps its results.
+    Left out are the split orders and match_split, which no job on a shard reads, and the path of a source and the name of
+    the dataset, so that a copied project keeps its results.
 
     Args:
         manifest: sorted by row.
@@ -149,7 +150,7 @@ def shard_digests(manifest: "pd.DataFrame", local_sources: Sequence[LocalSource]
 
 
 def labels_digest(annotations: "Annotations") -> str:
-    """16 hex digits of the events and categories: runs need training again when these change, and only then."""
+    """16 hex digits of the events and categories: runs are trained again if and only if these change."""
     digest = hashlib.sha256(repr(annotations.categories).encode("utf-8"))
     for row in annotations.events.itertuples(index=False, name=None):
         digest.update(repr(row).encode("utf-8"))
@@ -157,17 +158,17 @@ def labels_digest(annotations: "Annotations") -> str:
 
 
 _State = tuple[str, int, int]
-"""Path below its source, size and time of change (ns) of a file."""
+"""A file's path below its source, size and modification time (ns)."""
 
 
 def _file_state(path: Path) -> _State:
-    """The state of an archive, which is that of each clip in it."""
+    """The state of an archive, used for every clip in it."""
     found = path.stat()
     return "", found.st_size, found.st_mtime_ns
 
 
 def _local_state(sources: Sequence[tuple[str, str, _State | None]], clip: str, source: str) -> _State | None:
-    """The state of the first local file of a clip, or of the first archive that may hold it."""
+    """The state of a clip's first local file, or of the first archive that may contain it."""
     for root, pattern, archive in sources:
         relative = relative_file(pattern, clip, source)
         if relative is None:
@@ -175,8 +176,8 @@ def _local_state(sources: Sequence[tuple[str, str, _State | None]], clip: str, s
         if archive is not None:
             return archive
         try:
-            found = os.stat(f"{root}/{relative}")  # noqa: PTH116 (a million times; a Path costs more than the call)
-        except OSError:  # not there, or not readable: no file for this source, as the fetching job will say
+            found = os.stat(f"{root}/{relative}")  # noqa: PTH116 (called a million times; a Path costs more than the call)
+        except OSError:  # missing or unreadable: the fetching job reports it
             continue
         if stat.S_ISREG(found.st_mode):
             return relative, found.st_size, found.st_mtime_ns
@@ -184,12 +185,12 @@ def _local_state(sources: Sequence[tuple[str, str, _State | None]], clip: str, s
 
 
 def inventory(roots: Sequence[Path]) -> str:
-    """A digest of everything below some folders: relative path, size and time of change (ns) of each file.
+    """A digest of all files below some folders: relative path, size and modification time (ns).
 
-    Links to folders are not entered. A folder that is missing counts as "absent".
+    Symbolic links to folders are not followed. A missing folder counts as "absent".
 
     Raises:
-        OSError: if a folder in it cannot be listed.
+        OSError: if a folder cannot be listed.
     """
     return "+".join(_inventory(Path(root)) for root in roots)
 
@@ -204,7 +205,7 @@ def _inventory(root: Path) -> str:
 
 
 def _below(root: Path) -> Iterator[tuple[str, int, int]]:
-    """Relative path, size and time of change of `root`, if it is a file, or of all files below it, in a fixed order."""
+    """Relative path, size and modification time of all files below the folder `root`, in a fixed order, or of the file `root`."""
     if not root.is_dir():
         found = root.stat()
         yield "", found.st_size, found.st_mtime_ns
@@ -220,13 +221,13 @@ def _below(root: Path) -> Iterator[tuple[str, int, int]]:
                 continue
             try:
                 found = entry.stat()
-            except OSError:  # a link to nowhere
+            except OSError:  # a broken link
                 found = entry.stat(follow_symlinks=False)
             yield f"{folder}{entry.name}", found.st_size, found.st_mtime_ns
 
 
 def _write_parquet(path: Path, frame: "pd.DataFrame") -> None:
-    """Write a table without anything of pandas in it, so that the bytes depend on the content alone."""
+    """Write a table without pandas' metadata, so that the bytes depend on the content only."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 

@@ -1,4 +1,4 @@
-"""clips.parquet: one row a clip that the annotations name, present or not."""
+"""clips.parquet: one row for each clip that the annotations name, with what became of it."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -25,16 +25,16 @@ def gather_clips(
 
     Args:
         manifest: parquet of the manifest stage.
-        tables: folder of the tables of `normalise_shard`, {shard}.parquet; those of other shards, left from another
-            shard size, are not looked at. None where nothing is fetched because the study imports all its features: every
-            clip is `Status.NOT_FETCHED` then.
-        out: parquet to write, columns `FROM_MANIFEST` and those of the outcomes.
+        tables: folder of `normalise_shard`'s tables, {shard}.parquet; tables of other shards are ignored, as a former shard
+            size leaves them. None if all features are imported and nothing is fetched: every clip is then
+            `Status.NOT_FETCHED`.
+        out: parquet to write, with the columns `FROM_MANIFEST` and those of the outcomes.
         minimum: split -> smallest share of its clips that must be usable.
         usable: list of `freeze_clips`; usable clips that are not in it become `Status.EXCLUDED`.
 
     Raises:
-        ValueError: if a clip has no outcome or several, if a split has too few usable clips, or if a clip of the
-            frozen list is not usable; it names clips and says what to do.
+        ValueError: if a clip has no outcome or several, a split has too few usable clips, or a clip of the frozen list is
+            not usable; it names clips and says what to do.
     """
     clips = pq.read_table(manifest, columns=list(FROM_MANIFEST)).sort_by("row")
     outcomes = _not_fetched(clips["clip"]) if tables is None else _outcomes(clips["shard"], tables)
@@ -48,7 +48,7 @@ def gather_clips(
         )
     if len(place) != len(outcomes):
         raise ValueError(
-            f"{len(outcomes) - len(place)} clips stand in two of the outcome tables: normalise their shards anew"
+            f"{len(outcomes) - len(place)} clips are in two outcome tables: normalise their shards again"
         )
     joined = outcomes.take([place[clip] for clip in names])
     _check_shares(clips["split"].to_pylist(), joined["status"].to_pylist(), minimum or {})
@@ -61,14 +61,17 @@ def gather_clips(
 
 
 def freeze_clips(clips: Path, out: Path) -> tuple[int, int]:
-    """Write the names of the usable clips, one a line, for a comparison on the same clips elsewhere or later.
+    """Write the names of the usable clips, one a line, so that another study can use the same clips.
 
     Args:
         clips: clips.parquet.
         out: text file to write.
 
     Returns:
-        How many clips are in the list, and how many the annotations name.
+        The number of clips in the list, and of clips that the annotations name.
+
+    Raises:
+        ValueError: if there is no clips.parquet.
     """
     if not clips.is_file():
         raise ValueError(f"no {clips}: run the study up to it first (snakemake {clips})")
@@ -80,12 +83,12 @@ def freeze_clips(clips: Path, out: Path) -> tuple[int, int]:
 
 
 def _is_usable(status: str) -> bool:
-    """Whether a clip can have features; one that was not fetched has imported ones, if any."""
+    """Whether a clip can have features; those of a clip that was not fetched may be imported."""
     return Status(status).in_shard or status == Status.NOT_FETCHED
 
 
 def _check_shares(splits: list[str], statuses: list[str], minimum: Mapping[str, float]) -> None:
-    """Raise ValueError for splits with too few usable clips."""
+    """Raise ValueError if a split has too few usable clips."""
     named = Counter(splits)
     found = Counter(split for split, status in zip(splits, statuses, strict=True) if _is_usable(status))
     absent = sorted(set(minimum) - set(named))
@@ -99,13 +102,13 @@ def _check_shares(splits: list[str], statuses: list[str], minimum: Mapping[str, 
     ]
     if short:
         raise ValueError(
-            f"{'; '.join(short)}. `avpipe download status` says why clips are missing, `avpipe download retry` asks "
-            "again for those that may come; or lower dataset.minimum"
+            f"{'; '.join(short)}. `avpipe download status` says why clips are missing, `avpipe download retry` tries "
+            "those again that can still succeed; or lower dataset.minimum"
         )
 
 
 def _restricted(outcomes: pa.Table, usable: Path) -> pa.Table:
-    """The outcomes with every usable clip that is not in the frozen list excluded."""
+    """The outcomes, with the usable clips that are not in the frozen list as EXCLUDED."""
     lines = [line.strip() for line in usable.read_text(encoding="utf-8").splitlines()]
     frozen = {line for line in lines if line and not line.startswith("#")}
     rows = outcomes.to_pylist()
@@ -116,7 +119,7 @@ def _restricted(outcomes: pa.Table, usable: Path) -> pa.Table:
         some = "; ".join(f"{clip} ({why.get(clip, 'not in the annotations')})" for clip in absent[:5])
         raise ValueError(
             f"{len(absent)} of the {len(frozen)} clips of the frozen list {usable} are not usable here: {some}. "
-            "Get them, or freeze the list anew (avpipe datasets freeze)"
+            "Get them, or write a new list (avpipe datasets freeze)"
         )
     for row in rows:
         if row["clip"] in there - frozen:
@@ -125,7 +128,6 @@ def _restricted(outcomes: pa.Table, usable: Path) -> pa.Table:
 
 
 def _outcomes(shards: pa.ChunkedArray, tables: Path) -> pa.Table:
-    """The outcomes of these shards."""
     return pa.concat_tables(
         pq.read_table(tables / f"{shard}.parquet", schema=OUTCOMES)
         for shard in sorted(shards.unique().to_pylist())
@@ -133,7 +135,7 @@ def _outcomes(shards: pa.ChunkedArray, tables: Path) -> pa.Table:
 
 
 def _not_fetched(clips: pa.ChunkedArray) -> pa.Table:
-    """Outcomes of clips that nobody asked for."""
+    """The outcomes of a study that fetches no clip."""
     rows = [
         {"clip": clip, "status": Status.NOT_FETCHED.value, "reason": Status.NOT_FETCHED.meaning}
         for clip in clips.to_pylist()

@@ -1,4 +1,4 @@
-"""Running ffmpeg so that it can neither hang, nor eat the machine, nor outlive us."""
+"""Running ffmpeg with limits of time and memory, and so that it ends when this process ends."""
 
 import errno
 import os
@@ -16,11 +16,11 @@ from typing import IO
 from avpipe.programs import ffmpeg_binary
 
 MEMORY = 4 << 30
-"""Address space in bytes that one ffmpeg may have (Linux); an 8K picture fits, a decompression bomb does not."""
+"""Bytes of address space for one ffmpeg (Linux): enough for an 8K picture, too little for a decompression bomb."""
 LINE = 4096
-"""Bytes of a message that are looked at."""
+"""Most bytes of a message that are read."""
 MESSAGES = 200
-"""Different error messages that are kept of one run."""
+"""Most different error messages that are kept of one run."""
 
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 _GUARD = "import os, signal, sys; sys.stdin.buffer.read(); os.killpg(0, signal.SIGKILL)"
@@ -33,16 +33,16 @@ _SAMPLES = re.compile(r"\[Parsed_ashowinfo_\d+ @ [^\]]*\] \[info\] n:.* nb_sampl
 
 @dataclass
 class Finished:
-    """How a run of ffmpeg ended.
+    """The result of one run of ffmpeg.
 
     Args:
         code: exit status; negative if it was killed.
-        timed_out: it was stopped by the time limit.
-        frames: pictures that the filter `fps` says it gave.
-        samples: samples, in each channel, that the filter `ashowinfo` lists.
-        errors: messages about the source, without addresses, and how often each came.
-        disk: the number of the operating system's error if an output could not be written.
-        last: the last of them; if there was none, one about the outputs (which only says that nothing came), or "".
+        timed_out: whether the time limit stopped it.
+        frames: pictures that the filter `fps` gave.
+        samples: samples, in each channel, that the filter `ashowinfo` listed.
+        errors: messages about the source, without addresses -> how often each came.
+        disk: errno if an output could not be written.
+        last: the last of the errors; without errors the first message about the outputs, or "".
     """
 
     code: int = 0
@@ -54,23 +54,23 @@ class Finished:
     last: str = ""
 
     def message(self) -> str:
-        """One message for a table, the same in every run: the last if ffmpeg gave up, else the commonest."""
+        """One message for a table, the same in every run: the last error if ffmpeg failed, else the most frequent."""
         if self.code or not self.errors:
             return self.last or f"ffmpeg ended with status {self.code}"
         return min(self.errors, key=lambda text: (-self.errors[text], text))
 
 
 class FFmpegGroup:
-    """Runs ffmpeg processes in one process group that dies with us.
+    """Runs ffmpeg processes in one process group that ends with this process.
 
-    A small guard process leads the group and waits on a pipe that only we hold. When we end in whatever way,
-    kill -9 included, the pipe closes and the guard kills the group, itself included. (PR_SET_PDEATHSIG would need
-    code between fork and exec, which Python does not allow safely beside threads, and Linux.)
+    A small guard process leads the group and waits on a pipe that only this process holds. When this process ends, even by
+    kill -9, the pipe closes and the guard kills the group and itself. (PR_SET_PDEATHSIG exists on Linux only, and would
+    need code between fork and exec, which is unsafe beside threads.)
 
     Use as a context manager; `run` may be called from several threads.
 
     Args:
-        at_once: processes that run at the same time; further calls of `run` wait their turn.
+        at_once: processes that run at the same time; further calls of `run` wait.
     """
 
     def __init__(self, at_once: int = 1) -> None:
@@ -93,11 +93,11 @@ class FFmpegGroup:
             guard.wait()
 
     def run(self, arguments: Sequence[str], timeout: float) -> Finished:
-        """Run ffmpeg with `arguments` (after the program's name), at most `timeout` seconds.
+        """Run ffmpeg with `arguments` for at most `timeout` seconds.
 
         Raises:
             OSError: if ffmpeg reported that the disk is full or cannot be written.
-            RuntimeError: outside the `with` block, or if somebody killed the guard.
+            RuntimeError: outside the `with` block, or if the guard was killed.
         """
         with self._turn:
             finished = self._run(arguments, timeout)
@@ -148,7 +148,7 @@ class FFmpegGroup:
 
 
 def _read(stream: IO[bytes], finished: Finished) -> None:
-    """Count frames and samples and gather errors, whatever ffmpeg writes and however much."""
+    """Count frames and samples and collect errors from any amount of output."""
     for raw in iter(lambda: stream.readline(LINE), b""):
         line = raw.decode("utf-8", "replace").strip()
         if counted := _FRAMES.match(line):
@@ -170,7 +170,7 @@ def _read(stream: IO[bytes], finished: Finished) -> None:
 
 
 def _clean(line: str, level: re.Match[str]) -> str:
-    """`[h264 @ 0x5581] [error] bad NAL` becomes `h264: bad NAL`: no addresses, no control characters, bounded."""
+    """`[h264 @ 0x5581] [error] bad NAL` becomes `h264: bad NAL`: no addresses or control characters, at most 200 letters."""
     name = _PREFIX.match(line)
     text = line[level.end() :]
     if name and name.start() < level.start():

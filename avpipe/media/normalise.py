@@ -1,4 +1,4 @@
-"""Normalise the clips of one shard: a tar of canonical clips, and a table of what became of each."""
+"""Normalise the clips of one shard: a tar of canonical clips, and a table with each clip's outcome."""
 
 import contextlib
 import fcntl
@@ -44,12 +44,12 @@ SCHEMA = pa.schema(
     ]
 )
 AHEAD = 3
-"""Clips a worker that may be finished and wait for their turn in the tar."""
+"""Finished clips a worker that may wait for their turn in the tar."""
 
 
 @dataclass(frozen=True)
 class _Row:
-    """A clip of the manifest with what fetching it came to; `start` and `end` are times of the source."""
+    """A clip of the manifest with the outcome of fetching it; `start` and `end` are times in the source."""
 
     clip: str
     row: int
@@ -66,7 +66,7 @@ class _Row:
 
 @dataclass(frozen=True)
 class _Done:
-    """A clip that is finished: what became of it, and of which file."""
+    """A clip's outcome, and bytes and SHA-256 of its source."""
 
     converted: Converted
     bytes: int | None = None
@@ -85,26 +85,26 @@ def normalise_shard(
 ) -> Counter[str]:
     """Turn the fetched files of a shard into canonical clips.
 
-    The same inputs and the same ffmpeg give the same bytes, whatever the number of workers, and also after
-    kill -9 in the middle. Clips that are not there, or cannot be decoded, are rows of the table only.
+    The same inputs and the same ffmpeg give the same bytes, whatever the number of workers, and also after kill -9. Clips
+    that are missing or cannot be decoded are only in the table.
 
     Args:
         downloads: parquet of the fetch stage for this shard.
         manifest: parquet of the manifest stage.
         shard: its number.
         preset: a name of `PRESETS`.
-        tar: to write: {clip}.mp4, {clip}.flac, {clip}.json a clip, in the manifest's order; no flac without
-            sound, no mp4 without pictures.
+        tar: to write: {clip}.mp4, {clip}.flac and {clip}.json, in the manifest's order; no mp4 or flac for a missing
+            modality.
         table: to write: parquet with the columns of `SCHEMA`, one row a clip.
         timeout: seconds after which ffmpeg is stopped for one clip.
-        workers: ffmpeg processes at once, each with one thread.
+        workers: ffmpeg processes at a time, each with one thread.
 
     Returns:
-        How many clips ended with each status.
+        Status -> number of clips.
 
     Raises:
         OutputError: on a full disk, an unwritable folder, or if another process writes this shard.
-        UnknownNameError: for a preset that does not exist.
+        UnknownNameError: for an unknown preset.
         ValueError: if `downloads` lacks a clip of the shard.
     """
     if preset not in PRESETS:
@@ -112,13 +112,13 @@ def normalise_shard(
     rows = _rows(downloads, manifest, shard)
     entries = []
     with output_errors(tar), _scratch(tar, table) as folder:
-        # The group is left first: whatever went wrong, no ffmpeg runs when the pool is waited for.
+        # The group is closed first, so after an error no ffmpeg is running while the pool is waited for.
         with (
             whole_file(tar) as temporary,
             tarfile.open(temporary, "w") as archive,
             ThreadPoolExecutor(
                 workers + 1
-            ) as pool,  # one clip is probed or checked while the others' ffmpeg run
+            ) as pool,  # one more, to probe or check a clip while the ffmpegs run
             FFmpegGroup(workers) as group,
         ):
             work = [
@@ -143,7 +143,7 @@ def _rows(downloads: Path, manifest: Path, shard: int) -> list[_Row]:
     absent = [row["clip"] for row in wanted if row["clip"] not in fetched]
     if absent:
         raise ValueError(
-            f"{downloads} lacks {len(absent)} clips of shard {shard} of {manifest}: {absent[:3]}; fetch it anew"
+            f"{downloads} lacks {len(absent)} clips of shard {shard} of {manifest}: {absent[:3]}; fetch it again"
         )
     rows = []
     for row in wanted:
@@ -158,7 +158,7 @@ def _rows(downloads: Path, manifest: Path, shard: int) -> list[_Row]:
 
 @contextlib.contextmanager
 def _scratch(tar: Path, table: Path) -> Iterator[Path]:
-    """A folder beside the tar for what is under way, emptied of what a killed run left, and removed in the end."""
+    """A folder beside the tar for unfinished files; leftovers of a killed run are removed first, the folder at the end."""
     folder = tar.with_name(f".{tar.name}.scratch")
     folder.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(folder, os.O_RDONLY)
@@ -183,7 +183,7 @@ def _scratch(tar: Path, table: Path) -> Iterator[Path]:
 
 
 def _in_order(pool: ThreadPoolExecutor, work: Iterable[Callable[[], _Done]], ahead: int) -> Iterator[_Done]:
-    """Results in the order of `work`, with at most `ahead` clips under way or waiting for their turn."""
+    """Results in the order of `work`, with at most `ahead` tasks started in advance."""
     waiting: deque[Future[_Done]] = deque()
     for task in work:
         waiting.append(pool.submit(task))
@@ -194,7 +194,7 @@ def _in_order(pool: ThreadPoolExecutor, work: Iterable[Callable[[], _Done]], ahe
 
 
 def _normalise(row: _Row, preset: Preset, target: Path, group: FFmpegGroup, timeout: float) -> _Done:
-    """One clip. `target` is named by the row's number, not by anything from outside."""
+    """Convert one clip. `target` is named by the row's number, not by a name from outside."""
     if not CLIP_NAME.fullmatch(row.clip):
         return _Done(Converted(Status.REFUSED_ID, f"the name {row.clip!r} is unsafe as a file name"))
     if row.status is not Status.PRESENT or row.path is None:
@@ -203,14 +203,17 @@ def _normalise(row: _Row, preset: Preset, target: Path, group: FFmpegGroup, time
         size, digest = row.path.stat().st_size, sha256_of(row.path)
     except OSError as error:
         return _Done(
-            Converted(Status.MISSING, f"the fetched file cannot be read: {error.strerror}; fetch it anew")
+            Converted(Status.MISSING, f"the fetched file cannot be read: {error.strerror}; fetch it again")
         )
-    start, end = row.start - row.offset, row.end - row.offset  # times of the file, which may be an excerpt
+    start, end = (
+        row.start - row.offset,
+        row.end - row.offset,
+    )  # times in the file, which may be an excerpt of the source
     return _Done(convert_clip(row.path, start, end, preset, target, group, timeout), size, digest)
 
 
 def _add(archive: tarfile.TarFile, row: _Row, done: _Done, preset: str) -> None:
-    """Append a clip's members, and remove the files behind them."""
+    """Append a clip's files to the tar and delete them."""
     made = done.converted
     for extension, path in (("mp4", made.video), ("flac", made.audio)):
         if path is not None:
@@ -223,14 +226,14 @@ def _add(archive: tarfile.TarFile, row: _Row, done: _Done, preset: str) -> None:
 
 
 def _member(archive: tarfile.TarFile, name: str, file: Any, size: int) -> None:
-    """Append one file with a header that says nothing of this machine or moment."""
+    """Append one file, with a header that does not depend on machine or time."""
     header = tarfile.TarInfo(name)
     header.size = size
     archive.addfile(header, file)
 
 
 def _meta(row: _Row, done: _Done, preset: str) -> dict[str, Any]:
-    """What {clip}.json says."""
+    """The content of {clip}.json."""
     interval = {"start": row.start, "end": row.end}
     return {
         "clip": row.clip,

@@ -116,7 +116,7 @@ def test_the_order_in_the_splits_is_the_annotations_whatever_the_rows(tmp_path: 
     assert dict(zip(frame["clip"], frame["split_order"], strict=True)) == {"a": 0, "b": 1}
 
 
-def test_another_division_stands_beside_the_usual_one_and_changes_no_shard(tmp_path: Path) -> None:
+def test_match_splits_are_columns_of_the_manifest_and_change_no_shard(tmp_path: Path) -> None:
     first = write_manifest(annotations(["a", "b"]), "mine", tmp_path, 2, [])
     divided = annotations(["a", "b"])
     more = divided.clips.assign(split_order=[1, 0], match_split=["test", "none"], match_order=[0, 0])

@@ -1,4 +1,4 @@
-"""Files that are whole or absent: everything avpipe writes goes through here."""
+"""Files that are whole or absent: all files that avpipe writes are written here. Reading JSON, HDF5, SHA-256."""
 
 import contextlib
 import errno
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class OutputError(OSError):
-    """An output could not be written; the message names the file and what to do about it."""
+    """An output cannot be written; the message names the file and says what to do."""
 
 
 _ADVICE = {
@@ -31,7 +31,7 @@ _ADVICE = {
 
 @contextlib.contextmanager
 def output_errors(path: Path) -> Iterator[None]:
-    """Turn an operating-system refusal to write `path` into an `OutputError` that says what to do."""
+    """Turn a full disk or an unwritable `path` into an `OutputError` that says what to do."""
     try:
         yield
     except OutputError:
@@ -46,8 +46,8 @@ def output_errors(path: Path) -> Iterator[None]:
 def whole_file(path: str | Path) -> Iterator[Path]:
     """Give a temporary path beside `path`; on a clean exit flush it to disk and rename it to `path`.
 
-    Killed or failed in the middle, `path` is untouched: absent if it was absent, the old content if it was
-    there. The parent folder is made. Raises `OutputError` on a full disk or an unwritable folder.
+    After a kill or an error, `path` is unchanged: absent, or with its old content. The parent folder is made. Raises
+    `OutputError` on a full disk or an unwritable folder.
     """
     path = Path(path)
     with output_errors(path):
@@ -64,10 +64,7 @@ def whole_file(path: str | Path) -> Iterator[Path]:
 
 
 def move_whole(part: Path, path: Path) -> None:
-    """Give the finished file `part` its name in the same folder: flushed to disk first, whole or not at all.
-
-    Raises `OutputError` on a full disk or an unwritable folder.
-    """
+    """Flush the finished file `part` to disk and rename it to `path` in the same folder. Raises `OutputError` as `whole_file`."""
     with output_errors(path):
         with part.open("rb+") as file:
             os.fsync(file.fileno())
@@ -80,7 +77,7 @@ def _flush_folder(folder: Path) -> None:
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
-    except OSError:  # some network file systems cannot sync a folder; the rename itself is still atomic
+    except OSError:  # some network file systems cannot flush a folder; the rename is atomic all the same
         pass
     finally:
         os.close(descriptor)
@@ -122,7 +119,7 @@ def open_h5(path: Path, key: str) -> "Iterator[h5py.Dataset]":
         if not isinstance(array, h5py.Dataset) or array.dtype.kind not in "fiu" or not array.shape:
             raise H5Error(f"{path}: {key!r} is not an array of numbers")
         if array.is_virtual or array.external:
-            raise H5Error(f"{path}: {key!r} keeps its numbers in other files; copy them into this one")
+            raise H5Error(f"{path}: {key!r} has its numbers in other files; copy them into this file")
         yield array
 
 
@@ -133,12 +130,12 @@ def write_text(path: str | Path, text: str) -> None:
 
 
 def write_json(path: str | Path, value: Any) -> None:
-    """Write `value` as readable JSON with sorted keys to `path`, whole or not at all."""
+    """Write `value` as indented JSON with sorted keys to `path`, whole or not at all."""
     write_text(path, json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n")
 
 
 def read_json(path: str | Path) -> Any:
-    """Read the JSON file `path`. Raises ValueError with the file's name when it does not parse."""
+    """Read the JSON file `path`. Raises ValueError with the file's name if it does not parse."""
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:

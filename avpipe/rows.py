@@ -77,7 +77,7 @@ def relative_file(pattern: str, clip: str, source: str) -> str | None:
 
 @cache
 def check_pattern(pattern: str) -> bool:
-    """Whether `pattern` has {source} in it. Raises ValueError as `local_file`."""
+    """Whether `pattern` contains {source}. Raises ValueError as `local_file`."""
     try:
         parts = list(Formatter().parse(pattern))
     except ValueError as error:

@@ -1,6 +1,6 @@
-"""Our features in the forms that others' code reads: AVE's h5 files, a npy file a clip, WebDataset shards.
+"""Features in the formats of others' code: AVE's h5 files, one npy file a clip, WebDataset shards.
 
-Every number is written as it is stored, or widened to the type asked for; a type that cannot hold a number refuses it.
+Numbers are written as stored, or converted to the requested type; a number too large for that type is an error.
 """
 
 import io
@@ -23,11 +23,11 @@ from avpipe.rows import noisy_clip
 
 KEY = "avadataset"
 SLAB = 64
-"""Clips that are in memory at a time."""
+"""Clips in memory at a time."""
 
 
 class ExportError(ValueError):
-    """Features cannot be written in the form that is asked for; the message says why."""
+    """Features cannot be written in the requested form; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -35,44 +35,45 @@ class Form:
     """How a clip's numbers are written.
 
     Args:
-        dtype: None leaves the stored type.
-        shape: None leaves the stored shape; (80, 2048) makes LLP's files of (10, 8, 2048).
+        dtype: None keeps the stored type.
+        shape: None keeps the stored shape; (80, 2048) makes LLP's files from (10, 8, 2048).
     """
 
     dtype: str | None = None
     shape: tuple[int, ...] | None = None
 
     def of(self, features: Features) -> tuple[tuple[int, ...], np.dtype[Any]]:
-        """Shape and type of a clip of this array. Raises `ExportError` if the shape has another number of numbers."""
+        """Shape and type of a clip of this array. Raises `ExportError` if the sizes of the shapes differ."""
         stored = tuple(features.array.shape[1:])
         if self.shape is not None and np.prod(self.shape) != np.prod(stored):
             raise ExportError(f"{features.path}: a clip has shape {stored}, which cannot become {self.shape}")
         return self.shape or stored, np.dtype(self.dtype or features.array.dtype)
 
     def write(self, values: npt.NDArray[Any], features: Features) -> npt.NDArray[Any]:
-        """(N, T, ...) as (N, *shape) of the type. Raises `ExportError` if a number is too large for it."""
+        """(N, T, ...) to (N, *shape) in the type. Raises `ExportError` if a number is too large for it."""
         shape, dtype = self.of(features)
         with np.errstate(over="ignore"):
             written = values.astype(dtype).reshape(len(values), *shape)
         if np.isinf(written).any() and not np.isinf(values).any():
-            raise ExportError(f"{features.path} has numbers too large for {dtype}; take float32")
+            raise ExportError(f"{features.path} has numbers too large for {dtype}; use float32")
         return written
 
 
 def export_npy(features: Mapping[str, str], results: Path, out: Path, form: Form = Form()) -> Counter[str]:
-    """Write `out`/{name}/{clip}.npy for every clip that has the feature: LLP's layout.
+    """Write `out`/{name}/{clip}.npy for every clip that has the feature, like LLP's files.
 
     Args:
-        features: array of the study -> the name that it gets.
+        features: array of the study -> name in the output.
         results: R, the study's folder.
-        out: the folder to write to.
+        out: folder to write to.
         form: type and shape.
 
     Returns:
-        Feature -> clips written.
+        Array -> clips written.
 
     Raises:
-        FeaturesError: an array is missing, unfinished or damaged.
+        FileNotFoundError: there is no manifest.
+        FeaturesError: an array is missing, incomplete or damaged.
         ExportError: for a shape or type that does not fit.
         OutputError: if a file cannot be written.
     """
@@ -90,7 +91,7 @@ def export_npy(features: Mapping[str, str], results: Path, out: Path, form: Form
 def export_webdataset(
     features: Mapping[str, str], results: Path, out: Path, form: Form = Form()
 ) -> Counter[str]:
-    """Write `out`/{name}-{shard}.tar with {clip}.npy and {clip}.json (split, source, row, events) a clip.
+    """Write `out`/{name}-{shard}.tar with {clip}.npy and {clip}.json (split, source, row, events) for each clip.
 
     The same array and annotations give the same bytes. Arguments, returns and errors as `export_npy`.
     """
@@ -176,7 +177,7 @@ def manifest_clips(results: Path) -> pd.DataFrame:
     """manifest.parquet. Raises FileNotFoundError where there is none."""
     path = results / "manifest.parquet"
     if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing: it says which row of the arrays is which clip")
+        raise FileNotFoundError(f"{path} is missing: make the manifest first (avpipe datasets manifest)")
     return pd.read_parquet(path)
 
 
@@ -185,7 +186,7 @@ def _open(results: Path, array: str) -> Features:
 
 
 def _valid(features: Features, clips: pd.DataFrame) -> npt.NDArray[np.bool_]:
-    """Which of the clips have the feature."""
+    """(len(clips),): which of the clips have the feature."""
     rows = clips["row"].to_numpy()
     inside = rows < len(features.valid)
     return inside & features.valid[np.where(inside, rows, 0)]
@@ -194,7 +195,7 @@ def _valid(features: Features, clips: pd.DataFrame) -> npt.NDArray[np.bool_]:
 def _slabs(
     features: Features, clips: pd.DataFrame, form: Form
 ) -> Iterator[tuple[pd.DataFrame, npt.NDArray[Any]]]:
-    """Those of the clips that have the feature, and their features, some at a time."""
+    """The clips that have the feature, with it, some at a time."""
     form.of(features)
     found = clips[_valid(features, clips)]
     for first in range(0, len(found), SLAB):
@@ -203,7 +204,7 @@ def _slabs(
 
 
 def _write_rows(path: Path, features: Features, clips: pd.DataFrame, form: Form) -> None:
-    """An h5 file with one row a clip, NaN where it has no feature."""
+    """An h5 file with one row a clip; NaN for clips without the feature."""
     shape, dtype = form.of(features)
     places = pd.Series(np.arange(len(clips)), index=clips["clip"])
     with whole_file(path) as temporary, output_errors(path), h5py.File(temporary, "w") as file:
@@ -230,7 +231,7 @@ def _member(archive: tarfile.TarFile, name: str, content: bytes) -> None:
 
 
 def _without_nan(event: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-    """The event without onset and offset where it has none: JSON knows no NaN."""
+    """The event without its NaN fields, which JSON cannot hold."""
     return {key: value for key, value in event.items() if value == value}
 
 

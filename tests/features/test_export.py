@@ -223,6 +223,6 @@ def test_what_a_form_cannot_hold_is_refused(tmp_path: Path) -> None:
     study.take("a", numbers(5, 10, 128) * 1e6)
     with pytest.raises(ExportError, match=r"\(10, 128\), which cannot become \(80, 2048\)"):
         export_npy({"a": "a"}, study.results, tmp_path / "out", Form(shape=(80, 2048)))
-    with pytest.raises(ExportError, match="too large for float16; take float32"):
+    with pytest.raises(ExportError, match="too large for float16"):
         export_webdataset({"a": "a"}, study.results, tmp_path / "out", Form("float16"))
     assert not any(path.is_file() for path in (tmp_path / "out").rglob("*"))

@@ -6,9 +6,10 @@ import hashlib
 import json
 import os
 import secrets
+import tarfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import h5py
@@ -121,6 +122,13 @@ def open_h5(path: Path, key: str) -> "Iterator[h5py.Dataset]":
         if array.is_virtual or array.external:
             raise H5Error(f"{path}: {key!r} has its numbers in other files; copy them into this file")
         yield array
+
+
+def add_member(archive: tarfile.TarFile, name: str, file: IO[bytes], size: int) -> None:
+    """Append a file to a tar, with a header that does not depend on machine or time."""
+    header = tarfile.TarInfo(name)
+    header.size = size
+    archive.addfile(header, file)
 
 
 def write_text(path: str | Path, text: str) -> None:

@@ -30,6 +30,7 @@ import pandas as pd
 
 from avpipe.datasets.base import (
     CLIP_COLUMNS,
+    EVENT_COLUMNS,
     ISSUE_COLUMNS,
     AnnotationError,
     Annotations,
@@ -115,12 +116,8 @@ def read_audioset(
     present = set(clips)
     frame = table([(clip, *row[1:5]) for clip, row in zip(clips, rows, strict=True)], CLIP_COLUMNS)
     known = [issue for issue in issues if issue[1] in present or issue[1] == ""]
-    return Annotations(
-        categories=tuple(chosen),
-        clips=frame,
-        events=_events(clips, rows),
-        issues=table(known + shared_id_issues(frame), ISSUE_COLUMNS),
-    )
+    issue_table = table(known + shared_id_issues(frame), ISSUE_COLUMNS)
+    return Annotations(tuple(chosen), frame, _events(clips, rows), issue_table)
 
 
 def _check_options(sets: Sequence[str], per_class: int, total: int) -> None:
@@ -222,14 +219,6 @@ def _sample(rows: list[_Row], per_class: int, total: int, seed: int) -> list[_Ro
 
 def _events(clips: Sequence[str], rows: Sequence[_Row]) -> pd.DataFrame:
     """The weak labels, made by column because millions of tuples would take more memory than the table."""
-    owners = [clip for clip, row in zip(clips, rows, strict=True) for _ in row.classes]
-    categories = [name for row in rows for name in row.classes]
-    times = np.full(len(owners), np.nan)
-    frame = {
-        "clip": owners,
-        "modality": ["video"] * len(owners),
-        "category": categories,
-        "onset": times,
-        "offset": times,
-    }
-    return pd.DataFrame(frame).astype({"clip": "str", "modality": "str", "category": "str"})
+    categories = [row.classes for row in rows]
+    frame = pd.DataFrame({"clip": clips, "modality": "video", "category": categories}).explode("category")
+    return frame.assign(onset=np.nan, offset=np.nan).astype(EVENT_COLUMNS).reset_index(drop=True)

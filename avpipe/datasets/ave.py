@@ -41,8 +41,6 @@ import pandas as pd
 
 from avpipe.datasets.base import (
     CLIP_COLUMNS,
-    EVENT_COLUMNS,
-    ISSUE_COLUMNS,
     AnnotationError,
     Annotations,
     Issue,
@@ -66,6 +64,7 @@ Event = tuple[str, str, str, float, float]
 TWO_LABELS = ("hOuyJFqb4JM", "ddU9u9pBszc")
 """Ids of the rows 171 and 2189 of `Annotations.txt`."""
 
+FIELDS = "Category VideoID Quality Start End"
 SET_FILES = {"train": "trainSet.txt", "val": "valSet.txt", "test": "testSet.txt"}
 
 
@@ -126,12 +125,7 @@ def read_ave(
         issues += _leave_out(frame, dict.fromkeys(doubtful, "two categories in labels.h5"))
     if shared_ids == "drop":
         issues += _leave_out_leaks(frame)
-    return Annotations(
-        categories=categories,
-        clips=frame,
-        events=table(events, EVENT_COLUMNS),
-        issues=table(issues, ISSUE_COLUMNS),
-    )
+    return Annotations.from_rows(categories, frame, events, issues)
 
 
 def read_row_names(path: Path) -> list[str]:
@@ -145,9 +139,7 @@ def read_row_names(path: Path) -> list[str]:
         if line.number == 1 and (line.text == "clip" or line.text.startswith("Category&VideoID")):
             continue
         ave = "&" in line.text
-        names.append(
-            youtube_name(line.fields("&", "Category VideoID Quality Start End")[1])[0] if ave else line.text
-        )
+        names.append(youtube_name(line.fields("&", FIELDS)[1])[0] if ave else line.text)
     return number_repeats(names)
 
 
@@ -186,7 +178,7 @@ def _read_rows(path: Path) -> list[_Row]:
     for line in read_lines(path):
         if line.number == 1 and line.text.startswith("Category&VideoID"):
             continue
-        category, identifier, _, start, end = line.fields("&", "Category VideoID Quality Start End")
+        category, identifier, _, start, end = line.fields("&", FIELDS)
         if not category or not category.isprintable():
             raise line.error("a category's name in the first field")
         rows.append(_Row(line, category, identifier, line.seconds(start), line.seconds(end)))
@@ -217,13 +209,9 @@ def _replace_events(
     for event in events:
         annotated[event[0]].append(event)
     issues = [
-        (
-            "other_labels",
-            clip,
-            f"{path.name}: {_spans(found[clip])}; Annotations.txt: {_spans(annotated[clip])}",
-        )
-        for clip in clips
-        if found[clip] != annotated[clip]
+        ("other_labels", clip, f"{path.name}: {_spans(own)}; Annotations.txt: {_spans(annotated[clip])}")
+        for clip, own in found.items()
+        if own != annotated[clip]
     ]
     return [event for clip in clips for event in found[clip]], issues
 
@@ -284,10 +272,8 @@ def _leave_out_leaks(clips: pd.DataFrame) -> list[Issue]:
         if column in clips:
             leaking = leaking_clips(clips, column)
             clips.loc[clips["clip"].isin(list(leaking)), column] = "none"
-            issues += [
-                ("dropped", clip, f"left out of {column}: its id is in {last}")
-                for clip, last in leaking.items()
-            ]
+            dropped = [(clip, f"left out of {column}: its id is in {last}") for clip, last in leaking.items()]
+            issues += [("dropped", clip, message) for clip, message in dropped]
     return issues
 
 
@@ -323,11 +309,6 @@ def _repeat_issues(rows: Sequence[_Row], clips: Sequence[str]) -> list[Issue]:
             a.category != b.category and max(a.onset, b.onset) < min(a.offset, b.offset)
             for (_, a), (_, b) in combinations(group, 2)
         ):
-            issues.append(
-                (
-                    "conflicting_labels",
-                    first,
-                    f"the same seconds of {identifier!r} have several categories: {listed}",
-                )
-            )
+            message = f"the same seconds of {identifier!r} have several categories: {listed}"
+            issues.append(("conflicting_labels", first, message))
     return issues

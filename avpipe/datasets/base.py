@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
 SPLITS = ("train", "weak", "val", "test", "none")
@@ -34,6 +33,7 @@ CLIP_NAME = r"[A-Za-z0-9_-][A-Za-z0-9_~-]{0,127}"
 
 YOUTUBE_ID = re.compile(r"[A-Za-z0-9_-]{11}")
 
+Rows = Iterable[Sequence[object]]
 Issue = tuple[str, str, str]
 """code, clip ("" if it concerns no single clip), message."""
 
@@ -84,15 +84,10 @@ def read_lines(path: Path) -> Iterator[Line]:
     try:
         content = path.read_bytes()
     except OSError as error:
-        folder = path.parent
-        known = (
-            ", ".join(sorted(file.name for file in folder.iterdir())[:20])
-            if folder.is_dir()
-            else "no such folder"
-        )
-        raise AnnotationError(
-            f"cannot read {path}: {error.strerror}; in {folder}: {known or 'nothing'}"
-        ) from error
+        folder, known = path.parent, "no such folder"
+        if folder.is_dir():
+            known = ", ".join(sorted(file.name for file in folder.iterdir())[:20]) or "nothing"
+        raise AnnotationError(f"cannot read {path}: {error.strerror}; in {folder}: {known}") from error
     any_line = False
     for number, line in enumerate(content.removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1):
         try:
@@ -108,7 +103,7 @@ def read_lines(path: Path) -> Iterator[Line]:
         raise AnnotationError(f"{path} is empty; expected a line for each clip or event")
 
 
-def table(rows: Iterable[Sequence[object]], columns: dict[str, str]) -> pd.DataFrame:
+def table(rows: Rows, columns: dict[str, str]) -> pd.DataFrame:
     """Rows as a DataFrame with these columns and types, even if there are no rows."""
     return pd.DataFrame(list(rows), columns=list(columns)).astype(columns)
 
@@ -125,11 +120,8 @@ def refused_name(identifier: str) -> str:
 
 def refused(clip: str, line: Line, found: str) -> Issue:
     """The issue of a hostile id."""
-    return (
-        "refused_id",
-        clip,
-        f"{line.place}: {found!r} is not a YouTube id; the clip is listed but never fetched",
-    )
+    message = f"{line.place}: {found!r} is not a YouTube id; the clip is listed but never fetched"
+    return "refused_id", clip, message
 
 
 def number_repeats(names: Sequence[str]) -> list[str]:
@@ -200,32 +192,34 @@ class Annotations:
     events: pd.DataFrame
     issues: pd.DataFrame
 
+    @classmethod
+    def from_rows(
+        cls, categories: Iterable[str], clips: "Rows | pd.DataFrame", events: Rows, issues: Rows
+    ) -> "Annotations":
+        """The annotations from the rows of the tables; `clips` may be a table already."""
+        if not isinstance(clips, pd.DataFrame):
+            clips = table(clips, CLIP_COLUMNS)
+        return cls(tuple(categories), clips, table(events, EVENT_COLUMNS), table(issues, ISSUE_COLUMNS))
+
     def __post_init__(self) -> None:
         self._check_columns()
-        clips, events = self.clips, self.events
-        _require(not clips["clip"].duplicated().any(), "clip names repeat", clips[clips["clip"].duplicated()])
-        named = clips["clip"].str.fullmatch(CLIP_NAME)
-        _require(named.all(), f"clip names must match {CLIP_NAME}", clips[~named])
-        for column in ("split", "match_split"):
-            if column in clips:
-                known = clips[column].isin(SPLITS)
-                _require(known.all(), f"{column} is one of {SPLITS}", clips[~known])
-        start, end = clips["start"].to_numpy(), clips["end"].to_numpy()
-        window = (np.isnan(start) & np.isnan(end)) | ((start >= 0) & (start < end) & np.isfinite(end))
-        _require(window.all(), "0 <= start < end, or both NaN", clips[~window])
         if len(set(self.categories)) != len(self.categories) or "" in self.categories:
             raise ValueError(f"categories repeat or are empty: {self.categories}")
+        clips, start, end = self.clips, self.clips["start"], self.clips["end"]
+        window = (start >= 0) & (start < end) & (end < float("inf"))
+        _require(clips, ~clips["clip"].duplicated(), "clip names repeat")
+        _require(clips, clips["clip"].str.fullmatch(CLIP_NAME), f"clip names must match {CLIP_NAME}")
+        for column in [name for name in ("split", "match_split") if name in clips]:
+            _require(clips, clips[column].isin(SPLITS), f"{column} is one of {SPLITS}")
+        _require(clips, window | (start.isna() & end.isna()), "0 <= start < end, or both NaN")
+        events, onset, offset = self.events, self.events["onset"], self.events["offset"]
+        timed = (onset >= 0) & (onset < offset) & (offset < float("inf"))
+        weak = onset.isna() & offset.isna()
         for column, values in (("modality", MODALITIES), ("category", self.categories)):
-            good = events[column].isin(values)
-            _require(good.all(), f"{column} is one of {values}", events[~good])
-        owned = events["clip"].isin(clips["clip"])
-        _require(owned.all(), "events belong to clips", events[~owned])
-        onset, offset = events["onset"].to_numpy(), events["offset"].to_numpy()
-        weak = (events["modality"] == "video").to_numpy()
-        timed = np.where(
-            weak, np.isnan(onset) & np.isnan(offset), (onset >= 0) & (onset < offset) & np.isfinite(offset)
-        )
-        _require(timed.all(), "0 <= onset < offset, both NaN for modality video", events[~timed])
+            _require(events, events[column].isin(values), f"{column} is one of {values}")
+        _require(events, events["clip"].isin(clips["clip"]), "events belong to clips")
+        times = weak.where(events["modality"] == "video", timed)
+        _require(events, times, "0 <= onset < offset, both NaN for modality video")
 
     def _check_columns(self) -> None:
         for name, frame, columns in (
@@ -234,15 +228,12 @@ class Annotations:
             ("issues", self.issues, [*ISSUE_COLUMNS]),
         ):
             optional = [c for c in OPTIONAL_CLIP_COLUMNS if name == "clips" and c in frame]
-            if list(frame.columns) != columns + optional:
-                raise ValueError(
-                    f"{name} has the columns {list(frame.columns)}, expected {columns + optional}"
-                )
+            if (found := list(frame.columns)) != columns + optional:
+                raise ValueError(f"{name} has the columns {found}, expected {columns + optional}")
 
 
-def _require(holds: bool | np.bool_, rule: str, offenders: pd.DataFrame) -> None:
-    """Raise ValueError with the rule and the first offending rows, unless `holds`."""
-    if not holds:
-        raise ValueError(
-            f"{rule}; broken in {len(offenders)} rows, for example {offenders.head(3).to_dict('records')}"
-        )
+def _require(table: pd.DataFrame, holds: pd.Series, rule: str) -> None:
+    """Raise ValueError with the rule and the first offending rows, unless `holds` for every row."""
+    if not holds.all():
+        bad = table[~holds]
+        raise ValueError(f"{rule}; broken in {len(bad)} rows, for example {bad.head(3).to_dict('records')}")

@@ -120,13 +120,10 @@ def read_demo(annotations: Path) -> "Annotations":
         raise AnnotationError(
             f"{annotations}: ave and llp name different clips or splits; render the demo again"
         )
-    heard_and_seen = llp.events.assign(category=llp.events["category"].map(labels))
-    return Annotations(
-        categories=ave.categories,
-        clips=ave.clips,
-        events=pd.concat([ave.events, heard_and_seen], ignore_index=True),
-        issues=pd.concat([ave.issues, llp.issues], ignore_index=True),
-    )
+    parsing_events = llp.events.assign(category=llp.events["category"].map(labels))
+    events = pd.concat([ave.events, parsing_events], ignore_index=True)
+    issues = pd.concat([ave.issues, llp.issues], ignore_index=True)
+    return Annotations(ave.categories, ave.clips, events, issues)
 
 
 def _write_ave(folder: Path, plans: Sequence[ClipPlan]) -> None:

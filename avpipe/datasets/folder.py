@@ -21,15 +21,7 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from avpipe.datasets.base import (
-    CLIP_COLUMNS,
-    EVENT_COLUMNS,
-    ISSUE_COLUMNS,
-    AnnotationError,
-    Annotations,
-    Issue,
-    table,
-)
+from avpipe.datasets.base import AnnotationError, Annotations, Issue
 
 # fmt: off
 VIDEO = frozenset((
@@ -68,7 +60,7 @@ def read_folder(annotations: Path) -> Annotations:
             target = str((annotations / relative).readlink())
             issues.append((problem, "", f"{relative!r} links to {target!r}; left out"))
             continue
-        if not _is_text(relative):
+        if re.search("[\ud800-\udfff]", relative):  # Python's stand-ins for bytes that are not UTF-8
             issues.append(("refused_id", name, f"{relative!r} is not UTF-8; rename the file"))
             source = ""
         clips.append((name, "none", source, float("nan"), float("nan")))
@@ -81,12 +73,7 @@ def read_folder(annotations: Path) -> Annotations:
         raise AnnotationError(
             f"{annotations} has no video or audio file (extensions: {known}); other files: {ignored.total()}"
         )
-    return Annotations(
-        categories=(),
-        clips=table(clips, CLIP_COLUMNS),
-        events=table([], EVENT_COLUMNS),
-        issues=table(issues, ISSUE_COLUMNS),
-    )
+    return Annotations.from_rows((), clips, (), issues)
 
 
 def clip_name(relative: str) -> str:
@@ -119,9 +106,8 @@ def _files(folder: Path) -> Iterator[tuple[str, bool]]:
 
 def _extension(relative: str) -> str:
     """The part after the last dot of the file's name, in lower case; "" without a dot."""
-    return (
-        relative.rpartition("/")[2].rpartition(".")[2].lower() if "." in relative.rpartition("/")[2] else ""
-    )
+    name = relative.rpartition("/")[2]
+    return name.rpartition(".")[2].lower() if "." in name else ""
 
 
 def _link_problem(path: Path, root: str) -> str | None:
@@ -130,11 +116,3 @@ def _link_problem(path: Path, root: str) -> str | None:
     if os.path.commonpath([target, root]) != root:
         return "outside_link"
     return None if Path(target).is_file() else "broken_link"
-
-
-def _is_text(name: str) -> bool:
-    try:
-        name.encode("utf-8")
-    except UnicodeEncodeError:
-        return False
-    return True

@@ -29,8 +29,6 @@ from typing import NamedTuple
 
 from avpipe.datasets.base import (
     CLIP_COLUMNS,
-    EVENT_COLUMNS,
-    ISSUE_COLUMNS,
     YOUTUBE_ID,
     AnnotationError,
     Annotations,
@@ -87,16 +85,6 @@ class _Window(NamedTuple):
     source: str
     start: float
     seconds: float
-
-
-class _TimedEvent(NamedTuple):
-    """A line of a file of events."""
-
-    line: Line
-    name: str
-    onset: float
-    offset: float
-    category: str
 
 
 def read_llp(annotations: Path, *, audio_csv: str = "AVVP_eval_audio.csv") -> Annotations:
@@ -158,14 +146,8 @@ def read_parsing_files(folder: Path, categories: Sequence[str], audio_csv: str) 
     clip_of = {entry.name: clip for clip, entry in zip(clips, listed, strict=True)}
     labels_of = {entry.name: entry.labels for entry in listed}
     for modality, name in (("audio", audio_csv), ("visual", VISUAL_FILE)):
-        rows = _read_events(folder / name, categories)
-        events += _timed_events(rows, modality, clip_of, labels_of, issues)
-    return Annotations(
-        categories=tuple(categories),
-        clips=frame,
-        events=table(events, EVENT_COLUMNS),
-        issues=table(issues + shared_id_issues(frame), ISSUE_COLUMNS),
-    )
+        events += _timed_events(folder / name, modality, categories, clip_of, labels_of, issues)
+    return Annotations.from_rows(categories, frame, events, issues + shared_id_issues(frame))
 
 
 def _window(name: str) -> _Window:
@@ -234,27 +216,21 @@ def _weak_events(clips: Sequence[str], listed: Sequence[_SplitLine], issues: lis
     return events
 
 
-def _read_events(path: Path, categories: Sequence[str]) -> list[_TimedEvent]:
-    return [
-        _TimedEvent(
-            line, name, line.seconds(onset), line.seconds(offset), _category(line, category, categories)
-        )
-        for line, (name, onset, offset, category) in _rows(path, "filename onset offset event_labels")
-    ]
-
-
 def _timed_events(
-    rows: Sequence[_TimedEvent],
+    path: Path,
     modality: str,
+    categories: Sequence[str],
     clip_of: Mapping[str, str],
     labels_of: Mapping[str, tuple[str, ...]],
     issues: list[Issue],
 ) -> list[Event]:
-    """The events of one modality that an evaluation can use. Appends to `issues`."""
+    """The events of one modality's file that an evaluation can use. Appends to `issues`."""
     unknown: dict[str, list[str]] = defaultdict(list)
     known = set()
     events = []
-    for line, name, onset, offset, category in rows:
+    for line, (name, start, end, label) in _rows(path, "filename onset offset event_labels"):
+        onset, offset = line.seconds(start), line.seconds(end)
+        category = _category(line, label, categories)
         clip = clip_of.get(name, "")
         again = (name, onset, offset, category) in known
         known.add((name, onset, offset, category))

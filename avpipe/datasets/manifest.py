@@ -58,6 +58,8 @@ def write_manifest(
         ValueError: for a shard size below 1 or a pattern that `local_file` refuses.
         OutputError: if the folder cannot be written.
     """
+    import pandas as pd
+
     if shard_size < 1:
         raise ValueError(f"shard_size must be 1 or more, not {shard_size}")
     for _, pattern in local_sources:
@@ -80,8 +82,9 @@ def write_manifest(
         files.write_text(out / ROWS_FILE, "\n".join(["clip", *names, ""]))
     _write_parquet(out / "manifest.parquet", manifest)
     _write_parquet(out / "events.parquet", annotations.events)
-    _write_csv(out / "categories.csv", ["index", "category"], list(enumerate(annotations.categories)))
-    _write_csv(out / "issues.csv", [*annotations.issues.columns], annotations.issues.to_numpy().tolist())
+    categories = pd.DataFrame(list(enumerate(annotations.categories)), columns=["index", "category"])
+    for name, frame in (("categories", categories), ("issues", annotations.issues)):
+        files.write_text(out / f"{name}.csv", frame.to_csv(index=False, lineterminator="\n"))
     files.write_json(out / "manifest.json", index)
     return index
 
@@ -231,22 +234,9 @@ def _write_parquet(path: Path, frame: "pd.DataFrame") -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    columns = {}
-    for name in frame.columns:
-        is_number = frame[name].dtype.kind in "if"
-        columns[name] = (
-            pa.array(frame[name].to_numpy()) if is_number else pa.array(frame[name], type=pa.string())
-        )
+    columns = {
+        name: pa.array(own.to_numpy()) if own.dtype.kind in "if" else pa.array(own, type=pa.string())
+        for name, own in frame.items()
+    }
     with files.whole_file(path) as temporary:
         pq.write_table(pa.table(columns), temporary, compression="zstd", row_group_size=ROW_GROUP)
-
-
-def _write_csv(path: Path, header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    import csv
-    import io
-
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(rows)
-    files.write_text(path, text.getvalue())

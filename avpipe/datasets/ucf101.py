@@ -18,17 +18,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Literal
 
-from avpipe.datasets.base import (
-    CLIP_COLUMNS,
-    EVENT_COLUMNS,
-    ISSUE_COLUMNS,
-    Annotations,
-    Issue,
-    Line,
-    read_lines,
-    refused_name,
-    table,
-)
+from avpipe.datasets.base import Annotations, Issue, Line, read_lines, refused_name
 
 CLASSES_FILE = "classInd.txt"
 _PATH = re.compile(r"(?P<folder>[A-Za-z0-9]+)/(?P<clip>v_[A-Za-z0-9]+_g[0-9]+_c[0-9]+)\.avi")
@@ -65,12 +55,7 @@ def read_ucf101(annotations: Path, *, split: Literal[1, 2, 3] = 1) -> Annotation
             clips.append((name, part, source, _NAN, _NAN))
             if category:
                 events.append((name, "video", category, _NAN, _NAN))
-    return Annotations(
-        categories=tuple(categories.values()),
-        clips=table(clips, CLIP_COLUMNS),
-        events=table(events, EVENT_COLUMNS),
-        issues=table(issues, ISSUE_COLUMNS),
-    )
+    return Annotations.from_rows(categories.values(), clips, events, issues)
 
 
 def _read_classes(path: Path) -> dict[str, str]:

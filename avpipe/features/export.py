@@ -18,7 +18,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from avpipe.features.store import Features, open_features
-from avpipe.files import output_errors, whole_file, write_text
+from avpipe.files import add_member, output_errors, whole_file, write_text
 from avpipe.rows import noisy_clip
 
 KEY = "avadataset"
@@ -106,11 +106,12 @@ def export_webdataset(
             with whole_file(path) as temporary, tarfile.open(temporary, "w") as archive:
                 for clips, values in _slabs(opened, own, form):
                     for row, value in zip(clips.to_dict("records"), values, strict=True):
-                        about = {"clip": row["clip"], "dataset": row["dataset"], "split": row["split"]}
-                        about |= {"source": row["source"], "row": row["row"], "feature": array}
+                        about = {key: row[key] for key in ("clip", "dataset", "split", "source", "row")}
+                        about["feature"] = array
                         about["events"] = [_without_nan(event) for event in of_clip.get(row["clip"], [])]
-                        _member(archive, f"{row['clip']}.npy", _npy(value))
-                        _member(archive, f"{row['clip']}.json", json.dumps(about, sort_keys=True).encode())
+                        content = {"npy": _npy(value), "json": json.dumps(about, sort_keys=True).encode()}
+                        for suffix, data in content.items():
+                            add_member(archive, f"{row['clip']}.{suffix}", io.BytesIO(data), len(data))
                     counts[array] += len(clips)
     return counts
 
@@ -222,12 +223,6 @@ def _npy(value: npt.NDArray[Any]) -> bytes:
     buffer = io.BytesIO()
     np.save(buffer, value, allow_pickle=False)
     return buffer.getvalue()
-
-
-def _member(archive: tarfile.TarFile, name: str, content: bytes) -> None:
-    header = tarfile.TarInfo(name)
-    header.size, header.mode = len(content), 0o644
-    archive.addfile(header, io.BytesIO(content))
 
 
 def _without_nan(event: Mapping[Hashable, Any]) -> dict[Hashable, Any]:

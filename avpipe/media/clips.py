@@ -37,7 +37,7 @@ def gather_clips(
             not usable; it names clips and says what to do.
     """
     clips = pq.read_table(manifest, columns=list(FROM_MANIFEST)).sort_by("row")
-    outcomes = _not_fetched(clips["clip"]) if tables is None else _outcomes(clips["shard"], tables)
+    outcomes = _outcomes(clips, tables)
     place = {clip: index for index, clip in enumerate(outcomes["clip"].to_pylist())}
     names = clips["clip"].to_pylist()
     absent = [clip for clip in names if clip not in place]
@@ -127,17 +127,12 @@ def _restricted(outcomes: pa.Table, usable: Path) -> pa.Table:
     return pa.Table.from_pylist(rows, schema=OUTCOMES)
 
 
-def _outcomes(shards: pa.ChunkedArray, tables: Path) -> pa.Table:
-    return pa.concat_tables(
-        pq.read_table(tables / f"{shard}.parquet", schema=OUTCOMES)
-        for shard in sorted(shards.unique().to_pylist())
-    )
-
-
-def _not_fetched(clips: pa.ChunkedArray) -> pa.Table:
-    """The outcomes of a study that fetches no clip."""
-    rows = [
-        {"clip": clip, "status": Status.NOT_FETCHED.value, "reason": Status.NOT_FETCHED.meaning}
-        for clip in clips.to_pylist()
-    ]
-    return pa.Table.from_pylist(rows, schema=OUTCOMES)
+def _outcomes(clips: pa.Table, tables: Path | None) -> pa.Table:
+    """The outcomes of the clips' shards, or of a study that fetches no clip."""
+    if tables is not None:
+        shards = sorted(clips["shard"].unique().to_pylist())
+        return pa.concat_tables(
+            pq.read_table(tables / f"{shard}.parquet", schema=OUTCOMES) for shard in shards
+        )
+    status = {"status": Status.NOT_FETCHED.value, "reason": Status.NOT_FETCHED.meaning}
+    return pa.Table.from_pylist([{"clip": clip, **status} for clip in clips["clip"].to_pylist()], OUTCOMES)

@@ -32,6 +32,7 @@ class Converted:
         status, reason: see `Status`; the reason also mentions padding, damage and missing streams.
         duration: seconds inside the clip's interval, without padding.
         fps, width, height, sample_rate, channels: of the source; None if it has no such stream.
+        bytes, sha256: of the source; None if there was nothing to convert.
         video, audio: the canonical files; None if the clip lacks this modality or is not in the shard.
     """
 
@@ -43,6 +44,8 @@ class Converted:
     height: int | None = None
     sample_rate: int | None = None
     channels: int | None = None
+    bytes: int | None = None
+    sha256: str | None = None
     video: Path | None = None
     audio: Path | None = None
 
@@ -154,17 +157,11 @@ def _begin(cut: Cut, media: Media) -> float:
 
 def _video_filters(stream: ffmpeg.nodes.FilterableStream, length: float, preset: Preset) -> ffmpeg.Stream:
     """Cut; constant rate (`fps` also counts the frames); size and colours; then repeat the last picture."""
+    colours = {"out_color_matrix": "bt601", "out_range": "tv"}
     return (
         stream.filter("trim", end=f"{length:.6f}")
         .filter("fps", fps=preset.fps, start_time=0, round="near")
-        .filter(
-            "scale",
-            preset.width,
-            preset.height,
-            flags="bicubic+accurate_rnd+bitexact",
-            out_color_matrix="bt601",
-            out_range="tv",
-        )
+        .filter("scale", preset.width, preset.height, flags="bicubic+accurate_rnd+bitexact", **colours)
         .filter("setsar", 1)
         .filter("format", "yuv420p")
         .filter("tpad", stop_mode="clone", stop=-1)
@@ -268,12 +265,9 @@ def _output_error(video: Path | None, audio: Path | None, preset: Preset) -> str
             return f"the converted clip is {size[0]}x{size[1]}"
     if audio is not None:
         sound = soundfile.info(audio)
-        if (sound.frames, sound.samplerate, sound.channels) != (
-            preset.samples,
-            preset.sample_rate,
-            preset.channels,
-        ):
-            return f"the converted clip has {sound.frames} samples, {sound.samplerate} Hz, {sound.channels} channels"
+        found = sound.frames, sound.samplerate, sound.channels
+        if found != (preset.samples, preset.sample_rate, preset.channels):
+            return "the converted clip has {} samples, {} Hz, {} channels".format(*found)
     return None
 
 

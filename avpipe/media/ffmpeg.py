@@ -10,6 +10,7 @@ import threading
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from subprocess import DEVNULL, PIPE
 from types import TracebackType
 from typing import IO
 
@@ -22,6 +23,7 @@ LINE = 4096
 MESSAGES = 200
 """Most different error messages that are kept of one run."""
 
+_OPTIONS = ("-nostdin", "-hide_banner", "-nostats", "-loglevel", "level+verbose")
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 _GUARD = "import os, signal, sys; sys.stdin.buffer.read(); os.killpg(0, signal.SIGKILL)"
 _PREFIX = re.compile(r"\[(?P<name>[^\]@]*?)(?: @ 0x[0-9a-f]+)?\] ")
@@ -79,9 +81,7 @@ class FFmpegGroup:
 
     def __enter__(self) -> "FFmpegGroup":
         command = [sys.executable, "-I", "-S", "-c", _GUARD]
-        self._guard = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, process_group=0
-        )
+        self._guard = subprocess.Popen(command, stdin=PIPE, stdout=DEVNULL, process_group=0)
         return self
 
     def __exit__(
@@ -109,22 +109,10 @@ class FFmpegGroup:
         guard = self._guard
         if guard is None or guard.poll() is not None:
             raise RuntimeError("the process that guards ffmpeg is gone")
-        command = [
-            ffmpeg_binary(),
-            "-nostdin",
-            "-hide_banner",
-            "-nostats",
-            "-loglevel",
-            "level+verbose",
-            *arguments,
-        ]
+        command = [ffmpeg_binary(), *_OPTIONS, *arguments]
         finished = Finished()
         with subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            process_group=guard.pid,
+            command, stdin=DEVNULL, stdout=DEVNULL, stderr=PIPE, process_group=guard.pid
         ) as process:
             if hasattr(resource, "prlimit"):
                 resource.prlimit(process.pid, resource.RLIMIT_AS, (MEMORY, MEMORY))

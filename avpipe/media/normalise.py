@@ -11,7 +11,7 @@ import tarfile
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 
 from avpipe.download.base import CLIP_NAME
 from avpipe.download.outcome import Status
-from avpipe.files import OutputError, output_errors, sha256_of, whole_file
+from avpipe.files import OutputError, add_member, output_errors, sha256_of, whole_file
 from avpipe.lazy import UnknownNameError, suggest
 from avpipe.media.convert import Converted, convert_clip
 from avpipe.media.ffmpeg import FFmpegGroup
@@ -29,19 +29,12 @@ from avpipe.media.presets import PRESETS, Preset
 from avpipe.programs import ffmpeg_version
 
 SCHEMA = pa.schema(
-    [
-        ("clip", pa.string()),
-        ("status", pa.string()),
-        ("reason", pa.string()),
-        ("duration", pa.float64()),
-        ("fps", pa.float64()),
-        ("width", pa.int64()),
-        ("height", pa.int64()),
-        ("sample_rate", pa.int64()),
-        ("channels", pa.int64()),
-        ("bytes", pa.int64()),
-        ("sha256", pa.string()),
-    ]
+    {
+        **dict.fromkeys(("clip", "status", "reason"), pa.string()),
+        **dict.fromkeys(("duration", "fps"), pa.float64()),
+        **dict.fromkeys(("width", "height", "sample_rate", "channels", "bytes"), pa.int64()),
+        "sha256": pa.string(),
+    }
 )
 AHEAD = 3
 """Finished clips a worker that may wait for their turn in the tar."""
@@ -62,15 +55,6 @@ class _Row:
     reason: str
     path: Path | None
     offset: float
-
-
-@dataclass(frozen=True)
-class _Done:
-    """A clip's outcome, and bytes and SHA-256 of its source."""
-
-    converted: Converted
-    bytes: int | None = None
-    sha256: str | None = None
 
 
 def normalise_shard(
@@ -113,21 +97,18 @@ def normalise_shard(
     entries = []
     with output_errors(tar), _scratch(tar, table) as folder:
         # The group is closed first, so after an error no ffmpeg is running while the pool is waited for.
+        # One thread more than ffmpegs, to probe or check a clip while they run.
         with (
             whole_file(tar) as temporary,
             tarfile.open(temporary, "w") as archive,
-            ThreadPoolExecutor(
-                workers + 1
-            ) as pool,  # one more, to probe or check a clip while the ffmpegs run
+            ThreadPoolExecutor(workers + 1) as pool,
             FFmpegGroup(workers) as group,
         ):
-            work = [
-                partial(_normalise, row, PRESETS[preset], folder / str(row.row), group, timeout)
-                for row in rows
-            ]
-            for row, done in zip(rows, _in_order(pool, work, AHEAD * workers), strict=True):
-                _add(archive, row, done, preset)
-                entries.append(_entry(row, done))
+            convert = partial(_normalise, preset=PRESETS[preset], folder=folder, group=group, timeout=timeout)
+            work = [partial(convert, row) for row in rows]
+            for row, made in zip(rows, _in_order(pool, work, AHEAD * workers), strict=True):
+                _add(archive, row, made, preset)
+                entries.append(_entry(row, made))
         with whole_file(table) as temporary:
             pq.write_table(pa.Table.from_pylist(entries, schema=SCHEMA), temporary)
     return Counter(entry["status"] for entry in entries)
@@ -169,12 +150,8 @@ def _scratch(tar: Path, table: Path) -> Iterator[Path]:
             raise OutputError(
                 error.errno, f"another process is writing {tar}: wait for it, or stop it"
             ) from error
-        stale = [
-            *folder.iterdir(),
-            *tar.parent.glob(f".{tar.name}.*.tmp"),
-            *table.parent.glob(f".{table.name}.*.tmp"),
-        ]
-        for path in stale:
+        unfinished = [path.parent.glob(f".{path.name}.*.tmp") for path in (tar, table)]
+        for path in (*folder.iterdir(), *unfinished[0], *unfinished[1]):
             path.unlink(missing_ok=True)
         yield folder
     finally:
@@ -182,9 +159,11 @@ def _scratch(tar: Path, table: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _in_order(pool: ThreadPoolExecutor, work: Iterable[Callable[[], _Done]], ahead: int) -> Iterator[_Done]:
+def _in_order(
+    pool: ThreadPoolExecutor, work: Iterable[Callable[[], Converted]], ahead: int
+) -> Iterator[Converted]:
     """Results in the order of `work`, with at most `ahead` tasks started in advance."""
-    waiting: deque[Future[_Done]] = deque()
+    waiting: deque[Future[Converted]] = deque()
     for task in work:
         waiting.append(pool.submit(task))
         if len(waiting) > ahead:
@@ -193,74 +172,48 @@ def _in_order(pool: ThreadPoolExecutor, work: Iterable[Callable[[], _Done]], ahe
         yield waiting.popleft().result()
 
 
-def _normalise(row: _Row, preset: Preset, target: Path, group: FFmpegGroup, timeout: float) -> _Done:
-    """Convert one clip. `target` is named by the row's number, not by a name from outside."""
+def _normalise(row: _Row, preset: Preset, folder: Path, group: FFmpegGroup, timeout: float) -> Converted:
+    """Convert one clip. Files in `folder` are named by the row's number, not by a name from outside."""
     if not CLIP_NAME.fullmatch(row.clip):
-        return _Done(Converted(Status.REFUSED_ID, f"the name {row.clip!r} is unsafe as a file name"))
+        return Converted(Status.REFUSED_ID, f"the name {row.clip!r} is unsafe as a file name")
     if row.status is not Status.PRESENT or row.path is None:
-        return _Done(Converted(row.status, row.reason))
+        return Converted(row.status, row.reason)
     try:
         size, digest = row.path.stat().st_size, sha256_of(row.path)
     except OSError as error:
-        return _Done(
-            Converted(Status.MISSING, f"the fetched file cannot be read: {error.strerror}; fetch it again")
-        )
+        return Converted(Status.MISSING, f"the fetched file cannot be read: {error.strerror}; fetch it again")
     start, end = (
         row.start - row.offset,
         row.end - row.offset,
     )  # times in the file, which may be an excerpt of the source
-    return _Done(convert_clip(row.path, start, end, preset, target, group, timeout), size, digest)
+    made = convert_clip(row.path, start, end, preset, folder / str(row.row), group, timeout)
+    return replace(made, bytes=size, sha256=digest)
 
 
-def _add(archive: tarfile.TarFile, row: _Row, done: _Done, preset: str) -> None:
+def _add(archive: tarfile.TarFile, row: _Row, made: Converted, preset: str) -> None:
     """Append a clip's files to the tar and delete them."""
-    made = done.converted
     for extension, path in (("mp4", made.video), ("flac", made.audio)):
         if path is not None:
             with path.open("rb") as file:
-                _member(archive, f"{row.clip}.{extension}", file, path.stat().st_size)
+                add_member(archive, f"{row.clip}.{extension}", file, path.stat().st_size)
             path.unlink()
     if made.status.in_shard:
-        text = json.dumps(_meta(row, done, preset), sort_keys=True, allow_nan=False).encode()
-        _member(archive, f"{row.clip}.json", io.BytesIO(text), len(text))
+        text = json.dumps(_meta(row, made, preset), sort_keys=True, allow_nan=False).encode()
+        add_member(archive, f"{row.clip}.json", io.BytesIO(text), len(text))
 
 
-def _member(archive: tarfile.TarFile, name: str, file: Any, size: int) -> None:
-    """Append one file, with a header that does not depend on machine or time."""
-    header = tarfile.TarInfo(name)
-    header.size = size
-    archive.addfile(header, file)
-
-
-def _meta(row: _Row, done: _Done, preset: str) -> dict[str, Any]:
+def _meta(row: _Row, made: Converted, preset: str) -> dict[str, Any]:
     """The content of {clip}.json."""
     interval = {"start": row.start, "end": row.end}
     return {
-        "clip": row.clip,
-        "row": row.row,
-        "dataset": row.dataset,
-        "split": row.split,
-        "source": row.source,
+        **{name: getattr(row, name) for name in ("clip", "row", "dataset", "split", "source")},
         **{side: None if math.isnan(value) else value for side, value in interval.items()},
-        **{name: value for name, value in _entry(row, done).items() if name not in ("clip", "reason")},
+        **{name: value for name, value in _entry(row, made).items() if name not in ("clip", "reason")},
         "preset": preset,
         "ffmpeg": ffmpeg_version(),
     }
 
 
-def _entry(row: _Row, done: _Done) -> dict[str, Any]:
+def _entry(row: _Row, made: Converted) -> dict[str, Any]:
     """A clip's row of the table."""
-    made = done.converted
-    return {
-        "clip": row.clip,
-        "status": made.status.value,
-        "reason": made.reason,
-        "duration": made.duration,
-        "fps": made.fps,
-        "width": made.width,
-        "height": made.height,
-        "sample_rate": made.sample_rate,
-        "channels": made.channels,
-        "bytes": done.bytes,
-        "sha256": done.sha256,
-    }
+    return {"clip": row.clip, **{name: getattr(made, name) for name in SCHEMA.names[1:]}}

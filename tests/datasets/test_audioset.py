@@ -107,7 +107,7 @@ def test_a_larger_subset_holds_the_smaller_one_and_a_seed_makes_another(tmp_path
     ("options", "message"),
     [
         ({"sets": ["balance"]}, "no set 'balance' of AudioSet; did you mean 'balanced'?"),
-        ({"sets": "eval"}, "a list of one or more of balanced, unbalanced, eval"),
+        ({"sets": "eval"}, "a list of balanced, unbalanced, eval"),
         ({"classes": ["Spech"]}, "no class 'Spech'; did you mean 'Speech'?"),
         ({"classes": ["xyzzy"]}, "no class 'xyzzy'; class_labels_indices.csv lists them"),
         ({"classes": "Speech"}, "a list of names or mids"),

@@ -227,12 +227,10 @@ def test_match_splits_are_read_beside_the_usual_splits(tmp_path: Path) -> None:
             {"train": [0], "val": [1], "test": [3]},
             "test_order_match.h5, entry 0: 3 is not the number of a line",
         ),
-        ({"train": [0, 0], "val": [1], "test": [2]}, "entry 1: 0 is not .* that no set has named before"),
+        ({"train": [0, 0], "val": [1], "test": [2]}, "entry 1: 0 is not .* is listed twice"),
     ],
 )
-def test_a_division_that_is_none_is_an_error(
-    tmp_path: Path, rows: dict[str, list[int]], message: str
-) -> None:
+def test_impossible_split_files_are_refused(tmp_path: Path, rows: dict[str, list[int]], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         read_ave(write_match_files(small(tmp_path), **rows))
 

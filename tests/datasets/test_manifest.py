@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from avpipe import files
 from avpipe.datasets import manifest as manifest_module
 from avpipe.datasets import read_annotations
 from avpipe.datasets.base import CLIP_COLUMNS, EVENT_COLUMNS, ISSUE_COLUMNS, Annotations, table
@@ -197,9 +198,9 @@ def test_killed_between_two_files_the_next_run_ends_the_same(
     write_manifest(annotations(["a", "c"]), "mine", tmp_path / "killed", 2, [])
     write_manifest(annotations(["a", "c"]), "mine", tmp_path / "whole", 2, [])
     write_manifest(annotations(["a", "b", "c"]), "mine", tmp_path / "whole", 2, [])
-    for victim in ("_write_parquet", "_write_csv"):
+    for place, victim in ((manifest_module, "_write_parquet"), (files, "write_json")):
         with monkeypatch.context() as patch:
-            patch.setattr(manifest_module, victim, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+            patch.setattr(place, victim, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
             with pytest.raises(KeyboardInterrupt):
                 write_manifest(annotations(["a", "b", "c"]), "mine", tmp_path / "killed", 2, [])
     write_manifest(annotations(["a", "b", "c"]), "mine", tmp_path / "killed", 2, [])

@@ -60,11 +60,11 @@ def local_file(root: Path, pattern: str, clip: str, source: str) -> Path | None:
     Raises:
         ValueError: for a pattern with other fields, an absolute pattern, or one with `..`.
     """
-    relative = relative_file(pattern, clip, source)
+    relative = relative_path(pattern, clip, source)
     return None if relative is None else root / relative
 
 
-def relative_file(pattern: str, clip: str, source: str) -> str | None:
+def relative_path(pattern: str, clip: str, source: str) -> str | None:
     """As `local_file`, relative to the folder."""
     if check_pattern(pattern) and not source:
         return None

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from avpipe import files
-from avpipe.rows import ROWS_FILE, check_pattern, read_rows, relative_file
+from avpipe.rows import ROWS_FILE, check_pattern, read_rows, relative_path
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -49,9 +49,9 @@ def write_manifest(
             digests.
 
     Returns:
-        The content of manifest.json: dataset, clips, rows (with gaps), shard_size, splits (split -> clips), shards (number
-            -> digest; only shards with clips), labels (digest of events and categories), categories (their number), issues
-            (code -> number).
+        The content of manifest.json: dataset, clips, rows (with gaps), shard_size, splits (split -> clips), shards
+        (number -> digest; only shards with clips), labels (digest of events and categories), categories (their number),
+        issues (code -> number).
 
     Raises:
         RowsError: if `rows.csv` is damaged.
@@ -106,20 +106,13 @@ def _manifest_table(
     """The manifest's columns, sorted by row."""
     import numpy as np
 
+    row = np.asarray(rows, dtype=np.int64)
     order = clips["split_order"] if "split_order" in clips else clips.groupby("split", sort=False).cumcount()
-    match = {name: clips[name] for name in ("match_split", "match_order") if name in clips}
-    table = clips[["clip"]].assign(
-        dataset=dataset,
-        split=clips["split"],
-        source=clips["source"],
-        start=clips["start"],
-        end=clips["end"],
-        shard=np.asarray(rows, dtype=np.int64) // shard_size,
-        row=np.asarray(rows, dtype=np.int64),
-        split_order=order.astype(np.int64),
-        **match,
-    )
-    return table.sort_values("row", ignore_index=True)
+    table = clips[["clip", "split", "source", "start", "end"]].assign(shard=row // shard_size, row=row)
+    table.insert(1, "dataset", dataset)
+    table["split_order"] = order.astype(np.int64)
+    match = clips[[name for name in ("match_split", "match_order") if name in clips]]
+    return table.join(match).sort_values("row", ignore_index=True)
 
 
 def shard_digests(manifest: "pd.DataFrame", local_sources: Sequence[LocalSource]) -> dict[str, str]:
@@ -173,7 +166,7 @@ def _file_state(path: Path) -> _State:
 def _local_state(sources: Sequence[tuple[str, str, _State | None]], clip: str, source: str) -> _State | None:
     """The state of a clip's first local file, or of the first archive that may contain it."""
     for root, pattern, archive in sources:
-        relative = relative_file(pattern, clip, source)
+        relative = relative_path(pattern, clip, source)
         if relative is None:
             continue
         if archive is not None:

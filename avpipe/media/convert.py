@@ -52,15 +52,7 @@ class Converted:
 
 @dataclass(frozen=True)
 class Cut:
-    """What to convert.
-
-    Args:
-        source: a media file of any kind; nothing in it is trusted.
-        start: seconds on the file's time axis.
-        length: seconds to use, at most the preset's.
-        preset: the canonical format.
-        target: path of the outputs without extension; must not come from outside.
-    """
+    """What `convert_clip` converts; `start` and `length` in seconds on the file's time axis."""
 
     source: Path
     start: float

@@ -1,8 +1,7 @@
-"""Files that are whole or absent: all files that avpipe writes are written here. Reading JSON, HDF5, SHA-256."""
+"""Files that are whole or absent: all files that avpipe writes are written here. Also reads JSON and HDF5."""
 
 import contextlib
 import errno
-import hashlib
 import json
 import os
 import secrets
@@ -82,12 +81,6 @@ def _flush_folder(folder: Path) -> None:
         pass
     finally:
         os.close(descriptor)
-
-
-def sha256_of(path: Path) -> str:
-    """SHA-256 of a file's content, in hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 class H5Error(ValueError):

@@ -29,7 +29,7 @@ OPTIONAL_CLIP_COLUMNS = {"split_order": "int64", "match_split": "str", "match_or
 ISSUE_COLUMNS = {"code": "str", "clip": "str", "message": "str"}
 
 CLIP_NAME = r"[A-Za-z0-9_-][A-Za-z0-9_~-]{0,127}"
-"""Pattern of a clip's name: safe in a path, and without a dot, which would end a WebDataset key."""
+"""What a clip may be called: safe in a path, and without a dot, at which a WebDataset key would end."""
 
 YOUTUBE_ID = re.compile(r"[A-Za-z0-9_-]{11}")
 

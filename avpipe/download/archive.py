@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from avpipe.config.source import Source
+from avpipe.datasets.manifest import local_file
 from avpipe.download.base import MEDIA_SUFFIXES, WantedClip, offset_of, outcome_of, sha256_of
 from avpipe.download.drive import drive_file
 from avpipe.download.members import (
@@ -28,7 +29,6 @@ from avpipe.download.rar import RarArchive
 from avpipe.files import move_whole, output_errors, read_json, write_json
 from avpipe.http import DownloadFailed, Failure, Remote
 from avpipe.locking import locked_if_free
-from avpipe.rows import local_file
 from avpipe.transfer import Arrived, Limits, download
 
 FOLDER = "archives"

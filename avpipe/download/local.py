@@ -3,10 +3,10 @@
 from pathlib import Path
 
 from avpipe.config.source import Source
+from avpipe.datasets.manifest import local_file
 from avpipe.download.archive import ArchiveFetcher
 from avpipe.download.base import Fetcher, WantedClip, offset_of, sha256_of
 from avpipe.download.outcome import Outcome, Status
-from avpipe.rows import local_file
 
 
 def local_fetcher(source: Source) -> Fetcher:

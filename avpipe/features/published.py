@@ -19,9 +19,11 @@ import pyarrow.parquet as pq
 
 from avpipe import provenance
 from avpipe.config.imported import ImportedConfig
+from avpipe.datasets.manifest import local_file
 from avpipe.features.store import write_shard
-from avpipe.files import open_h5, read_json, sha256_of
-from avpipe.rows import ROWS_FILE, local_file, noisy_clip, read_rows
+from avpipe.features.weights import file_sha256
+from avpipe.files import open_h5, read_json
+from avpipe.rows import ROWS_FILE, noisy_clip, read_rows
 
 Values = npt.NDArray[Any]
 ReadClip = Callable[[str, str], Values | None]
@@ -211,7 +213,7 @@ def inspect_published(config: ImportedConfig) -> dict[str, Any]:
     digest, size, count = hashlib.sha256(), 0, 0
     for file in sorted(path.rglob("*.npy")):
         if file.is_file():
-            digest.update(f"{file.relative_to(path).as_posix()} {sha256_of(file)}\n".encode())
+            digest.update(f"{file.relative_to(path).as_posix()} {file_sha256(file)}\n".encode())
             size, count = size + file.stat().st_size, count + 1
     if not count:
         raise PublishedFeaturesError(f"{path} has no npy file")
@@ -228,5 +230,5 @@ def _inspect_h5(path: Path, key: str) -> dict[str, Any]:
         "shape": shape,
         "dtype": dtype,
         "bytes": path.stat().st_size,
-        "sha256": sha256_of(path),
+        "sha256": file_sha256(path),
     }

@@ -19,9 +19,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from avpipe.download.base import CLIP_NAME
+from avpipe.download.base import CLIP_NAME, sha256_of
 from avpipe.download.outcome import Status
-from avpipe.files import OutputError, add_member, output_errors, sha256_of, whole_file
+from avpipe.files import OutputError, add_member, output_errors, whole_file
 from avpipe.lazy import UnknownNameError, suggest
 from avpipe.media.convert import Converted, convert_clip
 from avpipe.media.ffmpeg import FFmpegGroup

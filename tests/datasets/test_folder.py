@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from avpipe.datasets import read_annotations
 from avpipe.datasets.base import CLIP_NAME, AnnotationError
 from avpipe.datasets.folder import AUDIO, VIDEO, clip_name, read_folder
-from avpipe.rows import local_file
+from avpipe.datasets.manifest import local_file
 
 
 def fill(folder: Path, *names: str) -> Path:

@@ -15,8 +15,8 @@ from avpipe import files
 from avpipe.datasets import manifest as manifest_module
 from avpipe.datasets import read_annotations
 from avpipe.datasets.base import CLIP_COLUMNS, EVENT_COLUMNS, ISSUE_COLUMNS, Annotations, table
-from avpipe.datasets.manifest import assign_rows, inventory, write_manifest
-from avpipe.rows import RowsError, local_file, read_rows
+from avpipe.datasets.manifest import assign_rows, inventory, local_file, write_manifest
+from avpipe.rows import RowsError, read_rows
 
 NAN = float("nan")
 

@@ -52,8 +52,7 @@ SETS = {
 }
 """Name of a set -> its file and split."""
 CLIP_SECONDS = 10.0
-LONGEST = 1e6
-"""Largest possible time in a video, seconds."""
+LONGEST = 1e6  # largest possible time in a video, seconds
 
 _LINE = re.compile(
     r'(?P<id>[^,]*), ?(?P<start>[0-9]+(?:\.[0-9]+)?), ?(?P<end>[0-9]+(?:\.[0-9]+)?), ?"(?P<labels>[^"]*)"'
@@ -122,9 +121,7 @@ def read_audioset(
 
 def _check_options(sets: Sequence[str], per_class: int, total: int) -> None:
     if isinstance(sets, str) or not sets or len(set(sets)) != len(sets):
-        raise ValueError(
-            f"sets: expected a list of {', '.join(SETS)}, at least one, each once; found {sets!r}"
-        )
+        raise ValueError(f"sets: expected a list of {', '.join(SETS)}, each once; found {sets!r}")
     for name in sets:
         if name not in SETS:
             raise UnknownNameError(f"sets: no set {name!r} of AudioSet; {suggest(name, list(SETS))}")

@@ -56,13 +56,10 @@ from avpipe.datasets.base import (
 from avpipe.files import H5Error, open_h5
 from avpipe.rows import noisy_clip
 
-_WHOLE = (float("nan"), float("nan"))
-"""Start and end of a clip that is a whole file."""
-Event = tuple[str, str, str, float, float]
-"""clip, modality, category, onset, offset."""
+_WHOLE = (float("nan"), float("nan"))  # start and end of a clip that is a whole file
+Event = tuple[str, str, str, float, float]  # clip, modality, category, onset, offset
 
-TWO_LABELS = ("hOuyJFqb4JM", "ddU9u9pBszc")
-"""Ids of the rows 171 and 2189 of `Annotations.txt`."""
+TWO_LABELS = ("hOuyJFqb4JM", "ddU9u9pBszc")  # ids of the rows 171 and 2189 of `Annotations.txt`
 
 FIELDS = "Category VideoID Quality Start End"
 SET_FILES = {"train": "trainSet.txt", "val": "valSet.txt", "test": "testSet.txt"}

@@ -34,8 +34,7 @@ CLIP_NAME = r"[A-Za-z0-9_-][A-Za-z0-9_~-]{0,127}"
 YOUTUBE_ID = re.compile(r"[A-Za-z0-9_-]{11}")
 
 Rows = Iterable[Sequence[object]]
-Issue = tuple[str, str, str]
-"""code, clip ("" if it concerns no single clip), message."""
+Issue = tuple[str, str, str]  # code, clip ("" if it concerns no single clip), message
 
 
 class AnnotationError(ValueError):
@@ -94,7 +93,7 @@ def read_lines(path: Path) -> Iterator[Line]:
             text = line.removesuffix(b"\r").decode("utf-8")
         except UnicodeDecodeError as error:
             raise AnnotationError(
-                f"{path}, line {number}: {line!r} is not UTF-8; save the file as UTF-8"
+                f"{path}, line {number}: {line!r} is not UTF-8; save it as UTF-8"
             ) from error
         if text:
             any_line = True

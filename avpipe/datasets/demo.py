@@ -117,9 +117,7 @@ def read_demo(annotations: Path) -> "Annotations":
     llp = read_parsing_files(annotations / "llp", list(labels), "AVVP_eval_audio.csv")
     splits = [dict(zip(one.clips["clip"], one.clips["split"], strict=True)) for one in (ave, llp)]
     if splits[0] != splits[1]:
-        raise AnnotationError(
-            f"{annotations}: ave and llp name different clips or splits; render the demo again"
-        )
+        raise AnnotationError(f"{annotations}: ave and llp differ in clips or splits; render the demo again")
     parsing_events = llp.events.assign(category=llp.events["category"].map(labels))
     events = pd.concat([ave.events, parsing_events], ignore_index=True)
     issues = pd.concat([ave.issues, llp.issues], ignore_index=True)

@@ -13,14 +13,10 @@ Image = npt.NDArray[np.uint8]
 
 OBJECT_SIZE = ((0.62, 0.78), (0.52, 0.68))
 """Range of an object's side (calm, lively), as a fraction of the frame's height."""
-OPACITY = (0.65, 1.0)
-"""Range of an object's opacity, drawn for each second."""
+OPACITY = (0.65, 1.0)  # range of an object's opacity, drawn for each second
 MOTIONS = (((0.08, 0.0), 0.8), ((0.0, 0.16), 1.4))
-"""A calm object moves up and down, a lively one sideways: amplitude (y, x) as a fraction of the frame's height, and cycles
-a second.
-"""
-DRIFT = 12
-"""Largest shift of the background from its middle, pixels."""
+"""(calm, lively): amplitude (y, x) as a fraction of the frame's height, and cycles a second."""
+DRIFT = 12  # largest shift of the background from its middle, pixels
 COLOURS = {
     "striped": ((205, 45, 40), (240, 225, 215)),
     "checked": ((30, 125, 50), (15, 30, 20)),

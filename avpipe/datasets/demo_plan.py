@@ -19,8 +19,7 @@ SPLITS = ("train", "test", "train", "val", "train", "test", "train")
 
 NO_EVENT = 0.1
 """Share of clips whose sound and look never coincide: all background, like AVE's clips of other categories."""
-FULL_LENGTH = 0.35
-"""Share of clips whose event lasts all ten seconds (AVE: 0.66)."""
+FULL_LENGTH = 0.35  # share of clips whose event lasts all ten seconds (AVE: 0.66)
 DISTRACTOR = 0.6
 """Probability of an additional sound without its look, and of an additional look without its sound."""
 DISTURBED = (0.1, 0.1, 0.06)

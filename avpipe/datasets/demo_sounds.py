@@ -9,16 +9,11 @@ from avpipe.datasets.demo_plan import CLASSES, SECONDS, SOUNDS, ClipPlan, envelo
 
 Samples = npt.NDArray[np.floating]
 
-PACES = (0.8, 1.3)
-"""Pace of the calm and of the lively class of a timbre, as a factor."""
-PACE_SPREAD = 0.15
-"""Standard deviation of the logarithm of a clip's pace."""
-LOUDNESS = (-1.2, -0.7)
-"""Range of an event's loudness, log10 of the root mean square."""
-NOISE = (-1.7, -1.1)
-"""Range of the background noise's loudness, likewise."""
-LOUDNESS_SPREAD = 0.15
-"""Standard deviation of the loudness from second to second, log10."""
+PACES = (0.8, 1.3)  # pace of the calm and of the lively class of a timbre, as a factor
+PACE_SPREAD = 0.15  # standard deviation of the logarithm of a clip's pace
+LOUDNESS = (-1.2, -0.7)  # range of an event's loudness, log10 of the root mean square
+NOISE = (-1.7, -1.1)  # range of the background noise's loudness, likewise
+LOUDNESS_SPREAD = 0.15  # standard deviation of the loudness from second to second, log10
 
 
 def render_sound(plan: ClipPlan) -> Samples:

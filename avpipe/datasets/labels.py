@@ -7,8 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-_ROUNDING = 1e-9
-"""Rounding error allowed in a share of a second, so that 0.1 to 0.6 counts as half a second."""
+_ROUNDING = 1e-9  # rounding error allowed in a share of a second, so that 0.1 to 0.6 counts as half a second
 
 
 def segment_labels(

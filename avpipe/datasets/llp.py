@@ -64,8 +64,7 @@ _NAME = re.compile(
     rf"(?P<id>{YOUTUBE_ID.pattern})_(?P<start>[0-9]+(?:\.[0-9]+)?)_(?P<end>[0-9]+(?:\.[0-9]+)?)"
 )
 
-Event = tuple[str, str, str, float, float]
-"""clip, modality, category, onset, offset."""
+Event = tuple[str, str, str, float, float]  # clip, modality, category, onset, offset
 
 
 class _SplitLine(NamedTuple):
@@ -128,9 +127,7 @@ def read_parsing_files(folder: Path, categories: Sequence[str], audio_csv: str) 
         if not window.source:
             issues.append(refused(clip, entry.line, entry.name))
         elif window.seconds != CLIP_SECONDS:
-            message = (
-                f"{entry.line.place}: {entry.name!r} lasts {window.seconds:g} s; read as {CLIP_SECONDS:g}"
-            )
+            message = f"{entry.line.place}: {entry.name!r} lasts {window.seconds:g} s, not {CLIP_SECONDS:g}"
             issues.append(("odd_window", clip, message))
         if clip != window.clip:
             message = f"{entry.line.place}: {entry.name!r} is another clip of the same id"
@@ -240,9 +237,7 @@ def _timed_events(
             code = "zero_length_event" if onset == offset else "reversed_event"
             issues.append((code, clip, f"{line.place}: {line.text!r} has no duration; left out"))
         if again:
-            issues.append(
-                ("duplicate_event", clip, f"{line.place}: {line.text!r} is a repeated line; left out")
-            )
+            issues.append(("duplicate_event", clip, f"{line.place}: {line.text!r} is repeated; left out"))
         if not clip or onset >= offset or again:
             continue
         events.append((clip, modality, category, onset, offset))

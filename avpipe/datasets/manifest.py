@@ -28,8 +28,7 @@ if TYPE_CHECKING:
 
     from avpipe.datasets.base import Annotations
 
-ROW_GROUP = 65536
-"""Most rows that a reader of one shard must decode."""
+ROW_GROUP = 65536  # most rows that a reader of one shard must decode
 
 LocalSource = tuple[Path, str]
 """A folder and the pattern of a clip's file in it, with {source} and {clip}; or an archive and the pattern of its member."""
@@ -155,8 +154,7 @@ def labels_digest(annotations: "Annotations") -> str:
     return digest.hexdigest()[:16]
 
 
-_State = tuple[str, int, int]
-"""A file's path below its source, size and modification time (ns)."""
+_State = tuple[str, int, int]  # a file's path below its source, size and modification time (ns)
 
 
 def _file_state(path: Path) -> _State:

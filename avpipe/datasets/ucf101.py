@@ -48,9 +48,7 @@ def read_ucf101(annotations: Path, *, split: Literal[1, 2, 3] = 1) -> Annotation
                 raise line.error(f"a video that is listed once; {places[name].place} has it too")
             places[name] = line
             if not found:
-                message = (
-                    f"{line.place}: {path!r} is no path of UCF-101; the clip is listed but never fetched"
-                )
+                message = f"{line.place}: {path!r} is no path of UCF-101; the clip is listed, never fetched"
                 issues.append(("refused_id", name, message))
             clips.append((name, part, source, _NAN, _NAN))
             if category:

@@ -22,8 +22,7 @@ from avpipe.files import add_member, output_errors, whole_file, write_text
 from avpipe.rows import noisy_clip
 
 KEY = "avadataset"
-SLAB = 64
-"""Clips in memory at a time."""
+SLAB = 64  # clips in memory at a time
 
 
 class ExportError(ValueError):

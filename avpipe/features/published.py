@@ -71,9 +71,7 @@ def import_shard(
     """Import one shard; see `import_features`. `published` is the result of `inspect_published`."""
     index = _manifest_index(results)
     if config.format == "h5" and Path(config.path).stat().st_size != published["bytes"]:
-        raise PublishedFeaturesError(
-            f"{config.path} has changed since it was inspected; run the import again"
-        )
+        raise PublishedFeaturesError(f"{config.path} changed since it was inspected; run the import again")
     values = np.full((index["shard_size"], *config.shape), np.nan, config.dtype)
     counts: Counter[str] = Counter()
     with _open_published(config, row_names if config.rows else read_rows(results / ROWS_FILE)) as read:

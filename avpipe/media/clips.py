@@ -47,9 +47,7 @@ def gather_clips(
             "normalise their shards"
         )
     if len(place) != len(outcomes):
-        raise ValueError(
-            f"{len(outcomes) - len(place)} clips are in two outcome tables: normalise their shards again"
-        )
+        raise ValueError(f"{len(outcomes) - len(place)} clips are in two outcome tables: normalise again")
     joined = outcomes.take([place[clip] for clip in names])
     _check_shares(clips["split"].to_pylist(), joined["status"].to_pylist(), minimum or {})
     if usable is not None:

@@ -14,14 +14,11 @@ from avpipe.media.ffmpeg import FFmpegGroup, Finished
 from avpipe.media.presets import Preset
 from avpipe.media.probe import CONTAINERS, PROTOCOLS, Media, ProbeError, probe
 
-TOLERANCE = 0.5
-"""Seconds of a stream that may be undecodable before the clip counts as corrupt."""
+TOLERANCE = 0.5  # seconds of a stream that may be undecodable before the clip counts as corrupt
 INDEXED = frozenset(("mp4", "matroska", "avi", "wav", "flac"))
 """Containers in which seeking finds the key frame before a time. In others it may land before or after it."""
-MARGIN = 30.0
-"""Seconds before the interval at which reading starts in other containers with video."""
-LARGEST_PICTURE = 8192 * 4608
-"""Pixels."""
+MARGIN = 30.0  # seconds before the interval at which reading starts in other containers with video
+LARGEST_PICTURE = 8192 * 4608  # pixels
 
 
 @dataclass(frozen=True)
@@ -236,9 +233,7 @@ def _undecodable(
     if media.audio:
         claims.append(("audio", media.audio.end, audio_seconds))
     for what, end, got in claims:
-        expected = min(
-            cut.length, end - cut.start
-        )  # NaN if the header says nothing: the comparison is then false
+        expected = min(cut.length, end - cut.start)  # NaN if unknown: the comparison is then false
         if expected - got > TOLERANCE:
             return f"{got:.2f} of {expected:.2f} s of {what} can be decoded: {finished.message()}"
     return None

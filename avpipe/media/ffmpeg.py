@@ -18,10 +18,8 @@ from avpipe.programs import ffmpeg_binary
 
 MEMORY = 4 << 30
 """Bytes of address space for one ffmpeg (Linux): enough for an 8K picture, too little for a decompression bomb."""
-LINE = 4096
-"""Most bytes of a message that are read."""
-MESSAGES = 200
-"""Most different error messages that are kept of one run."""
+LINE = 4096  # most bytes of a message that are read
+MESSAGES = 200  # most different error messages that are kept of one run
 
 _OPTIONS = ("-nostdin", "-hide_banner", "-nostats", "-loglevel", "level+verbose")
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)

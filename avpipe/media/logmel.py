@@ -19,8 +19,7 @@ BANDS = 64
 _WINDOW, _HOP, _FFT = 400, 160, 512
 _LOWEST_HERTZ, _HIGHEST_HERTZ = 125.0, 7_500.0
 _LOG_OFFSET = 0.01
-_SECONDS_A_PASS = 5
-"""Seconds of sound that each CPU thread transforms at a time, so that they fit its cache."""
+_SECONDS_A_PASS = 5  # seconds of sound that each CPU thread transforms at a time, so that they fit its cache
 _SECONDS_A_PASS_CUDA = 2_048
 
 

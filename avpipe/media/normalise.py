@@ -36,8 +36,7 @@ SCHEMA = pa.schema(
         "sha256": pa.string(),
     }
 )
-AHEAD = 3
-"""Finished clips a worker that may wait for their turn in the tar."""
+AHEAD = 3  # finished clips a worker that may wait for their turn in the tar
 
 
 @dataclass(frozen=True)
@@ -117,9 +116,8 @@ def normalise_shard(
 def _rows(downloads: Path, manifest: Path, shard: int) -> list[_Row]:
     """The shard's clips in the manifest's order, with their downloads."""
     columns = ["clip", "row", "dataset", "split", "source", "start", "end"]
-    wanted = (
-        pq.read_table(manifest, columns=columns, filters=[("shard", "=", shard)]).sort_by("row").to_pylist()
-    )
+    table = pq.read_table(manifest, columns=columns, filters=[("shard", "=", shard)])
+    wanted = table.sort_by("row").to_pylist()
     fetched = {row["clip"]: row for row in pq.read_table(downloads).to_pylist()}
     absent = [row["clip"] for row in wanted if row["clip"] not in fetched]
     if absent:
@@ -147,9 +145,7 @@ def _scratch(tar: Path, table: Path) -> Iterator[Path]:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise OutputError(
-                error.errno, f"another process is writing {tar}: wait for it, or stop it"
-            ) from error
+            raise OutputError(error.errno, f"another process writes {tar}: wait for it or stop it") from error
         unfinished = [path.parent.glob(f".{path.name}.*.tmp") for path in (tar, table)]
         for path in (*folder.iterdir(), *unfinished[0], *unfinished[1]):
             path.unlink(missing_ok=True)

@@ -47,9 +47,7 @@ def read_shard(tar: Path) -> Iterator[Clip]:
                 clip, _, extension = member.name.partition(".")
                 content = archive.extractfile(member)
                 if extension not in ("mp4", "flac", "json") or content is None:
-                    raise ValueError(
-                        f"{tar}: {member.name!r} is no part of a shard; normalise the shard again"
-                    )
+                    raise ValueError(f"{tar}: {member.name!r} is no part of a shard; normalise it again")
                 parts[extension] = content.read()
                 if extension == "json":
                     meta = json.loads(parts["json"])
@@ -59,8 +57,7 @@ def read_shard(tar: Path) -> Iterator[Clip]:
         raise ValueError(f"{tar} is not a whole tar file: {error}; normalise the shard again") from error
 
 
-Rule = Literal["middle", "linspace"]
-"""How `frame_indices` selects frames at a lower rate."""
+Rule = Literal["middle", "linspace"]  # how `frame_indices` selects frames at a lower rate
 
 
 def frame_indices(fps: int, preset: Preset = CANONICAL, rule: Rule = "middle") -> npt.NDArray[np.int64]:
@@ -82,9 +79,7 @@ def frame_indices(fps: int, preset: Preset = CANONICAL, rule: Rule = "middle") -
         ValueError: if `fps` does not divide F.
     """
     if fps < 1 or preset.fps % fps:
-        raise ValueError(
-            f"fps must divide {preset.fps}, the rate of canonical clips: 1, 2, 4, 8 or 16, not {fps}"
-        )
+        raise ValueError(f"fps must divide {preset.fps}, the rate of the clips: 1, 2, 4, 8 or 16, not {fps}")
     if rule == "linspace":
         evenly = np.linspace(0, preset.frames - 1, preset.frames * fps // preset.fps)
         return evenly.round().astype(np.int64)

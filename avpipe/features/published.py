@@ -1,7 +1,7 @@
 """Published features into a zarr array: AVE's h5 files (one row a clip) and folders of npy files (one file a clip).
 
 The array has the same files as one that extraction writes; a clip that the published files lack is a row of NaN.
-Numbers are stored unchanged. A number that the array's type would make infinite is an error; rounded ones are counted.
+Numbers are converted to the array's type: one that would become infinite is an error, rounded ones are counted.
 """
 
 import hashlib

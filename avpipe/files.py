@@ -1,17 +1,21 @@
-"""Files that are whole or absent: everything avpipe writes goes through here."""
+"""Files that are whole or absent: all files that avpipe writes are written here. Also reads JSON and HDF5."""
 
 import contextlib
 import errno
 import json
 import os
 import secrets
+import tarfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import h5py
 
 
 class OutputError(OSError):
-    """An output could not be written; the message names the file and what to do about it."""
+    """An output cannot be written; the message names the file and says what to do."""
 
 
 _ADVICE = {
@@ -27,7 +31,7 @@ _ADVICE = {
 
 @contextlib.contextmanager
 def output_errors(path: Path) -> Iterator[None]:
-    """Turn an operating-system refusal to write `path` into an `OutputError` that says what to do."""
+    """Turn a full disk or an unwritable `path` into an `OutputError` that says what to do."""
     try:
         yield
     except OutputError:
@@ -42,8 +46,8 @@ def output_errors(path: Path) -> Iterator[None]:
 def whole_file(path: str | Path) -> Iterator[Path]:
     """Give a temporary path beside `path`; on a clean exit flush it to disk and rename it to `path`.
 
-    Killed or failed in the middle, `path` is untouched: absent if it was absent, the old content if it was
-    there. The parent folder is made. Raises `OutputError` on a full disk or an unwritable folder.
+    After a kill or an error, `path` is unchanged: absent, or with its old content. The parent folder is made. Raises
+    `OutputError` on a full disk or an unwritable folder.
     """
     path = Path(path)
     with output_errors(path):
@@ -60,10 +64,7 @@ def whole_file(path: str | Path) -> Iterator[Path]:
 
 
 def move_whole(part: Path, path: Path) -> None:
-    """Give the finished file `part` its name in the same folder: flushed to disk first, whole or not at all.
-
-    Raises `OutputError` on a full disk or an unwritable folder.
-    """
+    """Flush the finished file `part` to disk and rename it to `path` in the same folder. Raises `OutputError` as `whole_file`."""
     with output_errors(path):
         with part.open("rb+") as file:
             os.fsync(file.fileno())
@@ -76,10 +77,51 @@ def _flush_folder(folder: Path) -> None:
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
-    except OSError:  # some network file systems cannot sync a folder; the rename itself is still atomic
+    except OSError:  # some network file systems cannot flush a folder; the rename is atomic all the same
         pass
     finally:
         os.close(descriptor)
+
+
+class H5Error(ValueError):
+    """An HDF5 file is missing or damaged, or lacks the array; the message says what was expected."""
+
+
+@contextlib.contextmanager
+def open_h5(path: Path, key: str) -> "Iterator[h5py.Dataset]":
+    """Open the array `key` of an HDF5 file for reading, without reading it.
+
+    Links, external storage and virtual arrays are refused: they would make HDF5 open other files.
+
+    Raises:
+        H5Error: if there is no such file, it is damaged, or has no such array of numbers.
+    """
+    import h5py
+
+    if not path.is_file():
+        raise H5Error(f"{path} is not a file; expected an HDF5 file with the array {key!r}")
+    try:
+        file = h5py.File(path, "r", locking="best-effort", rdcc_nbytes=1 << 26)
+    except OSError as error:
+        raise H5Error(f"{path} is no HDF5 file or is cut off ({error}); get it again") from error
+    with file:
+        link = None if "/" in key else file.get(key, getlink=True)
+        if not isinstance(link, h5py.HardLink):
+            known = ", ".join(sorted(map(repr, file))) or "nothing"
+            raise H5Error(f"{path} has no array {key!r} of its own; it has {known}: set `key`")
+        array = file[key]
+        if not isinstance(array, h5py.Dataset) or array.dtype.kind not in "fiu" or not array.shape:
+            raise H5Error(f"{path}: {key!r} is not an array of numbers")
+        if array.is_virtual or array.external:
+            raise H5Error(f"{path}: {key!r} has its numbers in other files; copy them into this file")
+        yield array
+
+
+def add_member(archive: tarfile.TarFile, name: str, file: IO[bytes], size: int) -> None:
+    """Append a file to a tar, with a header that does not depend on machine or time."""
+    header = tarfile.TarInfo(name)
+    header.size = size
+    archive.addfile(header, file)
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -89,12 +131,12 @@ def write_text(path: str | Path, text: str) -> None:
 
 
 def write_json(path: str | Path, value: Any) -> None:
-    """Write `value` as readable JSON with sorted keys to `path`, whole or not at all."""
+    """Write `value` as indented JSON with sorted keys to `path`, whole or not at all."""
     write_text(path, json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n")
 
 
 def read_json(path: str | Path) -> Any:
-    """Read the JSON file `path`. Raises ValueError with the file's name when it does not parse."""
+    """Read the JSON file `path`. Raises ValueError with the file's name if it does not parse."""
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:

@@ -40,6 +40,13 @@ def _imported(text: str) -> tuple[str, "ImportedConfig"]:
         raise ValueError(f"the feature {name} is wrong:\n{describe(error, ImportedConfig)}") from None
 
 
+def _row_names(config: "ImportedConfig") -> list[str]:
+    """The clip of each row of an h5 file, if a file names them."""
+    from avpipe.datasets.ave import read_row_names
+
+    return read_row_names(Path(config.rows)) if config.format == "h5" and config.rows else []
+
+
 @commands.command("extract")
 @readable_errors
 def extract(
@@ -84,7 +91,7 @@ def inspect(
     out: Out,
 ) -> None:
     """Look at published features and write what identifies them: file, shape, bytes, SHA-256."""
-    from avpipe.features.imported import inspect_published
+    from avpipe.features.published import inspect_published
     from avpipe.files import write_json
 
     _, config = _imported(imported)
@@ -100,11 +107,12 @@ def import_shard(
     results: Results,
 ) -> None:
     """Import one shard of published features; `avpipe import` does all of them."""
-    from avpipe.features import importing
+    from avpipe.features import published as features_of
     from avpipe.files import read_json
 
     name, config = _imported(imported)
-    typer.echo(counted(importing.import_shard(name, config, read_json(published), results, shard)))
+    inspected = read_json(published)
+    typer.echo(counted(features_of.import_shard(name, config, inspected, results, shard, _row_names(config))))
 
 
 @readable_errors
@@ -127,14 +135,15 @@ def import_(
     origin: Annotated[str, typer.Option(help="Where it is from, in words; kept with the array.")] = "",
 ) -> None:
     """Read published features into the study's zarr; the study's manifest says which row is which clip."""
-    from avpipe.features.importing import import_features
+    from avpipe.features.published import import_features
 
     config = {
         "path": str(path), "format": format, "shape": [part.strip() for part in shape.split(",")], "dtype": dtype,
         "key": key, "rows": str(rows) if rows else None, "noisy": str(noisy) if noisy else None,
         "pattern": pattern, "origin": origin,
     }  # fmt: skip
-    typer.echo(counted(import_features(*_imported(json.dumps({name: config})), results)))
+    name, settings = _imported(json.dumps({name: config}))
+    typer.echo(counted(import_features(name, settings, results, _row_names(settings))))
 
 
 @readable_errors
@@ -151,7 +160,8 @@ def export(
     ] = None,
 ) -> None:
     """Write features in a form that others' code reads."""
-    from avpipe.features.export import FORMATS, Form
+    from avpipe.datasets.labels import manifest_labels
+    from avpipe.features.export import FORMATS, Form, export_ave
     from avpipe.plan import registry
 
     registry.target(dict.fromkeys(FORMATS, ""), format, "format")
@@ -160,7 +170,10 @@ def export(
         tuple(int(part) for part in shape.split(",")) if shape else None,
     )
     named = {name: given or name for name, _, given in (text.partition("=") for text in arrays)}
-    typer.echo(counted(FORMATS[format](named, results, out, form)))
+    if format == "ave":
+        typer.echo(counted(export_ave(named, results, out, form, manifest_labels(results))))
+    else:
+        typer.echo(counted(FORMATS[format](named, results, out, form)))
 
 
 @commands.command("coverage")

@@ -1,4 +1,4 @@
-"""Datasets: which clips exist and what is true of them. This table is all that importing this package loads."""
+"""Datasets: which clips exist and what is annotated. Importing this package loads this table only."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,12 +26,12 @@ def read_annotations(kind: str, annotations: str | Path, **options: Any) -> "Ann
 
     Args:
         kind: the format, a name of `DATASETS`.
-        annotations: the folder of the annotation files; for `folder`, the folder of videos itself.
+        annotations: folder of the annotation files; for `folder`, the folder of videos itself.
         options: keyword-only arguments of the format's reader.
 
     Raises:
-        UnknownNameError: for a format or an option that does not exist.
-        AnnotationError: for a file that is missing or broken; it names the file, the line and what was expected.
+        UnknownNameError: for an unknown format or option.
+        AnnotationError: for a missing or broken file; it names the file, the line and what was expected.
     """
     qualified = registry.target(DATASETS, kind, "kind of dataset")
     registry.check_options(qualified, options, f"the reader of {kind} annotations")

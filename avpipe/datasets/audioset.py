@@ -1,17 +1,20 @@
-"""AudioSet (Gemmeke et al., Audio Set: an ontology and human-labeled dataset for audio events, ICASSP 2017): the csv files as distributed.
+"""AudioSet (Gemmeke et al., Audio Set: an ontology and human-labeled dataset for audio events, ICASSP 2017): the
+released csv files.
 
-`{balanced_train,unbalanced_train,eval}_segments.csv` have a line a clip, `YTID, start_seconds, end_seconds, "mid,mid"`, after lines
-that start with `#`. `class_labels_indices.csv` (`index,mid,display_name`) gives the classes their names and their order.
+`{balanced_train,unbalanced_train,eval}_segments.csv` have one line a clip, `YTID, start_seconds, end_seconds,
+"mid,mid"`, after comment lines (`#`). `class_labels_indices.csv` (`index,mid,display_name`) gives the names and order
+of the classes.
 
-* A clip is named `{YTID}_{start}`, the start in whole seconds, or in milliseconds with `ms` behind it where it is no whole one.
-* Labels are weak and of the whole clip (modality "video"); a clip has one or more.
+* A clip is named `{YTID}_{start}`, with the start in whole seconds, or in milliseconds followed by `ms` if it has a
+  fraction.
+* Labels are weak: one or more categories of the whole clip (modality "video").
 * The training sets are the split train, eval is the split test; there is no validation split.
-* Subsets: `classes` keeps the clips that have one of these classes (names or mids), and these classes alone; `per_class`
-  and `total` keep a number of clips of each set. Which ones depends on the seed and on the clips' names only, so a larger
-  number keeps all that a smaller one does.
+* Subsets: `classes` keeps these classes (names or mids) and their clips; `per_class` and `total` limit the number of
+  clips of each set. Which clips are kept depends only on the seed and the clips' names, so a larger number keeps all
+  clips of a smaller one.
 
-Issue codes: `refused_id` (see `avpipe.datasets.base`), `repeated_id` (a clip that is listed again), `odd_window` (not 10 s, as at
-the end of a video; kept), `id_in_train_and_test`, `left_out` (clips that the options left out, with their number).
+Issue codes: `refused_id` (see `avpipe.datasets.base`), `repeated_id` (a clip that is listed again), `odd_window` (not
+10 s, as at the end of a video; kept), `id_in_train_and_test`, `left_out` (how many clips the options left out).
 """
 
 import csv
@@ -27,6 +30,7 @@ import pandas as pd
 
 from avpipe.datasets.base import (
     CLIP_COLUMNS,
+    EVENT_COLUMNS,
     ISSUE_COLUMNS,
     AnnotationError,
     Annotations,
@@ -48,8 +52,7 @@ SETS = {
 }
 """Name of a set -> its file and split."""
 CLIP_SECONDS = 10.0
-LONGEST = 1e6
-"""Seconds: no video starts a clip later than that."""
+LONGEST = 1e6  # largest possible time in a video, seconds
 
 _LINE = re.compile(
     r'(?P<id>[^,]*), ?(?P<start>[0-9]+(?:\.[0-9]+)?), ?(?P<end>[0-9]+(?:\.[0-9]+)?), ?"(?P<labels>[^"]*)"'
@@ -78,16 +81,16 @@ def read_audioset(
 
     Args:
         annotations: the folder.
-        sets: which of `SETS`.
-        classes: names or mids of the classes to keep; none: all.
-        per_class: how many clips of each class to keep in each set; 0: all. A clip of several classes counts for each.
+        sets: names of `SETS`.
+        classes: names or mids of the classes to keep; empty: all.
+        per_class: how many clips of each class to keep in each set; 0: all. A clip counts for each of its classes.
         total: how many clips to keep in each set; 0: all.
-        seed: decides which.
+        seed: of the choice of clips.
 
     Raises:
-        AnnotationError: for a missing file, a malformed line, or a class that `class_labels_indices.csv` does not have.
-        UnknownNameError: for a set or a class that does not exist.
-        ValueError: for a negative number, or a set that is named twice.
+        AnnotationError: for a missing file, a malformed line, or a class that is not in `class_labels_indices.csv`.
+        UnknownNameError: for an unknown set or class.
+        ValueError: for a negative number, or a repeated set.
     """
     _check_options(sets, per_class, total)
     names = _read_classes(annotations / CLASSES_FILE)
@@ -100,29 +103,25 @@ def read_audioset(
         kept = listed if not classes else [row for row in _among(listed, frozenset(chosen)) if row.classes]
         kept = _sample(kept, per_class, total, seed)
         if len(kept) < len(listed):
-            message = f"{file}: {len(listed) - len(kept)} of {len(listed)} clips are not asked for"
+            message = f"{file}: {len(listed) - len(kept)} of {len(listed)} clips are left out by the options"
             issues.append(("left_out", "", message))
         rows += kept
     clips = number_repeats([row.clip for row in rows])
     issues += [
-        ("repeated_id", clip, f"{row.clip!r} is listed before")
+        ("repeated_id", clip, f"{row.clip!r} is listed twice")
         for clip, row in zip(clips, rows, strict=True)
         if clip != row.clip
     ]
     present = set(clips)
     frame = table([(clip, *row[1:5]) for clip, row in zip(clips, rows, strict=True)], CLIP_COLUMNS)
     known = [issue for issue in issues if issue[1] in present or issue[1] == ""]
-    return Annotations(
-        categories=tuple(chosen),
-        clips=frame,
-        events=_events(clips, rows),
-        issues=table(known + shared_id_issues(frame), ISSUE_COLUMNS),
-    )
+    issue_table = table(known + shared_id_issues(frame), ISSUE_COLUMNS)
+    return Annotations(tuple(chosen), frame, _events(clips, rows), issue_table)
 
 
 def _check_options(sets: Sequence[str], per_class: int, total: int) -> None:
     if isinstance(sets, str) or not sets or len(set(sets)) != len(sets):
-        raise ValueError(f"sets: a list of one or more of {', '.join(SETS)}, each once; found {sets!r}")
+        raise ValueError(f"sets: expected a list of {', '.join(SETS)}, each once; found {sets!r}")
     for name in sets:
         if name not in SETS:
             raise UnknownNameError(f"sets: no set {name!r} of AudioSet; {suggest(name, list(SETS))}")
@@ -132,7 +131,7 @@ def _check_options(sets: Sequence[str], per_class: int, total: int) -> None:
 
 
 def _read_classes(path: Path) -> dict[str, str]:
-    """mid -> name, in the order of the file."""
+    """mid -> name, in the file's order."""
     lines = read_lines(path)
     header = next(lines)
     if header.text != "index,mid,display_name":
@@ -143,13 +142,13 @@ def _read_classes(path: Path) -> dict[str, str]:
         if len(fields) != 3 or fields[0] != str(len(names)) or not fields[1] or not fields[2].isprintable():
             raise line.error(f"the class of index {len(names)}: index,mid,display_name")
         if fields[1] in names or fields[2] in names.values() or not fields[2]:
-            raise line.error("a mid and a name that stand nowhere before")
+            raise line.error("a mid and a name that are not repeated")
         names[fields[1]] = fields[2]
     return names
 
 
 def _chosen(names: Mapping[str, str], classes: Sequence[str]) -> list[str]:
-    """The names of the classes to keep, in the order of the file."""
+    """The names of the classes to keep, in the file's order."""
     if isinstance(classes, str):
         raise ValueError(f"classes: a list of names or mids, not {classes!r}")
     known = [*names, *names.values()]
@@ -160,13 +159,13 @@ def _chosen(names: Mapping[str, str], classes: Sequence[str]) -> list[str]:
 
 
 def _near(word: str, known: list[str]) -> str:
-    """A suggestion; not the list of hundreds of classes."""
+    """A suggestion, without the list of all classes."""
     text = suggest(word, known)
     return text if text.startswith("did") else f"{CLASSES_FILE} lists them"
 
 
 def _among(rows: Sequence[_Row], chosen: frozenset[str]) -> Iterator[_Row]:
-    """The rows with those of their classes that are chosen."""
+    """The rows with only the chosen ones of their classes."""
     for row in rows:
         yield row._replace(classes=tuple(name for name in row.classes if name in chosen))
 
@@ -200,7 +199,7 @@ def _read_set(path: Path, split: str, names: Mapping[str, str], issues: list[Iss
 
 
 def _sample(rows: list[_Row], per_class: int, total: int, seed: int) -> list[_Row]:
-    """The clips that stay, in the order of the file."""
+    """The clips to keep, in the file's order."""
     if not (per_class or total):
         return rows
     ordered = sorted(rows, key=lambda row: hashlib.sha256(f"{seed} {row.clip}".encode()).digest())
@@ -216,15 +215,7 @@ def _sample(rows: list[_Row], per_class: int, total: int, seed: int) -> list[_Ro
 
 
 def _events(clips: Sequence[str], rows: Sequence[_Row]) -> pd.DataFrame:
-    """The labels, by column: millions of tuples would take more memory than the tables."""
-    owners = [clip for clip, row in zip(clips, rows, strict=True) for _ in row.classes]
-    categories = [name for row in rows for name in row.classes]
-    times = np.full(len(owners), np.nan)
-    frame = {
-        "clip": owners,
-        "modality": ["video"] * len(owners),
-        "category": categories,
-        "onset": times,
-        "offset": times,
-    }
-    return pd.DataFrame(frame).astype({"clip": "str", "modality": "str", "category": "str"})
+    """The weak labels, made by column because millions of tuples would take more memory than the table."""
+    categories = [row.classes for row in rows]
+    frame = pd.DataFrame({"clip": clips, "modality": "video", "category": categories}).explode("category")
+    return frame.assign(onset=np.nan, offset=np.nan).astype(EVENT_COLUMNS).reset_index(drop=True)

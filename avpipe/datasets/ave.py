@@ -1,33 +1,33 @@
 """AVE (Tian et al., Audio-Visual Event Localization in Unconstrained Videos, ECCV 2018): the released text files.
 
-`Annotations.txt` has one line a clip, `Category&VideoID&Quality&Start&End`; a header line that starts with `Category&VideoID` is
-left out. `trainSet.txt`, `valSet.txt` and `testSet.txt` list the same lines by split, in the order of
-the released `{train,val,test}_order.h5`, which the column `split_order` keeps.
+`Annotations.txt` has one line a clip, `Category&VideoID&Quality&Start&End`; a header line is skipped. `trainSet.txt`,
+`valSet.txt` and `testSet.txt` list the same lines by split, in the order of the released `{train,val,test}_order.h5`,
+kept in the column `split_order`. Where all three are missing, the order files ("order": line numbers from 0) are read
+instead.
 
-* A line is a clip: an id that occurs again is a clip of its own, named `{id}~2`.
-* Categories are numbered by first appearance in `Annotations.txt`; background follows them.
-* An event is the seconds [Start, End) of the 10 s excerpt that the authors cut. The files do not say where in
-  the YouTube video the excerpt lies: start and end are NaN, the whole of the file that a source has.
-* Two rows of the authors' `labels.h5` (171 and 2189, both test) are said to carry two categories (AVE-ECCV18 issue 10).
-  The text files have one each; they are what is read here. `conflicts: drop` leaves the two clips out.
-* 18 ids are in the training split and in another one, under another category. `shared_ids: drop` leaves the clips of the
-  earlier split out (train before val before test), so that no test clip is lost.
+* Each line is a clip; a repeated id gives a clip of its own, named `{id}~2`.
+* Categories are numbered by first appearance in `Annotations.txt`; background comes last.
+* An event is the seconds [Start, End) of the authors' 10 s excerpt. The files do not say where in the YouTube video the
+  excerpt lies, so a clip's start and end are NaN: the whole of a source's file.
+* Two rows of the authors' `labels.h5` (171 and 2189, both test) are said to have two categories (AVE-ECCV18 issue 10);
+  the text files, which are read here, give one each. `conflicts: drop` leaves these two clips out.
+* 18 ids are both in the training split and in another one, with another category. `shared_ids: drop` leaves out the
+  clips of the earlier split (train before val before test), so that no test clip is lost.
 * A clip that is left out stays in the manifest, in the split "none".
-* `labels` reads the events from a file of labels (`labels.h5`, PSP's `right_labels.h5`: "avadataset", (N, 10, C + 1), one
-  for a segment's category, the last for background) instead; row i belongs to line i of `Annotations.txt`.
-* Where the three set files are missing, `{train,val,test}_order.h5` ("order": line numbers from 0) are read in their place.
-* `{train,val,test}_order_match.h5`, where they are, divide the clips anew for cross-modality localization (columns
-  match_split and match_order): the same sizes, but all test clips have an event shorter than the clip.
-* `noisy` appends the clips of the noisy set, named `noisy~0` and so on: 178 clips of background alone, whose ids the
-  authors no longer have, so that only their published features exist. They belong to the split weak, which weakly supervised
-  experiments train on beside train; row i of `audio_feature_noisy.h5` and of `visual_feature_noisy.h5` is `noisy~{i}`.
-* `VWi2ENBuTbw` is annotated from 0 to 0. All of it is background here, as in the authors' `labels_closs.h5`; their
-  `mil_labels.h5` (weak supervision) gives it its category all the same.
+* `labels` reads the events from a file of labels instead (`labels.h5`, PSP's `right_labels.h5`): "avadataset", (N, 10,
+  C + 1), one for a segment's category, background last; row i belongs to line i of `Annotations.txt`.
+* `{train,val,test}_order_match.h5`, if present, split the clips for cross-modality localization (columns match_split
+  and match_order): the same sizes, but every test clip has an event shorter than the clip.
+* `noisy` appends the clips of the noisy set, named `noisy~0` and so on: 178 clips of background only. Their ids are
+  lost, so only their published features exist. They are in the split weak, which weakly supervised experiments train on
+  in addition to train; row i of `audio_feature_noisy.h5` and `visual_feature_noisy.h5` is `noisy~{i}`.
+* `VWi2ENBuTbw` is annotated from 0 to 0. Here it is all background, as in the authors' `labels_closs.h5`; their
+  `mil_labels.h5` (weak supervision) gives it its category.
 
 Issue codes: `refused_id` (see `avpipe.datasets.base`), `repeated_id` (an id in several rows), `conflicting_labels`
-(rows of one id whose intervals overlap and whose categories differ), `id_in_train_and_val` and so on,
-`zero_length_event`, `reversed_event` (both leave the clip without an event: background), `no_split`, `other_labels` (the file
-of labels says otherwise than `Annotations.txt`), `two_labels` (the two rows above), `dropped` (a clip that an option left out).
+(rows of one id that overlap in time and differ in category), `id_in_train_and_val` and so on, `zero_length_event`,
+`reversed_event` (both make the clip all background), `no_split`, `other_labels` (the file of labels contradicts
+`Annotations.txt`), `two_labels` (the two rows above), `dropped` (a clip left out by an option).
 """
 
 from collections import Counter, defaultdict
@@ -41,8 +41,6 @@ import pandas as pd
 
 from avpipe.datasets.base import (
     CLIP_COLUMNS,
-    EVENT_COLUMNS,
-    ISSUE_COLUMNS,
     AnnotationError,
     Annotations,
     Issue,
@@ -55,15 +53,15 @@ from avpipe.datasets.base import (
     table,
     youtube_name,
 )
+from avpipe.files import H5Error, open_h5
+from avpipe.rows import noisy_clip
 
-_WHOLE = (float("nan"), float("nan"))
-"""Start and end of a clip that is the whole of its file."""
-Event = tuple[str, str, str, float, float]
-"""clip, modality, category, onset, offset."""
+_WHOLE = (float("nan"), float("nan"))  # start and end of a clip that is a whole file
+Event = tuple[str, str, str, float, float]  # clip, modality, category, onset, offset
 
-TWO_LABELS = ("hOuyJFqb4JM", "ddU9u9pBszc")
-"""Ids of the rows 171 and 2189 of `Annotations.txt`."""
+TWO_LABELS = ("hOuyJFqb4JM", "ddU9u9pBszc")  # ids of the rows 171 and 2189 of `Annotations.txt`
 
+FIELDS = "Category VideoID Quality Start End"
 SET_FILES = {"train": "trainSet.txt", "val": "valSet.txt", "test": "testSet.txt"}
 
 
@@ -75,11 +73,6 @@ class _Row(NamedTuple):
     offset: float
 
 
-def noisy_clip(row: int) -> str:
-    """The name of a clip of the noisy set."""
-    return f"noisy~{row}"
-
-
 def read_ave(
     annotations: Path,
     *,
@@ -88,19 +81,19 @@ def read_ave(
     conflicts: Literal["keep", "drop"] = "keep",
     shared_ids: Literal["keep", "drop"] = "keep",
 ) -> Annotations:
-    """Read the folder that holds AVE's `Annotations.txt`, `trainSet.txt`, `valSet.txt` and `testSet.txt`.
+    """Read the folder that holds AVE's `Annotations.txt` and its split files.
 
     Args:
         annotations: the folder.
-        labels: name of a file of labels in it, to be read instead of the intervals in `Annotations.txt`.
+        labels: name of a file of labels in the folder; its events replace the intervals of `Annotations.txt`.
         noisy: how many clips of the noisy set to append; there are 178.
         conflicts: "drop" leaves out the two clips that have two categories in the authors' `labels.h5`.
-        shared_ids: "drop" leaves out the clips whose id is in a later split too.
+        shared_ids: "drop" leaves out the clips whose id is also in a later split.
 
     Raises:
         H5Error: for an h5 file that is damaged or has another array.
-        AnnotationError: for a missing file, a malformed line, or a line of a set that `Annotations.txt` does not
-            have (any more often).
+        AnnotationError: for a missing file, a malformed line, or a line of a split file that is not in
+            `Annotations.txt` or is in more split files than lines.
     """
     rows = _read_rows(annotations / "Annotations.txt")
     names = [youtube_name(row.identifier) for row in rows]
@@ -129,12 +122,22 @@ def read_ave(
         issues += _leave_out(frame, dict.fromkeys(doubtful, "two categories in labels.h5"))
     if shared_ids == "drop":
         issues += _leave_out_leaks(frame)
-    return Annotations(
-        categories=categories,
-        clips=frame,
-        events=table(events, EVENT_COLUMNS),
-        issues=table(issues, ISSUE_COLUMNS),
-    )
+    return Annotations.from_rows(categories, frame, events, issues)
+
+
+def read_row_names(path: Path) -> list[str]:
+    """The clip of each row of a published h5 file, from Annotations.txt or from a file with one clip name a line.
+
+    Raises:
+        AnnotationError: if the file cannot be read, or a line of Annotations.txt has no id.
+    """
+    names = []
+    for line in read_lines(path):
+        if line.number == 1 and (line.text == "clip" or line.text.startswith("Category&VideoID")):
+            continue
+        ave = "&" in line.text
+        names.append(youtube_name(line.fields("&", FIELDS)[1])[0] if ave else line.text)
+    return number_repeats(names)
 
 
 def _events(rows: Sequence[_Row], clips: Sequence[str], issues: list[Issue]) -> list[Event]:
@@ -145,7 +148,7 @@ def _events(rows: Sequence[_Row], clips: Sequence[str], issues: list[Issue]) -> 
             events.append((clip, "audiovisual", row.category, row.onset, row.offset))
         else:
             code = "zero_length_event" if row.onset == row.offset else "reversed_event"
-            message = f"{row.line.place}: {row.line.text!r} has no event; all of it is background"
+            message = f"{row.line.place}: {row.line.text!r} has no event; the clip is all background"
             issues.append((code, clip, message))
     issues += _repeat_issues(rows, clips)
     for clip, row in zip(clips, rows, strict=True):
@@ -158,7 +161,7 @@ def _events(rows: Sequence[_Row], clips: Sequence[str], issues: list[Issue]) -> 
 def _clip_table(
     clips: Sequence[str], sources: Sequence[str], splits: Sequence[tuple[str, int]], noisy: int
 ) -> pd.DataFrame:
-    """The clips with their splits, the noisy set after them."""
+    """The clips with their splits, then the noisy set."""
     extra = [(noisy_clip(row), "weak", "", *_WHOLE, row) for row in range(noisy)]
     rows = [
         (clip, split, source, *_WHOLE, order)
@@ -172,26 +175,24 @@ def _read_rows(path: Path) -> list[_Row]:
     for line in read_lines(path):
         if line.number == 1 and line.text.startswith("Category&VideoID"):
             continue
-        category, identifier, _, start, end = line.fields("&", "Category VideoID Quality Start End")
+        category, identifier, _, start, end = line.fields("&", FIELDS)
         if not category or not category.isprintable():
             raise line.error("a category's name in the first field")
         rows.append(_Row(line, category, identifier, line.seconds(start), line.seconds(end)))
     if not rows:
-        raise AnnotationError(f"{path} has a header and no line; expected one line a clip")
+        raise AnnotationError(f"{path} has only a header; expected one line a clip")
     return rows
 
 
 def _replace_events(
     path: Path, clips: Sequence[str], categories: Sequence[str], events: Sequence[Event]
 ) -> tuple[list[Event], list[Issue]]:
-    """The events of a file of labels, and the clips where they are not `events`."""
-    from avpipe.datasets.h5 import H5Error, open_array
-
-    with open_array(path, "avadataset") as array:
+    """The events of a file of labels, and an issue for each clip where they differ from `events`."""
+    with open_h5(path, "avadataset") as array:
         if array.ndim != 3 or array.shape[0] != len(clips) or array.shape[2] != len(categories) + 1:
             raise H5Error(
-                f"{path} has shape {array.shape}, expected ({len(clips)}, segments, {len(categories) + 1}): a row a line "
-                "of Annotations.txt, a column a category and one for background"
+                f"{path} has shape {array.shape}, expected ({len(clips)}, segments, {len(categories) + 1}): a row for "
+                "each line of Annotations.txt, a column for each category and one for background"
             )
         labels = array[:] > 0
     found: dict[str, list[Event]] = {clip: [] for clip in clips}
@@ -205,13 +206,9 @@ def _replace_events(
     for event in events:
         annotated[event[0]].append(event)
     issues = [
-        (
-            "other_labels",
-            clip,
-            f"{path.name}: {_spans(found[clip])}; Annotations.txt: {_spans(annotated[clip])}",
-        )
-        for clip in clips
-        if found[clip] != annotated[clip]
+        ("other_labels", clip, f"{path.name}: {_spans(own)}; Annotations.txt: {_spans(annotated[clip])}")
+        for clip, own in found.items()
+        if own != annotated[clip]
     ]
     return [event for clip in clips for event in found[clip]], issues
 
@@ -221,7 +218,7 @@ def _spans(events: Sequence[Event]) -> str:
 
 
 def _read_splits(folder: Path, rows: Sequence[_Row]) -> list[tuple[str, int]]:
-    """For each row its split and its position there, from the set files or, where all are missing, the order files."""
+    """Split and position in the split of each row, from the split files or, if all are missing, the order files."""
     orders = {split: folder / f"{split}_order.h5" for split in SET_FILES}
     texts = [folder / name for name in SET_FILES.values()]
     if any(path.exists() for path in texts) or not all(path.exists() for path in orders.values()):
@@ -230,18 +227,16 @@ def _read_splits(folder: Path, rows: Sequence[_Row]) -> list[tuple[str, int]]:
 
 
 def _read_orders(files: Mapping[str, Path], rows: int) -> list[tuple[str, int]]:
-    """For each row its split and its position in the split's file; ("none", ...) in the rows' order if in no file."""
-    from avpipe.datasets.h5 import H5Error, open_array
-
+    """Split and position in the split's file of each row; ("none", count of such rows so far) for a row in no file."""
     found: dict[int, tuple[str, int]] = {}
     for split, path in files.items():
-        with open_array(path, "order") as array:
+        with open_h5(path, "order") as array:
             numbers = np.asarray(array[:]).reshape(-1).tolist()
         for order, row in enumerate(numbers):
             if not 0 <= row < rows or row in found or row != int(row):
                 raise H5Error(
-                    f"{path}, entry {order}: {row} is not the number of a line of Annotations.txt (0 to {rows - 1}) "
-                    "that no set has named before"
+                    f"{path}, entry {order}: {row} is not the number of a line of Annotations.txt (0 to {rows - 1}), "
+                    "or is listed twice"
                 )
             found[int(row)] = (split, order)
     outside = iter(range(rows))
@@ -249,7 +244,7 @@ def _read_orders(files: Mapping[str, Path], rows: int) -> list[tuple[str, int]]:
 
 
 def _with_match_splits(clips: pd.DataFrame, folder: Path, rows: int) -> pd.DataFrame:
-    """With columns match_split and match_order, if the folder has one of their files; noisy clips are in no split."""
+    """`clips` with match_split and match_order if the folder has one of their files; noisy clips are in no split."""
     files = {split: folder / f"{split}_order_match.h5" for split in SET_FILES}
     if not any(path.exists() for path in files.values()):
         return clips
@@ -259,7 +254,7 @@ def _with_match_splits(clips: pd.DataFrame, folder: Path, rows: int) -> pd.DataF
 
 
 def _leave_out(clips: pd.DataFrame, reasons: Mapping[str, str]) -> list[Issue]:
-    """Put clips into no split, of either division; their issues."""
+    """Put clips into the split none, also for matching; return their issues."""
     chosen = clips["clip"].isin(list(reasons))
     for column in ("split", "match_split"):
         if column in clips:
@@ -268,21 +263,19 @@ def _leave_out(clips: pd.DataFrame, reasons: Mapping[str, str]) -> list[Issue]:
 
 
 def _leave_out_leaks(clips: pd.DataFrame) -> list[Issue]:
-    """Put the clips whose id is in a later split too into no split, each division by itself; their issues."""
+    """Put the clips whose id is also in a later split into the split none, for each kind of split; return their issues."""
     issues = []
     for column in ("split", "match_split"):
         if column in clips:
             leaking = leaking_clips(clips, column)
             clips.loc[clips["clip"].isin(list(leaking)), column] = "none"
-            issues += [
-                ("dropped", clip, f"left out of {column}: its id is in {last}")
-                for clip, last in leaking.items()
-            ]
+            dropped = [(clip, f"left out of {column}: its id is in {last}") for clip, last in leaking.items()]
+            issues += [("dropped", clip, message) for clip, message in dropped]
     return issues
 
 
 def _read_sets(folder: Path, rows: Sequence[_Row]) -> list[tuple[str, int]]:
-    """For each row its split and its position in the split's file; ("none", ...) in the rows' order if in no file."""
+    """As `_read_orders`, from the split files."""
     waiting: dict[str, list[int]] = defaultdict(list)
     for index, row in reversed(list(enumerate(rows))):
         waiting[row.line.text].append(index)
@@ -291,14 +284,14 @@ def _read_sets(folder: Path, rows: Sequence[_Row]) -> list[tuple[str, int]]:
         lines = (line for line in read_lines(folder / name) if not line.text.startswith("Category&VideoID"))
         for order, line in enumerate(lines):
             if not waiting[line.text]:
-                raise line.error("a line of Annotations.txt that no set has named before")
+                raise line.error("a line of Annotations.txt that is in no other split file")
             found[waiting[line.text].pop()] = (split, order)
     outside = iter(range(len(rows)))
     return [where if where is not None else ("none", next(outside)) for where in found]
 
 
 def _repeat_issues(rows: Sequence[_Row], clips: Sequence[str]) -> list[Issue]:
-    """`repeated_id` for ids in several rows; `conflicting_labels` if they name different categories at one time."""
+    """`repeated_id` for ids in several rows; `conflicting_labels` if these rows overlap in time and differ in category."""
     counts = Counter(row.identifier for row in rows)
     groups: dict[str, list[tuple[str, _Row]]] = defaultdict(list)
     for clip, row in zip(clips, rows, strict=True):
@@ -313,11 +306,6 @@ def _repeat_issues(rows: Sequence[_Row], clips: Sequence[str]) -> list[Issue]:
             a.category != b.category and max(a.onset, b.onset) < min(a.offset, b.offset)
             for (_, a), (_, b) in combinations(group, 2)
         ):
-            issues.append(
-                (
-                    "conflicting_labels",
-                    first,
-                    f"the same seconds of {identifier!r} have several categories: {listed}",
-                )
-            )
+            message = f"the same seconds of {identifier!r} have several categories: {listed}"
+            issues.append(("conflicting_labels", first, message))
     return issues

@@ -1,8 +1,7 @@
-"""The demo dataset: rendered clips as if downloaded, with annotation files in the formats of AVE and of LLP.
+"""The demo dataset: rendered video files, with annotation files in the formats of AVE and of LLP.
 
-`avpipe.datasets.demo_plan` says what happens in a clip, `demo_frames` and `demo_sounds` draw it. A clip is
-annotated twice: in AVE's files by its audio-visual event, in LLP's by all that is heard or seen, bystanders
-included.
+`demo_plan` decides the content of a clip, `demo_frames` and `demo_sounds` render it. Each clip is annotated twice: AVE's
+files have its audio-visual event, LLP's files all audio and visual events, distractors included.
 """
 
 import io
@@ -33,16 +32,15 @@ AAC_FRAME = 1024
 def render_demo(out: Path, *, clips: int = 240, seed: int = 0, workers: int | None = None) -> None:
     """Render the demo dataset below `out`.
 
-    Writes `source/{id}.mp4` (H.264 and AAC, ten seconds), `annotations/ave/` (Annotations.txt, trainSet.txt,
-    valSet.txt, testSet.txt, categories.txt) and `annotations/llp/` (AVVP_*.csv), the annotations last. The
-    same seed gives the same bytes; more clips leave the first ones as they are, files that have the right
-    content already are not touched.
+    Writes `source/{id}.mp4` (H.264 and AAC, ten seconds), then `annotations/ave/` (Annotations.txt, trainSet.txt,
+    valSet.txt, testSet.txt, categories.txt) and `annotations/llp/` (AVVP_*.csv). The same seed gives the same bytes. A
+    larger number of clips does not change the first ones, and files with the right content are not written again.
 
     Args:
-        out: folder, made if it is not there.
-        clips: how many; 56 are the first with every class in every split.
-        seed: of everything that is drawn.
-        workers: processes; by default one a core.
+        out: folder, made if missing.
+        clips: how many; from 56 on, every class is in every split.
+        seed: of all random numbers.
+        workers: processes; default: one a core.
 
     Raises:
         ValueError: if there are fewer clips than classes.
@@ -57,7 +55,7 @@ def render_demo(out: Path, *, clips: int = 240, seed: int = 0, workers: int | No
         for plan in plans:
             render(plan)
     else:
-        # A Pool rather than an executor: its processes end by themselves when this one is killed.
+        # A Pool, because its processes end when this one is killed; those of an executor do not.
         with multiprocessing.get_context("spawn").Pool(workers) as pool:
             for _ in pool.imap_unordered(render, plans, chunksize=4):
                 pass
@@ -66,7 +64,7 @@ def render_demo(out: Path, *, clips: int = 240, seed: int = 0, workers: int | No
 
 
 def _cores() -> int:
-    """The cores that this process may use; macOS only knows how many there are."""
+    """The cores that this process may use; macOS only tells how many the machine has."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -79,7 +77,7 @@ def _render_clip(plan: ClipPlan, folder: Path) -> None:
 
 
 def _encode(plan: ClipPlan) -> bytes:
-    """An mp4 file. One thread and no version strings in the container: the same bytes every time."""
+    """An mp4 file. One thread and no version strings, so that the bytes are always the same."""
     file = io.BytesIO()
     with av.open(file, "w", format="mp4", options=MP4) as container:
         video = container.add_stream("libx264", rate=plan.frame_rate, options=X264)
@@ -101,9 +99,9 @@ def _encode(plan: ClipPlan) -> bytes:
 
 
 def read_demo(annotations: Path) -> "Annotations":
-    """Read the folder `annotations` that `render_demo` wrote: AVE's and LLP's files with those formats' readers.
+    """Read the folder `annotations` that `render_demo` wrote.
 
-    Clips, splits and audio-visual events come from AVE's files, audio, visual and weak events from LLP's.
+    Clips, splits and audio-visual events come from AVE's files; audio, visual and weak events from LLP's.
 
     Raises:
         AnnotationError: for a missing file or a malformed line, or if the two formats name different clips.
@@ -119,20 +117,15 @@ def read_demo(annotations: Path) -> "Annotations":
     llp = read_parsing_files(annotations / "llp", list(labels), "AVVP_eval_audio.csv")
     splits = [dict(zip(one.clips["clip"], one.clips["split"], strict=True)) for one in (ave, llp)]
     if splits[0] != splits[1]:
-        raise AnnotationError(
-            f"{annotations}: ave and llp name different clips or splits; render the demo again"
-        )
-    heard_and_seen = llp.events.assign(category=llp.events["category"].map(labels))
-    return Annotations(
-        categories=ave.categories,
-        clips=ave.clips,
-        events=pd.concat([ave.events, heard_and_seen], ignore_index=True),
-        issues=pd.concat([ave.issues, llp.issues], ignore_index=True),
-    )
+        raise AnnotationError(f"{annotations}: ave and llp differ in clips or splits; render the demo again")
+    parsing_events = llp.events.assign(category=llp.events["category"].map(labels))
+    events = pd.concat([ave.events, parsing_events], ignore_index=True)
+    issues = pd.concat([ave.issues, llp.issues], ignore_index=True)
+    return Annotations(ave.categories, ave.clips, events, issues)
 
 
 def _write_ave(folder: Path, plans: Sequence[ClipPlan]) -> None:
-    """AVE's files: a line a clip, its category, id, quality and the whole seconds of its event."""
+    """AVE's files: for each clip the category, id, quality and whole seconds of its audio-visual event."""
 
     def lines(chosen: Iterable[ClipPlan]) -> str:
         rows = [(p.event, p.id) for p in chosen]
@@ -145,14 +138,14 @@ def _write_ave(folder: Path, plans: Sequence[ClipPlan]) -> None:
 
 
 def _write_llp(folder: Path, plans: Sequence[ClipPlan]) -> None:
-    """LLP's files: the classes of every clip; for validation and test also what is heard and what is seen when."""
+    """LLP's files: the classes of every clip; for val and test also the audio and visual events."""
     parts = {split: [p for p in plans if p.split == split] for split in ("train", "val", "test")}
     dense = [*parts["val"], *parts["test"]]
     write_text(folder / "AVVP_train.csv", _weak_labels(parts["train"]))
     write_text(folder / "AVVP_val_pd.csv", _weak_labels(parts["val"]))
     write_text(folder / "AVVP_test_pd.csv", _weak_labels(parts["test"]))
-    write_text(folder / "AVVP_eval_audio.csv", _dense_labels(dense, lambda plan: plan.heard))
-    write_text(folder / "AVVP_eval_visual.csv", _dense_labels(dense, lambda plan: plan.seen))
+    write_text(folder / "AVVP_eval_audio.csv", _dense_labels(dense, lambda plan: plan.audio))
+    write_text(folder / "AVVP_eval_visual.csv", _dense_labels(dense, lambda plan: plan.visual))
     write_text(folder / "AVVP_dataset_full.csv", _weak_labels([*parts["train"], *dense]))
 
 
@@ -167,7 +160,7 @@ def _llp_label(category: int) -> str:
 def _weak_labels(plans: Iterable[ClipPlan]) -> str:
     rows = ["filename\tevent_labels"]
     for plan in plans:
-        labels = dict.fromkeys(_llp_label(interval.category) for interval in (*plan.heard, *plan.seen))
+        labels = dict.fromkeys(_llp_label(interval.category) for interval in (*plan.audio, *plan.visual))
         rows.append(f"{_llp_name(plan)}\t{','.join(labels)}")
     return "\n".join(rows) + "\n"
 

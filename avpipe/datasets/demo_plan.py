@@ -1,9 +1,8 @@
-"""What happens in a clip of the demo dataset, before anything is drawn.
+"""The content of a demo clip, before anything is rendered.
 
-Eight classes are the eight edges of a ring of four looks and four sounds: a class shares its look with one
-neighbour and its sound with the other. An audio-visual event is a look and a sound of the same class in the
-same second; everything else that is heard or seen is a bystander. So the ear alone cannot name a class, nor
-can the eye, and neither knows when the other one is there.
+The eight classes are the eight edges of a ring of four looks and four sounds: a class shares its look with one neighbour
+and its sound with the other. An audio-visual event is a look and a sound of the same class in the same second; any other
+look or sound is a distractor. So neither modality alone can tell the class, or when the other modality is present.
 """
 
 from collections.abc import Callable, Iterable
@@ -16,16 +15,15 @@ SECONDS = 10
 LOOKS = ("striped", "checked", "ringed", "dotted")
 SOUNDS = ("chime", "hum", "rattle", "siren")
 SPLITS = ("train", "test", "train", "val", "train", "test", "train")
-"""Splits in turn. Seven of them and eight classes: each class meets each of them once in 56 clips."""
+"""Splits of the clips in turn. With seven entries and eight classes, 56 clips have each class with each entry once."""
 
 NO_EVENT = 0.1
-"""Share of clips whose sound and look never meet: all background, as AVE's clips of other categories."""
-FULL_LENGTH = 0.35
-"""Share of clips whose event lasts all ten seconds (AVE: 0.66)."""
-BYSTANDER = 0.6
-"""Probability of a sound that is not seen; and of a look that is not heard."""
+"""Share of clips whose sound and look never coincide: all background, like AVE's clips of other categories."""
+FULL_LENGTH = 0.35  # share of clips whose event lasts all ten seconds (AVE: 0.66)
+DISTRACTOR = 0.6
+"""Probability of an additional sound without its look, and of an additional look without its sound."""
 DISTURBED = (0.1, 0.1, 0.06)
-"""Probability of a second in which the objects are occluded, the sounds drowned, both."""
+"""Probabilities that in a second the objects are occluded, the sounds masked, or both."""
 
 FRAME_RATES = (24, 25, 30)
 FRAME_SIZES = ((160, 120), (176, 144), (192, 108))
@@ -35,7 +33,7 @@ ID_LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
 
 @dataclass(frozen=True)
 class EventClass:
-    """A look and a sound. Of two classes with the same look, or the same sound, one is livelier."""
+    """A look and a sound. Of the two classes with the same look, or the same sound, one is livelier."""
 
     look: int
     sound: int
@@ -52,7 +50,7 @@ CLASSES = tuple(EventClass(look=k // 2, sound=(k + 1) // 2 % 4, lively=k % 2 == 
 
 @dataclass(frozen=True)
 class Interval:
-    """A class (index in `CLASSES`) that is heard, or seen, in the seconds onset <= t < offset."""
+    """An audio or visual event of a class (index in `CLASSES`), in the seconds onset <= t < offset."""
 
     category: int
     onset: int
@@ -68,20 +66,20 @@ class ClipPlan:
     """A clip.
 
     Args:
-        heard: sounds; the first is the event's, others are bystanders.
-        seen: looks; the first is the event's, others are bystanders.
-        occluded: seconds in which something hides every object; labels stay.
-        drowned: seconds in which noise drowns every sound; labels stay.
+        audio: sounds; the first is the event's, the others are distractors.
+        visual: looks; the first is the event's, the others are distractors.
+        occluded: seconds in which every object is hidden; labels stay.
+        masked: seconds in which noise covers every sound; labels stay.
     """
 
     index: int
     seed: int
     id: str
     split: str
-    heard: tuple[Interval, ...]
-    seen: tuple[Interval, ...]
+    audio: tuple[Interval, ...]
+    visual: tuple[Interval, ...]
     occluded: frozenset[int]
-    drowned: frozenset[int]
+    masked: frozenset[int]
     frame_rate: int
     width: int
     height: int
@@ -90,13 +88,13 @@ class ClipPlan:
 
     @property
     def event(self) -> Interval:
-        """The audio-visual event: the seconds in which it is both heard and seen; 0 to 0 where there are none."""
-        sound, look = self.heard[0], self.seen[0]
+        """The audio-visual event: the seconds with both its look and its sound; 0 to 0 if there are none."""
+        sound, look = self.audio[0], self.visual[0]
         onset, offset = max(sound.onset, look.onset), min(sound.offset, look.offset)
         return Interval(sound.category, onset, offset) if onset < offset else Interval(sound.category, 0, 0)
 
     def random(self, purpose: str) -> np.random.Generator:
-        """Random numbers for one purpose, the same whatever was drawn for another."""
+        """A random generator for one purpose, independent of the numbers drawn for others."""
         return _random(self.seed, self.index, purpose)
 
 
@@ -105,27 +103,27 @@ def _random(seed: int, index: int, purpose: str) -> np.random.Generator:
 
 
 def plan_clip(index: int, seed: int) -> ClipPlan:
-    """Clip number `index` of the demo with `seed`; how many clips there are makes no difference to it."""
+    """Clip number `index` of the demo with `seed`; it does not depend on the number of clips."""
     rng = _random(seed, index, "plan")
     sound, look = _event(rng, category=index % len(CLASSES))
-    heard: tuple[Interval, ...] = (sound,)
-    seen: tuple[Interval, ...] = (look,)
-    met = meetings(heard, seen)
-    if rng.random() < BYSTANDER:
-        heard = _add_bystander(rng, heard, allowed=lambda more: meetings(more, seen) == met)
-    if rng.random() < BYSTANDER:
-        seen = _add_bystander(rng, seen, allowed=lambda more: meetings(heard, more) == met)
-    occluded, drowned = _disturbed(rng, event=sorted(second for second, _ in met))
+    audio: tuple[Interval, ...] = (sound,)
+    visual: tuple[Interval, ...] = (look,)
+    events = co_occurrences(audio, visual)
+    if rng.random() < DISTRACTOR:
+        audio = _add_distractor(rng, audio, allowed=lambda more: co_occurrences(more, visual) == events)
+    if rng.random() < DISTRACTOR:
+        visual = _add_distractor(rng, visual, allowed=lambda more: co_occurrences(audio, more) == events)
+    occluded, masked = _disturbed(rng, event=sorted(second for second, _ in events))
     width, height = FRAME_SIZES[rng.integers(len(FRAME_SIZES))]
     return ClipPlan(
         index=index,
         seed=seed,
         id="".join(ID_LETTERS[i] for i in rng.integers(len(ID_LETTERS), size=11)),
         split=SPLITS[index % len(SPLITS)],
-        heard=heard,
-        seen=seen,
+        audio=audio,
+        visual=visual,
         occluded=occluded,
-        drowned=drowned,
+        masked=masked,
         frame_rate=int(rng.choice(FRAME_RATES)),
         width=width,
         height=height,
@@ -134,10 +132,10 @@ def plan_clip(index: int, seed: int) -> ClipPlan:
     )
 
 
-def meetings(heard: Iterable[Interval], seen: Iterable[Interval]) -> set[tuple[int, int]]:
-    """Every (second, class) in which that class's sound and that class's look are there, whosever they are."""
-    sounds = {(second, CLASSES[i.category].sound) for i in heard for second in i.seconds}
-    looks = {(second, CLASSES[i.category].look) for i in seen for second in i.seconds}
+def co_occurrences(audio: Iterable[Interval], visual: Iterable[Interval]) -> set[tuple[int, int]]:
+    """Every (second, class) with both the class's sound and its look, even if these belong to different intervals."""
+    sounds = {(second, CLASSES[i.category].sound) for i in audio for second in i.seconds}
+    looks = {(second, CLASSES[i.category].look) for i in visual for second in i.seconds}
     return {
         (second, k)
         for second in range(SECONDS)
@@ -147,7 +145,7 @@ def meetings(heard: Iterable[Interval], seen: Iterable[Interval]) -> set[tuple[i
 
 
 def _event(rng: np.random.Generator, category: int) -> tuple[Interval, Interval]:
-    """When a class is heard and when it is seen: together for three seconds at least, all the time, or never."""
+    """Audio and visual interval of a class: together for at least three seconds, for the whole clip, or never."""
     if rng.random() < NO_EVENT:
         border = int(rng.integers(3, SECONDS - 2))
         halves = (Interval(category, 0, border), Interval(category, border, SECONDS))
@@ -157,7 +155,7 @@ def _event(rng: np.random.Generator, category: int) -> tuple[Interval, Interval]
     length = int(rng.integers(3, SECONDS - 1))
     onset = int(rng.integers(0, SECONDS - length + 1))
     offset = onset + length
-    # One of the two begins up to three seconds before the other, and one ends as much later.
+    # One of the two begins up to three seconds early, and one ends up to three seconds late.
     early = rng.integers(0, 4, size=2) * rng.permutation(2)
     late = rng.integers(0, 4, size=2) * rng.permutation(2)
     onsets, offsets = np.maximum(onset - early, 0).tolist(), np.minimum(offset + late, SECONDS).tolist()
@@ -165,12 +163,10 @@ def _event(rng: np.random.Generator, category: int) -> tuple[Interval, Interval]
     return sound, look
 
 
-def _add_bystander(
-    rng: np.random.Generator,
-    there: tuple[Interval, ...],
-    allowed: Callable[[tuple[Interval, ...]], bool],
+def _add_distractor(
+    rng: np.random.Generator, there: tuple[Interval, ...], allowed: Callable[[tuple[Interval, ...]], bool]
 ) -> tuple[Interval, ...]:
-    """Another class for two to five seconds, where that makes no further audio-visual event; none if it does."""
+    """Add another class for two to five seconds if that makes no new audio-visual event; else add none."""
     for _ in range(50):
         onset = int(rng.integers(0, SECONDS - 1))
         offset = min(SECONDS, onset + int(rng.integers(2, 6)))
@@ -181,15 +177,15 @@ def _add_bystander(
 
 
 def _disturbed(rng: np.random.Generator, event: list[int]) -> tuple[frozenset[int], frozenset[int]]:
-    """Occluded and drowned seconds: anywhere but at the event's two ends, which nothing else would tell."""
+    """Occluded and masked seconds: any but the first and the last of the event, so that its ends stay recognisable."""
     kinds = rng.choice(4, size=SECONDS, p=[*DISTURBED, 1 - sum(DISTURBED)])
     kinds[event[:1] + event[-1:]] = 3
-    occluded, drowned = np.isin(kinds, (0, 2)), np.isin(kinds, (1, 2))
-    return frozenset(np.flatnonzero(occluded).tolist()), frozenset(np.flatnonzero(drowned).tolist())
+    occluded, masked = np.isin(kinds, (0, 2)), np.isin(kinds, (1, 2))
+    return frozenset(np.flatnonzero(occluded).tolist()), frozenset(np.flatnonzero(masked).tolist())
 
 
 def mark_seconds(seconds: Iterable[int]) -> npt.NDArray[np.float64]:
-    """(SECONDS,), 1 in these seconds and 0 in the others."""
+    """(SECONDS,) float64: 1 in these seconds, else 0."""
     marks = np.zeros(SECONDS)
     marks[list(seconds)] = 1
     return marks
@@ -198,7 +194,7 @@ def mark_seconds(seconds: Iterable[int]) -> npt.NDArray[np.float64]:
 def envelope(
     levels: npt.NDArray[np.floating], times: npt.NDArray[np.floating], fade: float
 ) -> npt.NDArray[np.float32]:
-    """One level a second, (SECONDS,), at `times` in seconds; it changes within `fade` seconds of each border."""
+    """The level of each second, (SECONDS,), at `times` in seconds, float32; it changes within `fade` seconds of each border."""
     borders = np.arange(SECONDS)
     knots = np.stack([borders + fade, borders + 1 - fade], axis=1).ravel()
     return np.interp(times, knots, np.repeat(levels, 2)).astype(np.float32)

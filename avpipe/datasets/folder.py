@@ -1,15 +1,16 @@
 """Any folder of videos: every file below it with the extension of a video or audio container is a clip.
 
-A clip's name follows from its own path alone, so that it stays when files come and go: `edge/rotated.mov` becomes
-`edge~rotated~mov`. Where that would not be safe or not reversible (spaces, other letters, further dots, a leading
-dash, more than 100 characters), the name is what is left of the path, cut, with the first ten digits of the
-path's SHA-256: `-rf.mp4` becomes `rf~mp4~` and ten digits. The `source` is the path itself, relative to the folder.
+A clip's name depends on its own path only, so it stays the same when other files come and go: `edge/rotated.mov`
+becomes `edge~rotated~mov`. If that would be unsafe or ambiguous (spaces, other letters, further dots, a leading dash,
+over 100 characters), the name is the end of the path with such characters replaced by `_`, the extension, and the first
+ten digits of the path's SHA-256: `-rf.mp4` becomes `rf~mp4~` and ten digits. The `source` is the path itself, relative
+to the folder.
 
-Folders that are symbolic links are not entered, nor are files taken that a link puts outside the folder.
-Split is "none"; there are no events and no categories.
+Symbolic links to folders are not followed, nor links to files outside the folder. The split is "none"; there are no
+events and no categories.
 
-Issue codes: `ignored_files` (one row with the counts by extension), `outside_link`, `broken_link`, `refused_id`
-(a file name that is not UTF-8: the clip is listed under a name with a hash, its source is "").
+Issue codes: `ignored_files` (one issue with counts by extension), `outside_link`, `broken_link`, `refused_id` (a file
+name that is not UTF-8: the clip is listed under a name with a hash, its source is "").
 """
 
 import hashlib
@@ -20,15 +21,7 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from avpipe.datasets.base import (
-    CLIP_COLUMNS,
-    EVENT_COLUMNS,
-    ISSUE_COLUMNS,
-    AnnotationError,
-    Annotations,
-    Issue,
-    table,
-)
+from avpipe.datasets.base import AnnotationError, Annotations, Issue
 
 # fmt: off
 VIDEO = frozenset((
@@ -45,13 +38,13 @@ _LONGEST = 100
 
 
 def read_folder(annotations: Path) -> Annotations:
-    """List the videos and sound files below the folder `annotations`, sorted by path.
+    """List the video and audio files below the folder `annotations`, sorted by path.
 
     Raises:
-        AnnotationError: if it is not a folder, a folder in it cannot be read, or it has no such file.
+        AnnotationError: if it is no folder, a folder in it cannot be read, or it has no such file.
     """
     if not annotations.is_dir():
-        raise AnnotationError(f"{annotations} is not a folder; expected the folder that holds the videos")
+        raise AnnotationError(f"{annotations} is not a folder; expected the folder of videos")
     issues: list[Issue] = []
     ignored: Counter[str] = Counter()
     clips = []
@@ -67,29 +60,24 @@ def read_folder(annotations: Path) -> Annotations:
             target = str((annotations / relative).readlink())
             issues.append((problem, "", f"{relative!r} links to {target!r}; left out"))
             continue
-        if not _is_text(relative):
+        if re.search("[\ud800-\udfff]", relative):  # Python's stand-ins for bytes that are not UTF-8
             issues.append(("refused_id", name, f"{relative!r} is not UTF-8; rename the file"))
             source = ""
         clips.append((name, "none", source, float("nan"), float("nan")))
     if ignored:
         counts = ", ".join(f"{count} {extension}" for extension, count in ignored.most_common(20))
-        message = f"{ignored.total()} files are neither video nor sound: {counts!a}"
+        message = f"{ignored.total()} files are neither video nor audio: {counts!a}"
         issues.append(("ignored_files", "", message))
     if not clips:
         known = " ".join(sorted(VIDEO | AUDIO))
         raise AnnotationError(
-            f"{annotations} has no video or sound file (extensions: {known}); other files: {ignored.total()}"
+            f"{annotations} has no video or audio file (extensions: {known}); other files: {ignored.total()}"
         )
-    return Annotations(
-        categories=(),
-        clips=table(clips, CLIP_COLUMNS),
-        events=table([], EVENT_COLUMNS),
-        issues=table(issues, ISSUE_COLUMNS),
-    )
+    return Annotations.from_rows((), clips, (), issues)
 
 
 def clip_name(relative: str) -> str:
-    """The name of the clip at a relative path with `/` between its parts and a known extension."""
+    """The clip name of a relative path with `/` between its parts and a known extension."""
     if _PLAIN.fullmatch(relative) and len(relative) <= _LONGEST:
         return relative.replace("/", "~").replace(".", "~")
     plain = re.sub(r"[^A-Za-z0-9_-]+", "_", relative.rpartition(".")[0])
@@ -99,7 +87,7 @@ def clip_name(relative: str) -> str:
 
 
 def _files(folder: Path) -> Iterator[tuple[str, bool]]:
-    """Relative path (with `/`) and whether it is a link, of every regular file or link to one below `folder`."""
+    """Relative path (with `/`) of every regular file or symbolic link below `folder`, and whether it is a link."""
     waiting = [""]
     while waiting:
         inside = waiting.pop()
@@ -117,23 +105,14 @@ def _files(folder: Path) -> Iterator[tuple[str, bool]]:
 
 
 def _extension(relative: str) -> str:
-    """What follows the last dot of the file's name, in lower case; "" without a dot."""
-    return (
-        relative.rpartition("/")[2].rpartition(".")[2].lower() if "." in relative.rpartition("/")[2] else ""
-    )
+    """The part after the last dot of the file's name, in lower case; "" without a dot."""
+    name = relative.rpartition("/")[2]
+    return name.rpartition(".")[2].lower() if "." in name else ""
 
 
 def _link_problem(path: Path, root: str) -> str | None:
-    """Why a link is not taken: its target is gone or is no file, or lies outside the folder."""
+    """Issue code of a link that is not followed: its target is no file, or lies outside the folder."""
     target = os.path.realpath(path)
     if os.path.commonpath([target, root]) != root:
         return "outside_link"
     return None if Path(target).is_file() else "broken_link"
-
-
-def _is_text(name: str) -> bool:
-    try:
-        name.encode("utf-8")
-    except UnicodeEncodeError:
-        return False
-    return True

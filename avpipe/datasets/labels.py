@@ -1,13 +1,13 @@
-"""Events as arrays: the category of every second, and the categories of every clip."""
+"""Events as arrays: the category of every segment, and the categories of every clip."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-_ROUNDING = 1e-9
-"""Share of a second that is nothing: 0.1 to 0.6 covers half a second in binary fractions too."""
+_ROUNDING = 1e-9  # rounding error allowed in a share of a second, so that 0.1 to 0.6 counts as half a second
 
 
 def segment_labels(
@@ -15,12 +15,12 @@ def segment_labels(
 ) -> npt.NDArray[np.int64]:
     """The category of every 1 s segment of every clip, from the audio-visual events.
 
-    Segment t, the seconds [t, t + 1), has a category if events of that category together cover at least half of it; of
-    several categories the one that covers most of it, then the first of `categories`. Else it is background, C. So an
-    interval of whole seconds [onset, offset) gives the segments onset to offset - 1, as in AVE's own labels.
+    Segment t, the seconds [t, t + 1), has the category whose events cover most of it, if they cover at least half;
+    among equals the first of `categories`. Otherwise it is background, C. So an event of whole seconds [onset, offset)
+    labels the segments onset to offset - 1, as in AVE's own labels.
 
     Args:
-        events: columns clip, modality, category, onset, offset (seconds). Only modality "audiovisual" and only events of
+        events: columns clip, modality, category, onset, offset (seconds). Only modality "audiovisual" and clips of
             `clips` count.
         clips: its column clip names the N rows of the result.
         categories: the C categories in index order.
@@ -30,7 +30,7 @@ def segment_labels(
         (N, T) int64, values 0 to C.
 
     Raises:
-        ValueError: for an event of a category that `categories` does not have.
+        ValueError: for an event whose category is not in `categories`.
     """
     rows, indices, chosen = _located(events, clips, categories, "audiovisual")
     onset, offset = chosen["onset"].to_numpy(), chosen["offset"].to_numpy()
@@ -48,19 +48,17 @@ def segment_labels(
 def clip_labels(
     events: pd.DataFrame, clips: pd.DataFrame, categories: Sequence[str], modality: str = "audiovisual"
 ) -> npt.NDArray[np.float32]:
-    """Which categories occur in every clip: what weakly supervised training is told.
+    """Which categories occur in every clip: the labels of weakly supervised training.
 
     Args:
-        events: as in `segment_labels`.
-        clips: its column clip names the N rows of the result.
-        categories: the C categories in index order; background is not among them.
+        events, clips, categories: as in `segment_labels`.
         modality: of the events that count; "video" are LLP's weak labels.
 
     Returns:
-        (N, C) float32 of 0 and 1.
+        (N, C) float32 of 0 and 1, without background.
 
     Raises:
-        ValueError: for an event of a category that `categories` does not have.
+        ValueError: for an event whose category is not in `categories`.
     """
     rows, indices, _ = _located(events, clips, categories, modality)
     labels = np.zeros((len(clips), len(categories)), dtype=np.float32)
@@ -71,23 +69,21 @@ def clip_labels(
 def parsing_labels(
     events: pd.DataFrame, clips: pd.DataFrame, categories: Sequence[str], modality: str, segments: int = 10
 ) -> npt.NDArray[np.bool_]:
-    """The categories that are heard, or seen, in every 1 s segment of every clip; there may be several.
+    """The categories in every 1 s segment of every clip in one modality; a segment may have several.
 
-    Segment t has a category if events of it together cover at least half of [t, t + 1). So an event of whole seconds
-    [onset, offset) is in the segments onset to offset - 1, as in LLP's evaluation.
+    Segment t has a category if its events together cover at least half of [t, t + 1). So an event of whole seconds
+    [onset, offset) labels the segments onset to offset - 1, as in LLP's evaluation.
 
     Args:
-        events: columns clip, modality, category, onset, offset (seconds).
-        clips: its column clip names the N rows of the result.
-        categories: the C categories in index order.
-        modality: of the events that count, "audio" or "visual".
+        events, clips, categories: as in `segment_labels`.
+        modality: of the events that count: "audio", "visual" or "audiovisual".
         segments: T.
 
     Returns:
-        (N, T, C) bool; a clip without events is all false.
+        (N, T, C) bool; all false for a clip without events.
 
     Raises:
-        ValueError: for an event of a category that `categories` does not have.
+        ValueError: for an event whose category is not in `categories`.
     """
     rows, indices, chosen = _located(events, clips, categories, modality)
     size = len(clips), len(categories)
@@ -101,17 +97,34 @@ def parsing_labels(
     return (covered >= 0.5 - _ROUNDING).reshape(*size, segments).transpose(0, 2, 1)
 
 
+def manifest_labels(results: Path) -> npt.NDArray[np.bool_] | None:
+    """The audio-visual categories in every segment of a manifest's clips, in its order.
+
+    Args:
+        results: folder with the manifest.
+
+    Returns:
+        (N, T, C) bool as of `parsing_labels`, or None if the dataset has no audio-visual events.
+    """
+    events = pd.read_parquet(results / "events.parquet")
+    if not (events["modality"] == "audiovisual").any():
+        return None
+    clips = pd.read_parquet(results / "manifest.parquet", columns=["clip"])
+    categories = pd.read_csv(results / "categories.csv", keep_default_na=False, dtype=str)["category"]
+    return parsing_labels(events, clips, categories.tolist(), "audiovisual")
+
+
 def _located(
     events: pd.DataFrame, clips: pd.DataFrame, categories: Sequence[str], modality: str
 ) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp], pd.DataFrame]:
-    """The events of `clips` in one modality, with the index of the clip and of the category of each."""
+    """The events of `clips` in one modality, with the indices of each event's clip and category."""
     chosen = events[events["modality"] == modality]
     rows = pd.Index(clips["clip"]).get_indexer(pd.Index(chosen["clip"]))
     chosen, rows = chosen[rows >= 0], rows[rows >= 0]
     indices = pd.Index(list(categories), dtype=object).get_indexer(pd.Index(chosen["category"], dtype=object))
     if (indices < 0).any():
         raise ValueError(
-            f"events have the category {chosen['category'][indices < 0].iloc[0]!r}, not one of {[*categories]}"
+            f"an event has the category {chosen['category'][indices < 0].iloc[0]!r}, expected one of {[*categories]}"
         )
     return rows, indices, chosen
 
@@ -123,11 +136,11 @@ def _covered(
     clips: int,
     segments: int,
 ) -> npt.NDArray[np.float64]:
-    """The share of each segment of each clip that lies in the union of the clip's intervals, (clips, segments)."""
+    """(clips, segments): the share of each segment that the union of its clip's intervals covers."""
     order = np.lexsort((onset, rows))
     rows, onset, offset = rows[order], onset[order], offset[order]
     reached = pd.Series(offset).groupby(rows).cummax().groupby(rows).shift(fill_value=-np.inf).to_numpy()
-    onset = np.maximum(onset, reached)[:, None]  # what an earlier interval covers counts once
+    onset = np.maximum(onset, reached)[:, None]  # overlapping intervals count once
     start = np.arange(segments)
     shares = np.clip(
         np.minimum(offset[:, None], start + 1) - np.maximum(onset, start), 0, 1

@@ -1,22 +1,23 @@
 """LLP (Tian et al., Unified Multisensory Perception: Weakly-Supervised Audio-Visual Video Parsing, ECCV 2020).
 
-Tab-separated files with a header line. `AVVP_train.csv`, `AVVP_val_pd.csv` and `AVVP_test_pd.csv` have a line a clip, `filename
-event_labels`: the weak labels (modality "video"), comma-joined. `AVVP_eval_audio.csv` and `AVVP_eval_visual.csv` have a line an
-event, `filename onset offset event_labels`, for val and test together: what is heard, what is seen.
+Tab-separated files with a header. `AVVP_train.csv`, `AVVP_val_pd.csv` and `AVVP_test_pd.csv` have one line a clip,
+`filename event_labels`: the weak labels (modality "video"), comma-joined. `AVVP_eval_audio.csv` and
+`AVVP_eval_visual.csv` have one line an event, `filename onset offset event_labels`, for val and test: the audio and the
+visual events.
 
-* A file name is the 11 characters of a YouTube id, `_start_end`, in seconds, some with a fraction. Ids contain `_`
-  and `-`, so names are cut by position. A clip is named by its id, as the authors' feature files are (a second window of one
-  video would be `{id}~2`), and ends at start + 10, as in the authors' download script, whatever the name says.
-* Categories are numbered as in the authors' code, which no file's order gives: `CATEGORIES`.
-* The audio file was corrected in April 2024; nearly all published numbers used the one before. Both have had the same
-  name: choose one with `audio_csv`, by its content (`corrected`, `original`) or by the name under which you keep it.
-* `AVVP_dataset_full.csv`, where present, must list the lines of the three splits; it protects against truncated files.
+* A file name is an 11-character YouTube id and `_start_end` in seconds, some with a fraction. Ids contain `_` and `-`,
+  so names are cut by position. A clip is named by its id, like the authors' feature files (a second window of one video
+  would be `{id}~2`), and ends at start + 10, as in the authors' download script, whatever the name says.
+* Categories are in the index order of the authors' code (`CATEGORIES`); no file gives that order.
+* The audio file was corrected in April 2024; nearly all published numbers used the earlier one, which had the same
+  name. Choose with `audio_csv`: by content (`corrected`, `original`) or by the name of your file.
+* `AVVP_dataset_full.csv`, if present, must list the lines of the three splits; this detects truncated files.
 
-Issue codes: `refused_id` (see `avpipe.datasets.base`), `odd_window` (a name whose window is not 10 s), `repeated_id`,
-`id_in_train_and_val` and so on, `duplicate_label` (a category twice in a weak label); of the two files of events:
-`unknown_audio_name` and `unknown_visual_name` (one a name that no split lists; its events are left out, as in the
-authors' evaluation), `zero_length_event` and `reversed_event` (left out), `duplicate_event` (the same line
-again; left out), `audio_outside_label` and `visual_outside_label` (an event whose category the clip's weak label lacks; kept).
+Issue codes: `refused_id` (see `avpipe.datasets.base`), `odd_window` (a window that is not 10 s), `repeated_id`,
+`id_in_train_and_val` and so on, `duplicate_label` (a category twice in a weak label). Of the files of events:
+`unknown_audio_name` and `unknown_visual_name` (a name that is in no split; its events are left out, as in the authors'
+evaluation), `zero_length_event`, `reversed_event` and `duplicate_event` (left out), `audio_outside_label` and
+`visual_outside_label` (an event whose category is not in the clip's weak label; kept).
 """
 
 import hashlib
@@ -28,8 +29,6 @@ from typing import NamedTuple
 
 from avpipe.datasets.base import (
     CLIP_COLUMNS,
-    EVENT_COLUMNS,
-    ISSUE_COLUMNS,
     YOUTUBE_ID,
     AnnotationError,
     Annotations,
@@ -58,18 +57,17 @@ AUDIO_VERSIONS = {
     "corrected": "d5435664668bec6e7eafb39059d2f424ed2682f6b55395262fc3cb691b7d0778",
     "original": "249122f65501d8d611c0027a48643798fe622bedee60f7e6224b5a8e3c02f886",
 }
-"""SHA-256 of the file of audio events (lines ending in a line feed): since commit fde5611 (2024-04-16), and before."""
+"""SHA-256 of the file of audio events (with line feeds only): since commit fde5611 (2024-04-16), and before."""
 CLIP_SECONDS = 10.0
 
 _NAME = re.compile(
     rf"(?P<id>{YOUTUBE_ID.pattern})_(?P<start>[0-9]+(?:\.[0-9]+)?)_(?P<end>[0-9]+(?:\.[0-9]+)?)"
 )
 
-Event = tuple[str, str, str, float, float]
-"""clip, modality, category, onset, offset."""
+Event = tuple[str, str, str, float, float]  # clip, modality, category, onset, offset
 
 
-class _Listed(NamedTuple):
+class _SplitLine(NamedTuple):
     """A line of a split's file."""
 
     line: Line
@@ -80,7 +78,7 @@ class _Listed(NamedTuple):
 
 
 class _Window(NamedTuple):
-    """What a file name says; `seconds` is its length."""
+    """The content of a file name; `seconds` is the window's length."""
 
     clip: str
     source: str
@@ -88,34 +86,24 @@ class _Window(NamedTuple):
     seconds: float
 
 
-class _Dense(NamedTuple):
-    """A line of a file of events."""
-
-    line: Line
-    name: str
-    onset: float
-    offset: float
-    category: str
-
-
 def read_llp(annotations: Path, *, audio_csv: str = "AVVP_eval_audio.csv") -> Annotations:
     """Read the folder of LLP's csv files.
 
     Args:
         annotations: the folder.
-        audio_csv: name of the file of audio events in it; or `corrected` or `original`, for the csv file with that version's
-            checksum, whatever it is called. The original is behind most papers' numbers.
+        audio_csv: name of the file of audio events in the folder; or `corrected` or `original` for the csv file with
+            that version's checksum, whatever its name. Most papers' numbers come from the original.
 
     Raises:
-        AnnotationError: for a missing file, a malformed line, an unknown category, a file name listed twice, or
-            split files that disagree with `AVVP_dataset_full.csv`.
+        AnnotationError: for a missing file, a malformed line, an unknown category, a file name listed twice, or split
+            files that disagree with `AVVP_dataset_full.csv`.
     """
     name = _file_of_version(annotations, audio_csv) if audio_csv in AUDIO_VERSIONS else audio_csv
     return read_parsing_files(annotations, CATEGORIES, name)
 
 
 def _file_of_version(folder: Path, version: str) -> str:
-    """The csv file below `folder` with the version's checksum. Raises `AnnotationError` if there is none."""
+    """Name of the csv file in `folder` with the version's checksum. Raises `AnnotationError` if there is none."""
     found = []
     for path in sorted(folder.glob("*.csv")):
         content = path.read_bytes().removeprefix(b"\xef\xbb\xbf").replace(b"\r\n", b"\n")
@@ -125,12 +113,12 @@ def _file_of_version(folder: Path, version: str) -> str:
         found.append(f"{path.name} {digest[:12]}")
     raise AnnotationError(
         f"{folder}: no csv file is the {version} file of audio events (SHA-256 {AUDIO_VERSIONS[version][:12]}...); found: "
-        f"{', '.join(found) or 'none'}; get it from the history of YapengTian/AVVP-ECCV20, or give a file's name"
+        f"{', '.join(found) or 'none'}; get it from the history of YapengTian/AVVP-ECCV20, or set a file name"
     )
 
 
 def read_parsing_files(folder: Path, categories: Sequence[str], audio_csv: str) -> Annotations:
-    """Read files in LLP's format with any categories; everything else as `read_llp`."""
+    """Read files in LLP's format, with any categories; otherwise as `read_llp`."""
     listed = _read_splits(folder, categories)
     windows = [_window(entry.name) for entry in listed]
     clips = number_repeats([window.clip for window in windows])
@@ -139,12 +127,10 @@ def read_parsing_files(folder: Path, categories: Sequence[str], audio_csv: str) 
         if not window.source:
             issues.append(refused(clip, entry.line, entry.name))
         elif window.seconds != CLIP_SECONDS:
-            message = (
-                f"{entry.line.place}: {entry.name!r} lasts {window.seconds:g} s; taken as {CLIP_SECONDS:g}"
-            )
+            message = f"{entry.line.place}: {entry.name!r} lasts {window.seconds:g} s, not {CLIP_SECONDS:g}"
             issues.append(("odd_window", clip, message))
         if clip != window.clip:
-            message = f"{entry.line.place}: {entry.name!r} is a further clip of the same id"
+            message = f"{entry.line.place}: {entry.name!r} is another clip of the same id"
             issues.append(("repeated_id", clip, message))
     frame = table(
         [
@@ -157,18 +143,12 @@ def read_parsing_files(folder: Path, categories: Sequence[str], audio_csv: str) 
     clip_of = {entry.name: clip for clip, entry in zip(clips, listed, strict=True)}
     labels_of = {entry.name: entry.labels for entry in listed}
     for modality, name in (("audio", audio_csv), ("visual", VISUAL_FILE)):
-        rows = _read_dense(folder / name, categories)
-        events += _dense_events(rows, modality, clip_of, labels_of, issues)
-    return Annotations(
-        categories=tuple(categories),
-        clips=frame,
-        events=table(events, EVENT_COLUMNS),
-        issues=table(issues + shared_id_issues(frame), ISSUE_COLUMNS),
-    )
+        events += _timed_events(folder / name, modality, categories, clip_of, labels_of, issues)
+    return Annotations.from_rows(categories, frame, events, issues + shared_id_issues(frame))
 
 
 def _window(name: str) -> _Window:
-    """What a file name says; of a name that is none, a refused clip without source and times."""
+    """The content of a file name; a malformed name gives a refused clip without source and times."""
     match = _NAME.fullmatch(name)
     if match is None:
         return _Window(refused_name(name), "", float("nan"), CLIP_SECONDS)
@@ -177,7 +157,7 @@ def _window(name: str) -> _Window:
 
 
 def _rows(path: Path, columns: str) -> Iterator[tuple[Line, list[str]]]:
-    """The fields of each line after the header, which must be `columns`."""
+    """The fields of each line after the header `columns`."""
     lines = read_lines(path)
     header = next(lines)
     if header.fields("\t", columns) != columns.split():
@@ -186,16 +166,16 @@ def _rows(path: Path, columns: str) -> Iterator[tuple[Line, list[str]]]:
         yield line, line.fields("\t", columns)
 
 
-def _read_splits(folder: Path, categories: Sequence[str]) -> list[_Listed]:
+def _read_splits(folder: Path, categories: Sequence[str]) -> list[_SplitLine]:
     listed = []
     first: dict[str, Line] = {}
     for split, file in SPLIT_FILES.items():
         for order, (line, (name, labels)) in enumerate(_rows(folder / file, "filename event_labels")):
             if name in first:
-                raise line.error(f"a file name that is listed once; {first[name].place} has it as well")
+                raise line.error(f"a file name that is listed once; {first[name].place} has it too")
             first[name] = line
             weak = tuple(_category(line, label, categories) for label in labels.split(","))
-            listed.append(_Listed(line, name, split, order, weak))
+            listed.append(_SplitLine(line, name, split, order, weak))
     if not listed:
         raise AnnotationError(f"{folder}: {', '.join(SPLIT_FILES.values())} list no clip")
     if (folder / FULL_FILE).is_file():
@@ -204,7 +184,7 @@ def _read_splits(folder: Path, categories: Sequence[str]) -> list[_Listed]:
 
 
 def _check_full(folder: Path, names: Collection[str]) -> None:
-    """Raise `AnnotationError` unless `AVVP_dataset_full.csv` lists these file names and no others."""
+    """Raise `AnnotationError` unless `AVVP_dataset_full.csv` lists exactly these file names."""
     full = {name for _, (name, _) in _rows(folder / FULL_FILE, "filename event_labels")}
     for here, there, where in ((names, full, FULL_FILE), (full, names, "the split files")):
         missing = [name for name in here if name not in there]
@@ -221,49 +201,43 @@ def _category(line: Line, label: str, categories: Sequence[str]) -> str:
     return label
 
 
-def _weak_events(clips: Sequence[str], listed: Sequence[_Listed], issues: list[Issue]) -> list[Event]:
-    """The weak labels, each category once a clip. Appends to `issues`."""
+def _weak_events(clips: Sequence[str], listed: Sequence[_SplitLine], issues: list[Issue]) -> list[Event]:
+    """The weak labels as events, each category once a clip. Appends to `issues`."""
     events = []
     for clip, entry in zip(clips, listed, strict=True):
         distinct = dict.fromkeys(entry.labels)
         if len(distinct) < len(entry.labels):
-            message = f"{entry.line.place}: a category stands twice in {','.join(entry.labels)!r}"
+            message = f"{entry.line.place}: a category is repeated in {','.join(entry.labels)!r}"
             issues.append(("duplicate_label", clip, message))
         events += [(clip, "video", category, float("nan"), float("nan")) for category in distinct]
     return events
 
 
-def _read_dense(path: Path, categories: Sequence[str]) -> list[_Dense]:
-    return [
-        _Dense(line, name, line.seconds(onset), line.seconds(offset), _category(line, category, categories))
-        for line, (name, onset, offset, category) in _rows(path, "filename onset offset event_labels")
-    ]
-
-
-def _dense_events(
-    rows: Sequence[_Dense],
+def _timed_events(
+    path: Path,
     modality: str,
+    categories: Sequence[str],
     clip_of: Mapping[str, str],
     labels_of: Mapping[str, tuple[str, ...]],
     issues: list[Issue],
 ) -> list[Event]:
-    """The events of one modality, without those that no evaluation can use. Appends to `issues`."""
+    """The events of one modality's file that an evaluation can use. Appends to `issues`."""
     unknown: dict[str, list[str]] = defaultdict(list)
-    seen = set()
+    known = set()
     events = []
-    for line, name, onset, offset, category in rows:
+    for line, (name, start, end, label) in _rows(path, "filename onset offset event_labels"):
+        onset, offset = line.seconds(start), line.seconds(end)
+        category = _category(line, label, categories)
         clip = clip_of.get(name, "")
-        again = (name, onset, offset, category) in seen
-        seen.add((name, onset, offset, category))
+        again = (name, onset, offset, category) in known
+        known.add((name, onset, offset, category))
         if not clip:
             unknown[name].append(line.place)
         if onset >= offset:
             code = "zero_length_event" if onset == offset else "reversed_event"
-            issues.append((code, clip, f"{line.place}: {line.text!r} lasts no time; left out"))
+            issues.append((code, clip, f"{line.place}: {line.text!r} has no duration; left out"))
         if again:
-            issues.append(
-                ("duplicate_event", clip, f"{line.place}: {line.text!r} stands there before; left out")
-            )
+            issues.append(("duplicate_event", clip, f"{line.place}: {line.text!r} is repeated; left out"))
         if not clip or onset >= offset or again:
             continue
         events.append((clip, modality, category, onset, offset))

@@ -1,18 +1,17 @@
-"""The manifest: one row a clip that the annotations name, cut into shards that stay where they are.
+"""The manifest: one row a clip that the annotations name, in shards of fixed row ranges.
 
-A clip gets a row number once and keeps it forever: the ledger `rows.csv` lists the clips in the order of their rows, new
-ones are appended in the order of the annotations, and those that are gone leave holes. So adding clips leaves all full
-shards untouched, row i of every feature array stays the same clip, and shard = row // shard_size.
+A clip keeps its row number for ever: `rows.csv` lists the clips in row order, new clips are appended in the order of the
+annotations, and removed clips leave a gap. So new clips change no full shard, row i of every feature array stays the same
+clip, and shard = row // shard_size.
 
-Planning reads `manifest.json` alone. Its digest of a shard changes exactly when a job on that shard would see something
-else: the shard's rows, or size or time of change of the local files behind them.
+Planning reads only `manifest.json`. A shard's digest in it changes if and only if a job on that shard would read something
+else: other rows, or local files of another size or modification time.
 
-Importing this module loads no pandas: the Snakefile asks for `inventory` at every start.
+Importing this module loads no pandas, because the Snakefile calls `inventory` at every start.
 """
 
 import hashlib
 import os
-import re
 import stat
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -22,60 +21,57 @@ from string import Formatter
 from typing import TYPE_CHECKING, Any
 
 from avpipe import files
+from avpipe.rows import ROWS_FILE, read_rows
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from avpipe.datasets.base import Annotations
 
-LEDGER = "rows.csv"
-ROW_GROUP = 65536
-"""Rows that a reader of one shard must decode, at most."""
+ROW_GROUP = 65536  # most rows that a reader of one shard must decode
 
 LocalSource = tuple[Path, str]
-"""A folder and the pattern of the file below it, with {source} and {clip}; or an archive and that of its member."""
-
-
-class LedgerError(ValueError):
-    """rows.csv is not what avpipe wrote; going on would renumber clips under features that exist."""
+"""A folder and the pattern of a clip's file in it, with {source} and {clip}; or an archive and the pattern of its member."""
 
 
 def write_manifest(
     annotations: "Annotations", dataset: str, out: Path, shard_size: int, local_sources: Sequence[LocalSource]
 ) -> dict[str, Any]:
-    """Write manifest.parquet, events.parquet, categories.csv, issues.csv, the ledger and manifest.json.
+    """Write manifest.parquet, events.parquet, categories.csv, issues.csv, rows.csv and manifest.json.
 
-    The same annotations and the same ledger give the same bytes.
+    The same annotations and the same `rows.csv` give the same bytes.
 
     Args:
         annotations: what a reader returned.
         dataset: the dataset's name, a column of the manifest.
-        out: the folder to write to; a `rows.csv` in it is continued.
+        out: folder to write to; a `rows.csv` in it is continued.
         shard_size: clips a shard.
-        local_sources: where the clips' files may lie, tried in order; their size and time of change go into the
-            shards' digests.
+        local_sources: where the clips' files may be, in order; their size and modification time go into the shards'
+            digests.
 
     Returns:
-        The content of manifest.json: dataset, clips, rows (of the ledger, holes counted), shard_size, splits (split ->
-        clips), shards (number -> digest, without shards that have no clip), labels (digest of events and categories),
-        categories (their number), issues (code -> number).
+        The content of manifest.json: dataset, clips, rows (with gaps), shard_size, splits (split -> clips), shards
+        (number -> digest; only shards with clips), labels (digest of events and categories), categories (their number),
+        issues (code -> number).
 
     Raises:
-        LedgerError: if `rows.csv` is damaged.
-        ValueError: for a shard size below 1 or a pattern that `local_file` does not take.
+        RowsError: if `rows.csv` is damaged.
+        ValueError: for a shard size below 1 or a pattern that `local_file` refuses.
         OutputError: if the folder cannot be written.
     """
+    import pandas as pd
+
     if shard_size < 1:
         raise ValueError(f"shard_size must be 1 or more, not {shard_size}")
     for _, pattern in local_sources:
         _check_pattern(pattern)
-    known = read_ledger(out / LEDGER)
-    rows, ledger = assign_rows(known, annotations.clips["clip"].tolist())
+    known = read_rows(out / ROWS_FILE)
+    rows, names = assign_rows(known, annotations.clips["clip"].tolist())
     manifest = _manifest_table(annotations.clips, dataset, rows, shard_size)
     index = {
         "dataset": dataset,
         "clips": len(manifest),
-        "rows": len(ledger),
+        "rows": len(names),
         "shard_size": shard_size,
         "splits": dict(Counter(manifest["split"].tolist())),
         "shards": shard_digests(manifest, local_sources),
@@ -83,49 +79,21 @@ def write_manifest(
         "categories": len(annotations.categories),
         "issues": dict(Counter(annotations.issues["code"].tolist())),
     }
-    if ledger != known:
-        files.write_text(out / LEDGER, "\n".join(["clip", *ledger, ""]))
+    if names != known:
+        files.write_text(out / ROWS_FILE, "\n".join(["clip", *names, ""]))
     _write_parquet(out / "manifest.parquet", manifest)
     _write_parquet(out / "events.parquet", annotations.events)
-    _write_csv(out / "categories.csv", ["index", "category"], list(enumerate(annotations.categories)))
-    _write_csv(out / "issues.csv", [*annotations.issues.columns], annotations.issues.to_numpy().tolist())
+    categories = pd.DataFrame(list(enumerate(annotations.categories)), columns=["index", "category"])
+    for name, frame in (("categories", categories), ("issues", annotations.issues)):
+        files.write_text(out / f"{name}.csv", frame.to_csv(index=False, lineterminator="\n"))
     files.write_json(out / "manifest.json", index)
     return index
 
 
-def read_ledger(path: Path) -> list[str]:
-    """The clips of `rows.csv` in the order of their rows; none where the file does not exist.
-
-    Raises:
-        LedgerError: if it does not end with a whole line, has another header, a clip twice or an impossible name.
-    """
-    if not path.exists():
-        return []
-    header, *clips = path.read_text(encoding="utf-8", errors="replace").split("\n")
-    advice = (
-        "restore it from a copy; or, to start anew, delete it together with the manifest, the segments and the "
-        "features beside it, because their rows would get other numbers"
-    )
-    if header != "clip" or not clips or clips.pop() != "":
-        raise LedgerError(f"{path} is cut off or not written by avpipe: {advice}")
-    impossible = next(
-        (number for number, clip in enumerate(clips, start=2) if not _LEDGER_LINE.fullmatch(clip)), None
-    )
-    if impossible:
-        raise LedgerError(f"{path}, line {impossible}: {clips[impossible - 2]!r} is no clip's name: {advice}")
-    if len(set(clips)) != len(clips):
-        twice = Counter(clips).most_common(1)[0][0]
-        raise LedgerError(f"{path}: {twice!r} has two rows: {advice}")
-    return clips
-
-
-_LEDGER_LINE = re.compile(r"[A-Za-z0-9_~-]+")
-
-
-def assign_rows(ledger: Sequence[str], clips: Sequence[str]) -> tuple[list[int], list[str]]:
-    """The rows of `clips`, and the ledger with the new ones appended in their order. `clips` are distinct."""
-    row_of = {clip: row for row, clip in enumerate(ledger)}
-    longer = list(ledger)
+def assign_rows(known: Sequence[str], clips: Sequence[str]) -> tuple[list[int], list[str]]:
+    """The rows of `clips` (distinct), and the row list `known` with the new clips appended in their order."""
+    row_of = {clip: row for row, clip in enumerate(known)}
+    longer = list(known)
     for clip in clips:
         if clip not in row_of:
             row_of[clip] = len(longer)
@@ -139,26 +107,20 @@ def _manifest_table(
     """The manifest's columns, sorted by row."""
     import numpy as np
 
+    row = np.asarray(rows, dtype=np.int64)
     order = clips["split_order"] if "split_order" in clips else clips.groupby("split", sort=False).cumcount()
-    match = {name: clips[name] for name in ("match_split", "match_order") if name in clips}
-    table = clips[["clip"]].assign(
-        dataset=dataset,
-        split=clips["split"],
-        source=clips["source"],
-        start=clips["start"],
-        end=clips["end"],
-        shard=np.asarray(rows, dtype=np.int64) // shard_size,
-        row=np.asarray(rows, dtype=np.int64),
-        split_order=order.astype(np.int64),
-        **match,
-    )
-    return table.sort_values("row", ignore_index=True)
+    table = clips[["clip", "split", "source", "start", "end"]].assign(shard=row // shard_size, row=row)
+    table.insert(1, "dataset", dataset)
+    table["split_order"] = order.astype(np.int64)
+    match = clips[[name for name in ("match_split", "match_order") if name in clips]]
+    return table.join(match).sort_values("row", ignore_index=True)
 
 
 def shard_digests(manifest: "pd.DataFrame", local_sources: Sequence[LocalSource]) -> dict[str, str]:
-    """Shard -> 16 hex digits of its rows (without the orders and match_split, which no job on a shard sees) and local files.
+    """Shard -> 16 hex digits of its rows and local files.
 
-    Neither the absolute place of a source nor the dataset's name counts: a copied project keeps its results.
+    Left out are the split orders and match_split, which no job on a shard reads, and the path of a source and the name of
+    the dataset, so that a copied project keeps its results.
 
     Args:
         manifest: sorted by row.
@@ -185,25 +147,24 @@ def shard_digests(manifest: "pd.DataFrame", local_sources: Sequence[LocalSource]
 
 
 def labels_digest(annotations: "Annotations") -> str:
-    """16 hex digits of the events and categories: runs need training again when these change, and only then."""
+    """16 hex digits of the events and categories: runs are trained again if and only if these change."""
     digest = hashlib.sha256(repr(annotations.categories).encode("utf-8"))
     for row in annotations.events.itertuples(index=False, name=None):
         digest.update(repr(row).encode("utf-8"))
     return digest.hexdigest()[:16]
 
 
-_State = tuple[str, int, int]
-"""Path below its source, size and time of change (ns) of a file."""
+_State = tuple[str, int, int]  # a file's path below its source, size and modification time (ns)
 
 
 def _file_state(path: Path) -> _State:
-    """The state of an archive, which is that of each clip in it."""
+    """The state of an archive, used for every clip in it."""
     found = path.stat()
     return "", found.st_size, found.st_mtime_ns
 
 
 def _local_state(sources: Sequence[tuple[str, str, _State | None]], clip: str, source: str) -> _State | None:
-    """The state of the first local file of a clip, or of the first archive that may hold it."""
+    """The state of a clip's first local file, or of the first archive that may contain it."""
     for root, pattern, archive in sources:
         relative = _relative(pattern, clip, source)
         if relative is None:
@@ -211,8 +172,8 @@ def _local_state(sources: Sequence[tuple[str, str, _State | None]], clip: str, s
         if archive is not None:
             return archive
         try:
-            found = os.stat(f"{root}/{relative}")  # noqa: PTH116 (a million times; a Path costs more than the call)
-        except OSError:  # not there, or not readable: no file for this source, as the fetching job will say
+            found = os.stat(f"{root}/{relative}")  # noqa: PTH116 (called a million times; a Path costs more than the call)
+        except OSError:  # missing or unreadable: the fetching job reports it
             continue
         if stat.S_ISREG(found.st_mode):
             return relative, found.st_size, found.st_mtime_ns
@@ -268,12 +229,12 @@ def _check_pattern(pattern: str) -> bool:
 
 
 def inventory(roots: Sequence[Path]) -> str:
-    """A digest of everything below some folders: relative path, size and time of change (ns) of each file.
+    """A digest of all files below some folders: relative path, size and modification time (ns).
 
-    Links to folders are not entered. A folder that is missing counts as "absent".
+    Symbolic links to folders are not followed. A missing folder counts as "absent".
 
     Raises:
-        OSError: if a folder in it cannot be listed.
+        OSError: if a folder cannot be listed.
     """
     return "+".join(_inventory(Path(root)) for root in roots)
 
@@ -288,7 +249,7 @@ def _inventory(root: Path) -> str:
 
 
 def _below(root: Path) -> Iterator[tuple[str, int, int]]:
-    """Relative path, size and time of change of `root`, if it is a file, or of all files below it, in a fixed order."""
+    """Relative path, size and modification time of all files below the folder `root`, in a fixed order, or of the file `root`."""
     if not root.is_dir():
         found = root.stat()
         yield "", found.st_size, found.st_mtime_ns
@@ -304,32 +265,19 @@ def _below(root: Path) -> Iterator[tuple[str, int, int]]:
                 continue
             try:
                 found = entry.stat()
-            except OSError:  # a link to nowhere
+            except OSError:  # a broken link
                 found = entry.stat(follow_symlinks=False)
             yield f"{folder}{entry.name}", found.st_size, found.st_mtime_ns
 
 
 def _write_parquet(path: Path, frame: "pd.DataFrame") -> None:
-    """Write a table without anything of pandas in it, so that the bytes depend on the content alone."""
+    """Write a table without pandas' metadata, so that the bytes depend on the content only."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    columns = {}
-    for name in frame.columns:
-        is_number = frame[name].dtype.kind in "if"
-        columns[name] = (
-            pa.array(frame[name].to_numpy()) if is_number else pa.array(frame[name], type=pa.string())
-        )
+    columns = {
+        name: pa.array(own.to_numpy()) if own.dtype.kind in "if" else pa.array(own, type=pa.string())
+        for name, own in frame.items()
+    }
     with files.whole_file(path) as temporary:
         pq.write_table(pa.table(columns), temporary, compression="zstd", row_group_size=ROW_GROUP)
-
-
-def _write_csv(path: Path, header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    import csv
-    import io
-
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(rows)
-    files.write_text(path, text.getvalue())

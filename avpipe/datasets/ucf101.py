@@ -1,15 +1,16 @@
-"""UCF-101 (Soomro, Zamir and Shah, UCF101: a dataset of 101 human actions classes from videos in the wild, 2012): the official lists.
+"""UCF-101 (Soomro, Zamir and Shah, UCF101: a dataset of 101 human actions classes from videos in the wild, 2012).
 
-`classInd.txt` has a line a class, `number Name`, numbered from 1. `trainlist0N.txt` has `Class/v_Class_gGG_cCC.avi number`, `testlist0N.txt`
-the path alone; the three pairs divide the same 13,320 videos in three ways, of which `split` chooses one.
+The official lists: `classInd.txt` has one line a class, `number Name`, numbered from 1. `trainlist0N.txt` has
+`Class/v_Class_gGG_cCC.avi number` a video, `testlist0N.txt` the path alone. The three pairs split the same 13,320
+videos in three ways; `split` chooses one.
 
-* A clip is a video, from its beginning to its end, named by its file: `v_Archery_g01_c01`. Its source is the path that the
-  list gives, `Archery/v_Archery_g01_c01.avi`.
-* The category is that of the folder: of class 37, HandstandPushups, the files are called `v_HandStandPushups_...`.
-* It is true of the whole clip (modality "video"). About half of the classes have sound.
+* A clip is a whole video, named by its file: `v_Archery_g01_c01`. Its source is the path in the list,
+  `Archery/v_Archery_g01_c01.avi`.
+* The category is the name of the folder. (Class 37 is HandstandPushups, its files are called `v_HandStandPushups_...`.)
+* The category labels the whole clip (modality "video"). About half of the classes have sound.
 * There is no validation split.
 
-Issue codes: `refused_id` (a path of another form; the clip is listed, never looked for).
+Issue codes: `refused_id` (a path of another form; the clip is listed but never fetched).
 """
 
 import re
@@ -17,17 +18,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Literal
 
-from avpipe.datasets.base import (
-    CLIP_COLUMNS,
-    EVENT_COLUMNS,
-    ISSUE_COLUMNS,
-    Annotations,
-    Issue,
-    Line,
-    read_lines,
-    refused_name,
-    table,
-)
+from avpipe.datasets.base import Annotations, Issue, Line, read_lines, refused_name
 
 CLASSES_FILE = "classInd.txt"
 _PATH = re.compile(r"(?P<folder>[A-Za-z0-9]+)/(?P<clip>v_[A-Za-z0-9]+_g[0-9]+_c[0-9]+)\.avi")
@@ -39,11 +30,11 @@ def read_ucf101(annotations: Path, *, split: Literal[1, 2, 3] = 1) -> Annotation
 
     Args:
         annotations: the folder.
-        split: which of the three divisions.
+        split: which of the three official splits.
 
     Raises:
-        AnnotationError: for a missing file, a malformed line, a class that `classInd.txt` does not have, or a video that
-            is listed twice.
+        AnnotationError: for a missing file, a malformed line, a class that is not in `classInd.txt`, or a video listed
+            twice.
     """
     categories = _read_classes(annotations / CLASSES_FILE)
     clips, events = [], []
@@ -54,39 +45,32 @@ def read_ucf101(annotations: Path, *, split: Literal[1, 2, 3] = 1) -> Annotation
             found = _PATH.fullmatch(path)
             name, source = (found["clip"], path) if found else (refused_name(path), "")
             if name in places:
-                raise line.error(f"a video that is listed once; {places[name].place} has it as well")
+                raise line.error(f"a video that is listed once; {places[name].place} has it too")
             places[name] = line
             if not found:
-                message = (
-                    f"{line.place}: {path!r} is no path of UCF-101; the clip is listed but never looked for"
-                )
+                message = f"{line.place}: {path!r} is no path of UCF-101; the clip is listed, never fetched"
                 issues.append(("refused_id", name, message))
             clips.append((name, part, source, _NAN, _NAN))
             if category:
                 events.append((name, "video", category, _NAN, _NAN))
-    return Annotations(
-        categories=tuple(categories.values()),
-        clips=table(clips, CLIP_COLUMNS),
-        events=table(events, EVENT_COLUMNS),
-        issues=table(issues, ISSUE_COLUMNS),
-    )
+    return Annotations.from_rows(categories.values(), clips, events, issues)
 
 
 def _read_classes(path: Path) -> dict[str, str]:
-    """Number -> name, in the order of the file."""
+    """Number -> name, in the file's order."""
     classes: dict[str, str] = {}
     for line in read_lines(path):
         number, name = line.fields(" ", "number name")
         if number != str(len(classes) + 1) or not re.fullmatch(r"[A-Za-z0-9]+", name):
             raise line.error(f"class {len(classes) + 1}: number and name")
         if name in classes.values():
-            raise line.error("a name that stands nowhere before")
+            raise line.error("a name that is not repeated")
         classes[number] = name
     return classes
 
 
 def _read_list(path: Path, part: str, classes: Mapping[str, str]) -> Iterator[tuple[Line, str, str]]:
-    """Line, path and category ("" where a refused path of a test list tells none)."""
+    """Line, path and category ("" if unknown, for a refused path of a test list)."""
     for line in read_lines(path):
         video, number = line.text, ""
         if part == "train":

@@ -1,6 +1,6 @@
-"""How many clips have a feature, a split at a time: one small file beside the array, for people and for training jobs.
+"""How many clips of each split have a feature: a small csv beside the array.
 
-A training job depends on this file instead of every shard's, so that planning a study of a million clips stays quick.
+Training depends on this one file instead of on every shard, which keeps planning fast for a million clips.
 """
 
 from collections.abc import Iterator
@@ -13,18 +13,18 @@ from avpipe.files import write_text
 
 
 def write_coverage(features: Path, manifest: Path, out: Path) -> dict[str, tuple[int, int]]:
-    """Count the clips whose row of the array is valid and write them as csv: `split,clips,valid`.
+    """Write the csv `split,clips,valid`.
 
     Args:
         features: the array's folder, features/{extractor}.zarr.
         manifest: manifest.parquet.
-        out: the csv to write, features/{extractor}.csv.
+        out: csv to write, features/{extractor}.csv.
 
     Returns:
-        Split -> (clips that the annotations name, clips with a feature), in the order of first appearance.
+        Split -> (clips that the annotations name, clips with the feature), in order of first appearance.
 
     Raises:
-        FeaturesError: if the array is not finished or damaged.
+        FeaturesError: if the array is incomplete or damaged.
     """
     valid = open_features(features).valid
     counts: dict[str, tuple[int, int]] = {}

@@ -1,14 +1,13 @@
-"""Our features in the forms that others' code reads: AVE's h5 files, a npy file a clip, WebDataset shards.
+"""Features in the formats of others' code: AVE's h5 files, one npy file a clip, WebDataset shards.
 
-Every number is written as it is stored, or widened to the type asked for; a type that cannot hold a number refuses it.
+Numbers are written as stored, or converted to the requested type; a number too large for that type is an error.
 """
 
-import csv
 import io
 import json
 import tarfile
 from collections import Counter
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,18 +17,16 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from avpipe.datasets.ave import SET_FILES, noisy_clip
-from avpipe.datasets.labels import parsing_labels
 from avpipe.features.store import Features, open_features
-from avpipe.files import output_errors, whole_file, write_text
+from avpipe.files import add_member, output_errors, whole_file, write_text
+from avpipe.rows import noisy_clip
 
 KEY = "avadataset"
-SLAB = 64
-"""Clips that are in memory at a time."""
+SLAB = 64  # clips in memory at a time
 
 
 class ExportError(ValueError):
-    """Features cannot be written in the form that is asked for; the message says why."""
+    """Features cannot be written in the requested form; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -37,44 +34,45 @@ class Form:
     """How a clip's numbers are written.
 
     Args:
-        dtype: None leaves the stored type.
-        shape: None leaves the stored shape; (80, 2048) makes LLP's files of (10, 8, 2048).
+        dtype: None keeps the stored type.
+        shape: None keeps the stored shape; (80, 2048) makes LLP's files from (10, 8, 2048).
     """
 
     dtype: str | None = None
     shape: tuple[int, ...] | None = None
 
     def of(self, features: Features) -> tuple[tuple[int, ...], np.dtype[Any]]:
-        """Shape and type of a clip of this array. Raises `ExportError` if the shape has another number of numbers."""
+        """Shape and type of a clip of this array. Raises `ExportError` if the sizes of the shapes differ."""
         stored = tuple(features.array.shape[1:])
         if self.shape is not None and np.prod(self.shape) != np.prod(stored):
             raise ExportError(f"{features.path}: a clip has shape {stored}, which cannot become {self.shape}")
         return self.shape or stored, np.dtype(self.dtype or features.array.dtype)
 
     def write(self, values: npt.NDArray[Any], features: Features) -> npt.NDArray[Any]:
-        """(N, T, ...) as (N, *shape) of the type. Raises `ExportError` if a number is too large for it."""
+        """(N, T, ...) to (N, *shape) in the type. Raises `ExportError` if a number is too large for it."""
         shape, dtype = self.of(features)
         with np.errstate(over="ignore"):
             written = values.astype(dtype).reshape(len(values), *shape)
         if np.isinf(written).any() and not np.isinf(values).any():
-            raise ExportError(f"{features.path} has numbers too large for {dtype}; take float32")
+            raise ExportError(f"{features.path} has numbers too large for {dtype}; use float32")
         return written
 
 
 def export_npy(features: Mapping[str, str], results: Path, out: Path, form: Form = Form()) -> Counter[str]:
-    """Write `out`/{name}/{clip}.npy for every clip that has the feature: LLP's layout.
+    """Write `out`/{name}/{clip}.npy for every clip that has the feature, like LLP's files.
 
     Args:
-        features: array of the study -> the name that it gets.
+        features: array of the study -> name in the output.
         results: R, the study's folder.
-        out: the folder to write to.
+        out: folder to write to.
         form: type and shape.
 
     Returns:
-        Feature -> clips written.
+        Array -> clips written.
 
     Raises:
-        FeaturesError: an array is missing, unfinished or damaged.
+        FileNotFoundError: there is no manifest.
+        FeaturesError: an array is missing, incomplete or damaged.
         ExportError: for a shape or type that does not fit.
         OutputError: if a file cannot be written.
     """
@@ -92,7 +90,7 @@ def export_npy(features: Mapping[str, str], results: Path, out: Path, form: Form
 def export_webdataset(
     features: Mapping[str, str], results: Path, out: Path, form: Form = Form()
 ) -> Counter[str]:
-    """Write `out`/{name}-{shard}.tar with {clip}.npy and {clip}.json (split, source, row, events) a clip.
+    """Write `out`/{name}-{shard}.tar with {clip}.npy and {clip}.json (split, source, row, events) for each clip.
 
     The same array and annotations give the same bytes. Arguments, returns and errors as `export_npy`.
     """
@@ -107,27 +105,37 @@ def export_webdataset(
             with whole_file(path) as temporary, tarfile.open(temporary, "w") as archive:
                 for clips, values in _slabs(opened, own, form):
                     for row, value in zip(clips.to_dict("records"), values, strict=True):
-                        about = {"clip": row["clip"], "dataset": row["dataset"], "split": row["split"]}
-                        about |= {"source": row["source"], "row": row["row"], "feature": array}
+                        about = {key: row[key] for key in ("clip", "dataset", "split", "source", "row")}
+                        about["feature"] = array
                         about["events"] = [_without_nan(event) for event in of_clip.get(row["clip"], [])]
-                        _member(archive, f"{row['clip']}.npy", _npy(value))
-                        _member(archive, f"{row['clip']}.json", json.dumps(about, sort_keys=True).encode())
+                        content = {"npy": _npy(value), "json": json.dumps(about, sort_keys=True).encode()}
+                        for suffix, data in content.items():
+                            add_member(archive, f"{row['clip']}.{suffix}", io.BytesIO(data), len(data))
                     counts[array] += len(clips)
     return counts
 
 
-def export_ave(features: Mapping[str, str], results: Path, out: Path, form: Form = Form()) -> Counter[str]:
+def export_ave(
+    features: Mapping[str, str],
+    results: Path,
+    out: Path,
+    form: Form = Form(),
+    labels: npt.NDArray[np.bool_] | None = None,
+) -> Counter[str]:
     """Write the files that AVE's code reads: {name}.h5, labels.h5, mil_labels.h5, {split}_order.h5, {split}_order_match.h5.
 
-    Rows are the clips of the manifest in its order, `clips.csv` names them; clips of the noisy set go into {name}_noisy.h5 and
-    labels_noisy.h5. A clip without a feature keeps its row, of NaN; the order files leave it out, so that code which
-    follows them never sees it. Labels are written where the dataset has audio-visual events.
+    Rows are the manifest's clips in its order; `clips.csv` names them. Clips of the noisy set go into {name}_noisy.h5
+    and labels_noisy.h5. A clip without the feature is a row of NaN and is not in the order files, so code that follows
+    these never reads it.
 
-    Arguments, returns and errors as `export_npy`; the released files are float64.
+    Arguments, returns and errors as `export_npy` (the released files are float64), and:
+
+    Args:
+        labels: (N, T, C), the audio-visual categories of each segment of the manifest's clips
+            (`avpipe.datasets.labels.manifest_labels`); None writes no label files.
     """
     clips = manifest_clips(results)
-    named = {noisy_clip(row) for row in range(len(clips))}
-    noisy = clips["clip"].isin(named)
+    noisy = clips["clip"].isin({noisy_clip(row) for row in range(len(clips))}).to_numpy()
     usable = np.ones(len(clips), bool)
     counts: Counter[str] = Counter()
     for array, name in features.items():
@@ -143,35 +151,25 @@ def export_ave(features: Mapping[str, str], results: Path, out: Path, form: Form
     if "match_split" in main:
         _write_orders(main, usable[~noisy], "match_split", "match_order", out, "order_match")
     write_text(out / "clips.csv", "\n".join(["clip", *main["clip"], ""]))
-    _write_labels(results, main, clips[noisy], out)
+    if labels is not None:
+        _write_h5(out / "labels.h5", KEY, _with_background(labels[~noisy]))
+        _write_h5(out / "mil_labels.h5", KEY, _with_background(np.any(labels[~noisy], axis=1)))
+        if noisy.any():
+            _write_h5(out / "labels_noisy.h5", KEY, _with_background(np.any(labels[noisy], axis=1)))
     return counts
 
 
 def _write_orders(
     clips: pd.DataFrame, usable: npt.NDArray[np.bool_], split: str, order: str, out: Path, name: str
 ) -> None:
-    """A file a split of the usable clips' rows, in the order of the split."""
-    for part in SET_FILES:
+    """For each split a file with the rows of its usable clips, in the order of the split."""
+    for part in ("train", "val", "test"):
         chosen = clips[(clips[split] == part) & usable].sort_values(order)
         _write_h5(out / f"{part}_{name}.h5", "order", chosen.index.to_numpy(np.int64))
 
 
-def _write_labels(results: Path, main: pd.DataFrame, noisy: pd.DataFrame, out: Path) -> None:
-    """One-hot labels with background as the last column: of segments, and of clips."""
-    events = pd.read_parquet(results / "events.parquet")
-    if not (events["modality"] == "audiovisual").any():
-        return
-    with (results / "categories.csv").open(encoding="utf-8", newline="") as file:
-        categories = [row["category"] for row in csv.DictReader(file)]
-    segments = parsing_labels(events, main, categories, "audiovisual")
-    _write_h5(out / "labels.h5", KEY, _with_background(segments))
-    _write_h5(out / "mil_labels.h5", KEY, _with_background(np.any(segments, axis=1)))
-    if len(noisy):
-        segments = parsing_labels(events, noisy, categories, "audiovisual")
-        _write_h5(out / "labels_noisy.h5", KEY, _with_background(np.any(segments, axis=1)))
-
-
 def _with_background(labels: npt.NDArray[np.bool_]) -> npt.NDArray[np.float32]:
+    """(..., C) as one-hot (..., C + 1), with background as the last column."""
     return np.concatenate([labels, ~labels.any(-1, keepdims=True)], axis=-1).astype(np.float32)
 
 
@@ -179,7 +177,7 @@ def manifest_clips(results: Path) -> pd.DataFrame:
     """manifest.parquet. Raises FileNotFoundError where there is none."""
     path = results / "manifest.parquet"
     if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing: it says which row of the arrays is which clip")
+        raise FileNotFoundError(f"{path} is missing: make the manifest first (avpipe datasets manifest)")
     return pd.read_parquet(path)
 
 
@@ -188,7 +186,7 @@ def _open(results: Path, array: str) -> Features:
 
 
 def _valid(features: Features, clips: pd.DataFrame) -> npt.NDArray[np.bool_]:
-    """Which of the clips have the feature."""
+    """(len(clips),): which of the clips have the feature."""
     rows = clips["row"].to_numpy()
     inside = rows < len(features.valid)
     return inside & features.valid[np.where(inside, rows, 0)]
@@ -197,7 +195,7 @@ def _valid(features: Features, clips: pd.DataFrame) -> npt.NDArray[np.bool_]:
 def _slabs(
     features: Features, clips: pd.DataFrame, form: Form
 ) -> Iterator[tuple[pd.DataFrame, npt.NDArray[Any]]]:
-    """Those of the clips that have the feature, and their features, some at a time."""
+    """The clips that have the feature, with it, some at a time."""
     form.of(features)
     found = clips[_valid(features, clips)]
     for first in range(0, len(found), SLAB):
@@ -206,7 +204,7 @@ def _slabs(
 
 
 def _write_rows(path: Path, features: Features, clips: pd.DataFrame, form: Form) -> None:
-    """An h5 file with one row a clip, NaN where it has no feature."""
+    """An h5 file with one row a clip; NaN for clips without the feature."""
     shape, dtype = form.of(features)
     places = pd.Series(np.arange(len(clips)), index=clips["clip"])
     with whole_file(path) as temporary, output_errors(path), h5py.File(temporary, "w") as file:
@@ -226,16 +224,14 @@ def _npy(value: npt.NDArray[Any]) -> bytes:
     return buffer.getvalue()
 
 
-def _member(archive: tarfile.TarFile, name: str, content: bytes) -> None:
-    header = tarfile.TarInfo(name)
-    header.size, header.mode = len(content), 0o644
-    archive.addfile(header, io.BytesIO(content))
-
-
 def _without_nan(event: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-    """The event without onset and offset where it has none: JSON knows no NaN."""
+    """The event without its NaN fields, which JSON cannot hold."""
     return {key: value for key, value in event.items() if value == value}
 
 
-FORMATS = {"ave": export_ave, "npy": export_npy, "webdataset": export_webdataset}
+FORMATS: dict[str, Callable[[Mapping[str, str], Path, Path, Form], Counter[str]]] = {
+    "ave": export_ave,
+    "npy": export_npy,
+    "webdataset": export_webdataset,
+}
 """What `avpipe export --format` takes."""

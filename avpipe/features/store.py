@@ -1,8 +1,8 @@
-"""One feature of one dataset as a zarr v3 array (rows, T, ...): row = the clip's row in the manifest's ledger.
+"""One feature of one dataset as a zarr v3 array (rows, T, ...), with the manifest's rows.
 
-A chunk is a clip, a zarr shard is a shard of the workflow and one file, `c/{shard}/0/0...`, which the extraction job of
-that shard writes whole. Rows of clips that have no feature are NaN; they take no space, and a look at the index at
-the end of each file tells which they are. `zarr.json` is written by whichever job comes first.
+A chunk is a clip. A zarr shard is a shard of the workflow and one file, `c/{shard}/0/0...`, which that shard's job writes
+as a whole. Rows of clips without the feature are NaN: they take no space, and the index at the end of each file tells which
+they are. The first job to finish writes `zarr.json`.
 """
 
 import json
@@ -21,20 +21,18 @@ from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
 from zarr.storage import MemoryStore
 
-from avpipe.datasets.manifest import read_ledger
 from avpipe.features.spec import chunk_path, dimension_names, feature_shape
 from avpipe.files import read_json, whole_file, write_text
 from avpipe.locking import locked
 from avpipe.plan.extractor import ExtractorConfig, ImportedConfig
+from avpipe.rows import ROWS_FILE, read_rows
 
 _ABSENT = 2**64 - 1
 _CHECKSUM = 4
-_LEDGER = "../../rows.csv"
-_MANIFEST = "../../manifest.json"
 
 
 class FeaturesError(ValueError):
-    """An array of features is missing, unfinished or damaged; the message says what to do."""
+    """An array of features is missing, incomplete or damaged; the message says what to do."""
 
 
 @dataclass(frozen=True)
@@ -43,9 +41,9 @@ class Features:
 
     Args:
         path: the array's folder.
-        array: zarr array (rows, T, ...); rows without a feature are NaN.
+        array: zarr array (rows, T, ...); rows without the feature are NaN.
         clips: the clip of each row.
-        valid: (rows,) which rows hold a feature.
+        valid: (rows,) bool, which rows have the feature.
     """
 
     path: Path
@@ -54,9 +52,9 @@ class Features:
     valid: npt.NDArray[np.bool_]
 
     def load(self, rows: Sequence[int] | npt.NDArray[np.int64], threads: int = 4) -> npt.NDArray[Any]:
-        """Many rows at once, in the order asked for: (len(rows), T, ...) of the stored type.
+        """Many rows at once, in the given order: (len(rows), T, ...) in the stored dtype.
 
-        Reads each clip's bytes where the shard's index says they are, instead of through zarr's general indexing.
+        Reads each clip's bytes directly, by the shard's index, which is faster than zarr's indexing.
 
         Raises:
             IndexError: for a row that the array does not have.
@@ -88,21 +86,21 @@ def open_features(path: str | Path) -> Features:
     """Open results/{dataset}/features/{extractor}.zarr.
 
     Raises:
-        FeaturesError: if it is not there, was not written by avpipe, lacks shards that have clips, or is damaged.
+        FeaturesError: if it is missing, not written by avpipe, damaged, or lacks a shard that has clips.
     """
     path = Path(path)
     if not (path / "zarr.json").is_file():
         raise FeaturesError(f"{path}: no array of features; run the extraction of {path.stem} first")
     try:
         array = zarr.open_array(path, mode="r")
-        ledger, manifest = path / str(array.attrs["rows"]), path / str(array.attrs["manifest"])
+        row_list, manifest = path / str(array.attrs["rows"]), path / str(array.attrs["manifest"])
     except (KeyError, ValueError) as error:
-        raise FeaturesError(f"{path} is no array that avpipe wrote: {error}") from error
+        raise FeaturesError(f"{path} is no array of avpipe: {error}") from error
     size, rows = _shard_size(array), array.shape[0]
-    clips = read_ledger(ledger)
+    clips = read_rows(row_list)
     if len(clips) < rows:
         raise FeaturesError(
-            f"{path} has {rows} rows, but {ledger} names only {len(clips)} clips; restore that file"
+            f"{path} has {rows} rows, but {row_list} names only {len(clips)} clips; restore that file"
         )
     features = Features(path, array, tuple(clips[:rows]), np.zeros(rows, bool))
     missing = []
@@ -132,21 +130,21 @@ def write_shard(
     identity: Mapping[str, Any],
     about: Mapping[str, Any],
 ) -> None:
-    """Write the file of one shard, and `zarr.json` if it is not there yet or has too few rows.
+    """Write the file of one shard, and `zarr.json` if it is missing or has too few rows.
 
-    If the array that is there has another `identity`, its files are of no use beside these: they are removed.
+    If the existing array has another `identity`, its files are deleted.
 
     Args:
         path: the array's folder, features/{extractor}.zarr.
-        config: of the extractor, or of the imported feature.
+        config: of the extractor or of the imported feature.
         shard: its number.
         rows: rows of the whole array.
-        values: (shard_size, T, ...) in the type to store; NaN where there is no feature.
-        identity: attributes that must agree in all shards: whose features these are.
-        about: further attributes, of whoever makes the array.
+        values: (shard_size, T, ...) in the dtype to store; NaN where there is no feature.
+        identity: attributes that must be equal in all shards.
+        about: further attributes, with "environment", of the job.
 
     Raises:
-        OutputError: if it cannot be written.
+        OutputError: if a file cannot be written.
     """
     content = _encoded(config, values)
     with locked(path.parent / f".{path.name}.lock"):
@@ -186,8 +184,8 @@ def _encoded(config: ExtractorConfig | ImportedConfig, values: npt.NDArray[Any])
     store = MemoryStore()
     _create(store, config, len(values), values)[:] = values
     content = _content(store, chunk_path(config, 0, values.shape[1]))
-    if content is None:  # nothing but NaN: zarr leaves the file out, the workflow needs it
-        import google_crc32c  # zarr's own
+    if content is None:  # all NaN: zarr writes no file, but the workflow needs one
+        import google_crc32c  # as zarr does
 
         index = b"\xff" * (16 * len(values))
         content = index + np.uint32(google_crc32c.value(index)).tobytes()
@@ -202,7 +200,7 @@ def _write_metadata(
     identity: Mapping[str, Any],
     about: Mapping[str, Any],
 ) -> None:
-    """Make `zarr.json` say what the shard to come needs; called under the array's lock."""
+    """Write the `zarr.json` that the new shard needs; called under the array's lock."""
     file = path / "zarr.json"
     old = read_json(file) if file.is_file() else None
     if old is not None:
@@ -220,7 +218,13 @@ def _write_metadata(
     if about["environment"] not in environments:
         environments = [*environments, about["environment"]]
     kept = old["attributes"] if old else {k: v for k, v in about.items() if k != "environment"}
-    attributes = {"rows": _LEDGER, "manifest": _MANIFEST, **kept, **identity, "environments": environments}
+    attributes = {
+        "rows": f"../../{ROWS_FILE}",
+        "manifest": "../../manifest.json",
+        **kept,
+        **identity,
+        "environments": environments,
+    }
     store = MemoryStore()
     _create(store, config, max(rows, old["shape"][0] if old else 0), values, attributes=attributes)
     write_text(file, (_content(store, "zarr.json") or b"").decode())
@@ -231,7 +235,7 @@ def _shard_size(array: zarr.Array[Any]) -> int:
 
 
 def _index(file: Path, size: int) -> npt.NDArray[np.uint64]:
-    """(shard_size, 2): offset and length of each clip's chunk in a shard's file; all ones where there is none."""
+    """(shard_size, 2): offset and length of each clip's chunk in a shard's file; all ones for a missing chunk."""
     with file.open("rb") as opened:
         total = opened.seek(0, 2)
         tail = 16 * size + _CHECKSUM
@@ -251,7 +255,7 @@ def _read_rows(
     out: npt.NDArray[Any],
     positions: npt.NDArray[np.int64],
 ) -> None:
-    """out[positions] = the rows (numbers inside the shard) of a shard's file; NaN where there is none."""
+    """out[positions] = these rows, counted inside the shard, of a shard's file; NaN for missing rows."""
     if not file.is_file():
         out[positions] = np.nan
         return

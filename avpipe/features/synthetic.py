@@ -1,6 +1,6 @@
-"""Generic synthetic pictures and sounds, seeded and the same on every machine, to calibrate random networks on.
+"""Seeded synthetic pictures and sounds, the same on every machine, on which random networks are calibrated.
 
-They belong to no dataset: stripes, checks, blobs and noise in random colours; harmonics, noise bands and rhythms.
+They belong to no dataset: stripes, checks, discs and noise in random colours; harmonics, noise and rhythms.
 """
 
 import numpy as np
@@ -39,7 +39,7 @@ def pictures(count: int, frames: int, size: int) -> Tensor:
 
 
 def sounds(count: int, sample_rate: int = 16_000) -> Tensor:
-    """(count, sample_rate) float64 in [-1, 1]: one second each, loud and quiet ones."""
+    """(count, sample_rate) float64 in [-1, 1]: one second each, with different loudness."""
     rng = np.random.default_rng(_SEED)
     time = np.arange(sample_rate) / sample_rate
     waves = np.empty((count, sample_rate))

@@ -1,1 +1,1 @@
-"""Media: from whatever was downloaded to canonical clips, and from those to frames and waveforms."""
+"""Media: from downloaded files to canonical clips, and from these to frames and waveforms."""

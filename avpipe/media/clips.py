@@ -1,4 +1,4 @@
-"""clips.parquet: one row a clip that the annotations name, present or not."""
+"""clips.parquet: one row for each clip that the annotations name, with what became of it."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -25,19 +25,19 @@ def gather_clips(
 
     Args:
         manifest: parquet of the manifest stage.
-        tables: folder of the tables of `normalise_shard`, {shard}.parquet; those of other shards, left from another
-            shard size, are not looked at. None where nothing is fetched because the study imports all its features: every
-            clip is `Status.NOT_FETCHED` then.
-        out: parquet to write, columns `FROM_MANIFEST` and those of the outcomes.
+        tables: folder of `normalise_shard`'s tables, {shard}.parquet; tables of other shards are ignored, as a former shard
+            size leaves them. None if all features are imported and nothing is fetched: every clip is then
+            `Status.NOT_FETCHED`.
+        out: parquet to write, with the columns `FROM_MANIFEST` and those of the outcomes.
         minimum: split -> smallest share of its clips that must be usable.
         usable: list of `freeze_clips`; usable clips that are not in it become `Status.EXCLUDED`.
 
     Raises:
-        ValueError: if a clip has no outcome or several, if a split has too few usable clips, or if a clip of the
-            frozen list is not usable; it names clips and says what to do.
+        ValueError: if a clip has no outcome or several, a split has too few usable clips, or a clip of the frozen list is
+            not usable; it names clips and says what to do.
     """
     clips = pq.read_table(manifest, columns=list(FROM_MANIFEST)).sort_by("row")
-    outcomes = _not_fetched(clips["clip"]) if tables is None else _outcomes(clips["shard"], tables)
+    outcomes = _outcomes(clips, tables)
     place = {clip: index for index, clip in enumerate(outcomes["clip"].to_pylist())}
     names = clips["clip"].to_pylist()
     absent = [clip for clip in names if clip not in place]
@@ -47,9 +47,7 @@ def gather_clips(
             "normalise their shards"
         )
     if len(place) != len(outcomes):
-        raise ValueError(
-            f"{len(outcomes) - len(place)} clips stand in two of the outcome tables: normalise their shards anew"
-        )
+        raise ValueError(f"{len(outcomes) - len(place)} clips are in two outcome tables: normalise again")
     joined = outcomes.take([place[clip] for clip in names])
     _check_shares(clips["split"].to_pylist(), joined["status"].to_pylist(), minimum or {})
     if usable is not None:
@@ -61,14 +59,17 @@ def gather_clips(
 
 
 def freeze_clips(clips: Path, out: Path) -> tuple[int, int]:
-    """Write the names of the usable clips, one a line, for a comparison on the same clips elsewhere or later.
+    """Write the names of the usable clips, one a line, so that another study can use the same clips.
 
     Args:
         clips: clips.parquet.
         out: text file to write.
 
     Returns:
-        How many clips are in the list, and how many the annotations name.
+        The number of clips in the list, and of clips that the annotations name.
+
+    Raises:
+        ValueError: if there is no clips.parquet.
     """
     if not clips.is_file():
         raise ValueError(f"no {clips}: run the study up to it first (snakemake {clips})")
@@ -80,12 +81,12 @@ def freeze_clips(clips: Path, out: Path) -> tuple[int, int]:
 
 
 def _is_usable(status: str) -> bool:
-    """Whether a clip can have features; one that was not fetched has imported ones, if any."""
+    """Whether a clip can have features; those of a clip that was not fetched may be imported."""
     return Status(status).in_shard or status == Status.NOT_FETCHED
 
 
 def _check_shares(splits: list[str], statuses: list[str], minimum: Mapping[str, float]) -> None:
-    """Raise ValueError for splits with too few usable clips."""
+    """Raise ValueError if a split has too few usable clips."""
     named = Counter(splits)
     found = Counter(split for split, status in zip(splits, statuses, strict=True) if _is_usable(status))
     absent = sorted(set(minimum) - set(named))
@@ -99,13 +100,13 @@ def _check_shares(splits: list[str], statuses: list[str], minimum: Mapping[str, 
     ]
     if short:
         raise ValueError(
-            f"{'; '.join(short)}. `avpipe download status` says why clips are missing, `avpipe download retry` asks "
-            "again for those that may come; or lower dataset.minimum"
+            f"{'; '.join(short)}. `avpipe download status` says why clips are missing, `avpipe download retry` tries "
+            "those again that can still succeed; or lower dataset.minimum"
         )
 
 
 def _restricted(outcomes: pa.Table, usable: Path) -> pa.Table:
-    """The outcomes with every usable clip that is not in the frozen list excluded."""
+    """The outcomes, with the usable clips that are not in the frozen list as EXCLUDED."""
     lines = [line.strip() for line in usable.read_text(encoding="utf-8").splitlines()]
     frozen = {line for line in lines if line and not line.startswith("#")}
     rows = outcomes.to_pylist()
@@ -116,7 +117,7 @@ def _restricted(outcomes: pa.Table, usable: Path) -> pa.Table:
         some = "; ".join(f"{clip} ({why.get(clip, 'not in the annotations')})" for clip in absent[:5])
         raise ValueError(
             f"{len(absent)} of the {len(frozen)} clips of the frozen list {usable} are not usable here: {some}. "
-            "Get them, or freeze the list anew (avpipe datasets freeze)"
+            "Get them, or write a new list (avpipe datasets freeze)"
         )
     for row in rows:
         if row["clip"] in there - frozen:
@@ -124,18 +125,12 @@ def _restricted(outcomes: pa.Table, usable: Path) -> pa.Table:
     return pa.Table.from_pylist(rows, schema=OUTCOMES)
 
 
-def _outcomes(shards: pa.ChunkedArray, tables: Path) -> pa.Table:
-    """The outcomes of these shards."""
-    return pa.concat_tables(
-        pq.read_table(tables / f"{shard}.parquet", schema=OUTCOMES)
-        for shard in sorted(shards.unique().to_pylist())
-    )
-
-
-def _not_fetched(clips: pa.ChunkedArray) -> pa.Table:
-    """Outcomes of clips that nobody asked for."""
-    rows = [
-        {"clip": clip, "status": Status.NOT_FETCHED.value, "reason": Status.NOT_FETCHED.meaning}
-        for clip in clips.to_pylist()
-    ]
-    return pa.Table.from_pylist(rows, schema=OUTCOMES)
+def _outcomes(clips: pa.Table, tables: Path | None) -> pa.Table:
+    """The outcomes of the clips' shards, or of a study that fetches no clip."""
+    if tables is not None:
+        shards = sorted(clips["shard"].unique().to_pylist())
+        return pa.concat_tables(
+            pq.read_table(tables / f"{shard}.parquet", schema=OUTCOMES) for shard in shards
+        )
+    status = {"status": Status.NOT_FETCHED.value, "reason": Status.NOT_FETCHED.meaning}
+    return pa.Table.from_pylist([{"clip": clip, **status} for clip in clips["clip"].to_pylist()], OUTCOMES)

@@ -1,4 +1,4 @@
-"""One clip: from whatever was downloaded to the canonical clip, by one run of ffmpeg."""
+"""One clip: from a downloaded file to the canonical clip, with one run of ffmpeg."""
 
 import math
 from collections.abc import Iterator
@@ -14,25 +14,23 @@ from avpipe.media.ffmpeg import FFmpegGroup, Finished
 from avpipe.media.presets import Preset
 from avpipe.media.probe import CONTAINERS, PROTOCOLS, Media, ProbeError, probe
 
-TOLERANCE = 0.5
-"""Seconds of a stream that may be undecodable before the clip counts as corrupt."""
+TOLERANCE = 0.5  # seconds of a stream that may be undecodable before the clip counts as corrupt
 INDEXED = frozenset(("mp4", "matroska", "avi", "wav", "flac"))
-"""Containers in which seeking finds the key frame before a time. In others it may land anywhere near."""
-MARGIN = 30.0
-"""Seconds before the interval at which reading begins in other containers with video."""
-LARGEST_PICTURE = 8192 * 4608
-"""Pixels."""
+"""Containers in which seeking finds the key frame before a time. In others it may land before or after it."""
+MARGIN = 30.0  # seconds before the interval at which reading starts in other containers with video
+LARGEST_PICTURE = 8192 * 4608  # pixels
 
 
 @dataclass(frozen=True)
 class Converted:
-    """What became of one clip.
+    """The outcome of one clip.
 
     Args:
-        status, reason: see `Status`; the reason tells of padding, damage and missing streams, too.
-        duration: real length in seconds inside the clip's interval, without padding.
-        fps, width, height, sample_rate, channels: of the source; None where it has no such stream.
-        video, audio: the canonical files; None where the clip has no such modality, or is not in the shard.
+        status, reason: see `Status`; the reason also mentions padding, damage and missing streams.
+        duration: seconds inside the clip's interval, without padding.
+        fps, width, height, sample_rate, channels: of the source; None if it has no such stream.
+        bytes, sha256: of the source; None if there was nothing to convert.
+        video, audio: the canonical files; None if the clip lacks this modality or is not in the shard.
     """
 
     status: Status
@@ -43,21 +41,15 @@ class Converted:
     height: int | None = None
     sample_rate: int | None = None
     channels: int | None = None
+    bytes: int | None = None
+    sha256: str | None = None
     video: Path | None = None
     audio: Path | None = None
 
 
 @dataclass(frozen=True)
 class Cut:
-    """What to make of which file.
-
-    Args:
-        source: a media file of any kind; nothing in it is trusted.
-        start: seconds on the file's time axis.
-        length: seconds of it that count, at most the preset's.
-        preset: the canonical format.
-        target: path without extension of what is made; must not come from outside.
-    """
+    """What `convert_clip` converts; `start` and `length` in seconds on the file's time axis."""
 
     source: Path
     start: float
@@ -66,7 +58,7 @@ class Cut:
     target: Path
 
     def file(self, extension: str) -> Path:
-        """One of the files that are made."""
+        """The output with this extension."""
         return self.target.with_name(f"{self.target.name}.{extension}")
 
 
@@ -75,17 +67,17 @@ def convert_clip(
 ) -> Converted:
     """Make the canonical clip of `source` between `start` and `end`, at `target` + ".mp4" and ".flac".
 
-    Time: frame i of the clip is the picture that a player shows at start + (i + 1/2) / fps, the middle of the
-    frame's own interval; sample j is the sound at start + j / sample_rate. Time 0 of a file is where its first
-    stream begins. A stream that begins later is filled with its first picture, or silence; one that ends
-    early with its last picture, or silence. What is longer than the preset is cut.
+    Frame i of the clip is the picture that a player shows at start + (i + 1/2) / fps, the middle of the frame's interval;
+    sample j is the sound at start + j / sample_rate. Time 0 of a file is where its first stream begins. Before a later
+    stream begins, its first picture, or silence, is used; after a stream ends, its last picture, or silence. Anything
+    beyond the preset's length is cut.
 
     Args:
         source: a media file of any kind; nothing in it is trusted.
-        start, end: seconds in the source, NaN = from its beginning, to its end.
+        start, end: seconds in the source; NaN = its beginning, its end.
         preset: the canonical format.
         target: path without extension; must not come from outside.
-        group: where ffmpeg runs.
+        group: runs ffmpeg.
         timeout: seconds for ffmpeg.
 
     Raises:
@@ -117,13 +109,13 @@ def convert_clip(
 
 
 def arguments(cut: Cut, media: Media) -> list[str]:
-    """ffmpeg's command line after the program's name: one decoding, both streams, no shell."""
+    """ffmpeg's arguments for both outputs of one decoding."""
     begin = _begin(cut, media)
-    # Without accurate seeking ffmpeg also gives what is before `begin`, at negative times: the filters then cut
+    # Without accurate seeking ffmpeg also decodes what is before `begin`, at negative times. So the filters cut
     # exactly, and know which picture is on screen at `start`.
     seek = {"ss": f"{begin:.6f}", "noaccurate_seek": None} if begin > 0 else {}
     limits = {"protocol_whitelist": PROTOCOLS, "format_whitelist": CONTAINERS, "max_pixels": LARGEST_PICTURE}
-    # A picture that changes its size in the middle goes on through the same filters: new ones would begin at 0 again.
+    # If the picture's size changes, keep the same filters: new ones would start at time 0 again.
     steady = {"reinit_filter:v": 0}
     opened = ffmpeg.input(f"file:{cut.source}", threads=1, **steady, **limits, **seek)
     shift = f"PTS-{cut.start - begin:.6f}/TB"
@@ -146,25 +138,19 @@ def arguments(cut: Cut, media: Media) -> list[str]:
 
 
 def _begin(cut: Cut, media: Media) -> float:
-    """Where to seek to, seconds. Sound files are read from their beginning: their times after a seek are estimates."""
+    """Seconds to seek to. Files without video are read from the start, because times after a seek are estimates there."""
     if INDEXED.intersection(media.container.split(",")):
         return cut.start
     return max(0.0, cut.start - MARGIN) if media.video else 0.0
 
 
 def _video_filters(stream: ffmpeg.nodes.FilterableStream, length: float, preset: Preset) -> ffmpeg.Stream:
-    """Cut, constant rate, size and colours; `fps` tells how many there were; then the last picture held."""
+    """Cut; constant rate (`fps` also counts the frames); size and colours; then repeat the last picture."""
+    colours = {"out_color_matrix": "bt601", "out_range": "tv"}
     return (
         stream.filter("trim", end=f"{length:.6f}")
         .filter("fps", fps=preset.fps, start_time=0, round="near")
-        .filter(
-            "scale",
-            preset.width,
-            preset.height,
-            flags="bicubic+accurate_rnd+bitexact",
-            out_color_matrix="bt601",
-            out_range="tv",
-        )
+        .filter("scale", preset.width, preset.height, flags="bicubic+accurate_rnd+bitexact", **colours)
         .filter("setsar", 1)
         .filter("format", "yuv420p")
         .filter("tpad", stop_mode="clone", stop=-1)
@@ -173,13 +159,13 @@ def _video_filters(stream: ffmpeg.nodes.FilterableStream, length: float, preset:
 
 
 def _audio_filters(stream: ffmpeg.nodes.FilterableStream, length: float, preset: Preset) -> ffmpeg.Stream:
-    """Cut, rate and channels with gaps filled; counted; then silence."""
+    """Cut; rate and channels, with gaps filled; count the samples (`ashowinfo`); then silence."""
     layout = {1: "mono", 2: "stereo"}[preset.channels]
     return (
         stream.filter("atrim", start=0, end=f"{length:.6f}")
         .filter("aresample", preset.sample_rate, **{"async": 1}, first_pts=0, rematrix_maxval=1)
         .filter("aformat", sample_fmts="s16", channel_layouts=layout)
-        .filter("asetnsamples", n=preset.sample_rate, p=0)  # small pieces would cost a tenth of the whole run
+        .filter("asetnsamples", n=preset.sample_rate, p=0)  # with small pieces the run takes a tenth longer
         .filter("ashowinfo")
         .filter("apad", whole_len=preset.samples)
         .filter("atrim", end_sample=preset.samples)
@@ -187,7 +173,7 @@ def _audio_filters(stream: ffmpeg.nodes.FilterableStream, length: float, preset:
 
 
 def _facts(media: Media) -> Converted:
-    """What the table says of the source, before anything is decided."""
+    """What the table says of the source; the status is decided later."""
     video, audio = media.video, media.audio
     return Converted(
         Status.PRESENT,
@@ -201,7 +187,7 @@ def _facts(media: Media) -> Converted:
 
 
 def _without_failed_stream(media: Media, finished: Finished) -> Media:
-    """If ffmpeg gave up although one stream gave something: the media without the other one."""
+    """`media` without the stream that gave nothing, if ffmpeg failed although the other one gave something."""
     gave_up = finished.code != 0 and not finished.timed_out
     why = finished.message() if finished.errors else "in the interval"
     if gave_up and media.video and media.audio:
@@ -213,44 +199,48 @@ def _without_failed_stream(media: Media, finished: Finished) -> Media:
 
 
 def _judge(cut: Cut, media: Media, finished: Finished, facts: Converted) -> Converted:
-    """Decide the outcome from what was counted, claimed and written."""
-    seen = min(cut.preset.frames, finished.frames) / cut.preset.fps
-    heard = finished.samples / cut.preset.sample_rate
-    duration = round(min(cut.length, max(seen, heard)), 3)
+    """Decide the outcome from what ffmpeg counted, what the headers say and what was written."""
+    video_seconds = min(cut.preset.frames, finished.frames) / cut.preset.fps
+    audio_seconds = finished.samples / cut.preset.sample_rate
+    duration = round(min(cut.length, max(video_seconds, audio_seconds)), 3)
     facts = replace(facts, duration=duration)
     if not finished.errors and duration < cut.preset.shortest:
-        reason = f"{duration:g} s of the file are left from {cut.start:g} s on"
+        reason = f"{duration:g} s of the file are left after {cut.start:g} s"
         return replace(facts, status=Status.TOO_SHORT, reason=reason)
     empty = finished.code or duration < cut.preset.shortest
-    damage = finished.message() if empty else _lost(cut, media, finished, seen, heard)
-    video = cut.file("mp4") if media.video and seen else None
-    audio = cut.file("flac") if media.audio and heard else None
-    damage = damage or _wrong(video, audio, cut.preset)
+    damage = finished.message() if empty else _undecodable(cut, media, finished, video_seconds, audio_seconds)
+    video = cut.file("mp4") if media.video and video_seconds else None
+    audio = cut.file("flac") if media.audio and audio_seconds else None
+    damage = damage or _output_error(video, audio, cut.preset)
     if damage:
         return replace(facts, status=Status.CORRUPT, reason=damage)
     status = Status.PRESENT if video and audio else Status.NO_AUDIO if video else Status.NO_VIDEO
-    reason = "; ".join(_story(status, media, finished, seen, heard, cut.preset)) or "complete"
+    reason = (
+        "; ".join(_remarks(status, media, finished, video_seconds, audio_seconds, cut.preset)) or "complete"
+    )
     return replace(facts, status=status, reason=reason, video=video, audio=audio)
 
 
-def _lost(cut: Cut, media: Media, finished: Finished, seen: float, heard: float) -> str | None:
-    """What is missing of the interval because it could not be decoded, if that is more than `TOLERANCE`."""
+def _undecodable(
+    cut: Cut, media: Media, finished: Finished, video_seconds: float, audio_seconds: float
+) -> str | None:
+    """How much of the interval could not be decoded, if that is more than `TOLERANCE`."""
     if not finished.errors:
         return None
-    claims = [("file", media.duration, max(seen, heard))]
+    claims = [("file", media.duration, max(video_seconds, audio_seconds))]
     if media.video:
-        claims.append(("video", media.video.end, seen))
+        claims.append(("video", media.video.end, video_seconds))
     if media.audio:
-        claims.append(("audio", media.audio.end, heard))
+        claims.append(("audio", media.audio.end, audio_seconds))
     for what, end, got in claims:
-        expected = min(cut.length, end - cut.start)  # NaN: nothing is claimed, and no comparison is true
+        expected = min(cut.length, end - cut.start)  # NaN if unknown: the comparison is then false
         if expected - got > TOLERANCE:
             return f"{got:.2f} of {expected:.2f} s of {what} can be decoded: {finished.message()}"
     return None
 
 
-def _wrong(video: Path | None, audio: Path | None, preset: Preset) -> str | None:
-    """What is wrong with the files that were made: they are checked before anything relies on them."""
+def _output_error(video: Path | None, audio: Path | None, preset: Preset) -> str | None:
+    """What is wrong with the files that were made, if anything."""
     if video is not None:
         with av.open(f"file:{video}") as container:
             stream = container.streams.video[0]
@@ -262,26 +252,28 @@ def _wrong(video: Path | None, audio: Path | None, preset: Preset) -> str | None
             return f"the converted clip is {size[0]}x{size[1]}"
     if audio is not None:
         sound = soundfile.info(audio)
-        if (sound.frames, sound.samplerate, sound.channels) != (
-            preset.samples,
-            preset.sample_rate,
-            preset.channels,
-        ):
-            return f"the converted clip has {sound.frames} samples, {sound.samplerate} Hz, {sound.channels} channels"
+        found = sound.frames, sound.samplerate, sound.channels
+        if found != (preset.samples, preset.sample_rate, preset.channels):
+            return "the converted clip has {} samples, {} Hz, {} channels".format(*found)
     return None
 
 
-def _story(
-    status: Status, media: Media, finished: Finished, seen: float, heard: float, preset: Preset
+def _remarks(
+    status: Status,
+    media: Media,
+    finished: Finished,
+    video_seconds: float,
+    audio_seconds: float,
+    preset: Preset,
 ) -> Iterator[str]:
-    """What a reader of the outcome should know: missing streams, padding, damage."""
+    """Parts of the reason: missing streams, padding, damage."""
     if status is Status.NO_AUDIO:
         yield "; ".join(media.notes) or ("no sound in the interval" if media.audio else "no audio stream")
     if status is Status.NO_VIDEO:
         yield "; ".join(media.notes) or ("no picture in the interval" if media.video else "no video stream")
-    if status is not Status.NO_VIDEO and seen < preset.seconds:
-        yield f"last picture held from {seen:.2f} s"
-    if status is not Status.NO_AUDIO and heard < preset.seconds:
-        yield f"silence from {heard:.2f} s"
+    if status is not Status.NO_VIDEO and video_seconds < preset.seconds:
+        yield f"last picture held from {video_seconds:.2f} s"
+    if status is not Status.NO_AUDIO and audio_seconds < preset.seconds:
+        yield f"silence from {audio_seconds:.2f} s"
     if finished.errors:
         yield f"{finished.errors.total()} decoding errors: {finished.message()}"

@@ -1,4 +1,4 @@
-"""Running ffmpeg so that it can neither hang, nor eat the machine, nor outlive us."""
+"""Running ffmpeg with limits of time and memory, and so that it ends when this process ends."""
 
 import errno
 import os
@@ -12,16 +12,16 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache
+from subprocess import DEVNULL, PIPE
 from types import TracebackType
 from typing import IO
 
 MEMORY = 4 << 30
-"""Address space in bytes that one ffmpeg may have (Linux); an 8K picture fits, a decompression bomb does not."""
-LINE = 4096
-"""Bytes of a message that are looked at."""
-MESSAGES = 200
-"""Different error messages that are kept of one run."""
+"""Bytes of address space for one ffmpeg (Linux): enough for an 8K picture, too little for a decompression bomb."""
+LINE = 4096  # most bytes of a message that are read
+MESSAGES = 200  # most different error messages that are kept of one run
 
+_OPTIONS = ("-nostdin", "-hide_banner", "-nostats", "-loglevel", "level+verbose")
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 _GUARD = "import os, signal, sys; sys.stdin.buffer.read(); os.killpg(0, signal.SIGKILL)"
 _PREFIX = re.compile(r"\[(?P<name>[^\]@]*?)(?: @ 0x[0-9a-f]+)?\] ")
@@ -70,16 +70,16 @@ def ffmpeg_version() -> str:
 
 @dataclass
 class Finished:
-    """How a run of ffmpeg ended.
+    """The result of one run of ffmpeg.
 
     Args:
         code: exit status; negative if it was killed.
-        timed_out: it was stopped by the time limit.
-        frames: pictures that the filter `fps` says it gave.
-        samples: samples, in each channel, that the filter `ashowinfo` lists.
-        errors: messages about the source, without addresses, and how often each came.
-        disk: the number of the operating system's error if an output could not be written.
-        last: the last of them; if there was none, one about the outputs (which only says that nothing came), or "".
+        timed_out: whether the time limit stopped it.
+        frames: pictures that the filter `fps` gave.
+        samples: samples, in each channel, that the filter `ashowinfo` listed.
+        errors: messages about the source, without addresses -> how often each came.
+        disk: errno if an output could not be written.
+        last: the last of the errors; without errors the first message about the outputs, or "".
     """
 
     code: int = 0
@@ -91,23 +91,23 @@ class Finished:
     last: str = ""
 
     def message(self) -> str:
-        """One message for a table, the same in every run: the last if ffmpeg gave up, else the commonest."""
+        """One message for a table, the same in every run: the last error if ffmpeg failed, else the most frequent."""
         if self.code or not self.errors:
             return self.last or f"ffmpeg ended with status {self.code}"
         return min(self.errors, key=lambda text: (-self.errors[text], text))
 
 
 class FFmpegGroup:
-    """Runs ffmpeg processes in one process group that dies with us.
+    """Runs ffmpeg processes in one process group that ends with this process.
 
-    A small guard process leads the group and waits on a pipe that only we hold. When we end in whatever way,
-    kill -9 included, the pipe closes and the guard kills the group, itself included. (PR_SET_PDEATHSIG would need
-    code between fork and exec, which Python does not allow safely beside threads, and Linux.)
+    A small guard process leads the group and waits on a pipe that only this process holds. When this process ends, even by
+    kill -9, the pipe closes and the guard kills the group and itself. (PR_SET_PDEATHSIG exists on Linux only, and would
+    need code between fork and exec, which is unsafe beside threads.)
 
     Use as a context manager; `run` may be called from several threads.
 
     Args:
-        at_once: processes that run at the same time; further calls of `run` wait their turn.
+        at_once: processes that run at the same time; further calls of `run` wait.
     """
 
     def __init__(self, at_once: int = 1) -> None:
@@ -116,9 +116,7 @@ class FFmpegGroup:
 
     def __enter__(self) -> "FFmpegGroup":
         command = [sys.executable, "-I", "-S", "-c", _GUARD]
-        self._guard = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, process_group=0
-        )
+        self._guard = subprocess.Popen(command, stdin=PIPE, stdout=DEVNULL, process_group=0)
         return self
 
     def __exit__(
@@ -130,11 +128,11 @@ class FFmpegGroup:
             guard.wait()
 
     def run(self, arguments: Sequence[str], timeout: float) -> Finished:
-        """Run ffmpeg with `arguments` (after the program's name), at most `timeout` seconds.
+        """Run ffmpeg with `arguments` for at most `timeout` seconds.
 
         Raises:
             OSError: if ffmpeg reported that the disk is full or cannot be written.
-            RuntimeError: outside the `with` block, or if somebody killed the guard.
+            RuntimeError: outside the `with` block, or if the guard was killed.
         """
         with self._turn:
             finished = self._run(arguments, timeout)
@@ -146,22 +144,10 @@ class FFmpegGroup:
         guard = self._guard
         if guard is None or guard.poll() is not None:
             raise RuntimeError("the process that guards ffmpeg is gone")
-        command = [
-            ffmpeg_binary(),
-            "-nostdin",
-            "-hide_banner",
-            "-nostats",
-            "-loglevel",
-            "level+verbose",
-            *arguments,
-        ]
+        command = [ffmpeg_binary(), *_OPTIONS, *arguments]
         finished = Finished()
         with subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            process_group=guard.pid,
+            command, stdin=DEVNULL, stdout=DEVNULL, stderr=PIPE, process_group=guard.pid
         ) as process:
             if hasattr(resource, "prlimit"):
                 resource.prlimit(process.pid, resource.RLIMIT_AS, (MEMORY, MEMORY))
@@ -185,7 +171,7 @@ class FFmpegGroup:
 
 
 def _read(stream: IO[bytes], finished: Finished) -> None:
-    """Count frames and samples and gather errors, whatever ffmpeg writes and however much."""
+    """Count frames and samples and collect errors from any amount of output."""
     for raw in iter(lambda: stream.readline(LINE), b""):
         line = raw.decode("utf-8", "replace").strip()
         if counted := _FRAMES.match(line):
@@ -207,7 +193,7 @@ def _read(stream: IO[bytes], finished: Finished) -> None:
 
 
 def _clean(line: str, level: re.Match[str]) -> str:
-    """`[h264 @ 0x5581] [error] bad NAL` becomes `h264: bad NAL`: no addresses, no control characters, bounded."""
+    """`[h264 @ 0x5581] [error] bad NAL` becomes `h264: bad NAL`: no addresses or control characters, at most 200 letters."""
     name = _PREFIX.match(line)
     text = line[level.end() :]
     if name and name.start() < level.start():

@@ -1,12 +1,11 @@
-"""VGGish's log-mel spectrograms of whole batches, one example a whole second.
+"""VGGish's log-mel spectrograms in batches, one example for each whole second.
 
-The recipe is TensorFlow's `research/audioset/vggish` (the same in torchvggish's `waveform_to_examples`):
-16 kHz mono, periodic Hann window of 400 samples every 160, FFT of 512 *magnitude* (no centring, no padding),
-64 triangles that are linear in HTK mel between 125 and 7,500 Hz with the DC bin left out,
-`log(mel + 0.01)`, 96 frames an example.
+The recipe is TensorFlow's `research/audioset/vggish` (as torchvggish's `waveform_to_examples`): 16 kHz mono, periodic Hann
+window of 400 samples every 160, *magnitude* of an FFT of 512 (no centring, no padding), 64 triangles that are linear in HTK
+mel between 125 and 7,500 Hz with the DC bin left out, `log(mel + 0.01)`, 96 frames an example.
 
-The features of AVE and LLP come from each second *alone*: 16,000 samples give 98 frames, the first 96 of which
-are the example. VGGish's own 0.96 s hop would let example 9 start at 8.64 s instead of 9 s.
+The features of AVE and LLP come from each second *alone*: 16,000 samples give 98 frames, the first 96 are the example. With
+VGGish's own hop of 0.96 s, example 9 would start at 8.64 s instead of 9 s.
 """
 
 from functools import cache
@@ -20,27 +19,24 @@ BANDS = 64
 _WINDOW, _HOP, _FFT = 400, 160, 512
 _LOWEST_HERTZ, _HIGHEST_HERTZ = 125.0, 7_500.0
 _LOG_OFFSET = 0.01
-_SECONDS_A_PASS = 5
-"""Seconds that each thread of the processor transforms at a time, so that what is in flight stays in its cache."""
+_SECONDS_A_PASS = 5  # seconds of sound that each CPU thread transforms at a time, so that they fit its cache
 _SECONDS_A_PASS_CUDA = 2_048
 
 
 def log_mel(waveform: Tensor, sample_rate: int, *, channel_axis: int | None = None) -> Tensor:
     """The log-mel examples of every whole second of `waveform`.
 
-    The FFT runs in double precision: beside a loud tone a silent band holds 1e-5 of single-precision noise, which
-    the logarithm would turn into 1e-3.
+    The FFT runs in float64: beside a loud tone, float32 noise of 1e-5 in a silent band would become 1e-3 in the logarithm.
 
     Args:
-        waveform: (..., samples), floating point in [-1, 1], or int16 (divided by 32,768). Leading axes are a
-            batch of mono signals.
-        sample_rate: of `waveform`, in Hz. Other rates than 16,000 are resampled (whole signal first, then cut
-            into seconds) by `torchaudio.functional.resample`; torchvggish takes resampy, which differs slightly.
-        channel_axis: the axis of channels, averaged to mono first, if `waveform` has one.
+        waveform: (..., samples), floating point in [-1, 1], or int16 (divided by 32,768). Leading axes are a batch of mono
+            signals.
+        sample_rate: of `waveform`, in Hz. Other rates than 16,000 are resampled as a whole by
+            `torchaudio.functional.resample`; torchvggish uses resampy, which differs slightly.
+        channel_axis: axis of the channels, which are averaged first; None: there is none.
 
     Returns:
-        (..., S, 96, 64), S = whole seconds; a tail shorter than a second is left out. float64 if `waveform` is
-        float64, else float32.
+        (..., S, 96, 64), S = whole seconds; a remainder is left out. float64 if `waveform` is float64, else float32.
 
     Raises:
         ValueError: for integers other than int16, a complex waveform, or a rate that is not positive.
@@ -55,7 +51,7 @@ def log_mel(waveform: Tensor, sample_rate: int, *, channel_axis: int | None = No
         waveform = waveform.mean(channel_axis)
     dtype = torch.float64 if waveform.dtype == torch.float64 else torch.float32
     if sample_rate != SAMPLE_RATE:
-        from torchaudio.functional import resample  # half a second to import, seldom needed
+        from torchaudio.functional import resample  # takes half a second to import
 
         waveform = resample(waveform.to(dtype), sample_rate, SAMPLE_RATE)
     seconds = waveform.shape[-1] // SAMPLE_RATE
@@ -71,12 +67,12 @@ def log_mel(waveform: Tensor, sample_rate: int, *, channel_axis: int | None = No
 
 
 class _Transform:
-    """(N, 16000) -> (N, 96, 64) for up to `step` seconds at a time, with what passes share made once."""
+    """(N, 16000) -> (N, 96, 64) for N <= `step`; window and matrix are made once for all passes."""
 
     def __init__(self, step: int, dtype: torch.dtype, device: torch.device) -> None:
         self.window = torch.hann_window(_WINDOW, periodic=True, dtype=torch.float64, device=device)
         self.padded = torch.zeros((step, FRAMES, _FFT), dtype=torch.float64, device=device)
-        # the mel matrix in groups of bands, each with the bins that it touches: a fourth of the products
+        # the mel matrix in groups of bands, each with its own bins: a fourth of the products
         matrix = mel_matrix()
         touched = [_span(group) for group in matrix.split(BANDS // 4, dim=1)]
         self.bins = slice(touched[0].start, touched[-1].stop)
@@ -91,7 +87,7 @@ class _Transform:
         spectrum = torch.view_as_real(torch.fft.rfft(padded))[:, :, self.bins].to(
             out.dtype
         )  # (N, 96, bins, 2)
-        # abs() of a complex number guards against overflow that samples in [-1, 1] cannot cause: three times the time
+        # abs() of complex numbers takes three times as long, to avoid an overflow that cannot occur in [-1, 1]
         spectrum.square_()
         magnitude = (spectrum[..., 0] + spectrum[..., 1]).sqrt_()  # (N, 96, bins)
         mel = [magnitude[..., bins] @ matrix for bins, matrix in self.groups]
@@ -99,14 +95,14 @@ class _Transform:
 
 
 def _span(matrix: Tensor) -> slice:
-    """The rows from the first to the last that is not zero."""
+    """The rows from the first to the last that are not zero."""
     rows = matrix.any(1).nonzero()
     return slice(int(rows[0]), int(rows[-1]) + 1)
 
 
 @cache
 def mel_matrix() -> Tensor:
-    """(257, 64) float64: the weight of each FFT bin in each mel band, as VGGish defines it (not torchaudio's)."""
+    """(257, 64) float64: the weight of each FFT bin in each mel band, by VGGish's definition (not torchaudio's)."""
 
     def mel(hertz: Tensor) -> Tensor:
         return 1_127.0 * torch.log1p(hertz / 700.0)

@@ -1,4 +1,4 @@
-"""Canonical formats: what every clip looks like after normalising, whatever it was before."""
+"""Canonical formats: what every clip looks like after normalising."""
 
 from dataclasses import dataclass
 
@@ -9,13 +9,13 @@ class Preset:
 
     Args:
         seconds: length of a clip, T; a segment is one second.
-        fps: frames a second, F, constant; a second is a closed group of pictures of its own.
-        width, height: pixels; the picture is squashed to them, its real size is recorded.
+        fps: frames a second, F, constant; each second is a closed group of pictures.
+        width, height: pixels; the picture is squashed to them, its original size is recorded.
         sample_rate, channels: of the sound.
-        crf: constant rate factor of libx264 (18: hardly to be told from the source).
-        x264: libx264's speed preset. Measured at 256x256: "superfast" saves a tenth of the time, for files that
-            are a fourth to nine tenths larger; "faster" takes a third more encoding time and saves nothing.
-        shortest: seconds; a file with less than this inside the clip's interval is too short to be a clip.
+        crf: constant rate factor of libx264 (18: visually almost lossless).
+        x264: libx264's speed preset. Measured at 256x256: "superfast" saves a tenth of the time for files 25 to 90 %
+            larger; "faster" takes a third more encoding time for no smaller files.
+        shortest: seconds; a file with less than this inside the clip's interval is too short.
     """
 
     seconds: int
@@ -35,11 +35,11 @@ class Preset:
 
     @property
     def samples(self) -> int:
-        """Samples of a clip, in each channel."""
+        """Samples of a clip in each channel."""
         return self.seconds * self.sample_rate
 
 
 CANONICAL = Preset(seconds=10, fps=16, width=256, height=256, sample_rate=16_000, channels=1)
 
 PRESETS: dict[str, Preset] = {"canonical": CANONICAL}
-"""The formats that `media.preset` of the configuration may name."""
+"""The formats that the configuration's `media.preset` may name."""

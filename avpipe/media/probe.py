@@ -15,25 +15,26 @@ CONTAINERS = (
     "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,flv,live_flv,mpeg,mpegts,mpegvideo,asf,ogg,rm,dv,mxf,nut,ivf,"
     "h264,hevc,m4v,mjpeg,yuv4mpegpipe,mp3,wav,w64,flac,aac,ac3,eac3,aiff,caf,amr,ape,au,wv,tta"
 )
-"""Container formats that are opened. Not among them: playlists and scripts (hls, concat, dash, ...), which would
-make ffmpeg read other files, and still images."""
+"""Container formats that are opened. Not among them: still images, and playlists and scripts (hls, concat, dash, ...), with
+which ffmpeg would read other files.
+"""
 PROTOCOLS = "file,pipe"
 
 
 class ProbeError(ValueError):
-    """The file is no media file, or a broken one; the message is the library's own."""
+    """The file is no media file, or a broken one; the message is PyAV's."""
 
 
 @dataclass(frozen=True)
 class Video:
-    """The video stream that stands for the file.
+    """The chosen video stream of a file.
 
     Args:
         index: of the stream in the file.
         width, height: as displayed, after rotation and with square pixels.
         fps: average frames a second; NaN if unknown.
         rotation: counter-clockwise degrees by which a player turns the stored picture: 0, 90, 180 or 270.
-        start, end: seconds on the file's time axis, which begins where its first stream does; NaN if unknown.
+        start, end: seconds on the file's time axis, which begins with its first stream; NaN if unknown.
     """
 
     index: int
@@ -47,7 +48,7 @@ class Video:
 
 @dataclass(frozen=True)
 class Audio:
-    """The audio stream that stands for the file; `index`, `start` and `end` as for `Video`."""
+    """The chosen audio stream of a file; `index`, `start` and `end` as for `Video`."""
 
     index: int
     sample_rate: int
@@ -62,9 +63,9 @@ class Media:
 
     Args:
         container: names of its format.
-        duration: seconds, as its header says; NaN if it does not.
-        video, audio: None where there is no stream that this installation can decode.
-        notes: why a stream that is there does not count.
+        duration: seconds by its header; NaN if unknown.
+        video, audio: None if there is no stream that can be decoded.
+        notes: why a stream of the file was not chosen.
     """
 
     container: str
@@ -77,8 +78,8 @@ class Media:
 def probe(path: Path) -> Media:
     """Read a file's headers and its first picture.
 
-    Cover art (one attached picture, as in mp3 files) is no video. Of several streams the default one counts, of
-    several default ones the largest picture and the most channels (then the highest sample rate).
+    Cover art (an attached picture, as in mp3 files) is no video. Among several streams the default one is chosen; among
+    several of these the largest picture, or the most channels (then the highest sample rate).
 
     Raises:
         ProbeError: if it is no media file of a format in `CONTAINERS`.
@@ -119,7 +120,7 @@ def _media(container: InputContainer) -> Media:
 
 
 def _usable(stream: VideoStream | AudioStream, notes: list[str]) -> bool:
-    """Whether a stream can be decoded and is more than cover art; says in `notes` why not."""
+    """Whether a stream can be decoded and is no cover art; appends the reason to `notes` if not."""
     if stream.disposition & Disposition.attached_pic:
         notes.append("the only picture is cover art")
     elif stream.codec_context is None:
@@ -138,7 +139,7 @@ def _default(stream: Stream) -> bool:
 
 
 def _interval(stream: Stream, origin: float) -> tuple[float, float]:
-    """A stream's start and end on the file's time axis, as far as its header says them."""
+    """A stream's start and end on the file's time axis by its header; NaN if unknown."""
     if stream.time_base is None or stream.start_time is None:
         return math.nan, math.nan
     start = float(stream.start_time * stream.time_base) - origin
@@ -146,12 +147,12 @@ def _interval(stream: Stream, origin: float) -> tuple[float, float]:
 
 
 def _display_size(width: int, height: int, aspect: Fraction | None) -> tuple[int, int]:
-    """The size with square pixels: the stored height, the width stretched by the pixel's aspect ratio."""
+    """The size with square pixels: the stored height, and the width times the pixels' aspect ratio."""
     return (max(1, round(width * aspect)), height) if aspect else (width, height)
 
 
 def _rotation(container: InputContainer, index: int) -> int:
-    """How far a player turns the picture; it stands with the first picture. 0 where that cannot be decoded."""
+    """By how much a player turns the picture, read from the first frame; 0 if that cannot be decoded."""
     stream = container.streams[index]
     stream.codec_context.thread_type = "NONE"
     try:

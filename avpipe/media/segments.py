@@ -1,4 +1,4 @@
-"""Canonical clips as frames and waveforms, a second a segment."""
+"""Canonical clips as frames and waveforms, in segments of one second."""
 
 import io
 import json
@@ -21,10 +21,10 @@ class Clip:
 
     Args:
         clip: its name.
-        row: its row in the manifest, and in every feature array.
-        video: mp4, None for a clip without pictures.
-        audio: flac, None for a clip without sound.
-        meta: what {clip}.json says: where the clip comes from and what it was before.
+        row: its row in the manifest and in every feature array.
+        video: mp4; None for a clip without pictures.
+        audio: flac; None for a clip without sound.
+        meta: content of {clip}.json: the clip's source and original format.
     """
 
     clip: str
@@ -35,10 +35,10 @@ class Clip:
 
 
 def read_shard(tar: Path) -> Iterator[Clip]:
-    """The clips of a shard in its order, one at a time in memory.
+    """The clips of a shard in order, one at a time in memory.
 
     Raises:
-        ValueError: if the file is not a tar that `normalise_shard` wrote; it names the file and the member.
+        ValueError: if the file is no tar of `normalise_shard`; it names the file and the member.
     """
     parts: dict[str, bytes] = {}
     try:
@@ -47,41 +47,39 @@ def read_shard(tar: Path) -> Iterator[Clip]:
                 clip, _, extension = member.name.partition(".")
                 content = archive.extractfile(member)
                 if extension not in ("mp4", "flac", "json") or content is None:
-                    raise ValueError(
-                        f"{tar}: {member.name!r} is no part of a shard; normalise the shard anew"
-                    )
+                    raise ValueError(f"{tar}: {member.name!r} is no part of a shard; normalise it again")
                 parts[extension] = content.read()
                 if extension == "json":
                     meta = json.loads(parts["json"])
                     yield Clip(clip, meta["row"], parts.get("mp4"), parts.get("flac"), meta)
                     parts = {}
     except tarfile.TarError as error:
-        raise ValueError(f"{tar} is not a whole tar file: {error}; normalise the shard anew") from error
+        raise ValueError(f"{tar} is not a whole tar file: {error}; normalise the shard again") from error
 
 
-Rule = Literal["middle", "linspace"]
-"""Which frames are seen at a lower rate, see `frame_indices`."""
+Rule = Literal["middle", "linspace"]  # how `frame_indices` selects frames at a lower rate
 
 
 def frame_indices(fps: int, preset: Preset = CANONICAL, rule: Rule = "middle") -> npt.NDArray[np.int64]:
-    """Which of a clip's frames are seen at a lower rate, (T * fps,).
+    """Indices of the frames of a clip at a lower rate, (T * fps,) int64.
 
-    By "middle", picture k of segment t is the frame at the middle of its own interval, t + (k + 1/2) / fps: index
-    F t + k F / fps + floor(F / (2 fps)). At the full rate these are all frames; at 1 fps, frame 8 of each 16. All pictures
-    of a segment lie inside its second, and none is nearer to one border than to the other.
+    "middle": picture k of segment t is the frame at the middle of its own interval, t + (k + 1/2) / fps: index F t + k F /
+    fps + floor(F / (2 fps)). At the full rate these are all frames; at 1 fps, frame 8 of each 16. So the pictures of a
+    segment lie inside its second, as far from its start as from its end.
 
-    By "linspace" they are round(linspace(0, F T - 1, T * fps)), halves to even: evenly from the clip's first frame to its
-    last, as the scripts of LLP's published features pick (AVVP-ECCV20, scripts/).
+    "linspace": round(linspace(0, F T - 1, T * fps)), halves to even: evenly from the clip's first frame to its last, as in
+    the scripts of LLP's published features (AVVP-ECCV20, scripts/).
 
     Args:
         fps: pictures a second; divides the preset's rate F.
         preset: the clip's format.
         rule: "middle" or "linspace".
+
+    Raises:
+        ValueError: if `fps` does not divide F.
     """
     if fps < 1 or preset.fps % fps:
-        raise ValueError(
-            f"fps must divide {preset.fps}, the rate of canonical clips: 1, 2, 4, 8 or 16, not {fps}"
-        )
+        raise ValueError(f"fps must divide {preset.fps}, the rate of the clips: 1, 2, 4, 8 or 16, not {fps}")
     if rule == "linspace":
         evenly = np.linspace(0, preset.frames - 1, preset.frames * fps // preset.fps)
         return evenly.round().astype(np.int64)
@@ -92,16 +90,13 @@ def frame_indices(fps: int, preset: Preset = CANONICAL, rule: Rule = "middle") -
 def decode_frames(
     video: bytes, fps: int, preset: Preset = CANONICAL, rule: Rule = "middle"
 ) -> npt.NDArray[np.uint8]:
-    """Pictures of a canonical clip, (T * fps, H, W, 3) RGB.
+    """Pictures of a canonical clip, (T * fps, H, W, 3) uint8 RGB.
 
-    By decord, else by PyAV where decord has no wheel (it has none for macOS and for ARM); on canonical clips
-    both give the same bytes.
+    Decoded by decord, or by PyAV where decord has no wheel (macOS, ARM); on canonical clips both give the same bytes.
 
     Args:
         video: the mp4 of a `Clip`.
-        fps: pictures a second, see `frame_indices`; pictures k of segment t are rows t * fps + k.
-        preset: the clip's format.
-        rule: which frames.
+        fps, preset, rule: see `frame_indices`; picture k of segment t is row t * fps + k.
 
     Raises:
         ValueError: if it is no canonical clip.
@@ -123,7 +118,7 @@ def decode_frames(
 def decode_with_pyav(
     video: bytes, indices: npt.NDArray[np.int64], preset: Preset = CANONICAL
 ) -> npt.NDArray[np.uint8]:
-    """The frames at `indices`, (len(indices), H, W, 3) RGB. Raises ValueError as `decode_frames`."""
+    """The frames at `indices`, (len(indices), H, W, 3) uint8 RGB. Raises ValueError as `decode_frames`."""
     import av
 
     try:
@@ -148,9 +143,9 @@ def _check(count: int, preset: Preset) -> None:
 
 
 def decode_audio(audio: bytes, preset: Preset = CANONICAL) -> npt.NDArray[np.float32]:
-    """The waveform of a canonical clip, (samples,) in [-1, 1); (samples, channels) of a preset with several.
+    """The waveform of a canonical clip, (samples,) float32 in [-1, 1), or (samples, channels) if the preset has several.
 
-    Segment t is samples S t .. S (t + 1) - 1, S the preset's sample rate.
+    Segment t is samples S t .. S (t + 1) - 1, with S the preset's sample rate.
 
     Raises:
         ValueError: if it is no canonical clip.

@@ -76,8 +76,8 @@ def test_classes_keep_their_clips_and_their_labels_alone(tmp_path: Path, wanted:
         "--ZhevVpy1s_2500ms",
     ]
     assert found.events[found.events["clip"] == "both________0"]["category"].tolist() == ["Speech"]
-    left_out = found.issues[found.issues["code"] == "left_out"]["message"].tolist()
-    assert left_out == ["balanced_train_segments.csv: 1 of 4 clips are not asked for"]
+    (left_out,) = found.issues[found.issues["code"] == "left_out"]["message"]
+    assert left_out.startswith("balanced_train_segments.csv: 1 of 4 clips")
 
 
 def test_sizes_are_kept_by_set_and_class(tmp_path: Path) -> None:
@@ -107,7 +107,7 @@ def test_a_larger_subset_holds_the_smaller_one_and_a_seed_makes_another(tmp_path
     ("options", "message"),
     [
         ({"sets": ["balance"]}, "no set 'balance' of AudioSet; did you mean 'balanced'?"),
-        ({"sets": "eval"}, "a list of one or more of balanced, unbalanced, eval"),
+        ({"sets": "eval"}, "a list of balanced, unbalanced, eval"),
         ({"classes": ["Spech"]}, "no class 'Spech'; did you mean 'Speech'?"),
         ({"classes": ["xyzzy"]}, "no class 'xyzzy'; class_labels_indices.csv lists them"),
         ({"classes": "Speech"}, "a list of names or mids"),

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from avpipe.datasets import read_annotations
 from avpipe.datasets.ave import read_ave
 from avpipe.datasets.base import AnnotationError, Annotations
-from avpipe.datasets.h5 import H5Error
 from avpipe.datasets.labels import clip_labels, segment_labels
+from avpipe.files import H5Error
 
 ROWS = ["Bark&AAAAAAAAAAA&good&0&10", "Cat&BBBBBBBBBBB&good&2&5", "Bark&-C_CCCCCCCC&good&3&7"]
 
@@ -84,7 +84,7 @@ def test_match_splits_are_those_of_the_released_files(ave: Annotations, shared: 
         assert (len(own), own["clip"].isin(short).sum()) == (count, queries)
     usual = ave.clips[ave.clips["split"] == "test"]
     assert usual["clip"].isin(short).sum() == 141
-    assert (usual["match_split"] == "test").sum() == 36  # another division, not a choice of the usual one
+    assert (usual["match_split"] == "test").sum() == 36  # not a subset of the usual test split
 
 
 def test_the_two_rows_with_two_labels_can_be_left_out(ave: Annotations, shared: Path) -> None:
@@ -203,14 +203,14 @@ def test_a_line_in_no_set_is_kept_and_reported(tmp_path: Path) -> None:
 
 
 def write_match_files(folder: Path, **rows: list[int]) -> Path:
-    """Files of cross-modality localization's division beside the others."""
+    """Adds the files of cross-modality localization's splits."""
     for split, numbers in rows.items():
         with h5py.File(folder / f"{split}_order_match.h5", "w") as file:
             file["order"] = np.array(numbers, dtype=np.int64)
     return folder
 
 
-def test_another_division_stands_beside_the_usual_one(tmp_path: Path) -> None:
+def test_match_splits_are_read_beside_the_usual_splits(tmp_path: Path) -> None:
     assert "match_split" not in read_ave(small(tmp_path / "without")).clips
     folder = write_match_files(small(tmp_path / "with"), train=[2, 1], val=[], test=[0])
     found = read_annotations("ave", folder, noisy=1)
@@ -227,12 +227,10 @@ def test_another_division_stands_beside_the_usual_one(tmp_path: Path) -> None:
             {"train": [0], "val": [1], "test": [3]},
             "test_order_match.h5, entry 0: 3 is not the number of a line",
         ),
-        ({"train": [0, 0], "val": [1], "test": [2]}, "entry 1: 0 is not .* that no set has named before"),
+        ({"train": [0, 0], "val": [1], "test": [2]}, "entry 1: 0 is not .* is listed twice"),
     ],
 )
-def test_a_division_that_is_none_is_an_error(
-    tmp_path: Path, rows: dict[str, list[int]], message: str
-) -> None:
+def test_impossible_split_files_are_refused(tmp_path: Path, rows: dict[str, list[int]], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         read_ave(write_match_files(small(tmp_path), **rows))
 

@@ -100,7 +100,7 @@ def test_the_demo_is_both_formats_together(rendered: Path) -> None:
     timed = {
         (plan.id, modality, CLASSES[i.category].name, i.onset, i.offset)
         for plan in PLANS
-        for modality, intervals in (("audio", plan.heard), ("visual", plan.seen))
+        for modality, intervals in (("audio", plan.audio), ("visual", plan.visual))
         for i in intervals
         if plan.split != "train"  # LLP has no timed labels for training
     }
@@ -110,10 +110,10 @@ def test_the_demo_is_both_formats_together(rendered: Path) -> None:
     }
 
 
-def test_weak_labels_are_all_that_is_heard_or_seen(rendered: Path) -> None:
+def test_weak_labels_are_all_audio_and_visual_categories(rendered: Path) -> None:
     events = read_demo(rendered / "annotations").events
     weak = events[events["modality"] == "video"].groupby("clip")["category"].agg(set).to_dict()
-    assert weak == {p.id: {CLASSES[i.category].name for i in (*p.heard, *p.seen)} for p in PLANS}
+    assert weak == {p.id: {CLASSES[i.category].name for i in (*p.audio, *p.visual)} for p in PLANS}
 
 
 def test_formats_that_disagree_are_refused(rendered: Path, tmp_path: Path) -> None:
@@ -153,9 +153,9 @@ def test_killed_while_rendering_every_clip_is_whole_or_absent(rendered: Path, tm
 
 
 def shown_alone(category: int, **changes: Any) -> ClipPlan:
-    """The same clip with one class, heard and seen all the time, and nothing else."""
+    """The same clip with one class, audio and visual all the time, and nothing else."""
     always = (Interval(category, 0, SECONDS),)
-    plan = replace(PLANS[0], heard=always, seen=always, occluded=frozenset(), drowned=frozenset())
+    plan = replace(PLANS[0], audio=always, visual=always, occluded=frozenset(), masked=frozenset())
     return replace(plan, **changes)
 
 
@@ -172,17 +172,17 @@ def test_an_occluder_hides_the_look() -> None:
     assert (difference[4, 1:-1] == 0).all()  # the occluder comes and goes within a frame or so
 
 
-def test_noise_drowns_the_sound() -> None:
-    with_noise = [render_sound(shown_alone(category, drowned=frozenset({4}))) for category in (0, 2)]
+def test_noise_masks_the_sound() -> None:
+    with_noise = [render_sound(shown_alone(category, masked=frozenset({4}))) for category in (0, 2)]
     seconds = [sound[0].reshape(SECONDS, -1) for sound in with_noise]
     difference = (seconds[0] - seconds[1]).std(axis=1) / seconds[0].std(axis=1)
     assert (difference[[3, 5]] > 0.5).all()
     assert difference[4] < 0.2
 
 
-def test_a_sound_is_loud_when_it_is_heard() -> None:
+def test_a_sound_is_loud_in_its_seconds_only() -> None:
     always = shown_alone(3)
-    partly = replace(always, heard=(Interval(3, 2, 6),))
+    partly = replace(always, audio=(Interval(3, 2, 6),))
     loudness = render_sound(partly)[0].reshape(SECONDS, -1).std(axis=1)
     assert loudness[2:6].min() > max(loudness[:2].max(), loudness[6:].max())
 

@@ -5,7 +5,7 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from avpipe.datasets.demo_plan import CLASSES, SECONDS, ClipPlan, meetings, plan_clip
+from avpipe.datasets.demo_plan import CLASSES, SECONDS, ClipPlan, co_occurrences, plan_clip
 
 PLANS = [plan_clip(index, seed=0) for index in range(400)]
 
@@ -29,25 +29,27 @@ def test_look_and_sound_together_name_one_class() -> None:
 
 @given(any_plan)
 def test_intervals_are_whole_seconds_inside_the_clip(plan: ClipPlan) -> None:
-    for interval in (*plan.heard, *plan.seen):
+    for interval in (*plan.audio, *plan.visual):
         assert 0 <= interval.onset < interval.offset <= SECONDS
     assert len(plan.event.seconds) == 0 or len(plan.event.seconds) >= 2
 
 
 @given(any_plan)
-def test_look_and_sound_of_a_class_meet_in_its_event_and_nowhere_else(plan: ClipPlan) -> None:
-    assert meetings(plan.heard, plan.seen) == {(second, plan.event.category) for second in plan.event.seconds}
+def test_look_and_sound_of_a_class_coincide_in_its_event_only(plan: ClipPlan) -> None:
+    assert co_occurrences(plan.audio, plan.visual) == {
+        (second, plan.event.category) for second in plan.event.seconds
+    }
 
 
 @given(any_plan)
-def test_nothing_hides_the_ends_of_an_event(plan: ClipPlan) -> None:
+def test_the_ends_of_an_event_are_neither_occluded_nor_masked(plan: ClipPlan) -> None:
     ends = {*plan.event.seconds[:1], *plan.event.seconds[-1:]}
-    assert not ends & (plan.occluded | plan.drowned)
+    assert not ends & (plan.occluded | plan.masked)
 
 
 @given(any_plan)
-def test_bystanders_are_of_another_class(plan: ClipPlan) -> None:
-    for event, *others in (plan.heard, plan.seen):
+def test_distractors_are_of_another_class(plan: ClipPlan) -> None:
+    for event, *others in (plan.audio, plan.visual):
         assert event.category == plan.event.category not in {other.category for other in others}
 
 
@@ -65,12 +67,12 @@ def test_ids_look_like_youtube_ids_and_differ() -> None:
 
 def test_all_that_makes_it_hard_is_common_and_nothing_is_universal() -> None:
     shares = {
-        "heard, not seen": sum(set(p.heard[0].seconds) > set(p.event.seconds) for p in PLANS),
-        "seen, not heard": sum(set(p.seen[0].seconds) > set(p.event.seconds) for p in PLANS),
-        "bystander heard": sum(len(p.heard) > 1 for p in PLANS),
-        "bystander seen": sum(len(p.seen) > 1 for p in PLANS),
+        "audio without visual": sum(set(p.audio[0].seconds) > set(p.event.seconds) for p in PLANS),
+        "visual without audio": sum(set(p.visual[0].seconds) > set(p.event.seconds) for p in PLANS),
+        "audio distractor": sum(len(p.audio) > 1 for p in PLANS),
+        "visual distractor": sum(len(p.visual) > 1 for p in PLANS),
         "occluded in the event": sum(bool(p.occluded & set(p.event.seconds)) for p in PLANS),
-        "drowned in the event": sum(bool(p.drowned & set(p.event.seconds)) for p in PLANS),
+        "masked in the event": sum(bool(p.masked & set(p.event.seconds)) for p in PLANS),
         "background only": 2 * sum(not p.event.seconds for p in PLANS),
         "whole clip": sum(len(p.event.seconds) == SECONDS for p in PLANS),
     }

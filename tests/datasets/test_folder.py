@@ -139,7 +139,7 @@ def test_sources_are_found_again_by_the_folder_study_s_pattern(tmp_path: Path) -
 
 
 def test_a_folder_without_videos_is_an_error_that_says_what_was_looked_for(tmp_path: Path) -> None:
-    with pytest.raises(AnnotationError, match=r"no video or sound file.*mp4.*other files: 1"):
+    with pytest.raises(AnnotationError, match=r"no video or audio file.*mp4.*other files: 1"):
         read_folder(fill(tmp_path, "notes.txt"))
     with pytest.raises(AnnotationError, match="is not a folder"):
         read_folder(tmp_path / "notes.txt")

@@ -60,7 +60,7 @@ def test_what_is_only_heard_or_seen_is_background() -> None:
 def test_events_of_other_clips_are_left_out_and_unknown_categories_are_not() -> None:
     other = events(("elsewhere", "audiovisual", "Bark", 0, 10))
     assert (segment_labels(other, clips("a"), CATEGORIES) == 3).all()
-    with pytest.raises(ValueError, match="'Bark', not one of"):
+    with pytest.raises(ValueError, match="'Bark'"):
         segment_labels(events(("a", "audiovisual", "Bark", 0, 10)), clips("a"), ("Cat",))
 
 

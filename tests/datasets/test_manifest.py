@@ -11,17 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from avpipe import files
 from avpipe.datasets import manifest as manifest_module
 from avpipe.datasets import read_annotations
 from avpipe.datasets.base import CLIP_COLUMNS, EVENT_COLUMNS, ISSUE_COLUMNS, Annotations, table
-from avpipe.datasets.manifest import (
-    LedgerError,
-    assign_rows,
-    inventory,
-    local_file,
-    read_ledger,
-    write_manifest,
-)
+from avpipe.datasets.manifest import assign_rows, inventory, local_file, write_manifest
+from avpipe.rows import RowsError, read_rows
 
 NAN = float("nan")
 
@@ -122,7 +117,7 @@ def test_the_order_in_the_splits_is_the_annotations_whatever_the_rows(tmp_path: 
     assert dict(zip(frame["clip"], frame["split_order"], strict=True)) == {"a": 0, "b": 1}
 
 
-def test_another_division_stands_beside_the_usual_one_and_changes_no_shard(tmp_path: Path) -> None:
+def test_match_splits_are_columns_of_the_manifest_and_change_no_shard(tmp_path: Path) -> None:
     first = write_manifest(annotations(["a", "b"]), "mine", tmp_path, 2, [])
     divided = annotations(["a", "b"])
     more = divided.clips.assign(split_order=[1, 0], match_split=["test", "none"], match_order=[0, 0])
@@ -203,9 +198,9 @@ def test_killed_between_two_files_the_next_run_ends_the_same(
     write_manifest(annotations(["a", "c"]), "mine", tmp_path / "killed", 2, [])
     write_manifest(annotations(["a", "c"]), "mine", tmp_path / "whole", 2, [])
     write_manifest(annotations(["a", "b", "c"]), "mine", tmp_path / "whole", 2, [])
-    for victim in ("_write_parquet", "_write_csv"):
+    for place, victim in ((manifest_module, "_write_parquet"), (files, "write_json")):
         with monkeypatch.context() as patch:
-            patch.setattr(manifest_module, victim, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+            patch.setattr(place, victim, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
             with pytest.raises(KeyboardInterrupt):
                 write_manifest(annotations(["a", "b", "c"]), "mine", tmp_path / "killed", 2, [])
     write_manifest(annotations(["a", "b", "c"]), "mine", tmp_path / "killed", 2, [])
@@ -224,9 +219,9 @@ def test_killed_between_two_files_the_next_run_ends_the_same(
         ("clip\na\nb\na\n", "'a' has two rows"),
     ],
 )
-def test_a_damaged_ledger_is_not_continued(tmp_path: Path, text: str, message: str) -> None:
+def test_a_damaged_list_of_rows_is_not_continued(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "rows.csv").write_text(text)
-    with pytest.raises(LedgerError, match=message):
+    with pytest.raises(RowsError, match=message):
         write_manifest(annotations(["a"]), "mine", tmp_path, 2, [])
     assert (tmp_path / "rows.csv").read_text() == text
     assert not (tmp_path / "manifest.json").exists()
@@ -234,22 +229,22 @@ def test_a_damaged_ledger_is_not_continued(tmp_path: Path, text: str, message: s
 
 @given(st.lists(st.lists(st.sampled_from("abcdefgh"), unique=True), max_size=6))
 def test_a_row_once_given_belongs_to_its_clip_forever(versions: list[list[str]]) -> None:
-    ledger: list[str] = []
+    known: list[str] = []
     given_rows: dict[str, int] = {}
     for clips in versions:
-        rows, longer = assign_rows(ledger, clips)
-        assert longer[: len(ledger)] == ledger
-        assert longer[len(ledger) :] == [clip for clip in clips if clip not in ledger]
+        rows, longer = assign_rows(known, clips)
+        assert longer[: len(known)] == known
+        assert longer[len(known) :] == [clip for clip in clips if clip not in known]
         assert [longer[row] for row in rows] == clips
         for clip, row in zip(clips, rows, strict=True):
             assert given_rows.setdefault(clip, row) == row
-        ledger = longer
+        known = longer
 
 
-def test_the_ledger_reads_back(tmp_path: Path) -> None:
-    assert read_ledger(tmp_path / "rows.csv") == []
+def test_the_list_of_rows_reads_back(tmp_path: Path) -> None:
+    assert read_rows(tmp_path / "rows.csv") == []
     write_manifest(annotations(["-a", "b~2", "refused~0"]), "mine", tmp_path, 2, [])
-    assert read_ledger(tmp_path / "rows.csv") == ["-a", "b~2", "refused~0"]
+    assert read_rows(tmp_path / "rows.csv") == ["-a", "b~2", "refused~0"]
 
 
 def test_a_shard_size_below_one_is_refused(tmp_path: Path) -> None:

@@ -179,7 +179,7 @@ def test_clear_errors(array: Array, tmp_path: Path) -> None:
     with pytest.raises(FeaturesError, match=r"a\.zarr: no array of features; run the extraction of a first"):
         open_features(array.path)
     zarr.create_array(tmp_path / "foreign.zarr", shape=(3,), dtype="float32")
-    with pytest.raises(FeaturesError, match="no array that avpipe wrote"):
+    with pytest.raises(FeaturesError, match="no array of avpipe"):
         open_features(tmp_path / "foreign.zarr")
     full(array)
     (array.root / "rows.csv").write_text("clip\nc0\n")

@@ -66,7 +66,7 @@ def test_a_clip_without_an_outcome_is_named(tmp_path: Path) -> None:
 def test_a_clip_with_two_outcomes_is_an_error(tmp_path: Path) -> None:
     manifest = manifest_of(tmp_path, ["a"], 2)
     outcomes(tmp_path / "tables" / "0.parquet", ["a", "a"])
-    with pytest.raises(ValueError, match="two of the outcome tables"):
+    with pytest.raises(ValueError, match="two outcome tables"):
         gather_clips(manifest, tmp_path / "tables", tmp_path / "clips.parquet")
 
 

@@ -194,7 +194,7 @@ def test_a_file_that_vanished_after_fetching_is_missing(small: tuple[Path, Path]
     (tmp_path / "0.mp4").unlink()
     row = pd.read_parquet(run(tmp_path, *small)[1]).iloc[0]
     assert row["status"] == "missing"
-    assert "fetch it anew" in row["reason"]
+    assert "fetch it again" in row["reason"]
 
 
 KILLED = """

@@ -1,4 +1,4 @@
-# The study, and the functions by which rules ask for inputs and parameters.
+# The study, and the functions that give rules their inputs and parameters.
 import json
 import sys
 from pathlib import Path
@@ -26,7 +26,7 @@ try:
 except (ValueError, OSError) as error:
     raise WorkflowError(str(error)) from None
 
-# Jobs run the code of this checkout: with the Python that runs Snakemake, or with that of their conda environment.
+# Jobs run the code of this checkout, with the Python that runs Snakemake or that of their conda environment.
 _uses_conda = any(str(method).endswith("conda") for method in workflow.deployment_settings.deployment_method)
 _path = "" if _uses_conda else f'export PATH="{Path(sys.executable).parent}:$PATH"; '
 shell.prefix(f'set -euo pipefail; {_path}export PYTHONPATH="{workflow.basedir}"; ')
@@ -44,7 +44,7 @@ wildcard_constraints:
 
 
 def all_results(wildcards):
-    """Every table, figure and array that the study asks for, and what became of every clip."""
+    """Every table, figure and array of the study, and clips.parquet."""
     tables = [
         f"{plan.results}/tables/{name}.{suffix}"
         for name in plan.tables
@@ -62,62 +62,62 @@ def all_results(wildcards):
 
 
 def manifest_file(name):
-    """A file that the manifest's job wrote; asking for it makes Snakemake run that job first."""
+    """An output of the manifest's job; asking for it makes Snakemake run that job first."""
     return getattr(checkpoints.manifest.get(dataset=study.dataset.name).output, name)
 
 
 def manifest_index_file(wildcards):
-    """manifest.json of the manifest as it will be: a digest read from an old one would hide what changed."""
+    """The new manifest.json: a digest from the old one would hide what changed."""
     return manifest_file("index")
 
 
 def shards():
-    """The numbers of the shards, once the manifest is there."""
+    """The numbers of the shards, once the manifest exists."""
     return [int(number) for number in manifest_index(manifest_file("index"))["shards"]]
 
 
 def feature_chunks(extractors):
-    """The file of every shard of the extractors' arrays."""
+    """The file of every shard of these features."""
     return [plan.chunk(name, shard) for name in extractors for shard in shards()]
 
 
 def segment_files(suffix):
-    """The tar, or the table of outcomes, of every shard."""
+    """The tar or the outcome table of every shard."""
     return [f"{plan.results}/segments/{study.media.preset}/{shard}.{suffix}" for shard in shards()]
 
 
-# Snakemake does not compare parameters that a function makes from `input`, so these read the files by themselves.
-# Asked before the manifest is made they give None; Snakemake asks again before the job runs.
+# Snakemake does not compare parameters that a function makes from `input`, so these functions read the files themselves.
+# They return None before the manifest exists; Snakemake calls them again before the job runs.
 
 
 def index_now():
-    """manifest.json as it is now, or None."""
+    """The current manifest.json, or None."""
     path = Path(plan.results) / "manifest.json"
     return manifest_index(path) if path.exists() else None
 
 
 def shard_digest(wildcards):
-    """Changes when the manifest's rows of this shard, or its local source files, do.
+    """Changes when this shard's rows or local source files do.
 
-    So adding clips or changing one file reruns that shard only, though the manifest is a new file.
+    So a new clip or a changed file reruns its shard only, although the manifest is a new file.
     """
     index = index_now()
     return index and index["shards"].get(wildcards.shard)
 
 
 def labels_digest(wildcards):
-    """Changes when events or categories do, though the manifest may be a new file."""
+    """Changes when events or categories do, not when the manifest is only a new file."""
     index = index_now()
     return index and index["labels"]
 
 
 def source_inventory(wildcards):
-    """Changes when a file in a local source folder does, or a local archive: then the manifest is made again."""
+    """Changes when a file in a local source folder or a local archive does; the manifest is then made again."""
     return inventory([Path(source.local_path) for source in study.dataset.sources if source.local_path])
 
 
 def annotation_files(wildcards):
-    """The dataset's own annotation files; of a plain folder there are none, its inventory counts."""
+    """The dataset's own annotation files; none for a plain folder, whose inventory is compared instead."""
     folder = Path(study.dataset.annotations or f"{plan.results}/annotations")
     if study.dataset.kind == "demo":
         return [f"{plan.results}/annotations"]
@@ -132,23 +132,23 @@ def annotation_files(wildcards):
 
 
 def source_identities(wildcards):
-    """What decides which clips the sources give, without speed, patience and secrets: those make nothing stale."""
+    """The options that decide which clips the sources give; speed, time limits and secrets make nothing stale."""
     return [source.identity() for source in study.dataset.sources]
 
 
-# `input` is asked for only so that Snakemake does not compare what the function gives; `source_identities` is compared.
+# The argument `input` keeps Snakemake from comparing the result; `source_identities` is compared instead.
 def source_options(wildcards, input):
-    """The dataset's sources as the jobs take them. (A function, because Snakemake expands braces elsewhere.)"""
+    """The dataset's sources as options. (A function, because Snakemake would expand braces in a string.)"""
     return [f"--source={source.to_json()}" for source in study.dataset.sources]
 
 
 def local_source_options(wildcards):
-    """The sources whose files the manifest looks at."""
+    """The local sources, whose files the manifest checks."""
     return [f"--source={source.identity()}" for source in study.dataset.sources if source.local_path]
 
 
 def reader_options(wildcards):
-    """Options of the dataset's reader, as json; the demo's are for rendering, not for reading."""
+    """Options of the dataset's reader, as json; none for the demo, whose options are for rendering."""
     return json.dumps({} if study.dataset.kind == "demo" else study.dataset.options, sort_keys=True)
 
 
@@ -158,7 +158,7 @@ def demo_options(wildcards):
 
 
 def extractor_options(bundle):
-    """A function that gives the settings of a bundle's extractors as the jobs take them."""
+    """A function that returns the settings of a bundle's extractors as options."""
 
     def options(wildcards):
         settings = {name: study.extractors[name].model_dump(mode="json") for name in bundle}
@@ -168,14 +168,14 @@ def extractor_options(bundle):
 
 
 def experiment_of(wildcards):
-    """The experiment of a run's path."""
+    """The experiment in a run's path."""
     if wildcards.experiment not in plan.experiments:
         raise WorkflowError(f"no table or figure of this study asks for experiment {wildcards.experiment}")
     return plan.experiments[wildcards.experiment]
 
 
 def share_of_cores(wildcards):
-    """Threads of a job, so that the shards of a small study still use every core."""
+    """Threads of a job: with few shards, each gets more, so that every core is used."""
     try:
         jobs = len(manifest_index(f"{plan.results}/manifest.json")["shards"])
     except FileNotFoundError:
@@ -184,12 +184,12 @@ def share_of_cores(wildcards):
 
 
 def outcome_tables(wildcards):
-    """Every shard's table of outcomes; none where all features are imported, because no clip is fetched then."""
+    """Every shard's outcome table; none if all features are imported, because no clip is fetched then."""
     return segment_files("parquet") if plan.needs_media else []
 
 
 def imported_options(name):
-    """A function that gives how a feature is imported, as one line of json."""
+    """A function that returns the settings of an imported feature, as json."""
 
     def options(wildcards):
         return json.dumps({name: plan.imported(name).model_dump(mode="json")})
@@ -198,7 +198,7 @@ def imported_options(name):
 
 
 def imported_inventory(name):
-    """A function whose value changes when a published file does: its size or its time of change."""
+    """A function whose result changes with the size or modification time of a published file."""
 
     def published(wildcards):
         config = plan.imported(name)
@@ -213,58 +213,58 @@ def coverage_chunks(wildcards):
 
 
 def run_features(wildcards):
-    """The features that the experiment reads, each by the count of its clips, which is made when it is complete."""
+    """The coverage files of the experiment's features; each is made once the feature is complete."""
     names = sorted(set(experiment_of(wildcards).features.values()))
     return [f"{plan.results}/features/{name}.csv" for name in names]
 
 
 def run_start(wildcards):
-    """The weights that the runs start from, which are outputs of another training; none for most experiments."""
+    """The pretraining checkpoints that the runs start from; none for most experiments."""
     return plan.checkpoints_before(experiment_of(wildcards))
 
 
 def run_code(wildcards):
-    """The fingerprint of the loop, the task and this experiment's model; no other model's."""
+    """The fingerprint of the training loop, the task and this experiment's model only."""
     return train_code(experiment_of(wildcards))
 
 
 def run_embed_code(wildcards):
-    """The fingerprint of passing clips through this experiment's model; no other model's."""
+    """The fingerprint of the code that embeds clips with this experiment's model only."""
     return embed_code(experiment_of(wildcards))
 
 
 def run_experiment(wildcards):
-    """The experiment as one line of json."""
+    """The experiment as json."""
     return experiment_of(wildcards).to_json()
 
 
 def table_runs(wildcards):
-    """The numbers of every run behind the table."""
+    """The metrics of every run of the table."""
     return plan.runs(list(plan.tables[wildcards.table].experiments(study).values()), "metrics.json")
 
 
 def table_text(wildcards):
-    """What the table's file says, without its comments."""
+    """The table's file without comments."""
     return plan.tables[wildcards.table].model_dump_json()
 
 
 def table_study(wildcards):
-    """The part of the study that decides the table."""
+    """The part of the study that the table depends on."""
     return plan.narrowed(plan.tables[wildcards.table])
 
 
 def figure_inputs(wildcards):
-    """What the figure reads of the runs; and the clips themselves where it shows one."""
+    """The figure's files of the runs, and the clips if it shows one."""
     spec = plan.figures[wildcards.figure]
     clips = [f"{plan.results}/clips.parquet", *segment_files("tar")] if spec.shows_clip else []
     return [*plan.figure_files(spec), *clips]
 
 
 def figure_text(wildcards):
-    """What the figure's file says, without its comments."""
+    """The figure's file without comments."""
     return plan.figures[wildcards.figure].model_dump_json()
 
 
 def figure_study(wildcards):
-    """The part of the study that decides the figure."""
+    """The part of the study that the figure depends on."""
     return plan.narrowed(plan.figures[wildcards.figure])

@@ -1,7 +1,7 @@
 # Stage 1: annotation files to the manifest.
 
 
-# The clips in source/ are no declared output: Snakemake would delete those that need no rendering.
+# The clips in source/ are no declared output: Snakemake would delete all of them before the job, not only outdated ones.
 rule demo:
     output:
         directory("results/{dataset}/annotations"),
@@ -17,7 +17,7 @@ rule demo:
         "python -m avpipe datasets demo --out results/{wildcards.dataset} --options {params.options:q} > {log} 2>&1"
 
 
-# A checkpoint, because the number of shards is known only when the annotations are read.
+# A checkpoint, because the number of shards is known only after the annotations are read.
 checkpoint manifest:
     input:
         annotation_files,

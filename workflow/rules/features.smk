@@ -1,5 +1,5 @@
-# Stage 4: canonical clips to features. The rule's output is the file that holds the shard in the zarr array.
-# Extractors of one bundle share a job, so that each clip is decoded once for all of them.
+# Stage 4: canonical clips to features. A job's output is its shard's file in the zarr array.
+# The extractors of a bundle share a job, so that each clip is decoded once for all of them.
 
 for bundle in plan.bundles:
 
@@ -31,7 +31,7 @@ for bundle in plan.bundles:
             " --device {params.device} {params.weights:q} --threads {threads} > {log} 2>&1"
 
 
-# Features that exist already: a look at what was published, then shard by shard into the same files as extraction's.
+# Published features: identify the files, then import them shard by shard into the same kind of array.
 for name in plan.imports:
 
     rule:
@@ -72,7 +72,7 @@ for name in plan.imports:
             " --shard {wildcards.shard} --results results/{wildcards.dataset} > {log} 2>&1"
 
 
-# What training depends on: one file a feature, however many shards there are.
+# Training depends on this one file a feature, not on every shard.
 rule coverage:
     input:
         chunks=coverage_chunks,

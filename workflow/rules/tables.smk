@@ -1,5 +1,5 @@
-# Stage 6: runs to tables. The table's text and the part of the study that it shows are parameters, not inputs:
-# a comment in the yaml file reruns nothing, nor does a fresh clone.
+# Stage 6: runs to tables. The table's text and its part of the study are parameters, not inputs, so that neither a
+# comment in the yaml file nor a fresh clone reruns anything.
 
 
 rule table:

@@ -1,4 +1,4 @@
-# Stage 5: features to runs. One job trains all seeds of an experiment: they share a process and the features.
+# Stage 5: features to runs. One job trains all seeds of an experiment, to load the features once.
 
 
 rule train:
@@ -41,7 +41,7 @@ rule train:
         " --device {params.device} --threads {threads} --log {log} > {log} 2>&1"
 
 
-# What a figure of features reads: the test split through one trained model.
+# Save a trained model's test-set embeddings, for t-SNE figures.
 rule embed:
     input:
         run=expand(

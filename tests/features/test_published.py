@@ -12,12 +12,17 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from avpipe.datasets import read_annotations
+from avpipe.datasets.ave import read_row_names
 from avpipe.datasets.base import AnnotationError
-from avpipe.datasets.h5 import H5Error
 from avpipe.datasets.manifest import write_manifest
 from avpipe.features import open_features
-from avpipe.features.imported import ImportFeaturesError, inspect_published, row_names
-from avpipe.features.importing import import_features, import_shard
+from avpipe.features.published import (
+    PublishedFeaturesError,
+    import_features,
+    import_shard,
+    inspect_published,
+)
+from avpipe.files import H5Error
 from avpipe.plan.extractor import ImportedConfig
 
 LINES = [f"Bark&{letter * 11}&good&{number}&9" for number, letter in enumerate("ABCDEFG")] + [
@@ -70,24 +75,26 @@ def test_a_part_of_the_dataset_reads_its_rows_of_the_whole_file(tmp_path: Path) 
     whole.write_text("Category&VideoID&Quality&StartTime&EndTime\n" + "\n".join(LINES) + "\n")
     values = numbers(8, 10, 128)
     config = h5_config(h5(tmp_path / "audio.h5", values), rows=str(whole))
-    import_features("a", config, study)
+    import_features("a", config, study, read_row_names(whole))
     found = open_features(study / "features" / "a.zarr")
     # AAAAAAAAAAA is in this study's annotations once, so it is row 0 of the whole, where it stands first
     np.testing.assert_array_equal(found.array[:], values[[6, 2, 0]])
 
 
-def test_a_ledger_or_a_list_of_names_says_which_row_is_which_clip_as_well(tmp_path: Path) -> None:
+def test_the_names_of_rows_may_be_in_rows_csv_or_in_a_list(tmp_path: Path) -> None:
     (tmp_path / "rows.csv").write_text("clip\nB\nA\nA\n")
     (tmp_path / "names.txt").write_text("B\nA\nA\n")
-    assert row_names(tmp_path / "rows.csv") == row_names(tmp_path / "names.txt") == ["B", "A", "A~2"]
+    assert (
+        read_row_names(tmp_path / "rows.csv") == read_row_names(tmp_path / "names.txt") == ["B", "A", "A~2"]
+    )
 
 
 def test_clips_that_the_file_does_not_have_are_nan_and_counted(tmp_path: Path) -> None:
     study = ave_study(tmp_path)
-    (tmp_path / "names.txt").write_text("BBBBBBBBBBB\nDDDDDDDDDDD\nnobody\n")
     values = numbers(3, 10, 128)
-    config = h5_config(h5(tmp_path / "audio.h5", values), rows=str(tmp_path / "names.txt"))
-    assert import_features("a", config, study) == {"imported": 2, "not in the files": 6}
+    config = h5_config(h5(tmp_path / "audio.h5", values), rows="names.txt")
+    names = ["BBBBBBBBBBB", "DDDDDDDDDDD", "nobody"]
+    assert import_features("a", config, study, names) == {"imported": 2, "not in the files": 6}
     found = open_features(study / "features" / "a.zarr")
     assert np.flatnonzero(found.valid).tolist() == [1, 3]
     np.testing.assert_array_equal(found.load([1, 3]), values[:2])
@@ -96,15 +103,14 @@ def test_clips_that_the_file_does_not_have_are_nan_and_counted(tmp_path: Path) -
 def test_the_noisy_set_is_a_second_file(tmp_path: Path) -> None:
     study = ave_study(tmp_path, noisy=4)
     values, noisy = numbers(8, 10, 7, 7, 512, dtype="float16"), numbers(4, 10, 7, 7, 512, dtype="float16")
-    annotations = tmp_path / "annotations" / "Annotations.txt"
     config = h5_config(
         h5(tmp_path / "v.h5", values.astype("float64")),
         (10, 7, 7, 512),
         noisy=str(h5(tmp_path / "n.h5", noisy.astype("float64"))),
         dtype="float16",
-        rows=str(annotations),
+        rows="Annotations.txt",
     )
-    assert import_features("v", config, study) == {"imported": 12}
+    assert import_features("v", config, study, NAMES) == {"imported": 12}
     found = open_features(study / "features" / "v.zarr")
     assert found.clips[8:] == ("noisy~0", "noisy~1", "noisy~2", "noisy~3")
     np.testing.assert_array_equal(found.array[:], np.concatenate([values, noisy]))
@@ -178,15 +184,17 @@ def test_rounding_is_counted_and_what_does_not_fit_is_refused(tmp_path: Path) ->
     np.testing.assert_array_equal(open_features(study / "features/b.zarr").array[:], values)
     values[2, 3, 4] = 1e6
     config = h5_config(h5(tmp_path / "b.h5", values), dtype="float16")
-    with pytest.raises(ImportFeaturesError, match="clip CCCCCCCCCCC: 1e\\+06 is too large for float16"):
+    with pytest.raises(PublishedFeaturesError, match="clip CCCCCCCCCCC: 1e\\+06 is too large for float16"):
         import_features("c", config, study)
 
 
 def test_h5_files_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     study = ave_study(tmp_path)
-    with pytest.raises(ImportFeaturesError, match=r"has 5 rows, but rows\.csv names 8 clips: set `rows`"):
+    with pytest.raises(PublishedFeaturesError, match=r"has 5 rows, but rows\.csv names 8 clips: set `rows`"):
         import_features("a", h5_config(h5(tmp_path / "5.h5", numbers(5, 10, 128))), study)
-    with pytest.raises(ImportFeaturesError, match=r"a clip has shape \(10, 64\), expected \(10, 128\); see"):
+    with pytest.raises(
+        PublishedFeaturesError, match=r"a clip has shape \(10, 64\), expected \(10, 128\); see"
+    ):
         import_features("a", h5_config(h5(tmp_path / "64.h5", numbers(8, 10, 64))), study)
     with pytest.raises(H5Error, match="has no array 'avadataset' of its own; it has 'x': set `key`"):
         import_features("a", h5_config(h5(tmp_path / "x.h5", numbers(8, 10, 128), "x")), study)
@@ -223,7 +231,7 @@ def test_npy_files_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     config = ImportedConfig(path=str(tmp_path), format="npy", shape=(10, 128))
 
     def message() -> str:
-        with pytest.raises(ImportFeaturesError) as caught:
+        with pytest.raises(PublishedFeaturesError) as caught:
             import_features("a", config, study)
         return str(caught.value)
 
@@ -245,7 +253,7 @@ def test_npy_files_that_do_not_fit_are_refused(tmp_path: Path) -> None:
 def test_an_annotation_line_without_an_id_is_named(tmp_path: Path) -> None:
     (tmp_path / "Annotations.txt").write_text("Bark&AAAAAAAAAAA&good&0&1\nBark&B\n")
     with pytest.raises(AnnotationError, match="line 2: found 'Bark&B'"):
-        row_names(tmp_path / "Annotations.txt")
+        read_row_names(tmp_path / "Annotations.txt")
 
 
 def test_without_a_manifest_the_message_says_how_to_make_it(tmp_path: Path) -> None:
@@ -277,8 +285,8 @@ def test_the_real_noisy_set_comes_in_unchanged(shared: Path, tmp_path: Path) -> 
     study = ave_study(tmp_path, noisy=178, shard_size=64)
     path = shared / "data" / "ave" / "audio_feature_noisy.h5"
     main = h5(tmp_path / "audio.h5", numbers(8, 10, 128))
-    config = h5_config(main, noisy=str(path), rows=str(tmp_path / "annotations" / "Annotations.txt"))
-    assert import_features("vggish", config, study) == {"imported": 186}
+    config = h5_config(main, noisy=str(path), rows="Annotations.txt")
+    assert import_features("vggish", config, study, NAMES) == {"imported": 186}
     found = open_features(study / "features" / "vggish.zarr").array[8:]
     with h5py.File(path) as file:
         released = file["avadataset"][:]

@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from avpipe.report.timeline import Timeline
 
 from avpipe.config.section import ConfigError
 from avpipe.config.study import Study
 from avpipe.report.clips import read_clip, read_timelines, typical_clips
 from avpipe.report.spec import FigureSpec, SegmentsFigure
-from avpipe.report.timeline import Timeline
 
 from .conftest import BACKGROUND, SHADES
 

@@ -5,12 +5,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from avpipe.report.timeline import Timeline, _readable, draw_timelines
 from matplotlib.collections import PolyCollection
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
 from avpipe.report.style import BACKGROUND, COLOURS, INK, Heading
-from avpipe.report.timeline import Timeline, _readable, draw_timelines
 
 HEADING = Heading("Title", "Take care.")
 

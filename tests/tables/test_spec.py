@@ -15,18 +15,10 @@ from avpipe.config.study import Study
 from avpipe.tables.spec import load_table, parse_table
 
 
-def written(data: Any, folder: Path) -> Path:
-    path = folder / "small.yaml"
-    path.write_text(yaml.safe_dump(data), encoding="utf-8")
-    return path
-
-
-def test_reading_tables_loads_nothing_heavy() -> None:
+def test_reading_tables_imports_nothing_heavy() -> None:
     probe = "import sys, avpipe.tables.spec; print({'torch', 'pandas', 'numpy', 'jinja2'} & set(sys.modules))"
-    assert (
-        subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True).stdout
-        == "set()\n"
-    )
+    done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"
 
 
 def test_each_row_with_a_model_is_an_experiment_in_each_setting(
@@ -102,7 +94,8 @@ def test_mistakes_are_named_with_file_row_and_key(
     row: int, change: dict[str, Any], message: str, study: Study, table_data: dict[str, Any], tmp_path: Path
 ) -> None:
     table_data["rows"][row] |= change
-    path = written(table_data, tmp_path)
+    path = tmp_path / "small.yaml"
+    path.write_text(yaml.safe_dump(table_data), encoding="utf-8")
     with pytest.raises(ConfigError, match=message) as error:
         load_table(path, study)
     assert str(path) in str(error.value)
@@ -115,48 +108,39 @@ def test_all_mistakes_are_named_at_once(table_data: dict[str, Any]) -> None:
         parse_table(table_data, "small")
 
 
-def test_a_number_needs_its_metric_where_there_are_several(table_data: dict[str, Any]) -> None:
-    table_data["metrics"] = {"accuracy": "Acc.", "f1": "F1"}
-    with pytest.raises(
-        ConfigError, match=r"published\.supervised: say which metric the number belongs to: accuracy, f1"
-    ):
-        parse_table(table_data, "small")
-
-
-def test_a_published_number_outside_the_tables_settings_is_a_mistake(table_data: dict[str, Any]) -> None:
-    table_data["settings"] = ["supervised"]
-    with pytest.raises(ConfigError, match=r"published\.weakly-supervised: the table's settings are"):
-        parse_table(table_data, "small")
-
-
-def test_a_key_that_stands_twice_is_a_mistake(tmp_path: Path) -> None:
-    path = tmp_path / "twice.yaml"
-    path.write_text("title: A\nrows: []\ntitle: B\n", encoding="utf-8")
-    with pytest.raises(ConfigError, match="'title' stands twice"):
-        load_table(path)
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"metrics": {"accuracy": "Acc.", "f1": "F1"}}, r"published\.supervised: .* accuracy, f1"),
+        ({"settings": ["supervised"]}, r"published\.weakly-supervised: the table's settings"),
+    ],
+)
+def test_a_published_number_needs_a_column(
+    changes: dict[str, Any], message: str, table_data: dict[str, Any]
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        parse_table(table_data | changes, "small")
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("- 1\n", "expected keys such as title and rows, found list"),
+        ("title: A\nrows: []\ntitle: B\n", "'title' stands twice"),
+        ("- 1\n", "keys .* found list"),
         ("a: [1", "not valid YAML"),
         ("a: \xff", "not valid YAML"),
+        (None, r"broken\.yaml does not exist"),
     ],
 )
-def test_a_file_that_is_no_table_is_refused(text: str, message: str, tmp_path: Path) -> None:
+def test_a_file_that_is_no_table_is_refused(text: str | None, message: str, tmp_path: Path) -> None:
     path = tmp_path / "broken.yaml"
-    path.write_bytes(text.encode("latin-1"))
+    if text is not None:
+        path.write_bytes(text.encode("latin-1"))
     with pytest.raises(ConfigError, match=message):
         load_table(path)
 
 
-def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"absent\.yaml does not exist"):
-        load_table(tmp_path / "absent.yaml")
-
-
-def test_the_studys_model_options_lie_under_the_rows_own(study: Study, table_data: dict[str, Any]) -> None:
+def test_a_rows_model_options_replace_the_studys(study: Study, table_data: dict[str, Any]) -> None:
     small = study.model_copy(update={"models": {"avel": {"hidden_dim": 32, "attention_dim": 16}}})
     table_data["rows"][0]["options"] = {"hidden_dim": 64}
     experiment = parse_table(table_data, "small").experiments(small)["avel", "supervised"]
@@ -169,15 +153,17 @@ def test_a_wrong_model_option_of_the_study_is_named(study: Study, table_data: di
         parse_table(table_data, "small").experiments(wrong)
 
 
-def test_each_stands_for_one_row_a_backbone_of_the_study(study: Study, table_data: dict[str, Any]) -> None:
+def test_each_repeats_every_row_for_each_backbone_of_the_study(
+    study: Study, table_data: dict[str, Any]
+) -> None:
     several = study.model_copy(
         update={"backbones": {"vgg16_map": ("supervised", "weakly-supervised"), "vggish": ("supervised",)}}
     )
     spec = parse_table(table_data | {"each": "visual", "rows": table_data["rows"][:1]}, "grid", several)
     assert [row.row for row in spec.rows] == ["avel-vgg16_map", "avel-vggish"]
     assert [row.remark for row in spec.rows] == ["vgg16", "vggish"]
-    seen = [spec.experiments(several)[row.row, "supervised"].features for row in spec.rows]
-    assert seen == [{"audio": "vggish", "visual": "vgg16_map"}, {"audio": "vggish", "visual": "vggish"}]
+    features = [spec.experiments(several)[row.row, "supervised"].features for row in spec.rows]
+    assert features == [{"audio": "vggish", "visual": "vgg16_map"}, {"audio": "vggish", "visual": "vggish"}]
     assert [row.settings for row in spec.rows] == [("supervised", "weakly-supervised"), ("supervised",)]
     again = parse_table(spec.model_dump(mode="json"), "grid", several)  # as the workflow passes it to the job
     assert again == spec
@@ -255,9 +241,9 @@ def test_pretraining_of_another_dataset_may_have_features_that_this_study_does_n
 
 
 @pytest.mark.parametrize(
-    ("changes", "says"),
+    ("changes", "message"),
     [
-        ({"model": "avgg"}, "pretraining.model: unknown model 'avgg'; did you mean 'avg'"),
+        ({"model": "avgg"}, "pretraining.model: .*'avgg'; did you mean 'avg'"),
         ({"options": {"objectiv": "uni"}}, "pretraining.options: .* did you mean 'objective'"),
         ({"recipe": {"epochs": 0}}, "pretraining.recipe: "),
         ({"recipe": "shrt"}, "pretraining.recipe: .*'shrt'"),
@@ -266,14 +252,14 @@ def test_pretraining_of_another_dataset_may_have_features_that_this_study_does_n
     ],
 )
 def test_mistakes_in_the_pretraining_are_named(
-    study: Study, table_data: dict[str, Any], changes: dict[str, Any], says: str
+    study: Study, table_data: dict[str, Any], changes: dict[str, Any], message: str
 ) -> None:
-    with pytest.raises(ConfigError, match=f"(?s)row 'parser': {says}"):
+    with pytest.raises(ConfigError, match=f"(?s)row 'parser': {message}"):
         parse_table(with_pretraining(table_data, **changes), "small", study)
 
 
 def test_a_gap_has_no_pretraining(table_data: dict[str, Any]) -> None:
     data = with_pretraining(table_data)
     data["rows"][0] = {"row": "parser", "method": "Parser", "gap": "not here", "pretraining": AVG}
-    with pytest.raises(ConfigError, match="runs nothing; remove pretraining"):
+    with pytest.raises(ConfigError, match="remove pretraining"):
         parse_table(data, "small")

@@ -32,9 +32,7 @@ class ClipsOptions(Section):
         default=1,
         description="names of test clips; or how many typical ones are chosen by the first row's predictions",
     )
-    seed: int | None = Field(
-        default=None, description="whose predictions are shown; none: the study's first seed"
-    )
+    seed: int | None = Field(default=None, description="whose predictions are shown; none: the first seed")
 
 
 class ClipsFigure(FigureSpec):

@@ -23,14 +23,16 @@ from avpipe.report.clips import (
     read_clip,
     write_reason,
 )
-from avpipe.report.predictions import RowPredictions, read_categories, read_rows
+from avpipe.report.predictions import read_categories, read_rows
 from avpipe.report.style import BACKGROUND, INK, Heading, colour, framed_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-Labels = npt.NDArray[np.integer]
+Labels = npt.NDArray[np.str_]
+"""(T,) names of categories, or `NOTHING`."""
+NOTHING = "background"
 
 
 @dataclass(frozen=True)
@@ -39,14 +41,12 @@ class Timeline:
 
     Args:
         clip: its name.
-        categories: names of the C categories; index C is background.
-        truth: (T,) integers.
-        predictions: method -> (T,) integers, or the reason why there are none.
+        truth: the true labels.
+        predictions: method -> labels, or the reason why there are none.
         media: frames and audio.
     """
 
     clip: str
-    categories: tuple[str, ...]
     truth: Labels
     predictions: Mapping[str, Labels | str]
     media: ClipMedia
@@ -68,40 +68,35 @@ class SegmentsFigure(ClipsFigure):
 def read_timelines(spec: SegmentsFigure, study: Study, results: Path) -> list[Timeline]:
     """Choose the clips and read what the figure shows of them. Raises as `FigureSpec.draw` does."""
     rows = read_rows(spec, study, results)
-    tables = {row.method: _one_seed(row, spec.options.seed) for row in rows}
-    first = next((table for table, _ in tables.values() if table is not None), None)
-    if first is None:
+    shown, tables = dict[str, str | pd.DataFrame](), list[pd.DataFrame]()
+    for row in rows:
+        seeds = [seed for seed in row.seeds if spec.options.seed in (None, seed)]
+        if seeds:
+            tables.append(row.seeds[seeds[0]])
+            shown[f"{row.method}, seed {seeds[0]}"] = tables[-1]
+        else:
+            shown[row.method] = "; ".join(row.problems)
+    if not tables:
         message = f"options.seed: no row has predictions of seed {spec.options.seed}"
         raise ConfigError(f"figure {spec.name}: {message}")
-    categories, clips = read_categories(results), spec.options.clips
+    names, clips = np.array([*read_categories(results), NOTHING]), spec.options.clips
     if isinstance(clips, int):
-        clips = typical_clips(first, len(categories), clips)
+        clips = typical_clips(tables[0], len(names) - 1, clips)
     timelines = []
     for clip in clips:
-        if clip not in set(first["clip"]):
+        if clip not in set(tables[0]["clip"]):
             raise spec.no_such_clip(clip)
-        predictions: dict[str, Labels | str] = {
-            method if table is None else f"{method}, {said}": said
-            if table is None
-            else _labels(table, clip, "prediction")
-            for method, (table, said) in tables.items()
+        predictions = {
+            method: said if isinstance(said, str) else names[_of_clip(said, clip)["prediction"]]
+            for method, said in shown.items()
         }
-        truth, media = _labels(first, clip, "truth"), read_clip(clip, study.media.preset, results)
-        timelines.append(Timeline(clip, categories, truth, predictions, media))
+        truth, media = names[_of_clip(tables[0], clip)["truth"]], read_clip(clip, study.media.preset, results)
+        timelines.append(Timeline(clip, truth, predictions, media))
     return timelines
 
 
-def _one_seed(row: RowPredictions, chosen: int | None) -> tuple[pd.DataFrame | None, str]:
-    """The predictions of one seed and "seed n"; or None and why there are none."""
-    seeds = [seed for seed in row.seeds if chosen in (None, seed)]
-    if seeds:
-        return row.seeds[seeds[0]], f"seed {seeds[0]}"
-    return None, "; ".join(row.problems)
-
-
-def _labels(table: pd.DataFrame, clip: str, column: str) -> Labels:
-    """(T,) labels of one clip."""
-    return table[table["clip"] == clip].sort_values("segment")[column].to_numpy(dtype=np.int64)
+def _of_clip(table: pd.DataFrame, clip: str) -> pd.DataFrame:
+    return table[table["clip"] == clip].sort_values("segment")
 
 
 def typical_clips(predictions: pd.DataFrame, background: int, count: int) -> tuple[str, ...]:
@@ -141,7 +136,7 @@ def draw_timelines(timelines: Sequence[Timeline], heading: Heading, caption: str
     colours = _colours(timelines)
     for timeline in timelines:
         draw_clip(next(axes), next(axes), timeline.clip, timeline.media)
-        _draw_band(next(axes), "Truth", timeline.truth, timeline, colours)
+        _draw_band(next(axes), "Truth", timeline.truth, timeline.truth, colours)
         for method, prediction in timeline.predictions.items():
             if isinstance(prediction, str):
                 axis = next(axes)
@@ -149,41 +144,34 @@ def draw_timelines(timelines: Sequence[Timeline], heading: Heading, caption: str
                 write_reason(axis, prediction)
             else:
                 right = 100 * float(np.mean(prediction == timeline.truth))
-                _draw_band(next(axes), f"{method}\n{right:.0f} % right", prediction, timeline, colours)
+                _draw_band(next(axes), f"{method}\n{right:.0f} % right", prediction, timeline.truth, colours)
     along_time(figure.axes, segments)
     return figure
 
 
-def _colours(timelines: Sequence[Timeline]) -> dict[int, str]:
-    """Category -> colour, in the order in which truth and predictions name them."""
-    named: dict[int, None] = {}
+def _colours(timelines: Sequence[Timeline]) -> dict[str, str]:
+    """Name -> colour: of the categories in the order in which truth and predictions name them, and of background."""
+    named: dict[str, None] = {}
     for timeline in timelines:
         labels = [timeline.truth, *(p for p in timeline.predictions.values() if not isinstance(p, str))]
-        events = (int(label) for row in labels for label in row if label < len(timeline.categories))
-        named |= dict.fromkeys(events)
-    return {label: colour(i) for i, label in enumerate(named)}
+        named |= dict.fromkeys(label for row in labels for label in row.tolist() if label != NOTHING)
+    return {label: colour(i) for i, label in enumerate(named)} | {NOTHING: BACKGROUND}
 
 
-def _draw_band(axis: "Axes", name: str, labels: Labels, timeline: Timeline, colours: dict[int, str]) -> None:
+def _draw_band(axis: "Axes", name: str, labels: Labels, truth: Labels, colours: dict[str, str]) -> None:
     """A box for each stretch of segments with the same label, its name inside."""
     label_row(axis, name)
     axis.set_ylim(0, 1)
-    wrong = labels != timeline.truth
-    starts = [0, *(int(t) for t in np.flatnonzero(np.diff(labels)) + 1), len(labels)]
+    wrong = labels != truth
+    starts = [0, *(int(t) for t in np.flatnonzero(labels[1:] != labels[:-1]) + 1), len(labels)]
     for start, end in itertools.pairwise(starts):
-        label = int(labels[start])
-        fill = colours.get(label, BACKGROUND)
-        text = timeline.categories[label] if label < len(timeline.categories) else "background"
+        text = str(labels[start])
+        fill = colours[text]
         axis.broken_barh([(start + 0.02, end - start - 0.04)], (0.05, 0.9), facecolor=fill)
         marks = [(segment + 0.02, 0.96) for segment in range(start, end) if wrong[segment]]
         if marks:
-            hatching: dict[str, Any] = {
-                "facecolor": "none",
-                "edgecolor": INK,
-                "hatch": "////",
-                "linewidth": 0.8,
-            }
-            axis.broken_barh(marks, (0.05, 0.9), **hatching)
+            hatching: dict[str, Any] = {"edgecolor": INK, "hatch": "////", "linewidth": 0.8}
+            axis.broken_barh(marks, (0.05, 0.9), facecolor="none", **hatching)
         lines = textwrap.wrap(text, 14 * (end - start), break_long_words=False, break_on_hyphens=False)
         axis.text(
             (start + end) / 2,

@@ -162,8 +162,12 @@ def why(
     Raises:
         ConfigError: for a row, metric or setting that the table does not have, with a suggestion.
     """
-    spec.find(row)
-    for what, name, known in (("metric", metric, [*spec.metrics]), ("setting", setting, [*spec.settings])):
+    rows = [row.row for row in spec.rows]
+    for what, name, known in (
+        ("row", row, rows),
+        ("metric", metric, [*spec.metrics]),
+        ("setting", setting, [*spec.settings]),
+    ):
         if name is not None and name not in known:
             raise ConfigError(f"{table} has no {what} {name!r}; {suggest(name, list(known))}")
     filled = fill_table(table, spec, study, results)

@@ -15,24 +15,14 @@ import jinja2
 
 from avpipe.experiment import Setting
 from avpipe.tables.rows import Row
-from avpipe.tables.runs import COST_DIGITS, COSTS, Notice
+from avpipe.tables.runs import COSTS, Notice
 from avpipe.tables.spec import TableSpec
 
 DATA_FILES = ("templates/*.jinja",)  # part of the code's fingerprint, see avpipe.provenance
 
-COLUMNS = [
-    "row",
-    "method",
-    "setting",
-    "metric",
-    "published",
-    "mean",
-    "sd",
-    "n_seeds",
-    "protocol",
-    "runs",
-    "note",
-]
+COLUMNS = (
+    "row", "method", "setting", "metric", "published", "mean", "sd", "n_seeds", "protocol", "runs", "note",
+)  # fmt: skip
 """Columns of the csv. Other programs read them, so they never change."""
 
 PROTOCOLS = {
@@ -107,29 +97,6 @@ class Table:
         return next(c for c in self.cells if (c.row.row, c.setting, c.metric) == (row, setting, metric))
 
 
-@dataclass(frozen=True)
-class ShownCell:
-    """A cell as it is printed.
-
-    Args:
-        published: the printed number, or an en dash where none was printed.
-        mean: the measured number, or "" for a gap.
-        sd: or "" for fewer than two seeds.
-        n_seeds: seeds behind the mean.
-        best: whether this is the highest measured mean of its column and not all are equal.
-        label: protocol and deviations, unless they are the default.
-        marks: numbers of the notes below the table.
-    """
-
-    published: str
-    mean: str
-    sd: str
-    n_seeds: int
-    best: bool
-    label: str
-    marks: tuple[int, ...]
-
-
 def as_csv(table: Table) -> str:
     """Long format, one line a (row, setting, metric), numbers in percent; columns are `COLUMNS`."""
     text = io.StringIO()
@@ -196,52 +163,55 @@ def _environment(**options: Any) -> jinja2.Environment:
 
 def _view(table: Table) -> dict[str, Any]:
     """The variables of the templates. A column is a pair (setting, metric), with published numbers, if any, and measured ones."""
-    spec = table.spec
-    columns = [(setting, metric) for setting in spec.settings for metric in spec.metrics]
-    notes = list(dict.fromkeys(note for cell in table.cells for note in cell.notes))
-    shown = {(c.row.row, c.setting, c.metric): _show(c, table, notes) for c in table.cells}
-    protocols = [p for p in PROTOCOLS if any(c.protocol == p and c.mean is not None for c in table.cells)]
+    spec, cells = table.spec, table.cells
+    notes = list(dict.fromkeys(note for cell in cells for note in cell.notes))
+    shown = {(c.row.row, c.setting, c.metric): _show(c, table, notes) for c in cells}
+    printed = {(c.setting, c.metric) for c in cells if c.published is not None}
+    columns: list[dict[str, Any]] = []
+    last = 1  # place of the last column in LaTeX; the first one is the method's
+    for setting in spec.settings:
+        for metric, heading in spec.metrics.items():
+            published = (setting, metric) in printed
+            first, last = last + 1, last + 1 + published
+            places = {"published": published, "first": first, "last": last}
+            columns.append({"setting": setting, "metric": metric, "heading": heading, **places})
     return {
         "table": table,
         "spec": spec,
-        "columns": _columns(table),
-        "rows": [{"row": row, "cells": [shown[row.row, s, m] for s, m in columns]} for row in spec.rows],
+        "columns": columns,
+        "rows": [
+            {"row": row, "cells": [shown[row.row, c["setting"], c["metric"]] for c in columns]}
+            for row in spec.rows
+        ],
         "notes": notes,
-        "protocols": [PROTOCOLS[p] for p in protocols],
+        "protocols": [
+            said
+            for p, said in PROTOCOLS.items()
+            if any(c.protocol == p and c.mean is not None for c in cells)
+        ],
     }
 
 
-def _columns(table: Table) -> list[dict[str, Any]]:
-    """Each column's setting and heading, whether it has published numbers, and its first and last place in LaTeX."""
-    printed = {(c.setting, c.metric) for c in table.cells if c.published is not None}
-    columns: list[dict[str, Any]] = []
-    last = 1  # the method's
-    for setting in table.spec.settings:
-        for metric, heading in table.spec.metrics.items():
-            published = (setting, metric) in printed
-            first, last = last + 1, last + 1 + published
-            columns.append(
-                {"setting": setting, "heading": heading, "published": published, "first": first, "last": last}
-            )
-    return columns
+def _show(cell: Cell, table: Table, notes: list[str]) -> dict[str, Any]:
+    """A cell as it is printed: an en dash for an unpublished number, no `mean` for a gap, `marks` numbers of notes.
 
-
-def _show(cell: Cell, table: Table, notes: list[str]) -> ShownCell:
+    `best` marks the highest measured mean of a column unless all are equal; `label` has deviations from the default protocol.
+    """
     cost = cell.metric in COSTS
-    digits = COST_DIGITS[cell.metric] if cost else table.spec.decimals
+    digits = COSTS[cell.metric][1] if cost else table.spec.decimals
     column = [c for c in table.cells if (c.setting, c.metric) == (cell.setting, cell.metric)]
     means = [round(c.mean, digits) for c in column if c.mean is not None]
     best = cell.mean is not None and not cost and round(cell.mean, digits) == max(means) > min(means)
-    measured = cell.protocol and cell.mean is not None
-    return ShownCell(
-        published=_number(cell.published, digits) or "–",
-        mean=_number(cell.mean, digits),
-        sd="" if cost and not round(cell.sd or 0, digits) else _number(cell.sd, digits),
-        n_seeds=cell.n_seeds,
-        best=best,
-        label=", ".join(filter(None, [_LABELS[cell.protocol or ""], *cell.deviations])) if measured else "",
-        marks=tuple(sorted(notes.index(note) + 1 for note in cell.notes)),
-    )
+    labels = [_LABELS[cell.protocol], *cell.deviations] if cell.protocol and cell.mean is not None else []
+    return {
+        "published": _number(cell.published, digits) or "–",
+        "mean": _number(cell.mean, digits),
+        "sd": "" if cost and not round(cell.sd or 0, digits) else _number(cell.sd, digits),
+        "n_seeds": cell.n_seeds,
+        "best": best,
+        "label": ", ".join(filter(None, labels)),
+        "marks": sorted(notes.index(note) + 1 for note in cell.notes),
+    }
 
 
 _LATEX = {

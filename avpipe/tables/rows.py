@@ -25,30 +25,32 @@ class Defaults(Section):
     recipe: str | dict[str, Any] | None = None
 
 
-class PretrainingRow(Section):
-    """The experiment whose model a row starts from. Features and recipe are the row's unless given here."""
+class Trained(Section):
+    """What a row and its pretraining have in common."""
 
-    model: str
-    task: str = "pretraining"
-    options: dict[str, Any] = Field(default_factory=dict)
-    features: dict[Role, str] | None = None
-    recipe: str | dict[str, Any] | None = None
-    dataset: str | None = Field(
-        None, pattern=NAME, description="another dataset, whose study trains it; none: this study does"
-    )
-
-
-class Row(Section):
-    """A method as the paper prints it, and the experiment behind it, or the reason why there is none."""
-
-    row: str = Field(pattern=NAME)
-    method: str
-    remark: str | None = None
     task: str | None = None
     model: str | None = None
     options: dict[str, Any] = Field(default_factory=dict)
     features: dict[Role, str] | None = None
     recipe: str | dict[str, Any] | None = None
+
+
+class PretrainingRow(Trained):
+    """The experiment whose model a row starts from. Features and recipe are the row's unless given here."""
+
+    task: str = "pretraining"
+    model: str
+    dataset: str | None = Field(
+        None, pattern=NAME, description="another dataset, whose study trains it; none: this study does"
+    )
+
+
+class Row(Trained):
+    """A method as the paper prints it, and the experiment behind it, or the reason why there is none."""
+
+    row: str = Field(pattern=NAME)
+    method: str
+    remark: str | None = None
     settings: tuple[Setting, ...] | None = None
     pretraining: PretrainingRow | None = None
     gap: str | None = Field(None, min_length=1)
@@ -79,13 +81,6 @@ class RowsSpec(Section):
     def all_settings(self) -> tuple[Setting, ...]:
         """The settings that the rows are run in."""
         raise NotImplementedError
-
-    def find(self, row: str) -> Row:
-        """The row with this slug. Raises `ConfigError` with a suggestion."""
-        rows = {candidate.row: candidate for candidate in self.rows}
-        if row not in rows:
-            raise ConfigError(f"{self.name} has no row {row!r}; {suggest(row, list(rows))}")
-        return rows[row]
 
     def model_of(self, row: Row) -> str | None:
         """The row's model, or None if the row is a gap."""
@@ -134,7 +129,7 @@ class RowsSpec(Section):
         pretraining = self._step(row, before, "self-supervised", study)
         return experiment.model_copy(update={"pretraining": pretraining, "pretrained_on": before.dataset})
 
-    def _step(self, row: Row, step: "Row | PretrainingRow", setting: Setting, study: Study) -> Experiment:
+    def _step(self, row: Row, step: Trained, setting: Setting, study: Study) -> Experiment:
         """The experiment of the row itself, or of its pretraining."""
         here = f"{self._where}, row {row.row!r}: {'' if step is row else 'pretraining.'}"
         task, model = step.task or self.task, step.model or self.defaults.model or ""

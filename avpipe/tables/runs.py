@@ -9,11 +9,8 @@ from avpipe.config.study import Study
 from avpipe.experiment import Experiment
 from avpipe.files import read_json
 
-COSTS = {"parameters": 1e-6, "seconds": 1.0}
-"""Costs that a table may show beside scores -> factor to the printed unit: millions of parameters, seconds of training."""
-
-COST_DIGITS = {"parameters": 2, "seconds": 1}
-"""Decimals of a printed cost; the table's `decimals` are for scores."""
+COSTS = {"parameters": (1e-6, 2), "seconds": (1.0, 1)}
+"""Costs that a table may show beside scores -> factor to the unit (millions of parameters, seconds of training), decimals."""
 
 LONGEST_REASON = 240
 """Characters of a failure's reason in a note; `avpipe why` prints the whole reason."""
@@ -44,9 +41,9 @@ class RunRecord:
             return self.problem
         if metric in COSTS:
             cost = self.record.get(metric)
-            return (
-                COSTS[metric] * cost if isinstance(cost, int | float) else f"metrics.json gives no {metric}"
-            )
+            if not isinstance(cost, int | float):
+                return f"metrics.json gives no {metric}"
+            return COSTS[metric][0] * cost
         chosen = self.record["metrics"].get(protocol)
         if not isinstance(chosen, dict):
             return f"metrics.json has no protocol {protocol}"
@@ -107,7 +104,7 @@ def notice(study: Study, experiments: Iterable[Experiment]) -> Notice | None:
     """The notice of a table or figure, needed on the demo, with random weights, or if the study has a `notice`; else None."""
     used = {name for asked in experiments for step in asked.chain for name in step.features.values()}
     random = sorted(
-        name for name in used if name in study.extractors and study.extractors[name].weights == "random"
+        name for name in used & set(study.extractors) if study.extractors[name].weights == "random"
     )
     said = study.notice.strip().rstrip(".") if study.notice else ""
     demo = study.dataset.kind == "demo" or "demo" in said.lower()

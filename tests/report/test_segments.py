@@ -15,8 +15,9 @@ from avpipe.report.segments import Timeline, _readable, draw_timelines, read_tim
 from avpipe.report.style import BACKGROUND as GREY
 from avpipe.report.style import COLOURS, INK, Heading
 
-from .conftest import BACKGROUND, Toy, figure_of, localized, texts
+from .conftest import BACKGROUND, CATEGORIES, Toy, figure_of, localized, texts
 
+NAMES = (*CATEGORIES, "background")
 ONE_CLIP = ([0, 0, 1, BACKGROUND], [0, 1, 1, BACKGROUND])
 
 
@@ -53,9 +54,9 @@ def test_a_timeline_shows_the_first_seed_that_each_row_has(toy_with_clips: Toy) 
     toy_with_clips.write(spec, 0, 1, localized(a=ONE_CLIP))
     (timeline,) = read_timelines(spec, toy_with_clips.study, toy_with_clips.results)
     assert timeline.clip == "a"
-    assert timeline.truth.tolist() == ONE_CLIP[0]
+    assert timeline.truth.tolist() == [NAMES[label] for label in ONE_CLIP[0]]
     assert list(timeline.predictions) == ["AVEL, seed 1", "AVIN"]
-    assert list(timeline.predictions["AVEL, seed 1"]) == ONE_CLIP[1]
+    assert list(timeline.predictions["AVEL, seed 1"]) == [NAMES[label] for label in ONE_CLIP[1]]
     assert "no run yet" in timeline.predictions["AVIN"]
 
 
@@ -64,7 +65,7 @@ def test_clips_that_are_asked_for_keep_their_order(toy_with_clips: Toy) -> None:
     toy_with_clips.write(spec, 0, 0, localized(a=ONE_CLIP, mute=([2, 1], [2, 2])))
     first, second = read_timelines(spec, toy_with_clips.study, toy_with_clips.results)
     assert (first.clip, second.clip) == ("mute", "a")
-    assert first.truth.tolist() == [2, 1]
+    assert first.truth.tolist() == [NAMES[2], NAMES[1]]
     assert first.media.waveform == "no audio"
 
 
@@ -84,8 +85,8 @@ def test_a_clip_or_seed_without_predictions_is_an_error(
 def timeline(media: dict[str, Any] | None = None, **changes: Any) -> Timeline:
     silent = {"frames": np.zeros((4, 32, 32, 3), np.uint8), "waveform": np.zeros(64000, np.float32)}
     parts: dict[str, Any] = {
-        "clip": "a", "categories": ("Bell", "Dog"), "truth": np.array([2, 0, 0, 2]),
-        "predictions": {"AVEL": np.array([2, 0, 1, 2]), "AVIN": "seed 0 failed: out of memory"},
+        "clip": "a", "truth": np.array(["background", "Bell", "Bell", "background"]),
+        "predictions": {"AVEL": np.array(["background", "Bell", "Dog", "background"]), "AVIN": "seed 0 failed: out of memory"},
         "media": ClipMedia(**silent | (media or {})),
     }  # fmt: skip
     return Timeline(**parts | changes)
@@ -128,7 +129,7 @@ def test_an_empty_waveform_and_a_narrow_picture_are_drawn() -> None:
 
 
 def test_a_category_has_one_colour_in_all_clips() -> None:
-    figure = drawn(timeline(), timeline(clip="b", truth=np.array([1, 1, 2, 2])))
+    figure = drawn(timeline(), timeline(clip="b", truth=np.array(["Dog", "Dog", "background", "background"])))
     assert {"Clip a", "Clip b"} <= set(texts(figure))
     colours: dict[str, set[Any]] = {}
     for text in (text for axis in figure.axes for text in axis.texts):

@@ -107,14 +107,6 @@ def test_scores_equal_the_plain_definition(labels):
     assert set(expected) == set(METRICS)
 
 
-@pytest.mark.parametrize("density", [0.02, 0.2, 0.7])
-def test_scores_of_many_clips_equal_the_plain_definition(density):
-    random = np.random.default_rng(0)
-    labels = [random.random((60, 10, 25)) < density for _ in range(4)]
-    expected = scores_by_definition(*(a.astype(int).transpose(0, 2, 1).tolist() for a in labels))
-    assert parsing_scores(*labels) == pytest.approx(expected, abs=1e-12)
-
-
 @pytest.mark.parametrize(
     ("changed", "says"),
     [

@@ -25,12 +25,12 @@ from avpipe.tables.spec import TableSpec, parse_table
 WILD = r"50 % of <b>R&D</b>_{x} $y$ #1 ~ ^ \n | `c` *d*"
 
 
-def filled(spec: TableSpec, notice: Notice | None = None, **avel: Any) -> Table:
-    """AVEL as `avel` says, DAM a gap, only the supervised setting."""
+def filled(spec: TableSpec, notice: Notice | None = None, gap: str = "no model yet", **avel: Any) -> Table:
+    """The cell of AVEL with the values `avel`, and that of DAM, which is a gap; only the supervised setting."""
     first, second = spec.rows
     cells = (
         Cell(first, "supervised", "accuracy", 72.7, **avel),
-        Cell(second, "supervised", "accuracy", 74.5, notes=("no model yet",)),
+        Cell(second, "supervised", "accuracy", 74.5, notes=(gap,)),
     )
     return Table("small", spec, notice, cells)
 
@@ -164,16 +164,7 @@ def test_the_best_mean_of_a_column_is_bold_unless_all_are_equal_and_one_seed_has
 
 def test_names_and_reasons_are_escaped_in_every_format(data: dict[str, Any]) -> None:
     data["rows"][1] |= {"method": WILD, "gap": WILD}
-    spec = parse_table(data, "small")
-    table = Table(
-        "small",
-        spec,
-        None,
-        (
-            Cell(spec.rows[0], "supervised", "accuracy", 72.7, **MEASURED),
-            Cell(spec.rows[1], "supervised", "accuracy", None, notes=(WILD,)),
-        ),
-    )
+    table = filled(parse_table(data, "small"), gap=WILD, **MEASURED)
     page = as_html(table)
     assert "<b>" not in page
     assert "&lt;b&gt;R&amp;D&lt;/b&gt;" in page

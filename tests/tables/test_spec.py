@@ -14,6 +14,8 @@ from avpipe.config.section import ConfigError
 from avpipe.config.study import Study
 from avpipe.tables.spec import load_table, parse_table
 
+AVG = {"model": "avg", "options": {"objective": "uni"}}
+
 
 def test_reading_tables_imports_nothing_heavy() -> None:
     probe = "import sys, avpipe.tables.spec; print({'torch', 'pandas', 'numpy', 'jinja2'} & set(sys.modules))"
@@ -70,10 +72,10 @@ def test_a_table_survives_being_passed_to_a_job_as_json(study: Study, table_data
 @pytest.mark.parametrize(
     ("row", "change", "message"),
     [
-        (0, {"model": "avell"}, r"row 'avel': model: unknown model 'avell'; did you mean 'avel'\?"),
-        (0, {"options": {"input": "audio"}}, r"row 'avel': options: .*no option 'input'; did you mean 'inputs'\?"),
+        (0, {"model": "avell"}, r"row 'avel': model: .*'avell'; did you mean 'avel'"),
+        (0, {"options": {"input": "audio"}}, r"row 'avel': options: .*'input'; did you mean 'inputs'"),
         (0, {"options": {"inputs": "smell"}}, r"row 'avel': options: .*inputs is one of .*not 'smell'"),
-        (0, {"optons": {}}, r"row 'avel': optons: no such key; did you mean 'options'\?"),
+        (0, {"optons": {}}, r"row 'avel': optons: .*did you mean 'options'"),
         (0, {"settings": ["fully"]}, r"row 'avel': settings.0: .*'supervised', 'weakly-supervised'"),
         (0, {"published": {"superviced": 1.0}}, r"row 'avel': published.superviced"),
         (0, {"published": {"supervised": {"acuracy": 1.0}}}, r"published.supervised.acuracy: no such metric; did you mean"),
@@ -81,13 +83,20 @@ def test_a_table_survives_being_passed_to_a_job_as_json(study: Study, table_data
         (0, {"features": {"smell": "nose"}}, r"row 'avel': features.smell"),
         (0, {"features": {"audio": "vgish"}}, r"row 'avel': features.audio: .*no extractor 'vgish'.*did you mean 'vggish'"),
         (0, {"features": {}}, r"row 'avel': features: are missing"),
-        (0, {"recipe": {"epoch": 5}}, r"row 'avel': recipe: epoch: no such key; did you mean 'epochs'\?"),
+        (0, {"recipe": {"epoch": 5}}, r"row 'avel': recipe: epoch: .*did you mean 'epochs'"),
         (0, {"recipe": {"epochs": 0}}, r"row 'avel': recipe: epochs: .*greater than or equal to 1"),
         (0, {"recipe": "long"}, r"row 'avel': recipe: no recipe 'long'"),
         (0, {"model": None}, r"row 'avel': model: is missing"),
-        (1, {"model": "avel"}, r"row 'dam': gap: a row with a gap runs nothing; remove model"),
+        (1, {"model": "avel"}, r"row 'dam': gap: .*remove model"),
         (1, {"row": "avel"}, r"row 'avel': row: two rows have this name"),
-        (1, {"row": "a/b"}, r"row 'a/b': row: String should match pattern"),
+        (1, {"row": "a/b"}, r"row 'a/b': row: .*pattern"),
+        (0, {"pretraining": AVG | {"model": "avgg"}}, r"pretraining.model: .*'avgg'; did you mean 'avg'"),
+        (0, {"pretraining": AVG | {"options": {"objectiv": "uni"}}}, r"pretraining.options: .* did you mean 'objective'"),
+        (0, {"pretraining": AVG | {"recipe": {"epochs": 0}}}, r"row 'avel': pretraining.recipe: epochs"),
+        (0, {"pretraining": AVG | {"recipe": "shrt"}}, r"row 'avel': pretraining.recipe: .*'shrt'"),
+        (0, {"pretraining": AVG | {"features": {"audio": "vgish"}}}, r"pretraining.features.audio: .* did you mean 'vggish'"),
+        (0, {"pretraining": AVG | {"objective": "uni"}}, r"row 'avel': pretraining.objective"),
+        (1, {"pretraining": AVG}, r"row 'dam': gap: .*remove pretraining"),
     ],
 )  # fmt: skip
 def test_mistakes_are_named_with_file_row_and_key(
@@ -193,12 +202,6 @@ def test_a_row_may_be_trained_by_another_task_than_the_tables(
     assert tasks == {"avel": "localization", "other": "refined_parsing"}
 
 
-# Pretraining
-
-
-AVG = {"model": "avg", "options": {"objective": "uni"}}
-
-
 def with_pretraining(table_data: dict[str, Any], **changes: Any) -> dict[str, Any]:
     """The table with one row, which starts from AVG."""
     row = {"row": "parser", "method": "Parser", "model": "avg_parser", "settings": ["weakly-supervised"]}
@@ -238,28 +241,3 @@ def test_pretraining_of_another_dataset_may_have_features_that_this_study_does_n
     assert experiment.pretrained_on == "audioset"
     assert experiment.pretraining is not None
     assert experiment.pretraining.features == {"audio": "other"}
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"model": "avgg"}, "pretraining.model: .*'avgg'; did you mean 'avg'"),
-        ({"options": {"objectiv": "uni"}}, "pretraining.options: .* did you mean 'objective'"),
-        ({"recipe": {"epochs": 0}}, "pretraining.recipe: "),
-        ({"recipe": "shrt"}, "pretraining.recipe: .*'shrt'"),
-        ({"features": {"audio": "vgish"}}, "pretraining.features.audio: .* did you mean 'vggish'"),
-        ({"objective": "uni"}, "pretraining.objective"),
-    ],
-)
-def test_mistakes_in_the_pretraining_are_named(
-    study: Study, table_data: dict[str, Any], changes: dict[str, Any], message: str
-) -> None:
-    with pytest.raises(ConfigError, match=f"(?s)row 'parser': {message}"):
-        parse_table(with_pretraining(table_data, **changes), "small", study)
-
-
-def test_a_gap_has_no_pretraining(table_data: dict[str, Any]) -> None:
-    data = with_pretraining(table_data)
-    data["rows"][0] = {"row": "parser", "method": "Parser", "gap": "not here", "pretraining": AVG}
-    with pytest.raises(ConfigError, match="remove pretraining"):
-        parse_table(data, "small")

@@ -55,10 +55,8 @@ def fill_table(name: str, spec: TableSpec, study: Study, results: Path) -> Table
                     published = row.published_number(setting, metric)
                     cells.append(Cell(row, setting, metric, published, notes=(reason,)))
                 else:
-                    trained = spec.recipe_name(row)
-                    deviations = ((f"recipe {trained}",) if trained else ()) + deviations_of(
-                        experiment, study
-                    )
+                    named = [f"recipe {spec.recipe_name(row)}"] if spec.recipe_name(row) else []
+                    deviations = (*named, *deviations_of(experiment, study))
                     cells.append(_measure(row, metric, experiment, runs[row.row, setting], deviations))
     baselines = _baselines(spec, [run for of_row in runs.values() for run in of_row])
     return Table(name, spec, notice(study, experiments.values()), tuple(cells), baselines)

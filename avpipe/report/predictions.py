@@ -67,7 +67,7 @@ def mean_over(counts: Iterable[int], spread: bool = True) -> str:
 
     Args:
         counts: the number of seeds of each row; rows without any do not count.
-        spread: whether the standard deviation is drawn where there are several seeds.
+        spread: whether the figure shows the standard deviation.
     """
     numbers = sorted(set(counts) - {0})
     if numbers == [1]:

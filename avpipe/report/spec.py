@@ -44,11 +44,11 @@ class FigureSpec(RowsSpec):
     options: Section = Field(default_factory=Section)
 
     caption: ClassVar[str]
-    """What the figure shows: below the figure, and beside it in Snakemake's report."""
+    """What the figure shows; written below the figure and in Snakemake's report."""
     shows_clip: ClassVar[bool] = False
     """Whether drawing needs frames and audio of clips."""
     dataset_files: ClassVar[tuple[str, ...]] = ()
-    """Files in the study's folder that drawing reads, beside runs and clips."""
+    """Files in the study's folder that drawing reads, other than runs and clips."""
     table_only: ClassVar[tuple[str, ...]] = ("gap", "published")
     """Keys of a row that this kind of figure cannot show."""
 

@@ -61,9 +61,9 @@ def figure_style() -> Iterator[None]:
 
 def write_figure(figure: "Figure", base: Path, title: str) -> None:
     """Write `base`.svg and `base`.png, each whole or not at all."""
-    for ending in ("svg", "png"):
+    for ending, dpi in (("svg", 100), ("png", 160)):  # in an svg, only pictures have pixels
         with whole_file(base.with_name(f"{base.name}.{ending}")) as temporary:
-            figure.savefig(temporary, format=ending, dpi=160, metadata={"Title": title})
+            figure.savefig(temporary, format=ending, dpi=dpi, metadata={"Title": title})
 
 
 def wrapped(text: str, inches: float, points: float = 9.0) -> str:

@@ -39,9 +39,5 @@ def test_a_figures_caption_is_that_of_its_kind(kind: str) -> None:
     assert caption in rendered("figure.rst", caption=caption)
 
 
-def test_no_two_kinds_have_the_same_caption() -> None:
-    assert len({load(KINDS, kind, "kind of figure").caption for kind in KINDS}) == len(KINDS)
-
-
 def test_a_tables_caption_names_the_table() -> None:
     assert "avpipe why avin_fusion ROW METRIC" in rendered("table.rst")

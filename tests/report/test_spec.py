@@ -10,8 +10,10 @@ import yaml
 
 from avpipe.config.section import ConfigError
 from avpipe.config.study import Study
+from avpipe.provenance import import_closure
 from avpipe.report import KINDS
 from avpipe.report.spec import load_figure, parse_figure
+from avpipe.workflow import JOBS
 
 from .conftest import ROWS, Toy, figure_data, figure_of
 
@@ -31,6 +33,13 @@ def test_reading_figures_of_every_kind_imports_nothing_heavy() -> None:
     probe = f"import sys; from avpipe.lazy import load; from avpipe.report import KINDS; [load(KINDS, k, '') for k in KINDS]; print({heavy} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_change_of_one_kinds_code_redraws_no_figure_of_another_kind(kind: str) -> None:
+    modules = {name: target.split(":")[0] for name, target in KINDS.items()}
+    drawn_by = import_closure(*JOBS["figure"].modules, modules[kind])
+    assert drawn_by & set(modules.values()) == {modules[kind]}
 
 
 @pytest.mark.parametrize(

@@ -170,8 +170,8 @@ def _draw_band(axis: "Axes", name: str, labels: Labels, truth: Labels, colours: 
         axis.broken_barh([(start + 0.02, end - start - 0.04)], (0.05, 0.9), facecolor=fill)
         marks = [(segment + 0.02, 0.96) for segment in range(start, end) if wrong[segment]]
         if marks:
-            hatching: dict[str, Any] = {"edgecolor": INK, "hatch": "////", "linewidth": 0.8}
-            axis.broken_barh(marks, (0.05, 0.9), facecolor="none", **hatching)
+            look: dict[str, Any] = {"edgecolor": INK, "hatch": "////", "linewidth": 0.8}
+            axis.broken_barh(marks, (0.05, 0.9), facecolor="none", **look)
         lines = textwrap.wrap(text, 14 * (end - start), break_long_words=False, break_on_hyphens=False)
         axis.text(
             (start + end) / 2,

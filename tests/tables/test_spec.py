@@ -39,12 +39,14 @@ def test_a_row_replaces_defaults_and_may_exist_in_one_setting_only(
 ) -> None:
     table_data["rows"][0] |= {
         "options": {"inputs": "audio"}, "features": {"audio": "vggish"}, "settings": ["supervised"], "recipe": {"epochs": 5},
+        "task": "refined_parsing",
     }  # fmt: skip
-    experiments = parse_table(table_data, "small", study).experiments(study)
-    assert list(experiments) == [("avel", "supervised")]
-    assert experiments["avel", "supervised"].features == {"audio": "vggish"}
-    assert experiments["avel", "supervised"].options == {"inputs": "audio"}
-    assert experiments["avel", "supervised"].recipe.epochs == 5
+    ((key, experiment),) = parse_table(table_data, "small", study).experiments(study).items()
+    assert key == ("avel", "supervised")
+    assert experiment.features == {"audio": "vggish"}
+    assert experiment.options == {"inputs": "audio"}
+    assert experiment.recipe.epochs == 5
+    assert experiment.task == "refined_parsing"
 
 
 def test_a_recipe_may_be_one_of_the_studys(study: Study, table_data: dict[str, Any]) -> None:
@@ -156,12 +158,6 @@ def test_a_rows_model_options_replace_the_studys(study: Study, table_data: dict[
     assert experiment.options == {"hidden_dim": 64, "attention_dim": 16}
 
 
-def test_a_wrong_model_option_of_the_study_is_named(study: Study, table_data: dict[str, Any]) -> None:
-    wrong = study.model_copy(update={"models": {"avel": {"hiden_dim": 32}}})
-    with pytest.raises(ConfigError, match=r"models\.avel: .*did you mean 'hidden_dim'"):
-        parse_table(table_data, "small").experiments(wrong)
-
-
 def test_each_repeats_every_row_for_each_backbone_of_the_study(
     study: Study, table_data: dict[str, Any]
 ) -> None:
@@ -179,27 +175,19 @@ def test_each_repeats_every_row_for_each_backbone_of_the_study(
 
 
 @pytest.mark.parametrize(
-    ("backbones", "message"),
+    ("changes", "message"),
     [
-        ({}, "names no `backbones` to compare"),
-        ({"vgg_map": ("supervised",)}, "no extractor 'vgg_map'; did you mean 'vgg16_map'"),
+        ({"backbones": {}}, "names no `backbones` to compare"),
+        ({"backbones": {"vgg_map": ("supervised",)}}, "no extractor 'vgg_map'; did you mean 'vgg16_map'"),
+        ({"backbones": {"vggish": ("supervised",)}, "models": {"avel": {"hiden_dim": 32}}}, r"models\.avel: .*'hidden_dim'"),
     ],
-)
-def test_backbones_that_are_not_there_are_named(
-    study: Study, table_data: dict[str, Any], backbones: dict[str, tuple[str, ...]], message: str
+)  # fmt: skip
+def test_mistakes_of_the_study_are_named(
+    changes: dict[str, Any], message: str, study: Study, table_data: dict[str, Any]
 ) -> None:
-    wrong = study.model_copy(update={"backbones": backbones})
+    data = table_data | {"each": "visual", "rows": table_data["rows"][:1]}
     with pytest.raises(ConfigError, match=message):
-        parse_table(table_data | {"each": "visual", "rows": table_data["rows"][:1]}, "grid", wrong)
-
-
-def test_a_row_may_be_trained_by_another_task_than_the_tables(
-    table_data: dict[str, Any], study: Study
-) -> None:
-    table_data["rows"].append(table_data["rows"][0] | {"row": "other", "task": "refined_parsing"})
-    experiments = parse_table(table_data, "small").experiments(study)
-    tasks = {row: experiment.task for (row, _), experiment in experiments.items()}
-    assert tasks == {"avel": "localization", "other": "refined_parsing"}
+        parse_table(data, "grid", study.model_copy(update=changes))
 
 
 def with_pretraining(table_data: dict[str, Any], **changes: Any) -> dict[str, Any]:

@@ -1,7 +1,7 @@
-"""The ten parsing scores of 1,200 clips (LLP's test split has as many) beside the definition written out in plain Python.
+"""Time of the ten parsing scores of 1,200 clips (as many as LLP's test split), against the definition in plain Python.
 
 Random events of LLP's density: about two categories a clip, one or two runs each; predictions are the truth with
-borders moved and events added and left out. Both sides score the same arrays, in turn.
+borders moved and events added and left out. Both score the same arrays, in turn.
 """
 
 import statistics

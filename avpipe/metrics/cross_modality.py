@@ -1,15 +1,15 @@
-"""Cross-modality localization: what is heard in an event is to be found in the picture, or what is seen in the sound.
+"""Cross-modality localization: find an event given in one modality in the other modality of the same clip.
 
 The rule is that of the released code (YapengTian/AVE-ECCV18, cmm_test.py). The query is the event in one modality: its l
-segments, l known and smaller than T. It is laid on the other modality at each of the T - l + 1 positions; a position is
-as good as its l pairs of segments together; the best one is the answer, the first of equals. The answer is right only if
-it is the event's own position, to the second: one second beside counts as much as nine.
+segments, l known and smaller than T. It is compared with the other modality at each of the T - l + 1 positions; a
+position's score is the sum over its l pairs of segments; the answer is the best position, the first one if several are
+equal. An answer is right only at exactly the event's position: one second off is as wrong as nine.
 
-So chance is 1 / (T - l + 1), which differs from clip to clip (`chance_accuracy`). On the 402 test clips of AVE's released
-match split it is 20.8 %. Events there often begin or end with the clip: saying "the first l seconds" each time is right for 35.3 %
-of them, "the last l" for 46.8 %, with no model at all. A model that knows where in the clip a segment stands could learn
-that; none of ours knows. But noise that is a segment's own (not a pair's) gets 24.3 % there:
-positions that overlap share their noise, so the best one is oftener at an end.
+Chance is 1 / (T - l + 1), which differs from clip to clip (`chance_accuracy`). On the 402 test clips of AVE's released
+match split it is 20.8 %. Events there often begin or end with the clip: always answering "the first l seconds" is right
+for 35.3 % of them, "the last l" for 46.8 %, without any model. A model that knows a segment's place in the clip could
+learn that; ours do not know it. Random scores per segment (not per pair) reach 24.3 %: overlapping positions share
+scores, so the best position is more often at an end.
 """
 
 import numpy as np
@@ -20,9 +20,9 @@ Positions = npt.NDArray[np.int64]
 
 
 def query_intervals(events: npt.NDArray[np.bool_]) -> tuple[Positions, Positions]:
-    """Where each clip's event begins and how many segments it has; length 0 where the clip makes no query.
+    """First segment and length of each clip's event; length 0 for a clip without a query.
 
-    A clip makes a query if its event segments are one run that is shorter than the clip.
+    A clip has a query if its event segments are one run that is shorter than the clip.
 
     Args:
         events: (N, T), True on event segments.
@@ -41,16 +41,16 @@ def locate(similarity: Similarity, onset: Positions, length: Positions) -> Posit
     """Slide each query over the other modality and take the best position.
 
     Args:
-        similarity: (N, T, T), of segment i of the query's modality (axis 1) and j of the other (axis 2); of a distance
+        similarity: (N, T, T), between segments of the query's modality (axis 1) and of the other (axis 2); for a distance,
             its negative.
         onset: (N,), the query's first segment.
         length: (N,), its segments, 1 to T.
 
     Returns:
-        (N,) the first segment of the best position, the first of equals.
+        (N,) the first segment of the best position; the first one if several are equal.
 
     Raises:
-        ValueError: for another shape, or a query that is not inside the clip.
+        ValueError: if a shape is wrong or a query is not inside the clip.
     """
     _check(similarity, onset, length)
     found = np.zeros(len(similarity), np.int64)
@@ -75,7 +75,7 @@ def exact_match_accuracy(found: Positions, onset: Positions) -> float:
 
 
 def chance_accuracy(length: Positions, segments: int) -> float:
-    """What a position drawn at random is right for, on average: the mean of 1 / (T - l + 1).
+    """Expected accuracy of a random position: the mean of 1 / (T - l + 1).
 
     Args:
         length: (N,) segments of the queries, 1 to T.

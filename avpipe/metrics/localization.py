@@ -1,74 +1,68 @@
-"""How well events are localized: every segment of every clip counts once, background like any category.
+"""Scores of event localization. Every segment of every clip counts once; background is category C, the last.
 
-The papers' accuracy is correct segments over all segments (AVE's test split: 402 x 10), neither averaged over
-categories nor over batches. Category C, the last, is background.
+The papers' accuracy is correct segments over all segments (AVE's test split: 402 x 10), not a mean over categories or
+batches.
 """
 
 import numpy as np
 import numpy.typing as npt
 
-Labels = npt.NDArray[np.integer]
+Labels = npt.ArrayLike
 
 
 def segment_accuracy(truth: Labels, prediction: Labels) -> float:
     """The share of segments whose category is right, 0 to 1.
 
     Args:
-        truth: (N, T) or any other shape, integers.
+        truth: integers, (N, T) or any other shape.
         prediction: the same shape.
 
     Raises:
         ValueError: if the shapes differ or there is no segment.
     """
-    truth, prediction = _pair(truth, prediction)
-    return float(np.mean(truth == prediction))
+    true, predicted = _flat(truth, prediction)
+    return float(np.mean(true == predicted))
 
 
 def category_accuracy(truth: Labels, prediction: Labels, classes: int) -> npt.NDArray[np.float64]:
-    """Of the segments that truly are of a category, the share found; NaN where the truth has none.
+    """Recall of each category: the share of its segments that is predicted, 0 to 1, (classes,); NaN without such segments.
 
-    Args:
-        truth: integers in 0 .. classes - 1, any shape.
-        prediction: the same shape and range.
-        classes: C + 1, background counted.
-
-    Returns:
-        (classes,) from 0 to 1.
+    Arguments and errors are those of `confusion_matrix`.
     """
-    counts = confusion_matrix(truth, prediction, classes)
-    named = counts.sum(axis=1)
-    return np.divide(np.diagonal(counts), named, out=np.full(classes, np.nan), where=named > 0)
+    from sklearn.metrics import recall_score
+
+    true, predicted = _flat(truth, prediction, classes)
+    scores = recall_score(true, predicted, labels=range(classes), average=None, zero_division=np.nan)
+    return np.asarray(scores)
 
 
 def confusion_matrix(truth: Labels, prediction: Labels, classes: int) -> npt.NDArray[np.int64]:
-    """Segments of true category i that were called j.
+    """Numbers of segments of true category i with prediction j, (classes, classes).
 
     Args:
         truth: integers in 0 .. classes - 1, any shape.
         prediction: the same shape and range.
-        classes: C + 1, background counted.
-
-    Returns:
-        (classes, classes) counts.
+        classes: C + 1, with background.
 
     Raises:
         ValueError: if the shapes differ, there is no segment, or a label is out of range.
     """
-    truth, prediction = _pair(truth, prediction)
-    for name, labels in (("truth", truth), ("prediction", prediction)):
-        if labels.min() < 0 or labels.max() >= classes:
-            raise ValueError(
-                f"{name} has labels {labels.min()} to {labels.max()}; {classes} classes allow 0 to {classes - 1}"
-            )
-    pairs = truth.astype(np.int64) * classes + prediction
-    return np.bincount(pairs, minlength=classes * classes).reshape(classes, classes)
+    from sklearn import metrics
+
+    return metrics.confusion_matrix(*_flat(truth, prediction, classes), labels=range(classes))
 
 
-def _pair(truth: Labels, prediction: Labels) -> tuple[Labels, Labels]:
-    """Both flat, checked."""
-    truth, prediction = np.asarray(truth), np.asarray(prediction)
-    if truth.shape != prediction.shape:
-        raise ValueError(f"truth has shape {truth.shape} but prediction {prediction.shape}")
-    if truth.size == 0:
+def _flat(
+    truth: Labels, prediction: Labels, classes: int | None = None
+) -> tuple[npt.NDArray[np.integer], npt.NDArray[np.integer]]:
+    """Both as checked vectors: scikit-learn would leave out labels that are not among its `labels`."""
+    true, predicted = np.asarray(truth), np.asarray(prediction)
+    if true.shape != predicted.shape:
+        raise ValueError(f"truth has shape {true.shape} but prediction {predicted.shape}")
+    if true.size == 0:
         raise ValueError("no segment to score: truth and prediction are empty")
-    return truth.ravel(), prediction.ravel()
+    for name, labels in (("truth", true), ("prediction", predicted)):
+        if classes is not None and not 0 <= labels.min() <= labels.max() < classes:
+            found = f"{labels.min()} to {labels.max()}"
+            raise ValueError(f"{name} has labels {found}; {classes} classes allow 0 to {classes - 1}")
+    return true.ravel(), predicted.ravel()

@@ -1,10 +1,10 @@
-"""How well videos are parsed: F-scores of what is heard, what is seen, and both, a segment and an event at a time.
+"""Scores of audio-visual video parsing: F-scores of audio, visual and audio-visual labels, per segment and per event.
 
 The definition is the one that all papers on LLP share (the evaluator of Tian et al., ECCV 2020: AVVP-ECCV20,
-utils/eval_metrics.py). Audio-visual is audio times visual, in truth and in prediction. In each clip a category enters
-if the truth or the prediction has it, with F = 2 TP / (2 TP + FP + FN); the clip's score is the mean over the
-categories that enter, 1 if none does; the score is the mean over all clips. So it is a mean of means, not an F-score
-of the whole split, and to predict nothing scores the share of clips that have nothing.
+utils/eval_metrics.py). Audio-visual is audio times visual, in truth and in prediction. In each clip, a category counts
+if it is true or predicted, with F = 2 TP / (2 TP + FP + FN). A clip's score is the mean over the categories that count,
+or 1 if none does; the score is the mean over all clips. It is a mean of means, not an F-score of the whole split: empty
+predictions score the share of clips without labels.
 """
 
 import numpy as np
@@ -30,13 +30,13 @@ def parsing_scores(
 ) -> dict[str, float]:
     """The field's ten scores, each a fraction 0 to 1, by the names of `METRICS`.
 
-    `segment_...` count segments, `event_...` maximal runs of segments (see `event_counts`). At each level there are
-    `audio`, `visual` and `audio_visual`; `type`, the mean of these three scores; and `event`, for which the counts of
-    audio and of visual (not of audio-visual) are added before F is taken.
+    `segment_...` count segments, `event_...` maximal runs of segments (see `event_counts`). Each level has `audio`,
+    `visual` and `audio_visual`; `type`, the mean of these three scores; and `event`, the F-score of the added counts of
+    audio and visual (not of audio-visual).
 
     Args:
-        truth_audio: (N, T, C), 0 or 1: is the category heard in this segment?
-        truth_visual: (N, T, C), 0 or 1: is it seen?
+        truth_audio: (N, T, C), 0 or 1: whether the segment has an audio event of the category.
+        truth_visual: (N, T, C), 0 or 1: the same for visual events.
         audio: (N, T, C), 0 or 1, predicted.
         visual: (N, T, C), 0 or 1, predicted.
         overlap: intersection over union from which two events match ("mIoU"), at least 0.5.
@@ -45,11 +45,11 @@ def parsing_scores(
         ValueError: if shapes differ, there is no clip, or a value is neither 0 nor 1.
     """
     arrays = {"truth_audio": truth_audio, "truth_visual": truth_visual, "audio": audio, "visual": visual}
-    (heard, seen, says_heard, says_seen), owner, clips = _rows(arrays)
+    (true_audio, true_visual, predicted_audio, predicted_visual), owner, clips = _rows(arrays)
     pairs = {
-        "audio": (heard, says_heard),
-        "visual": (seen, says_seen),
-        "audio_visual": (heard & seen, says_heard & says_seen),
+        "audio": (true_audio, predicted_audio),
+        "visual": (true_visual, predicted_visual),
+        "audio_visual": (true_audio & true_visual, predicted_audio & predicted_visual),
     }
     scores: dict[str, float] = {}
     for level in LEVELS:
@@ -66,23 +66,22 @@ def parsing_scores(
 
 
 def segment_counts(truth: Labels, prediction: Labels) -> Counts:
-    """Segments of each row that are right, wrong and missed; (M, T) both."""
+    """True positive, false positive and false negative segments of each row; both are (M, T)."""
     right = _count(truth & prediction)
     return right, _count(prediction) - right, _count(truth) - right
 
 
 def event_counts(truth: Labels, prediction: Labels, overlap: float = 0.5) -> Counts:
-    """Events of each row that are right, wrong and missed; (M, T) both.
+    """True positive, false positive and false negative events of each row; both are (M, T).
 
-    An event is a maximal run of segments. A predicted one is right if a true one of its row has intersection >=
-    `overlap` * union; a true one is missed if no predicted one has. From 0.5 on, no two can match the same one.
+    An event is a maximal run of segments. A predicted and a true event of one row match if intersection >= `overlap` *
+    union; since `overlap` is at least 0.5, an event matches at most one other.
     """
     event, length, row = _runs(prediction)
     true_event, true_length, true_row = _runs(truth)
     shared = np.flatnonzero(truth & prediction)
-    pair = (
-        event[shared] * (len(true_length) + 1) + true_event[shared]
-    )  # equal ones are neighbours, in rising order
+    # One number for each pair of overlapping events; equal numbers are neighbours, in rising order.
+    pair = event[shared] * (len(true_length) + 1) + true_event[shared]
     begins = np.flatnonzero(np.diff(pair, prepend=-1))
     intersection = np.diff(begins, append=len(pair))
     first, second = np.divmod(pair[begins], len(true_length) + 1)
@@ -93,22 +92,22 @@ def event_counts(truth: Labels, prediction: Labels, overlap: float = 0.5) -> Cou
 
 
 def mean_f_score(counts: Counts, owner: Numbers, clips: int) -> float:
-    """The mean over clips of the mean of F over the rows that enter; 1 for a clip where none does.
+    """The mean over clips of each clip's mean F over its rows with a count; 1 for a clip without such rows.
 
     Args:
         counts: of the M rows.
-        owner: (M,) the clip that a row belongs to.
-        clips: N, those without a row included.
+        owner: (M,) each row's clip.
+        clips: N, with clips that have no row.
     """
     right, wrong, missed = counts
     total = 2 * right + wrong + missed
-    entering = np.bincount(owner[total > 0], minlength=clips)
+    counting = np.bincount(owner[total > 0], minlength=clips)
     summed = np.bincount(owner, 2 * right / np.maximum(total, 1), minlength=clips)
-    return float(np.where(entering > 0, summed / np.maximum(entering, 1), 1.0).mean())
+    return float(np.where(counting > 0, summed / np.maximum(counting, 1), 1.0).mean())
 
 
 def _count(rows: Labels) -> Numbers:
-    """Ones in each row of (M, T). By position: faster than a sum over so short an axis, where most are zero."""
+    """Ones in each row of (M, T). Counting positions is faster than a sum over an axis so short and mostly zero."""
     return np.bincount(np.flatnonzero(rows) // rows.shape[1], minlength=len(rows))
 
 
@@ -116,8 +115,7 @@ def _runs(rows: Labels) -> tuple[Numbers, Numbers, Numbers]:
     """The maximal runs of ones of (M, T).
 
     Returns:
-        The number of the run in which each segment lies, (M * T,), meaningless where there is none; the runs' lengths; their
-        rows.
+        The number of each segment's run, (M * T,), meaningless at zeros; the runs' lengths; the runs' rows.
     """
     ones = np.flatnonzero(rows)
     begins = (np.diff(ones, prepend=-2) != 1) | (ones % rows.shape[1] == 0)
@@ -128,7 +126,7 @@ def _runs(rows: Labels) -> tuple[Numbers, Numbers, Numbers]:
 
 
 def _rows(arrays: dict[str, npt.ArrayLike]) -> tuple[list[Labels], Numbers, int]:
-    """Every (clip, category) that has a one somewhere, as a row (T,) of each array, and what clip it belongs to; N."""
+    """Check the arrays. Returns the rows (M, T) of each: every (clip, category) with a one in any array; their clips; N."""
     checked: list[Labels] = []
     for name, values in arrays.items():
         array = np.asarray(values)

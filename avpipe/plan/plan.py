@@ -18,6 +18,7 @@ from avpipe.plan.experiment import Experiment
 from avpipe.plan.extractor import ImportedConfig
 from avpipe.plan.section import ConfigError
 from avpipe.plan.study import Study
+from avpipe.report import KINDS
 from avpipe.report.spec import FigureSpec, load_figure
 from avpipe.tables.spec import TableSpec, load_table
 from avpipe.training import TASKS
@@ -72,6 +73,11 @@ def train_code(experiment: Experiment) -> str:
 def embed_code(experiment: Experiment) -> str:
     """The fingerprint of everything that makes the features of a run's model: task, data and that one model."""
     return code("embed", *_named_code(experiment))
+
+
+def figure_code(spec: FigureSpec) -> str:
+    """The fingerprint of drawing a figure of this kind."""
+    return code("figure", registry.target(KINDS, spec.kind, "kind of figure").split(":")[0])
 
 
 def _named_code(experiment: Experiment) -> tuple[str, str]:

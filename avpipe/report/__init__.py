@@ -1,1 +1,16 @@
-"""Figures: `figures` reads runs and clips, and draws bars; `timeline` draws the segments of one clip."""
+"""Figures of runs and clips. A kind of figure is one file: its options, its caption and its drawing."""
+
+from avpipe.plan.registry import LazyTable
+
+KINDS: LazyTable = {
+    "categories": "avpipe.report.categories:CategoriesFigure",
+    "confusion": "avpipe.report.confusion:ConfusionFigure",
+    "curve": "avpipe.report.curve:CurveFigure",
+    "events": "avpipe.report.events:EventsFigure",
+    "fscores": "avpipe.report.fscores:FScoresFigure",
+    "grounding": "avpipe.report.grounding:GroundingFigure",
+    "parsed": "avpipe.report.parsed:ParsedFigure",
+    "segments": "avpipe.report.segments:SegmentsFigure",
+    "tsne": "avpipe.report.tsne:TSNEFigure",
+}
+"""Kind of figure -> its class, a `FigureSpec`. The only place where a kind is registered."""

@@ -1,128 +1,141 @@
-"""Which test clips a figure shows, and what is seen, heard, true and predicted in them."""
+"""Clips in figures: how clips are chosen, their frames and audio, and how both are drawn over time."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TypedDict
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from matplotlib.figure import Figure
+from pydantic import Field
 
 from avpipe.media.presets import CANONICAL, PRESETS
 from avpipe.media.segments import decode_audio, decode_frames, read_shard
-from avpipe.plan.section import ConfigError
-from avpipe.plan.study import Study
-from avpipe.report.predictions import Predictions, read_categories, read_rows
-from avpipe.report.spec import SegmentsFigure, chosen_seed
-from avpipe.report.style import Heading
-from avpipe.report.timeline import Timeline, draw_timelines
+from avpipe.plan.section import ConfigError, Section
+from avpipe.report.spec import FigureSpec
+from avpipe.report.style import SOFT, WARNING, wrapped
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+WIDTH = 11.0
+"""Inches of the whole figure."""
+_FRAME = 160
+"""Pixels a side at which frames are drawn."""
 
 
-def draw_segments(spec: SegmentsFigure, study: Study, results: Path, heading: Heading) -> Figure:
-    """A timeline of each chosen clip, one below the other.
+class ClipsOptions(Section):
+    """Which clips are shown, and whose predictions."""
 
-    Raises:
-        ConfigError: if `spec.options` asks for a clip or a seed without predictions.
-        NothingToDraw: if no run has predictions.
-    """
-    return draw_timelines(read_timelines(spec, study, results), heading)
-
-
-def read_timelines(spec: SegmentsFigure, study: Study, results: Path) -> list[Timeline]:
-    """Choose the clips and gather what the figure shows of them; raises as `draw_segments` does."""
-    if spec.options.seed is not None:
-        chosen_seed(spec, spec.options.seed, study)
-    tables = {row.method: _one_seed(row, spec.options.seed) for row in read_rows(spec, study, results)}
-    first = next((table for table, _ in tables.values() if table is not None), None)
-    if first is None:
-        raise ConfigError(
-            f"figure {spec.name}: options.seed: no row has predictions of seed {spec.options.seed}"
-        )
-    categories, clips = read_categories(results), spec.options.clips
-    if isinstance(clips, int):
-        clips = typical_clips(first, len(categories), clips)
-    timelines = []
-    for clip in clips:
-        if clip not in set(first["clip"]):
-            raise ConfigError(f"figure {spec.name}: options.clips: {clip!r} is no test clip with predictions")
-        predictions: dict[str, npt.NDArray[np.int64] | str] = {}
-        for method, (table, said) in tables.items():
-            name = method if table is None else f"{method}, {said}"
-            predictions[name] = said if table is None else _labels(table, clip, "prediction")
-        truth, content = _labels(first, clip, "truth"), read_clip(clip, study.media.preset, results)
-        timelines.append(Timeline(clip, categories, truth, predictions, **content))
-    return timelines
-
-
-def _one_seed(row: Predictions, chosen: int | None) -> tuple[pd.DataFrame | None, str]:
-    """The predictions of one seed and "seed n"; or None and why there are none."""
-    seeds = [seed for seed in row.seeds if chosen in (None, seed)]
-    if seeds:
-        return row.seeds[seeds[0]], f"seed {seeds[0]}"
-    return None, "; ".join(row.problems)
-
-
-def _labels(table: pd.DataFrame, clip: str, column: str) -> npt.NDArray[np.int64]:
-    """(T,) labels of one clip."""
-    return table[table["clip"] == clip].sort_values("segment")[column].to_numpy(dtype=np.int64)
-
-
-def typical_clips(predictions: pd.DataFrame, background: int, count: int) -> tuple[str, ...]:
-    """Clips whose event is shorter than the clip and whose accuracy is nearest to the mean of such clips.
-
-    Each of another category as long as there are others; ties go to the first name. Where too few clips have both event
-    and background, other clips are taken too.
-    """
-    marked = predictions.assign(
-        right=predictions["truth"] == predictions["prediction"], event=predictions["truth"] != background
+    clips: int | tuple[str, ...] = Field(
+        default=1,
+        description="names of test clips; or how many typical ones are chosen by the first row's predictions",
     )
-    clips = marked.groupby("clip", sort=True).agg(right=("right", "mean"), event=("event", "mean"))
-    events = marked[marked["event"]].groupby("clip")["truth"].agg(lambda truth: truth.mode().iloc[0])
-    clips["category"] = events.reindex(clips.index).fillna(background)
-    clips["whole"] = ~clips["event"].between(0, 1, inclusive="neither")
-    mean = clips[~clips["whole"]]["right"].mean() if not clips["whole"].all() else clips["right"].mean()
-    clips["distance"] = (clips["right"] - mean).abs().round(9)
-    clips = clips.reset_index().sort_values(["whole", "distance", "clip"])
-    clips["turn"] = clips.groupby(["whole", "category"]).cumcount()
-    return tuple(clips.sort_values(["whole", "turn", "distance", "clip"])["clip"].head(count))
+    seed: int | None = Field(default=None, description="whose predictions are shown; none: the first seed")
 
 
-class ClipContent(TypedDict):
-    """Frames (T, H, W, 3) and waveform (samples,) of a clip, or why there are none; and the picture's real aspect."""
+class ClipsFigure(FigureSpec):
+    """A figure of test clips over time."""
+
+    options: ClipsOptions = Field(default_factory=ClipsOptions)
+    shows_clip: ClassVar[bool] = True
+
+    def no_such_clip(self, clip: str) -> ConfigError:
+        """The error for a clip in the options that no run predicts."""
+        return ConfigError(f"figure {self.name}: options.clips: {clip!r} is no test clip with predictions")
+
+
+@dataclass(frozen=True)
+class ClipMedia:
+    """Frames and audio of a clip. T is the number of segments, one second each.
+
+    Args:
+        frames: (T, H, W, 3) uint8, one a segment; or why there are none.
+        waveform: (samples,) float32 in -1..1 at `sample_rate`; or why there is none.
+        sample_rate: samples a second.
+        aspect: width over height of the picture before it was squashed to the canonical square.
+    """
 
     frames: npt.NDArray[np.uint8] | str
-    waveform: npt.NDArray[np.float32] | str
-    sample_rate: int
-    aspect: float
+    waveform: npt.NDArray[np.floating] | str
+    sample_rate: int = CANONICAL.sample_rate
+    aspect: float = 1.0
+
+    def heights(self, segments: int) -> list[float]:
+        """Inches of the frames, which fill the figure's width, and of the waveform."""
+        return [min(1.4, max(0.5, (WIDTH - 1.2) / segments / self.aspect)), 0.6]
 
 
-def read_clip(clip: str, preset: str, results: Path) -> ClipContent:
+def read_clip(clip: str, preset: str, results: Path) -> ClipMedia:
     """One frame a second and the waveform of a clip, from its shard of segments."""
     clips = pd.read_parquet(results / "clips.parquet", columns=["clip", "shard", "width", "height"])
     chosen = clips[clips["clip"] == clip]
     if chosen.empty:
-        return _without(f"clip {clip} is not in clips.parquet")
+        reason = f"clip {clip} is not in clips.parquet"
+        return ClipMedia(reason, reason)
     row = chosen.iloc[0]
     path = results / "segments" / preset / f"{int(row['shard'])}.tar"
-    if not path.is_file():
-        return _without(f"{path} is missing")
-    found = next((member for member in read_shard(path) if member.clip == clip), None)
+    found = next((m for m in read_shard(path) if m.clip == clip), None) if path.is_file() else None
     if found is None:
-        return _without(f"clip {clip} is not in {path}")
-    known = pd.notna(row["width"]) and pd.notna(row["height"]) and row["height"] > 0
+        reason = f"clip {clip} is not in {path}" if path.is_file() else f"{path} is missing"
+        return ClipMedia(reason, reason)
     format_ = PRESETS[preset]
-    return {
-        "frames": "no video" if found.video is None else decode_frames(found.video, 1, format_),
-        "waveform": "no audio" if found.audio is None else _mono(decode_audio(found.audio, format_)),
-        "sample_rate": format_.sample_rate,
-        "aspect": float(row["width"] / row["height"]) if known else 1.0,
-    }
+    audio = "no audio" if found.audio is None else decode_audio(found.audio, format_)
+    known = pd.notna(row["width"]) and pd.notna(row["height"]) and row["height"] > 0
+    return ClipMedia(
+        frames="no video" if found.video is None else decode_frames(found.video, 1, format_),
+        waveform=audio if isinstance(audio, str) or audio.ndim == 1 else audio.mean(axis=1),
+        sample_rate=format_.sample_rate,
+        aspect=float(row["width"] / row["height"]) if known else 1.0,
+    )
 
 
-def _mono(waveform: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """(samples,) or (samples, channels) -> (samples,)."""
-    return waveform if waveform.ndim == 1 else waveform.mean(axis=1)
+def draw_clip(frames: "Axes", waveform: "Axes", clip: str, media: ClipMedia) -> None:
+    """Name and frames of a clip on one axis, its waveform on another: one second is one unit along x."""
+    frames.set_title(f"Clip {clip}", loc="left", size=9, color=SOFT)
+    label_row(frames, "Frames")
+    if isinstance(media.frames, str):
+        write_reason(frames, media.frames)
+    else:
+        for second, frame in enumerate(media.frames):
+            step = max(1, min(frame.shape[:2]) // _FRAME)
+            frames.imshow(frame[::step, ::step], extent=(second + 0.02, second + 0.98, 0, 1), aspect="auto")
+        frames.set_ylim(0, 1)
+    label_row(waveform, "Audio")
+    if isinstance(media.waveform, str):
+        write_reason(waveform, media.waveform)
+    else:
+        _draw_waveform(waveform, media.waveform, media.sample_rate)
 
 
-def _without(reason: str) -> ClipContent:
-    return {"frames": reason, "waveform": reason, "sample_rate": CANONICAL.sample_rate, "aspect": 1.0}
+def _draw_waveform(axis: "Axes", waveform: npt.NDArray[np.floating], sample_rate: int) -> None:
+    """The lowest and the highest sample of each fiftieth of a second, scaled to the loudest sample."""
+    block = sample_rate // 50
+    blocks = waveform[: len(waveform) // block * block].reshape(-1, block)
+    peak = max(float(np.abs(waveform).max(initial=0.0)), 1e-6)
+    times = (np.arange(len(blocks)) + 0.5) / 50
+    axis.fill_between(times, blocks.min(axis=1) / peak, blocks.max(axis=1) / peak, color=SOFT, linewidth=0.3)
+    axis.set_ylim(-1.05, 1.05)
+
+
+def along_time(axes: Sequence["Axes"], seconds: int) -> None:
+    """Give all axes the same seconds, written below the last one; take their frames away."""
+    for axis in axes:
+        last = axis is axes[-1]
+        axis.set_xlim(0, seconds)
+        axis.tick_params(left=False, labelleft=False, bottom=last, labelbottom=last)
+        axis.spines[["left", "bottom"]].set_visible(False)
+    axes[-1].set_xticks(range(seconds + 1))
+    axes[-1].set_xlabel("seconds")
+
+
+def label_row(axis: "Axes", text: str) -> None:
+    """Write what an axis shows to the left of it."""
+    axis.set_ylabel(text, rotation=0, ha="right", va="center", labelpad=8)
+
+
+def write_reason(axis: "Axes", text: str) -> None:
+    """Write why an axis is empty."""
+    axis.set_ylim(0, 1)
+    axis.text(0.05, 0.5, wrapped(text, WIDTH - 2), va="center", color=WARNING)

@@ -1,16 +1,35 @@
 """A metric over a numeric option of a model, with the points that the paper prints."""
 
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.figure import Figure
+from pydantic import Field
 
+from avpipe.plan.experiment import model_options
+from avpipe.plan.registry import suggest
+from avpipe.plan.section import Section
 from avpipe.plan.study import Study
-from avpipe.report.predictions import NothingToDraw
-from avpipe.report.spec import CurveFigure
-from avpipe.report.style import BACKGROUND, COLOURS, INK, Heading, framed_figure
+from avpipe.report.predictions import NothingToDraw, mean_over
+from avpipe.report.spec import FigureSpec
+from avpipe.report.style import INK, Heading, colour, draw_grid, framed_figure
+from avpipe.tables.rows import Row
 from avpipe.tables.runs import read_run, shortened
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+class CurveOptions(Section):
+    """The two quantities of the curve."""
+
+    option: str = Field(description="of the model; a number in every row")
+    metric: str = Field(default="accuracy", description="a name in metrics.json")
+    label: str | None = Field(default=None, description="how the option is written; none: its name")
+    heading: str = Field(description="how the metric is written, with its unit")
 
 
 @dataclass(frozen=True)
@@ -18,10 +37,10 @@ class Point:
     """One row of the figure.
 
     Args:
-        method: as the row prints it.
+        method: the row's printed name.
         option: the option's value.
         values: the metric of each seed, in percent.
-        published: the same, or None.
+        published: the paper's number, in percent, or None.
         problems: why other seeds have no value.
     """
 
@@ -32,68 +51,100 @@ class Point:
     problems: tuple[str, ...]
 
 
-def draw_curve(spec: CurveFigure, study: Study, results: Path, heading: Heading) -> Figure:
-    """The mean over seeds of each row's metric, ± sd, against the option's value.
+class CurveFigure(FigureSpec):
+    """A metric over a numeric option of the model: every row is a point, beside it the published number."""
 
-    Raises:
-        NothingToDraw: if no run has the metric.
-    """
-    points = read_points(spec, study, results)
-    missing = [f"Missing: {point.method}: {'; '.join(point.problems)}." for point in points if point.problems]
-    measured = [point for point in points if point.values]
-    if not measured:
-        raise NothingToDraw(f"Nothing to draw: no run has {spec.options.metric}.", *missing)
-    figure = framed_figure((7.0, 3.8), heading, [*_caption(spec, measured), *missing])
-    axis = figure.subplots()
-    options = [point.option for point in measured]
-    axis.errorbar(
-        options,
-        [float(np.mean(point.values)) for point in measured],
-        yerr=[float(np.std(point.values, ddof=1)) if len(point.values) > 1 else 0.0 for point in measured],
-        color=COLOURS[0],
-        marker="o",
-        markersize=5,
-        capsize=3,
-        label="measured",
-    )
-    printed = [(point.option, point.published) for point in points if point.published is not None]
-    if printed:
-        axis.plot(*zip(*printed, strict=True), "D", color=COLOURS[5], fillstyle="none", label="published")
-    for option, number in printed:
-        axis.annotate(f"{number:g}", (option, number), (6, 4), textcoords="offset points", color=COLOURS[5])
-    axis.set_xticks(options, [f"{option:g}" for option in options])
-    axis.set_xlabel(spec.options.label or spec.options.option, color=INK)
-    axis.set_ylabel(spec.options.heading)
-    axis.margins(y=0.15)
-    axis.set_axisbelow(True)
-    axis.grid(axis="y", color=BACKGROUND, linewidth=0.8)
-    axis.legend(frameon=False)
-    return figure
+    options: CurveOptions
+    caption = "A metric on the test split over an option of the model."
+    table_only = ("gap",)
+
+    def run_files(self, study: Study) -> dict[str, tuple[int, ...]]:
+        """Only metrics are read."""
+        return {"metrics.json": study.seeds}
+
+    def value(self, row: Row, study: Study | None = None) -> float:
+        """The option's value in this row: the row's own, else the study's, else the model's default."""
+        model, name = self.model_of(row) or "", self.options.option
+        given = {**(study.models.get(model, {}) if study else {}), **row.options}
+        return float(given.get(name, model_options(model)[name]["default"]))
+
+    def problems(self) -> Iterator[tuple[Row, str, str]]:
+        """Mistakes of any figure, options that are no number, and two rows at one place."""
+        wrong = list(super().problems())
+        yield from wrong
+        if wrong:
+            return
+        name, values = self.options.option, dict[str, float]()
+        for row in self.rows:
+            options = model_options(self.model_of(row) or "")
+            if name not in options:
+                yield row, "options", f"the figure's options.option: {suggest(name, list(options))}"
+            elif options[name]["type"] not in ("int", "float"):
+                yield row, "options", f"{name} is of type {options[name]['type']}; a curve needs a number"
+            else:
+                values[row.row] = self.value(row)
+        counts = Counter(values.values())
+        for row in self.rows:
+            if row.row in values and counts[values[row.row]] > 1:
+                yield row, "options", f"another row has {name} = {values[row.row]:g} too"
+
+    def draw(self, study: Study, results: Path, heading: Heading) -> "Figure":
+        """The mean over seeds of each row's metric, ± sd, against the option's value."""
+        points, options = read_points(self, study, results), self.options
+        missing = [
+            f"Missing: {point.method}: {'; '.join(point.problems)}." for point in points if point.problems
+        ]
+        measured = [point for point in points if point.values]
+        if not measured:
+            raise NothingToDraw(f"Nothing to draw: no run has {options.metric}.", *missing)
+        published = [(point.option, point.published) for point in points if point.published is not None]
+        caption = f"{self.caption} {mean_over(len(point.values) for point in measured)}"
+        printed = [f"Published: {self.printed}."] if published else []
+        figure = framed_figure((7.0, 3.8), heading, [caption, *printed, *missing])
+        axis = figure.subplots()
+        places = [point.option for point in measured]
+        axis.errorbar(
+            places,
+            [float(np.mean(point.values)) for point in measured],
+            yerr=[
+                float(np.std(point.values, ddof=1)) if len(point.values) > 1 else 0.0 for point in measured
+            ],
+            color=colour(0),
+            marker="o",
+            markersize=5,
+            capsize=3,
+            label="measured",
+        )
+        if published:
+            axis.plot(
+                *zip(*published, strict=True), "D", color=colour(5), fillstyle="none", label="published"
+            )
+        for place, number in published:
+            axis.annotate(f"{number:g}", (place, number), (6, 4), textcoords="offset points", color=colour(5))
+        axis.set_xticks(places, [f"{place:g}" for place in places])
+        axis.set_xlabel(options.label or options.option, color=INK)
+        axis.set_ylabel(options.heading)
+        axis.margins(y=0.15)
+        draw_grid(axis)
+        axis.legend(frameon=False)
+        return figure
 
 
 def read_points(spec: CurveFigure, study: Study, results: Path) -> list[Point]:
-    """Every row as a point, by the option's value."""
-    experiments = spec.experiments(study)
+    """Every row as a point, sorted by the option's value."""
+    experiments, metric = spec.experiments(study), spec.options.metric
     points = []
     for row in spec.rows:
         experiment = experiments[row.row, spec.setting]
-        values, problems = [], []
-        for seed in study.seeds:
-            value = read_run(results, experiment, seed).value(experiment.recipe.protocol, spec.options.metric)
-            if isinstance(value, str):
-                problems.append(shortened(f"seed {seed} {value}"))
-            else:
-                values.append(value)
-        point = Point(row.method, spec.value(row, study), tuple(values), spec.published(row), tuple(problems))
-        points.append(point)
+        protocol = experiment.recipe.protocol
+        found = {s: read_run(results, experiment, s).value(protocol, metric) for s in study.seeds}
+        points.append(
+            Point(
+                row.method,
+                spec.value(row, study),
+                tuple(value for value in found.values() if isinstance(value, float)),
+                row.published_number(spec.setting, metric),
+                tuple(shortened(f"seed {s} {value}") for s, value in found.items() if isinstance(value, str)),
+            )
+        )
     return sorted(points, key=lambda point: point.option)
-
-
-def _caption(spec: CurveFigure, measured: list[Point]) -> list[str]:
-    counts = sorted({len(point.values) for point in measured})
-    seeds = (
-        "1 seed" if counts == [1] else f"{' or '.join(map(str, counts))} seeds ± sample standard deviation"
-    )
-    text = f"Test split, mean over {seeds}."
-    published = any(spec.published(row) is not None for row in spec.rows)
-    return [text, f"Published: {spec.printed}."] if published else [text]

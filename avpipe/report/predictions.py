@@ -1,4 +1,4 @@
-"""What the runs behind a figure predict of the test split, and why some predict nothing."""
+"""The predictions behind a figure, read from its runs, and the reasons why some are missing."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from avpipe.plan.experiment import Experiment
 from avpipe.plan.registry import suggest
 from avpipe.plan.section import ConfigError
 from avpipe.plan.study import Study
@@ -16,98 +15,66 @@ from avpipe.tables.runs import read_run, shortened
 
 
 class NothingToDraw(Exception):
-    """No run gives what the figure shows; the arguments are lines that say why."""
+    """No run has what the figure shows. The arguments are lines that say why."""
 
 
 @dataclass(frozen=True)
-class Predictions:
-    """What the runs of one row predict of the test split.
+class RowPredictions:
+    """A row's predictions for the test split.
 
     Args:
         method: the row's printed name.
-        seeds: seed -> the columns of predictions.parquet that were asked for.
-        problems: why other seeds have none.
+        seeds: seed -> predictions.parquet.
+        problems: why other seeds have no predictions.
     """
 
     method: str
     seeds: dict[int, pd.DataFrame]
     problems: tuple[str, ...]
 
-    def missing(self) -> str:
-        """The problems as one line, method first."""
-        return f"{self.method}: {'; '.join(self.problems)}"
-
-
-LOCALIZED = ("clip", "segment", "truth", "prediction")
-"""Columns that are read of predictions of localization."""
-PARSED = ("clip", "modality", "segment", "category", "truth", "prediction")
-"""Of video parsing."""
-GROUNDED = ("clip", "segment", "other", "same_group", "audio_audio", "visual_visual", "audio_visual")
-"""Of pretraining."""
-
 
 def read_rows(
-    spec: FigureSpec,
-    study: Study,
-    results: Path,
-    seeds: Sequence[int] | None = None,
-    columns: Sequence[str] = LOCALIZED,
-) -> list[Predictions]:
-    """The predictions of every row.
-
-    Args:
-        spec: the figure.
-        study: whose runs they are.
-        results: its folder.
-        seeds: of the runs; none: all of the study's.
-        columns: of predictions.parquet.
+    spec: FigureSpec, study: Study, results: Path, seeds: Sequence[int] | None = None
+) -> list[RowPredictions]:
+    """The predictions of every row, of these seeds (None: all of the study's).
 
     Raises:
         NothingToDraw: if no run of any row has predictions.
     """
-    experiments = spec.experiments(study)
-    rows = [
-        read_predictions(
-            row.method, experiments[row.row, spec.setting], seeds or study.seeds, results, columns
-        )
-        for row in spec.rows
-    ]
+    experiments, rows = spec.experiments(study), []
+    for row in spec.rows:
+        found, problems = dict[int, pd.DataFrame](), list[str]()
+        for seed in seeds or study.seeds:
+            run = read_run(results, experiments[row.row, spec.setting], seed)
+            path = results / run.name / "predictions.parquet"
+            if run.problem is None and path.is_file():
+                found[seed] = pd.read_parquet(path)
+            else:
+                problems.append(shortened(f"seed {seed} {run.problem or 'has no predictions.parquet'}"))
+        rows.append(RowPredictions(row.method, found, tuple(problems)))
     if not any(row.seeds for row in rows):
-        raise NothingToDraw("Nothing to draw: no run has predictions.", *(row.missing() for row in rows))
+        raise NothingToDraw("Nothing to draw: no run has predictions.", *missing_lines(rows))
     return rows
 
 
-def read_predictions(
-    method: str,
-    experiment: Experiment,
-    seeds: Iterable[int],
-    results: Path,
-    columns: Sequence[str] = LOCALIZED,
-) -> Predictions:
-    """Read predictions.parquet of every seed; what is missing or failed becomes a problem."""
-    found: dict[int, pd.DataFrame] = {}
-    problems = []
-    for seed in seeds:
-        run = read_run(results, experiment, seed)
-        path = results / run.name / "predictions.parquet"
-        if run.problem is not None:
-            problems.append(shortened(f"seed {seed} {run.problem}"))
-        elif not path.is_file():
-            problems.append(f"seed {seed} has no predictions.parquet")
-        else:
-            found[seed] = pd.read_parquet(path, columns=list(columns))
-    return Predictions(method, found, tuple(problems))
+def missing_lines(rows: Iterable[RowPredictions]) -> list[str]:
+    """A sentence for each row with missing runs."""
+    return [f"Missing: {row.method}: {'; '.join(row.problems)}." for row in rows if row.problems]
 
 
-def missing_lines(rows: Iterable[Predictions]) -> list[str]:
-    """A sentence for each row of which runs are missing."""
-    return [f"Missing: {row.missing()}." for row in rows if row.problems]
+def mean_over(counts: Iterable[int], spread: bool = True) -> str:
+    """A sentence such as "Mean over 2 or 3 seeds ± sample standard deviation.".
 
-
-def counted_seeds(rows: Iterable[Predictions]) -> str:
-    """ "3 seeds", "1 seed", or "2 or 3 seeds" where rows differ."""
-    counts = sorted({len(row.seeds) for row in rows if row.seeds})
-    return "1 seed" if counts == [1] else f"{' or '.join(map(str, counts))} seeds"
+    Args:
+        counts: the number of seeds of each row; rows without any do not count.
+        spread: whether the figure shows the standard deviation.
+    """
+    numbers = sorted(set(counts) - {0})
+    if numbers == [1]:
+        return "Mean over 1 seed."
+    return (
+        f"Mean over {' or '.join(map(str, numbers))} seeds{' ± sample standard deviation' if spread else ''}."
+    )
 
 
 def read_categories(results: Path) -> tuple[str, ...]:
@@ -116,18 +83,13 @@ def read_categories(results: Path) -> tuple[str, ...]:
     return tuple(table.sort_values("index")["category"])
 
 
-def class_names(categories: Sequence[str]) -> list[str]:
-    """Name of each class: the categories, and background as the last."""
-    return [*categories, "background"]
-
-
 def chosen_categories(
-    spec: FigureSpec, asked: Sequence[str], limit: int, rows: list[Predictions], categories: Sequence[str]
+    spec: FigureSpec, asked: Sequence[str], limit: int, truth: np.ndarray, categories: Sequence[str]
 ) -> list[int]:
-    """Indices of the categories asked for; of none, those with most test segments, in the dataset's order.
+    """Indices of the categories asked for; if none are, the `limit` most frequent in `truth`, in the dataset's order.
 
     Raises:
-        ConfigError: if one that is asked for is none of the dataset's.
+        ConfigError: if the dataset does not have a category that is asked for.
     """
     for name in asked:
         if name not in categories:
@@ -135,10 +97,10 @@ def chosen_categories(
             raise ConfigError(f"figure {spec.name}: options.categories: no category {name!r}; {known}")
     if asked:
         return [categories.index(name) for name in asked]
-    counts = np.bincount(any_truth(rows), minlength=len(categories) + 1)[: len(categories)]
+    counts = np.bincount(truth, minlength=len(categories) + 1)[: len(categories)]
     return sorted(int(i) for i in np.argsort(-counts, kind="stable")[:limit] if counts[i])
 
 
-def any_truth(rows: list[Predictions]) -> np.ndarray:
-    """(segments,) the truth of the test split, which every run tells."""
+def any_truth(rows: list[RowPredictions]) -> np.ndarray:
+    """(segments,) the true classes of the test split, which are the same in every run."""
     return next(table["truth"].to_numpy() for row in rows for table in row.seeds.values())

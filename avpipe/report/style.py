@@ -1,17 +1,20 @@
-"""How every figure looks, and how it is written: the same bytes from the same numbers."""
+"""How every figure looks, and how it is written. Functions import matplotlib, so reading a figure's file does not."""
 
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
-import matplotlib
-from matplotlib.figure import Figure
-from matplotlib.transforms import Bbox
+import numpy as np
+import numpy.typing as npt
 
 from avpipe.files import whole_file
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#8C6D1F", "#5E4FA2")
 """Okabe and Ito's palette without yellow and black, told apart by colour-blind people, and two more."""
@@ -37,38 +40,30 @@ _RC: dict[Any, Any] = {
     "figure.facecolor": "white",
     "savefig.facecolor": "white",
     "svg.fonttype": "path",
-    "svg.hashsalt": "avpipe",
 }
+
+
+def colour(index: int) -> str:
+    """The colour of the row or category with this index."""
+    return COLOURS[index % len(COLOURS)]
 
 
 @contextmanager
 def figure_style() -> Iterator[None]:
     """matplotlib's defaults with our changes, whatever the person's own matplotlibrc says."""
+    import matplotlib
+
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
         matplotlib.rcParams.update(_RC)
         yield
 
 
-def write_figure(figure: Figure, base: Path, title: str) -> None:
-    """Write `base`.svg and `base`.png, each whole or not at all, without dates."""
-    _freeze_layout(figure)
-    svg, png = base.with_name(f"{base.name}.svg"), base.with_name(f"{base.name}.png")
-    with whole_file(svg) as temporary:
-        figure.savefig(temporary, format="svg", metadata={"Date": None, "Creator": None, "Title": title})
-    with whole_file(png) as temporary:
-        figure.savefig(temporary, format="png", dpi=160, metadata={"Software": None, "Title": title})
-
-
-def _freeze_layout(figure: Figure) -> None:
-    """Round what the layout engine found: its solver differs in the last bits from one time to the next."""
-    figure.draw_without_rendering()
-    figure.set_layout_engine("none")
-    for axes in figure.axes:
-        axes.set_position(Bbox(axes.get_position().get_points().round(5)))
-    for text in figure.texts:
-        x, y = text.get_position()
-        text.set_position((round(x, 5), round(y, 5)))
+def write_figure(figure: "Figure", base: Path, title: str) -> None:
+    """Write `base`.svg and `base`.png, each whole or not at all."""
+    for ending, dpi in (("svg", 100), ("png", 160)):  # in an svg, only pictures have pixels
+        with whole_file(base.with_name(f"{base.name}.{ending}")) as temporary:
+            figure.savefig(temporary, format=ending, dpi=dpi, metadata={"Title": title})
 
 
 def wrapped(text: str, inches: float, points: float = 9.0) -> str:
@@ -78,14 +73,16 @@ def wrapped(text: str, inches: float, points: float = 9.0) -> str:
 
 @dataclass(frozen=True)
 class Heading:
-    """What stands above a figure: its title and, where its numbers are no reproduction, why."""
+    """The title above a figure and, where its numbers are no reproduction, the reason."""
 
     title: str
     notice: str | None = None
 
 
-def framed_figure(size: tuple[float, float], heading: Heading, caption: Sequence[str]) -> Figure:
+def framed_figure(size: tuple[float, float], heading: Heading, caption: Sequence[str]) -> "Figure":
     """A figure with room for axes of `size` inches (width, height), the heading above it and the caption's lines below."""
+    from matplotlib.figure import Figure
+
     width, inches = size
     above: list[tuple[str, dict[str, Any]]] = [
         (wrapped(heading.title, width - 0.2, 13), {"size": 12, "weight": "bold"})
@@ -110,6 +107,43 @@ def _inches(text: str, points: float) -> float:
     return (text.count("\n") + 1) * points * 1.3 / 72 + 0.04
 
 
-def message_figure(heading: Heading, lines: list[str]) -> Figure:
-    """A figure that says why there is nothing to see."""
-    return framed_figure((9.0, 0.1), heading, lines)
+def draw_bars(
+    axis: "Axes", names: Sequence[str], methods: Mapping[str, npt.NDArray[Any]], rotation: float = 0
+) -> None:
+    """Groups of bars, one group a name and one bar a method: means over seeds ± sample standard deviation.
+
+    Args:
+        axis: where to draw.
+        names: N, below the groups.
+        methods: name in the legend -> (seeds, N) numbers; NaN leaves a bar out.
+        rotation: of the names, in degrees.
+    """
+    bar = 0.82 / len(methods)
+    for i, (method, values) in enumerate(methods.items()):
+        axis.bar(
+            np.arange(len(names)) - 0.41 + bar * (i + 0.5),
+            values.mean(axis=0),
+            bar * 0.92,
+            label=method,
+            color=colour(i),
+            yerr=values.std(axis=0, ddof=1) if len(values) > 1 else None,
+            error_kw={"ecolor": INK, "elinewidth": 0.8, "capsize": 1.5},
+        )
+    slanted: dict[str, Any] = {"rotation": rotation, "ha": "right", "rotation_mode": "anchor"}
+    axis.set_xticks(range(len(names)), names, **(slanted if rotation else {}))
+    axis.tick_params(axis="x", length=0)
+    axis.set_xlim(-0.6, len(names) - 0.4)
+    draw_grid(axis)
+
+
+def draw_grid(axis: "Axes") -> None:
+    """Pale horizontal lines behind everything else."""
+    axis.set_axisbelow(True)
+    axis.grid(axis="y", color=BACKGROUND, linewidth=0.8)
+
+
+def legend_above(axis: "Axes", loc: Literal["lower left", "lower right"] = "lower left") -> None:
+    """The legend in one line above the axis, at its left or right end."""
+    columns = len(axis.get_legend_handles_labels()[1])
+    place = (-0.01 if loc == "lower left" else 1.0, 1.0)
+    axis.legend(loc=loc, bbox_to_anchor=place, ncols=columns, frameon=False, borderaxespad=0.2)

@@ -1,40 +1,56 @@
-"""Maps by t-SNE of the test segments' features, before and after fusion."""
+"""t-SNE maps of the test segments' features, before and after fusion."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
+from pydantic import Field
 
+from avpipe.plan.section import Section
 from avpipe.plan.study import Study
 from avpipe.report.predictions import (
     NothingToDraw,
-    Predictions,
+    RowPredictions,
+    any_truth,
     chosen_categories,
     missing_lines,
     read_categories,
     read_rows,
 )
-from avpipe.report.spec import TSNEFigure
-from avpipe.report.style import BACKGROUND, COLOURS, SOFT, Heading, framed_figure
+from avpipe.report.spec import FigureSpec
+from avpipe.report.style import BACKGROUND, SOFT, Heading, colour, framed_figure
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 Floats = npt.NDArray[np.floating]
 PANELS = {"audio": "audio, before fusion", "visual": "visual, before fusion", "fused": "after fusion"}
-"""Name in embeddings.npz -> what stands above its map; in the order of the data's way."""
+"""Name in embeddings.npz -> what stands above its map, from left to right."""
 MARKERS = "os^DvP<X>*"
 COMPONENTS = 50
-"""Principal components that t-SNE is given: its authors' own first step."""
+"""Principal components that t-SNE is given, as its authors do."""
 _LEGEND = 4
 """Categories in a line of the legend."""
 
 
+class TSNEOptions(Section):
+    """Which segments are mapped, and how."""
+
+    categories: tuple[str, ...] = Field(
+        default=(), description="their names, in this order; empty: those with most test segments"
+    )
+    limit: int = Field(default=8, ge=2, description="how many, where `categories` is empty")
+    seed: int | None = Field(default=None, description="whose model is shown; none: the study's first seed")
+    perplexity: float = Field(default=30.0, gt=1, description="of t-SNE; at most a third of the segments")
+
+
 @dataclass(frozen=True)
-class Segments:
-    """The segments that are mapped, of one row.
+class MappedSegments:
+    """The segments of one row that are mapped.
 
     Args:
         method: the row's printed name.
@@ -47,38 +63,44 @@ class Segments:
     embeddings: dict[str, Floats]
 
 
-def draw_tsne(spec: TSNEFigure, study: Study, results: Path, heading: Heading) -> Figure:
-    """A map for each kind of features; a row of maps for each row of the figure.
+class TSNEFigure(FigureSpec):
+    """Features of the test segments before and after fusion, mapped by t-SNE, coloured by category."""
 
-    Raises:
-        ConfigError: if `spec.options` names a category or a seed that is not there.
-        NothingToDraw: if no run has predictions and features.
-    """
-    seed, options = spec.seed(study), spec.options
-    rows, categories = read_rows(spec, study, results, (seed,)), read_categories(results)
-    shown = chosen_categories(spec, options.categories, options.limit, rows, categories)
-    found, missing = read_segments(spec, study, results, rows, shown), missing_lines(rows)
-    if not any(len(segments.truth) for segments in found):
-        raise NothingToDraw("Nothing to draw: no test segment of these categories.", *missing)
-    legend = 0.1 + 0.2 * -(-len(shown) // _LEGEND)
-    heights = [3.4] * len(found) + [legend]
-    size = (3.4 * len(PANELS), sum(heights))
-    figure = framed_figure(size, heading, [*_caption(seed), *missing])
-    grid = figure.add_gridspec(len(heights), len(PANELS), height_ratios=heights)
-    for line, segments in enumerate(found):
-        for column, (name, title) in enumerate(PANELS.items()):
-            axis = figure.add_subplot(grid[line, column])
-            _draw_map(axis, segments, name, title, shown, options.perplexity)
-            if column == 0:
-                axis.set_ylabel(segments.method, weight="bold")
-    _write_legend(figure.add_subplot(grid[-1, :]), [categories[index] for index in shown])
-    return figure
+    options: TSNEOptions = Field(default_factory=TSNEOptions)
+    caption = (
+        "Test segments without background, t-SNE of each kind of features for itself; distances between far groups mean little. "
+        "Silhouette: of the features themselves, 1 where categories lie apart, 0 where they mix."
+    )
+
+    def run_files(self, study: Study) -> dict[str, tuple[int, ...]]:
+        """One seed's predictions, and the embeddings of its model."""
+        return dict.fromkeys(("metrics.json", "predictions.parquet", "embeddings.npz"), (self.seed(study),))
+
+    def draw(self, study: Study, results: Path, heading: Heading) -> "Figure":
+        """A map for each kind of features; a line of maps for each row of the figure."""
+        seed, options = self.seed(study), self.options
+        rows, categories = read_rows(self, study, results, (seed,)), read_categories(results)
+        shown = chosen_categories(self, options.categories, options.limit, any_truth(rows), categories)
+        found, missing = read_segments(self, study, results, rows, shown), missing_lines(rows)
+        if not any(len(segments.truth) for segments in found):
+            raise NothingToDraw("Nothing to draw: no test segment of these categories.", *missing)
+        heights = [3.4] * len(found) + [0.1 + 0.2 * -(-len(shown) // _LEGEND)]
+        size = (3.4 * len(PANELS), sum(heights))
+        figure = framed_figure(size, heading, [f"{self.caption} Seed {seed}.", *missing])
+        grid = figure.add_gridspec(len(heights), len(PANELS), height_ratios=heights)
+        for line, segments in enumerate(found):
+            axes = [figure.add_subplot(grid[line, column]) for column in range(len(PANELS))]
+            axes[0].set_ylabel(segments.method, weight="bold")
+            for axis, (name, title) in zip(axes, PANELS.items(), strict=True):
+                _draw_map(axis, segments, name, title, shown, options.perplexity)
+        _write_legend(figure.add_subplot(grid[-1, :]), [categories[index] for index in shown])
+        return figure
 
 
 def read_segments(
-    spec: TSNEFigure, study: Study, results: Path, rows: list[Predictions], shown: Sequence[int]
-) -> list[Segments]:
-    """Of each row that has predictions, the test segments of the categories shown.
+    spec: TSNEFigure, study: Study, results: Path, rows: list[RowPredictions], shown: Sequence[int]
+) -> list[MappedSegments]:
+    """For each row that has predictions, the test segments of the categories shown.
 
     Raises:
         ValueError: if embeddings.npz and predictions.parquet are of different clips.
@@ -91,26 +113,25 @@ def read_segments(
         table = predictions.seeds[seed].sort_values(["clip", "segment"])
         path = results / "runs" / experiments[row.row, spec.setting].id / f"seed{seed}" / "embeddings.npz"
         with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
+            arrays = dict(file)
         clips = arrays.pop("clips")
         order = np.argsort(clips)
         if clips[order].tolist() != table["clip"].drop_duplicates().tolist():
-            raise ValueError(
-                f"{path} has other clips than predictions.parquet beside it; run `avpipe embed` again"
-            )
+            message = "has other clips than predictions.parquet beside it; run `avpipe embed` again"
+            raise ValueError(f"{path} {message}")
         truth = table["truth"].to_numpy(np.int64)
         chosen = np.isin(truth, shown)
         flat = {name: a[order].reshape(len(truth), -1)[chosen] for name, a in arrays.items()}
-        found.append(Segments(row.method, truth[chosen], flat))
+        found.append(MappedSegments(row.method, truth[chosen], flat))
     return found
 
 
 def tsne_map(features: Floats, perplexity: float) -> Floats:
-    """Where t-SNE puts each segment; the same numbers whatever the number of processors.
+    """t-SNE's place of each segment.
 
     Args:
         features: (N, D), N at least 4.
-        perplexity: a third of the segments at most is taken.
+        perplexity: at most a third of the segments is used.
 
     Returns:
         (N, 2).
@@ -120,15 +141,14 @@ def tsne_map(features: Floats, perplexity: float) -> Floats:
     from threadpoolctl import threadpool_limits
 
     count = min(COMPONENTS, *features.shape)
-    with threadpool_limits(1):
+    with threadpool_limits(1):  # with several threads the sums differ a little, and so would the whole map
         components = PCA(count, svd_solver="full").fit_transform(features.astype(np.float64))
         fewer = min(perplexity, (len(features) - 1) / 3)
-        found = TSNE(perplexity=fewer, init="pca", random_state=0).fit_transform(components)
-    return np.asarray(found, np.float64).round(3)
+        return np.asarray(TSNE(perplexity=fewer, init="pca", random_state=0).fit_transform(components))
 
 
 def silhouette(features: Floats, truth: npt.NDArray[np.int64]) -> float | None:
-    """How much nearer segments are to their own category than to the next, -1 to 1; None where there is one category."""
+    """Mean silhouette, -1 to 1: how much nearer segments are to their category than to the next; None for one category."""
     from sklearn.metrics import silhouette_score
 
     if not 2 <= len(set(truth.tolist())) < len(truth):
@@ -137,13 +157,12 @@ def silhouette(features: Floats, truth: npt.NDArray[np.int64]) -> float | None:
 
 
 def _draw_map(
-    axis: Axes, segments: Segments, name: str, title: str, shown: Sequence[int], perplexity: float
+    axis: "Axes", segments: MappedSegments, name: str, title: str, shown: Sequence[int], perplexity: float
 ) -> None:
     """One map, or why there is none."""
     axis.set_xticks([])
     axis.set_yticks([])
-    for spine in axis.spines.values():
-        spine.set(visible=True, color=BACKGROUND)
+    axis.spines[:].set(visible=True, color=BACKGROUND)
     features = segments.embeddings.get(name)
     if features is None or len(features) < 4:
         axis.set_title(title, size=10)
@@ -155,30 +174,18 @@ def _draw_map(
     places = tsne_map(features, perplexity)
     for i, category in enumerate(shown):
         own = places[segments.truth == category]
-        axis.plot(
-            own[:, 0],
-            own[:, 1],
-            linestyle="",
-            marker=MARKERS[i % len(MARKERS)],
-            color=COLOURS[i % len(COLOURS)],
-            markersize=3.5,
-            markeredgewidth=0,
-            alpha=0.75,
-        )
+        axis.plot(*own.T, markersize=3.5, markeredgewidth=0, alpha=0.75, **_marker(i))
 
 
-def _write_legend(axis: Axes, names: list[str]) -> None:
+def _marker(category: int) -> dict[str, Any]:
+    """Form and colour of a category."""
+    return {"linestyle": "", "marker": MARKERS[category % len(MARKERS)], "color": colour(category)}
+
+
+def _write_legend(axis: "Axes", names: list[str]) -> None:
     """Marker and name of every category."""
+    from matplotlib.lines import Line2D
+
     axis.axis("off")
-    handles = [
-        Line2D([], [], linestyle="", marker=MARKERS[i % len(MARKERS)], color=COLOURS[i % len(COLOURS)])
-        for i in range(len(names))
-    ]
+    handles = [Line2D([], [], **_marker(i)) for i in range(len(names))]
     axis.legend(handles, names, loc="center", ncols=_LEGEND, frameon=False, borderaxespad=0)
-
-
-def _caption(seed: int) -> list[str]:
-    return [
-        f"Test segments of the model of seed {seed}, t-SNE of each kind of features for itself; background is left out. "
-        "Silhouette: of the features themselves, 1 where categories lie apart, 0 where they mix."
-    ]

@@ -1,1 +1,1 @@
-"""Tables: `spec` says which experiments a paper's table needs, `aggregate` fills it, `render` writes it."""
+"""Tables: `spec` describes a table, `runs` reads runs, `aggregate` fills the table, `render` writes it."""

@@ -1,78 +1,24 @@
-"""From runs to a paper's table: mean and standard deviation over seeds beside the published number, gaps kept."""
+"""Fill a paper's table from runs: mean and standard deviation over seeds beside the published number; gaps stay."""
 
 import json
 import statistics
+import textwrap
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from avpipe.files import write_text
-from avpipe.plan.experiment import Experiment, Setting
+from avpipe.plan.experiment import Experiment
 from avpipe.plan.recipe import Recipe
 from avpipe.plan.registry import suggest
 from avpipe.plan.section import ConfigError
 from avpipe.plan.study import Study
-from avpipe.tables.render import RENDERERS
-from avpipe.tables.runs import Notice, Run, notice, read_run, shortened
-from avpipe.tables.spec import Row, TableSpec
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One number of a table. Published, mean and sd are in percent; costs in the units of `runs.COSTS`.
-
-    Args:
-        mean: over the seeds that have a number; None is a gap, and `notes` say why.
-        sd: sample standard deviation (n - 1); None for fewer than two seeds.
-        n_seeds: seeds behind the mean.
-        protocol: how the checkpoint was chosen: validation, last, best_test; None for a row without experiment.
-        quirks: what else is not the default protocol, such as "shuffle: false" (see `quirks_of`).
-        runs: folders below the results of the runs that were looked for.
-        notes: why numbers are missing, and what is special about those that are there.
-    """
-
-    row: Row
-    setting: Setting
-    metric: str
-    published: float | None
-    mean: float | None = None
-    sd: float | None = None
-    n_seeds: int = 0
-    protocol: str | None = None
-    quirks: tuple[str, ...] = ()
-    runs: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()
-
-    @property
-    def whole_protocol(self) -> str:
-        """For example "best_test; drop_last: true"; "" for a row without experiment."""
-        return "; ".join([self.protocol, *self.quirks]) if self.protocol else ""
-
-
-@dataclass(frozen=True)
-class Table:
-    """A filled table: cells in the order rows, settings, metrics; `notice` where they are no reproduction.
-
-    `floors` say what predictions without a model score, for example "background everywhere: Acc. 38.4".
-    """
-
-    name: str
-    spec: TableSpec
-    notice: Notice | None
-    cells: tuple[Cell, ...]
-    floors: tuple[str, ...] = ()
-
-    @property
-    def title(self) -> str:
-        """The printed title, after the notice's tag."""
-        return f"[{self.notice.tag}] {self.spec.title}" if self.notice else self.spec.title
-
-    def cell(self, row: str, setting: str, metric: str) -> Cell:
-        """The cell in this row and column."""
-        return next(c for c in self.cells if (c.row.row, c.setting, c.metric) == (row, setting, metric))
+from avpipe.tables.render import RENDERERS, Cell, Table
+from avpipe.tables.rows import Row
+from avpipe.tables.runs import RunRecord, notice, read_run, shortened
+from avpipe.tables.spec import TableSpec
 
 
 def write_table(name: str, spec: TableSpec, study: Study, results: Path) -> None:
@@ -93,7 +39,7 @@ def write_table(name: str, spec: TableSpec, study: Study, results: Path) -> None
 
 
 def fill_table(name: str, spec: TableSpec, study: Study, results: Path) -> Table:
-    """Read the runs behind each row. Missing and failed runs leave gaps with a reason; no row is dropped."""
+    """Read the runs behind each row. Missing and failed runs leave gaps with a reason; every row stays."""
     experiments = spec.experiments(study)
     runs = {
         key: [read_run(results, experiment, seed) for seed in study.seeds]
@@ -102,23 +48,22 @@ def fill_table(name: str, spec: TableSpec, study: Study, results: Path) -> Table
     cells = []
     for row in spec.rows:
         for setting in spec.settings:
+            experiment = experiments.get((row.row, setting))
             for metric in spec.metrics:
-                published = spec.published(row, setting, metric)
-                experiment = experiments.get((row.row, setting))
                 if experiment is None:
                     reason = row.gap or f"the row is not run in the {setting} setting"
+                    published = row.published_number(setting, metric)
                     cells.append(Cell(row, setting, metric, published, notes=(reason,)))
                 else:
-                    cell = _measure(row, setting, metric, published, experiment, runs[row.row, setting])
-                    trained = spec.recipe_name(row)
-                    named = (f"recipe {trained}",) if trained else ()
-                    cells.append(replace(cell, quirks=(*named, *quirks_of(experiment, study))))
-    floors = _floors(spec, [run for of_row in runs.values() for run in of_row])
-    return Table(name, spec, notice(study, experiments.values()), tuple(cells), floors)
+                    named = [f"recipe {spec.recipe_name(row)}"] if spec.recipe_name(row) else []
+                    deviations = (*named, *deviations_of(experiment, study))
+                    cells.append(_measure(row, metric, experiment, runs[row.row, setting], deviations))
+    baselines = _baselines(spec, [run for of_row in runs.values() for run in of_row])
+    return Table(name, spec, notice(study, experiments.values()), tuple(cells), baselines)
 
 
-def _floors(spec: TableSpec, runs: Iterable[Run]) -> tuple[str, ...]:
-    """A sentence for each prediction without a model that the runs name; two where runs have different test clips."""
+def _baselines(spec: TableSpec, runs: Iterable[RunRecord]) -> tuple[str, ...]:
+    """A phrase for each model-free baseline in the runs' metrics.json; two phrases if runs have different test clips."""
     found: dict[str, None] = {}
     for run in runs:
         for name, scores in (run.record.get("floors") or {}).items():
@@ -133,50 +78,51 @@ def _floors(spec: TableSpec, runs: Iterable[Run]) -> tuple[str, ...]:
 
 
 def _measure(
-    row: Row, setting: Setting, metric: str, published: float | None, experiment: Experiment, runs: list[Run]
+    row: Row, metric: str, experiment: Experiment, runs: list[RunRecord], deviations: tuple[str, ...]
 ) -> Cell:
-    protocol = experiment.recipe.protocol
+    setting, protocol = experiment.setting, experiment.recipe.protocol
     found = {run.seed: run.value(protocol, metric) for run in runs}
     values = [value for value in found.values() if isinstance(value, float)]
     return Cell(
         row,
         setting,
         metric,
-        published,
+        row.published_number(setting, metric),
         mean=statistics.fmean(values) if values else None,
         sd=statistics.stdev(values) if len(values) > 1 else None,
         n_seeds=len(values),
         protocol=protocol,
+        deviations=deviations,
         runs=tuple(run.name for run in runs),
-        notes=(*_notes(found, runs), *_rule(experiment.recipe)),
+        notes=(*_notes(found, runs), *_prediction_rule(experiment.recipe)),
     )
 
 
-QUIRKS = ("shuffle", "drop_last", "weak_labels")
-"""Keys of a recipe that papers' code sets and that change numbers, though they are no part of a method."""
-DATASET_QUIRKS = {
+RECIPE_DEVIATIONS = ("shuffle", "drop_last", "weak_labels")
+"""Keys of a recipe that repeat a paper's protocol and change numbers, though they are no part of a method."""
+DATASET_DEVIATIONS = {
     "conflicts": "keep",
     "shared_ids": "keep",
     "noisy": 0,
     "labels": "",
     "audio_csv": "AVVP_eval_audio.csv",
 }
-"""Options of a dataset's reader that change which clips are used, or their labels; and their defaults."""
+"""Options of a dataset's reader that change which clips are used, or their labels -> their defaults."""
 
 
-def quirks_of(experiment: Experiment, study: Study) -> tuple[str, ...]:
-    """Options, off by default, that repeat a paper's protocol, or clean the data; for example "shuffle: false"."""
+def deviations_of(experiment: Experiment, study: Study) -> tuple[str, ...]:
+    """Options with other values than the default that change the protocol or the clips; for example "shuffle: false"."""
     recipe, options = experiment.recipe, study.dataset.options
-    given = {key: (getattr(recipe, key), Recipe.model_fields[key].default) for key in QUIRKS}
+    given = {key: (getattr(recipe, key), Recipe.model_fields[key].default) for key in RECIPE_DEVIATIONS}
     if experiment.setting == "supervised":
         del given["weak_labels"]
-    given |= {key: (options[key], default) for key, default in DATASET_QUIRKS.items() if key in options}
+    given |= {key: (options[key], default) for key, default in DATASET_DEVIATIONS.items() if key in options}
     changed = {key: value for key, (value, default) in given.items() if value != default}
     return tuple(f"{key}: {str(v).lower() if isinstance(v, bool) else v}" for key, v in changed.items())
 
 
-def _notes(found: dict[int, float | str], runs: list[Run]) -> tuple[str, ...]:
-    """Why seeds have no number, seeds of the same reason together; then clips that are missing, then mixed code."""
+def _notes(found: dict[int, float | str], runs: list[RunRecord]) -> tuple[str, ...]:
+    """Reasons why seeds have no number, then missing clips, then a remark if the seeds ran different code."""
     seeds: dict[str, list[int]] = {}
     for seed, value in found.items():
         if isinstance(value, str):
@@ -188,8 +134,8 @@ def _notes(found: dict[int, float | str], runs: list[Run]) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def _rule(recipe: Recipe) -> list[str]:
-    """How probabilities became a prediction, where that is not the default rule."""
+def _prediction_rule(recipe: Recipe) -> list[str]:
+    """The rule that turns probabilities into a prediction, unless it is the default rule."""
     keys = ("gate", "gate_threshold", "threshold")
     given = {key: getattr(recipe, key) for key in keys}
     changed = [f"{key} {value}" for key, value in given.items() if value != Recipe.model_fields[key].default]
@@ -203,7 +149,7 @@ def _seeds(numbers: list[int]) -> str:
 def why(
     table: str, row: str, metric: str, setting: str | None, spec: TableSpec, study: Study, results: Path
 ) -> str:
-    """What stands behind a cell: runs, numbers, configuration, code fingerprint, environment, features, log.
+    """Where a cell comes from: runs, numbers, configuration, code fingerprint, environment, features, log.
 
     Args:
         table: the table's name.
@@ -214,11 +160,14 @@ def why(
     Raises:
         ConfigError: for a row, metric or setting that the table does not have, with a suggestion.
     """
-    spec.find(row)
-    if metric not in spec.metrics:
-        raise ConfigError(f"{table} has no metric {metric!r}; {suggest(metric, list(spec.metrics))}")
-    if setting is not None and setting not in spec.settings:
-        raise ConfigError(f"{table} has no setting {setting!r}; {suggest(setting, list(spec.settings))}")
+    rows = [row.row for row in spec.rows]
+    for what, name, known in (
+        ("row", row, rows),
+        ("metric", metric, [*spec.metrics]),
+        ("setting", setting, [*spec.settings]),
+    ):
+        if name is not None and name not in known:
+            raise ConfigError(f"{table} has no {what} {name!r}; {suggest(name, list(known))}")
     filled = fill_table(table, spec, study, results)
     experiments = spec.experiments(study)
     blocks = []
@@ -231,18 +180,19 @@ def why(
 def _explain(table: Table, cell: Cell, experiment: Experiment | None, study: Study, results: Path) -> str:
     spec, digits = table.spec, table.spec.decimals
     published = "not published" if cell.published is None else f"{cell.published:.{digits}f}"
-    lines = [f"{table.name} / {cell.row.method} ({cell.row.row}) / {cell.setting} / {cell.metric}"]
-    lines += [f"  {table.notice.text}"] if table.notice else []
-    lines.append(f"  published  {published}   {spec.paper}, {spec.printed}")
-    if cell.mean is None:
-        lines.append("  measured   gap")
-    else:
+    measured = "gap"
+    if cell.mean is not None:
         spread = "" if cell.sd is None else f" ± {cell.sd:.{digits + 1}f}"
-        lines.append(
-            f"  measured   {cell.mean:.{digits + 1}f}{spread}   n = {cell.n_seeds}, checkpoint: {cell.whole_protocol}"
-        )
-    lines += [f"  no model   {floor}" for floor in table.floors]
-    lines += [f"  note       {note}" for note in cell.notes]
+        number = f"{cell.mean:.{digits + 1}f}{spread}"
+        measured = f"{number}   n = {cell.n_seeds}, checkpoint: {cell.whole_protocol}"
+    lines = [
+        f"{table.name} / {cell.row.method} ({cell.row.row}) / {cell.setting} / {cell.metric}",
+        *([f"  {table.notice.text}"] if table.notice else []),
+        f"  published  {published}   {spec.paper}, {spec.printed}",
+        f"  measured   {measured}",
+        *(f"  no model   {baseline}" for baseline in table.baselines),
+        *(f"  note       {note}" for note in cell.notes),
+    ]
     if experiment is None:
         return "\n".join(lines)
     runs = [read_run(results, experiment, seed) for seed in study.seeds]
@@ -253,20 +203,16 @@ def _explain(table: Table, cell: Cell, experiment: Experiment | None, study: Stu
     extractors = {name: study.arrays[name].model_dump(mode="json") for name in experiment.features.values()}
     lines += ["extractors", _indented(extractors)]
     for key in ("code", "pretraining", "features", "parameters", "counts", "device", "environment"):
-        lines += _shared(key, runs)
+        lines += _per_seed(key, runs)
     return "\n".join(lines)
 
 
-def _explain_run(run: Run, results: Path, protocol: str, metric: str, digits: int) -> list[str]:
+def _explain_run(run: RunRecord, results: Path, protocol: str, metric: str, digits: int) -> list[str]:
     value = run.value(protocol, metric)
-    number = f"{value:.{digits + 1}f}" if isinstance(value, float) else f"gap: {value}"
-    epoch = (run.record.get("epochs") or {}).get(protocol)
-    seconds = run.record.get("seconds")
-    facts = [
-        number,
-        *([f"epoch {epoch}"] if epoch is not None else []),
-        *([f"{seconds:.0f} s"] if seconds else []),
-    ]
+    facts = [f"{value:.{digits + 1}f}" if isinstance(value, float) else f"gap: {value}"]
+    epoch, seconds = (run.record.get("epochs") or {}).get(protocol), run.record.get("seconds")
+    facts += [f"epoch {epoch}"] if epoch is not None else []
+    facts += [f"{seconds:.0f} s"] if seconds else []
     return [
         f"  seed {run.seed}  {'  '.join(facts)}",
         f"    {results / run.name}",
@@ -274,24 +220,20 @@ def _explain_run(run: Run, results: Path, protocol: str, metric: str, digits: in
     ]
 
 
-def _shared(key: str, runs: list[Run]) -> list[str]:
-    """What the runs say under `key`: once where they agree, else a seed at a time."""
-    said: dict[str, tuple[Any, list[int]]] = {}
+def _per_seed(key: str, runs: list[RunRecord]) -> list[str]:
+    """The runs' values of `key` in metrics.json: one value if all seeds agree, else one for each group of seeds."""
+    found: dict[str, tuple[Any, list[int]]] = {}
     for run in runs:
         if key in run.record:
             value = run.record[key]
-            said.setdefault(json.dumps(value, sort_keys=True), (value, []))[1].append(run.seed)
-    if len(said) == 1:
-        return [
-            key,
-            _indented(value) if isinstance(value := next(iter(said.values()))[0], dict) else f"  {value}",
-        ]
+            found.setdefault(json.dumps(value, sort_keys=True), (value, []))[1].append(run.seed)
     lines = []
-    for value, seeds in said.values():
-        lines += [f"{key} ({_seeds(seeds)})", _indented(value) if isinstance(value, dict) else f"  {value}"]
+    for value, seeds in found.values():
+        lines.append(key if len(found) == 1 else f"{key} ({_seeds(seeds)})")
+        lines.append(_indented(value) if isinstance(value, dict) else f"  {value}")
     return lines
 
 
 def _indented(value: Any) -> str:
-    text = yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=110).rstrip()
-    return "\n".join(f"  {line}" for line in text.splitlines())
+    text = yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=110)
+    return textwrap.indent(text.rstrip(), "  ")

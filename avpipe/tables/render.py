@@ -1,6 +1,6 @@
-"""A filled table as csv, Markdown, LaTeX (booktabs) and a standalone HTML page.
+"""A filled table, and how it is written: csv, Markdown, LaTeX (booktabs) and a standalone HTML page.
 
-Everything that came from a file or from a failed run is escaped for the format it goes to.
+Names, reasons and every other text are escaped for the format.
 """
 
 import csv
@@ -9,31 +9,21 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jinja2
 
-from avpipe.tables.runs import COST_DIGITS, COSTS
-
-if TYPE_CHECKING:
-    from avpipe.tables.aggregate import Cell, Table
+from avpipe.plan.experiment import Setting
+from avpipe.tables.rows import Row
+from avpipe.tables.runs import COSTS, Notice
+from avpipe.tables.spec import TableSpec
 
 DATA_FILES = ("templates/*.jinja",)  # part of the code's fingerprint, see avpipe.plan.fingerprint
 
 COLUMNS = (
-    "row",
-    "method",
-    "setting",
-    "metric",
-    "published",
-    "mean",
-    "sd",
-    "n_seeds",
-    "protocol",
-    "runs",
-    "note",
-)
-"""Of the csv, which outside programs read."""
+    "row", "method", "setting", "metric", "published", "mean", "sd", "n_seeds", "protocol", "runs", "note",
+)  # fmt: skip
+"""Columns of the csv. Other programs read them, so they never change."""
 
 PROTOCOLS = {
     "validation": "chosen on the validation split",
@@ -44,49 +34,79 @@ _LABELS = {"validation": "", "last": "last epoch", "best_test": "best test"}
 
 
 @dataclass(frozen=True)
-class Shown:
-    """A cell as people see it.
+class Cell:
+    """One number of a table. Published, mean and sd are in percent; costs in the units of `runs.COSTS`.
 
     Args:
-        published: the printed number, or an en dash where none was printed.
-        mean: the measured number, or "" for a gap.
-        sd: or "" for fewer than two seeds.
+        row: of the table.
+        setting: with `metric`, the column.
+        metric: name in metrics.json.
+        published: the paper's number, or None.
+        mean: over the seeds that have a number; None is a gap, and `notes` say why.
+        sd: sample standard deviation (n - 1); None for fewer than two seeds.
         n_seeds: seeds behind the mean.
-        best: the highest measured mean of its column, where there is a lower one.
-        label: of the protocol and its quirks, where they are not the default.
-        marks: numbers of the notes below the table.
+        protocol: how the checkpoint was chosen: validation, last, best_test; None for a row without experiment.
+        deviations: other deviations from the default protocol, such as "shuffle: false" (see `aggregate.deviations_of`).
+        runs: folders of the runs, relative to the study's results.
+        notes: why numbers are missing, and remarks on those that exist.
     """
 
-    published: str
-    mean: str
-    sd: str
-    n_seeds: int
-    best: bool
-    label: str
-    marks: tuple[int, ...]
+    row: Row
+    setting: Setting
+    metric: str
+    published: float | None
+    mean: float | None = None
+    sd: float | None = None
+    n_seeds: int = 0
+    protocol: str | None = None
+    deviations: tuple[str, ...] = ()
+    runs: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def whole_protocol(self) -> str:
+        """For example "best_test; drop_last: true"; "" for a row without experiment."""
+        return "; ".join([self.protocol, *self.deviations]) if self.protocol else ""
 
 
-def as_csv(table: "Table") -> str:
+@dataclass(frozen=True)
+class Table:
+    """A filled table.
+
+    Args:
+        name: of its files.
+        spec: its rows and columns.
+        notice: why its numbers are no reproduction, or None.
+        cells: in the order rows, settings, metrics.
+        baselines: scores of model-free baselines, for example "background everywhere: Acc. 38.4".
+    """
+
+    name: str
+    spec: TableSpec
+    notice: Notice | None
+    cells: tuple[Cell, ...]
+    baselines: tuple[str, ...] = ()
+
+    @property
+    def title(self) -> str:
+        """The printed title, after the notice's tag."""
+        return f"[{self.notice.tag}] {self.spec.title}" if self.notice else self.spec.title
+
+    def cell(self, row: str, setting: str, metric: str) -> Cell:
+        """The cell in this row and column."""
+        return next(c for c in self.cells if (c.row.row, c.setting, c.metric) == (row, setting, metric))
+
+
+def as_csv(table: Table) -> str:
     """Long format, one line a (row, setting, metric), numbers in percent; columns are `COLUMNS`."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(COLUMNS)
     for cell in table.cells:
-        writer.writerow(
-            [
-                cell.row.row,
-                cell.row.method,
-                cell.setting,
-                cell.metric,
-                _number(cell.published, table.spec.decimals),
-                _number(cell.mean, 4),
-                _number(cell.sd, 4),
-                cell.n_seeds,
-                cell.whole_protocol,
-                " ".join(cell.runs),
-                "; ".join(cell.notes),
-            ]
-        )
+        published, digits = _number(cell.published, table.spec.decimals), 4
+        numbers = (published, _number(cell.mean, digits), _number(cell.sd, digits), cell.n_seeds)
+        texts = (cell.whole_protocol, " ".join(cell.runs), "; ".join(cell.notes))
+        writer.writerow((cell.row.row, cell.row.method, cell.setting, cell.metric, *numbers, *texts))
     return text.getvalue()
 
 
@@ -94,14 +114,14 @@ def _number(value: float | None, digits: int) -> str:
     return "" if value is None else f"{value:.{digits}f}"
 
 
-def as_markdown(table: "Table") -> str:
-    """A GitHub table with title, notes and, loudly, the notice."""
+def as_markdown(table: Table) -> str:
+    """A GitHub table with title, notice and notes."""
     environment = _environment(autoescape=False)
     environment.filters["md"] = escape_markdown
     return environment.get_template("table.md.jinja").render(_view(table))
 
 
-def as_latex(table: "Table") -> str:
+def as_latex(table: Table) -> str:
     r"""A `table` environment for `\input`; needs booktabs and, for wide tables, a page wide enough."""
     environment = _environment(
         autoescape=False,
@@ -116,12 +136,12 @@ def as_latex(table: "Table") -> str:
     return environment.get_template("table.tex.jinja").render(_view(table))
 
 
-def as_html(table: "Table") -> str:
-    """One page without outside files, for light and dark screens and for screen readers."""
+def as_html(table: Table) -> str:
+    """One page that loads no other file, for light and dark screens and for screen readers."""
     return _environment(autoescape=True).get_template("table.html.jinja").render(_view(table))
 
 
-RENDERERS: dict[str, Callable[["Table"], str]] = {
+RENDERERS: dict[str, Callable[[Table], str]] = {
     "csv": as_csv,
     "md": as_markdown,
     "tex": as_latex,
@@ -141,59 +161,57 @@ def _environment(**options: Any) -> jinja2.Environment:
     )
 
 
-def _view(table: "Table") -> dict[str, Any]:
-    """What the templates see: columns are pairs (setting, metric), shown as published, if any number is, and measured."""
-    spec = table.spec
-    columns = [(setting, metric) for setting in spec.settings for metric in spec.metrics]
-    notes = list(dict.fromkeys(note for cell in table.cells for note in cell.notes))
-    shown = {(c.row.row, c.setting, c.metric): _show(c, table, notes) for c in table.cells}
-    protocols = [p for p in PROTOCOLS if any(c.protocol == p and c.mean is not None for c in table.cells)]
+def _view(table: Table) -> dict[str, Any]:
+    """The variables of the templates. A column is a pair (setting, metric), with published numbers, if any, and measured ones."""
+    spec, cells = table.spec, table.cells
+    notes = list(dict.fromkeys(note for cell in cells for note in cell.notes))
+    shown = {(c.row.row, c.setting, c.metric): _show(c, table, notes) for c in cells}
+    printed = {(c.setting, c.metric) for c in cells if c.published is not None}
+    columns: list[dict[str, Any]] = []
+    last = 1  # place of the last column in LaTeX; the first one is the method's
+    for setting in spec.settings:
+        for metric, heading in spec.metrics.items():
+            published = (setting, metric) in printed
+            first, last = last + 1, last + 1 + published
+            places = {"published": published, "first": first, "last": last}
+            columns.append({"setting": setting, "metric": metric, "heading": heading, **places})
     return {
         "table": table,
         "spec": spec,
-        "columns": _columns(table),
-        "rows": [{"row": row, "cells": [shown[row.row, s, m] for s, m in columns]} for row in spec.rows],
+        "columns": columns,
+        "rows": [
+            {"row": row, "cells": [shown[row.row, c["setting"], c["metric"]] for c in columns]}
+            for row in spec.rows
+        ],
         "notes": notes,
-        "protocols": [PROTOCOLS[p] for p in protocols],
+        "protocols": [
+            said
+            for p, said in PROTOCOLS.items()
+            if any(c.protocol == p and c.mean is not None for c in cells)
+        ],
     }
 
 
-def _columns(table: "Table") -> list[dict[str, Any]]:
-    """Setting and metric of each group of columns, whether it has a published one, and the first and last column's number."""
-    printed = {(c.setting, c.metric) for c in table.cells if c.published is not None}
-    columns: list[dict[str, Any]] = []
-    last = 1  # the method's
-    for setting in table.spec.settings:
-        for metric, heading in table.spec.metrics.items():
-            published = (setting, metric) in printed
-            first, last = last + 1, last + 1 + published
-            columns.append(
-                {"setting": setting, "heading": heading, "published": published, "first": first, "last": last}
-            )
-    return columns
+def _show(cell: Cell, table: Table, notes: list[str]) -> dict[str, Any]:
+    """A cell as it is printed: an en dash for an unpublished number, no `mean` for a gap, `marks` numbers of notes.
 
-
-def _show(cell: "Cell", table: "Table", notes: list[str]) -> Shown:
+    `best` marks the highest measured mean of a column unless all are equal; `label` has deviations from the default protocol.
+    """
     cost = cell.metric in COSTS
-    digits = COST_DIGITS[cell.metric] if cost else table.spec.decimals
-    rivals = [
-        c.mean
-        for c in table.cells
-        if (c.setting, c.metric) == (cell.setting, cell.metric) and c.mean is not None
-    ]
-    return Shown(
-        published="–" if cell.published is None else f"{cell.published:.{digits}f}",
-        mean="" if cell.mean is None else f"{cell.mean:.{digits}f}",
-        sd="" if cell.sd is None or (cost and not round(cell.sd, digits)) else f"{cell.sd:.{digits}f}",
-        n_seeds=cell.n_seeds,
-        best=cell.mean is not None
-        and not cost
-        and round(cell.mean, digits) == round(max(rivals), digits) > round(min(rivals), digits),
-        label=", ".join(filter(None, [_LABELS[cell.protocol], *cell.quirks]))
-        if cell.protocol and cell.mean is not None
-        else "",
-        marks=tuple(sorted(notes.index(note) + 1 for note in cell.notes)),
-    )
+    digits = COSTS[cell.metric][1] if cost else table.spec.decimals
+    column = [c for c in table.cells if (c.setting, c.metric) == (cell.setting, cell.metric)]
+    means = [round(c.mean, digits) for c in column if c.mean is not None]
+    best = cell.mean is not None and not cost and round(cell.mean, digits) == max(means) > min(means)
+    labels = [_LABELS[cell.protocol], *cell.deviations] if cell.protocol and cell.mean is not None else []
+    return {
+        "published": _number(cell.published, digits) or "–",
+        "mean": _number(cell.mean, digits),
+        "sd": "" if cost and not round(cell.sd or 0, digits) else _number(cell.sd, digits),
+        "n_seeds": cell.n_seeds,
+        "best": best,
+        "label": ", ".join(filter(None, labels)),
+        "marks": sorted(notes.index(note) + 1 for note in cell.notes),
+    }
 
 
 _LATEX = {
@@ -205,12 +223,12 @@ _LATEX = {
 
 
 def escape_latex(text: object) -> str:
-    """Text that LaTeX prints as it stands; line breaks and control characters become spaces."""
+    """Text that LaTeX prints unchanged; line breaks and control characters become spaces."""
     return "".join(_LATEX.get(c, c) for c in _one_line(text))
 
 
 def escape_markdown(text: object) -> str:
-    """Text that a Markdown table prints as it stands: one line, no markup, no cell border, no HTML."""
+    """Text that a Markdown table prints unchanged: one line, no markup, no cell border, no HTML."""
     return re.sub(r"([\\`*_{}\[\]<>|#~])", r"\\\1", _one_line(text)).replace("&", "&amp;")
 
 

@@ -1,4 +1,4 @@
-"""What the runs of an experiment say: their numbers, or why they have none."""
+"""The runs of an experiment: their numbers, or why they have none."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -9,25 +9,22 @@ from avpipe.files import read_json
 from avpipe.plan.experiment import Experiment
 from avpipe.plan.study import Study
 
-COSTS = {"parameters": 1e-6, "seconds": 1.0}
-"""What a table may show beside scores -> factor to the printed unit: millions of parameters, seconds a run trained."""
-
-COST_DIGITS = {"parameters": 2, "seconds": 1}
-"""Decimals with which a cost is printed, whatever the table's scores have."""
+COSTS = {"parameters": (1e-6, 2), "seconds": (1.0, 1)}
+"""Costs that a table may show beside scores -> factor to the unit (millions of parameters, seconds of training), decimals."""
 
 LONGEST_REASON = 240
-"""Characters of a failure's reason in a note; `avpipe why` gives all of it."""
+"""Characters of a failure's reason in a note; `avpipe why` prints the whole reason."""
 
 
 @dataclass(frozen=True)
-class Run:
+class RunRecord:
     """One seed of an experiment.
 
     Args:
         name: its folder below the study's results, `runs/{experiment}/seed{n}`.
         seed: n.
         problem: why the run gives no number, or None.
-        record: the content of metrics.json; empty where there is none.
+        record: the content of metrics.json; empty without a readable file.
     """
 
     name: str
@@ -36,17 +33,17 @@ class Run:
     record: dict[str, Any] = field(default_factory=dict)
 
     def value(self, protocol: str, metric: str) -> float | str:
-        """The metric in percent, on the test split at the checkpoint that `protocol` chooses, or why there is none.
+        """The test metric in percent at the checkpoint that `protocol` chooses, or the reason why there is none.
 
-        One of `COSTS` is in its own unit, and of the whole run.
+        A cost is in the unit of `COSTS` and does not depend on the protocol.
         """
         if self.problem is not None:
             return self.problem
         if metric in COSTS:
             cost = self.record.get(metric)
-            return (
-                COSTS[metric] * cost if isinstance(cost, int | float) else f"metrics.json gives no {metric}"
-            )
+            if not isinstance(cost, int | float):
+                return f"metrics.json gives no {metric}"
+            return COSTS[metric][0] * cost
         chosen = self.record["metrics"].get(protocol)
         if not isinstance(chosen, dict):
             return f"metrics.json has no protocol {protocol}"
@@ -56,35 +53,32 @@ class Run:
         return 100 * float(value)
 
     def missing_clips(self) -> list[str]:
-        """For each split with unusable clips a phrase such as "test clips 59 of 62"."""
+        """For each split with missing clips a phrase such as "test clips 59 of 62"."""
         counts = self.record.get("counts") or {}
-        splits = [
-            split for split in ("train", "val", "test") if split in counts and f"{split}_named" in counts
-        ]
         return [
-            f"{split} clips {counts[split]} of {counts[f'{split}_named']}"
-            for split in splits
-            if counts[split] < counts[f"{split}_named"]
+            f"{split} clips {counts[split]} of {named}"
+            for split in ("train", "val", "test")
+            if (named := counts.get(f"{split}_named", 0)) > counts.get(split, named)
         ]
 
 
-def read_run(results: Path, experiment: Experiment, seed: int) -> Run:
-    """Read `results`/runs/{experiment}/seed{n}/metrics.json. What is wrong with it becomes the run's `problem`."""
+def read_run(results: Path, experiment: Experiment, seed: int) -> RunRecord:
+    """Read `results`/runs/{experiment}/seed{n}/metrics.json. A missing or wrong file becomes the run's `problem`."""
     name = f"runs/{experiment.id}/seed{seed}"
     path = results / name / "metrics.json"
     try:
         record = read_json(path)
     except FileNotFoundError:
-        return Run(name, seed, "no run yet (metrics.json is missing)")
+        return RunRecord(name, seed, "no run yet (metrics.json is missing)")
     except (OSError, ValueError) as error:
-        return Run(name, seed, f"metrics.json cannot be read: {error}")
+        return RunRecord(name, seed, f"metrics.json cannot be read: {error}")
     if not isinstance(record, dict) or record.get("status") not in ("ok", "failed"):
-        return Run(name, seed, "metrics.json says neither ok nor failed")
+        return RunRecord(name, seed, "metrics.json says neither ok nor failed")
     if record["status"] == "failed":
-        return Run(name, seed, f"failed: {record.get('reason') or 'no reason given'}", record)
+        return RunRecord(name, seed, f"failed: {record.get('reason') or 'no reason given'}", record)
     if not isinstance(record.get("metrics"), dict):
-        return Run(name, seed, "metrics.json has no metrics", record)
-    return Run(name, seed, None, record)
+        return RunRecord(name, seed, "metrics.json has no metrics", record)
+    return RunRecord(name, seed, None, record)
 
 
 def shortened(reason: str) -> str:
@@ -98,8 +92,8 @@ class Notice:
     """Why the numbers of a table or figure are no reproduction.
 
     Args:
-        tag: what its title starts with, for example "DEMO, RANDOM WEIGHTS".
-        text: the same in a sentence or two.
+        tag: start of the title, for example "DEMO, RANDOM WEIGHTS".
+        text: the reason in a sentence or two.
     """
 
     tag: str
@@ -107,10 +101,10 @@ class Notice:
 
 
 def notice(study: Study, experiments: Iterable[Experiment]) -> Notice | None:
-    """The notice of a table or figure with these experiments: on the demo, with random weights, or if the study says so."""
+    """The notice of a table or figure, needed on the demo, with random weights, or if the study has a `notice`; else None."""
     used = {name for asked in experiments for step in asked.chain for name in step.features.values()}
     random = sorted(
-        name for name in used if name in study.extractors and study.extractors[name].weights == "random"
+        name for name in used & set(study.extractors) if study.extractors[name].weights == "random"
     )
     said = study.notice.strip().rstrip(".") if study.notice else ""
     demo = study.dataset.kind == "demo" or "demo" in said.lower()

@@ -1,7 +1,7 @@
-"""The parsing scores as the field's evaluator writes them: clip by clip, category by category, event by event.
+"""The parsing scores by the field's definition: clip by clip, category by category, event by event.
 
-A second implementation, slow and obvious, for tests and for `benchmarks/parsing_metrics.py`. Plain lists of 0 and 1,
-[category][segment], one pair of matrices a clip.
+A second implementation, slow and obvious, for tests and for `benchmarks/parsing_metrics.py`. A matrix is plain lists of 0
+and 1, [category][segment], one matrix a clip.
 """
 
 from collections.abc import Sequence
@@ -21,19 +21,14 @@ def scores_by_definition(
     scores = {}
     for level, count in (("segment", count_segments), ("event", count_events)):
         lists: dict[str, list[float]] = {"audio": [], "visual": [], "audio_visual": [], "event": []}
-        for clip in zip(truth_audio, truth_visual, audio, visual, strict=True):
-            heard, seen, says_heard, says_seen = clip
-            a = [count(t, p) for t, p in zip(heard, says_heard, strict=True)]
-            v = [count(t, p) for t, p in zip(seen, says_seen, strict=True)]
-            both, says_both = product(heard, seen), product(says_heard, says_seen)
-            av = [count(t, p) for t, p in zip(both, says_both, strict=True)]
-            lists["audio"].append(clip_score(a))
-            lists["visual"].append(clip_score(v))
-            lists["audio_visual"].append(clip_score(av))
-            added = [
-                tuple(x + y for x, y in zip(one, other, strict=True)) for one, other in zip(a, v, strict=True)
-            ]
-            lists["event"].append(clip_score(added))
+        for true_a, true_v, said_a, said_v in zip(truth_audio, truth_visual, audio, visual, strict=True):
+            a = [count(t, p) for t, p in zip(true_a, said_a, strict=True)]
+            v = [count(t, p) for t, p in zip(true_v, said_v, strict=True)]
+            both, said_both = product(true_a, true_v), product(said_a, said_v)
+            av = [count(t, p) for t, p in zip(both, said_both, strict=True)]
+            added = [(x[0] + y[0], x[1] + y[1], x[2] + y[2]) for x, y in zip(a, v, strict=True)]
+            for kind, counts in (("audio", a), ("visual", v), ("audio_visual", av), ("event", added)):
+                lists[kind].append(clip_score(counts))
         found = {kind: sum(values) / len(values) for kind, values in lists.items()}
         found["type"] = (found["audio"] + found["visual"] + found["audio_visual"]) / 3
         scores |= {f"{level}_{kind}": value for kind, value in found.items()}
@@ -42,18 +37,12 @@ def scores_by_definition(
 
 def product(one: Matrix, other: Matrix) -> Matrix:
     """Element by element."""
-    return [
-        [x * y for x, y in zip(row, row_of_other, strict=True)]
-        for row, row_of_other in zip(one, other, strict=True)
-    ]
+    return [[x * y for x, y in zip(*rows, strict=True)] for rows in zip(one, other, strict=True)]
 
 
-def clip_score(counts: Sequence[tuple[int, ...]]) -> float:
-    """The mean of F over the categories that are there; 1 if none is."""
-    f_scores = []
-    for tp, fp, fn in counts:
-        if tp + fp > 0 or tp + fn > 0:
-            f_scores.append(2 * tp / (2 * tp + fp + fn))
+def clip_score(counts: Sequence[Count]) -> float:
+    """The mean of F over the categories that are true or predicted; 1 if there is none."""
+    f_scores = [2 * tp / (2 * tp + fp + fn) for tp, fp, fn in counts if tp + fp + fn > 0]
     return sum(f_scores) / len(f_scores) if f_scores else 1.0
 
 
@@ -68,7 +57,7 @@ def count_segments(truth: Sequence[int], prediction: Sequence[int]) -> Count:
 
 
 def count_events(truth: Sequence[int], prediction: Sequence[int]) -> Count:
-    """Of one category in one clip; two events match from an intersection over union of 0.5 on."""
+    """Of one category in one clip; two events match if their intersection over union is at least 0.5."""
     true_events, events = events_of(truth), events_of(prediction)
     tp = sum(any(match(event, true) for true in true_events) for event in events)
     found = sum(any(match(event, true) for event in events) for true in true_events)
@@ -79,11 +68,10 @@ def events_of(row: Sequence[int]) -> list[set[int]]:
     """Maximal runs of ones, as sets of segments."""
     events: list[set[int]] = []
     for t, value in enumerate(row):
-        if value:
-            if t and row[t - 1]:
-                events[-1].add(t)
-            else:
-                events.append({t})
+        if value and t and row[t - 1]:
+            events[-1].add(t)
+        elif value:
+            events.append({t})
     return events
 
 

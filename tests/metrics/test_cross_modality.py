@@ -1,4 +1,4 @@
-"""Sliding a query over the other modality: worked by hand, and against an implementation by the definition."""
+"""Finding a query in the other modality: worked by hand, and against loops as in the released code."""
 
 import numpy as np
 import pytest
@@ -25,8 +25,8 @@ def test_the_best_position_has_the_largest_sum_of_pairs():
     assert locate(pairs.swapaxes(1, 2), ints(1), ints(2)).tolist() == [0]
 
 
-def test_the_query_is_laid_on_in_order_not_as_a_bag():
-    # Query segments 0 and 1 resemble segments 2 and 1 of the other modality: as a bag they fit segments 1 and 2 best.
+def test_the_order_of_the_querys_segments_counts():
+    # Query segments 0 and 1 resemble segments 2 and 1 of the other modality: in any order they fit segments 1 and 2 best.
     pairs = np.zeros((1, 3, 3))
     pairs[0, 0, 2] = pairs[0, 1, 1] = 1
     pairs[0, 1, 2] = 0.5
@@ -34,23 +34,17 @@ def test_the_query_is_laid_on_in_order_not_as_a_bag():
     assert locate(pairs, ints(0), ints(2)).tolist() == [0]
 
 
-def test_of_equal_positions_the_first_is_taken():
+def test_the_first_of_equal_positions_is_the_answer():
     assert locate(np.zeros((2, 5, 5)), ints(3, 1), ints(2, 1)).tolist() == [0, 0]
 
 
-def test_only_the_event_s_own_position_is_right():
+def test_only_the_events_own_position_is_right():
     assert exact_match_accuracy(ints(2, 3, 0, 5), ints(2, 4, 0, 4)) == 2 / 4
 
 
 def test_chance_is_the_mean_over_clips_of_one_over_their_positions():
     # lengths 2, 9, 4 in ten seconds have 9, 2 and 7 positions
     assert chance_accuracy(ints(2, 9, 4), 10) == pytest.approx((1 / 9 + 1 / 2 + 1 / 7) / 3)
-
-
-def test_a_query_is_one_run_shorter_than_the_clip():
-    events = np.array([[0, 1, 1, 0], [1, 1, 1, 1], [0, 0, 0, 0], [1, 0, 1, 0], [0, 0, 0, 1]], dtype=bool)
-    onset, length = query_intervals(events)
-    assert list(zip(onset.tolist(), length.tolist(), strict=True)) == [(1, 2), (0, 0), (0, 0), (0, 0), (3, 1)]
 
 
 def by_definition(pairs: list[list[int]], onset: int, length: int) -> int:
@@ -76,7 +70,7 @@ def clips(draw):
 
 
 @given(clips())
-def test_locating_is_the_definition_s(drawn):
+def test_locating_equals_loops(drawn):
     pairs, queries = drawn
     onset, length = ints(*(q[0] for q in queries)), ints(*(q[1] for q in queries))
     expected = [by_definition(p.tolist(), o, n) for p, (o, n) in zip(pairs, queries, strict=True)]
@@ -84,7 +78,7 @@ def test_locating_is_the_definition_s(drawn):
 
 
 @given(arrays(np.bool_, st.tuples(st.integers(1, 4), st.integers(1, 7))))
-def test_queries_are_the_runs_that_one_finds_by_looking(events):
+def test_queries_are_single_runs_shorter_than_the_clip(events):
     for row, onset, length in zip(events.tolist(), *query_intervals(events), strict=True):
         text = "".join("x" if event else " " for event in row)
         if len(text.split()) == 1 and len(text.strip()) < len(text):
@@ -97,8 +91,8 @@ def test_queries_are_the_runs_that_one_finds_by_looking(events):
     ("pairs", "onset", "length", "says"),
     [
         (np.zeros((1, 3, 4)), ints(0), ints(1), r"\(N, T, T\), found \(1, 3, 4\)"),
-        (np.zeros((2, 3, 3)), ints(0), ints(1), "2 clips but 1 onsets"),
-        (np.zeros((1, 3, 3)), ints(2), ints(2), "2 segments from 2; the clip has 3"),
+        (np.zeros((2, 3, 3)), ints(0), ints(1), "2 clips .* 1 onsets"),
+        (np.zeros((1, 3, 3)), ints(2), ints(2), "2 segments from 2"),
         (np.zeros((1, 3, 3)), ints(0), ints(0), "0 segments from 0"),
     ],
 )
@@ -107,15 +101,15 @@ def test_what_cannot_be_located_is_refused(pairs, onset, length, says):
         locate(pairs, onset, length)
 
 
-def test_no_query_cannot_be_scored():
-    with pytest.raises(ValueError, match="no query to score"):
+def test_scoring_needs_one_answer_for_each_of_some_queries():
+    with pytest.raises(ValueError, match="no query"):
         exact_match_accuracy(ints(), ints())
-    with pytest.raises(ValueError, match="1 answers for 2 queries"):
+    with pytest.raises(ValueError, match="1 answers"):
         exact_match_accuracy(ints(1), ints(1, 2))
 
 
 def test_constants_of_the_released_match_split(shared):
-    """402 queries (reference, section 5); what needs no model: chance, always one end, and noise a segment."""
+    """402 queries (reference, section 5), and model-free baselines: chance, always one end, random scores per segment."""
     folder = shared / "data" / "ave"
     rows = [line.split("&") for line in (folder / "Annotations.txt").read_text().splitlines()]
     chosen = np.frombuffer((folder / "test_order_match.h5").read_bytes()[H5_HEADER:], "<i8")

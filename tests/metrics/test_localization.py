@@ -1,65 +1,44 @@
-"""Segment accuracy against an obvious implementation, and against constants of the AVE dataset."""
+"""Localization scores against counting by hand, and against constants of the AVE dataset."""
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from avpipe.metrics.localization import category_accuracy, confusion_matrix, segment_accuracy
 
 CLASSES = 4
-label_arrays = st.tuples(st.integers(1, 5), st.integers(1, 6)).flatmap(
-    lambda shape: st.tuples(
-        *(arrays(np.int64, shape, elements=st.integers(0, CLASSES - 1)) for _ in range(2))
-    )
-)
 
 
-def pairs(truth, prediction):
-    return [
-        (t, p)
-        for ts, ps in zip(truth.tolist(), prediction.tolist(), strict=True)
-        for t, p in zip(ts, ps, strict=True)
-    ]
+@st.composite
+def label_arrays(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray]:
+    """Truth and prediction of one shape."""
+    shape = draw(st.tuples(st.integers(1, 5), st.integers(1, 6)))
+    labels = arrays(np.int64, shape, elements=st.integers(0, CLASSES - 1))
+    return draw(labels), draw(labels)
 
 
-@given(label_arrays)
-def test_accuracy_is_right_segments_over_all_segments(labels):
-    right = [t == p for t, p in pairs(*labels)]
+@settings(deadline=None)  # the first call imports scikit-learn
+@given(label_arrays())
+def test_scores_are_the_shares_that_one_counts(labels: tuple[np.ndarray, np.ndarray]) -> None:
+    pairs = list(zip(*(array.ravel().tolist() for array in labels), strict=True))
+    right = [t == p for t, p in pairs]
     assert segment_accuracy(*labels) == pytest.approx(sum(right) / len(right))
-
-
-@given(label_arrays)
-def test_confusion_counts_every_pair(labels):
-    expected = [
-        [sum((t, p) == (i, j) for t, p in pairs(*labels)) for j in range(CLASSES)] for i in range(CLASSES)
-    ]
-    assert confusion_matrix(*labels, CLASSES).tolist() == expected
-
-
-@given(label_arrays)
-def test_category_accuracy_is_the_share_found_of_each_category(labels):
+    counts = [[pairs.count((t, p)) for p in range(CLASSES)] for t in range(CLASSES)]
+    assert confusion_matrix(*labels, CLASSES).tolist() == counts
     for category, accuracy in enumerate(category_accuracy(*labels, CLASSES)):
-        found = [p == category for t, p in pairs(*labels) if t == category]
-        assert (accuracy == pytest.approx(sum(found) / len(found))) if found else np.isnan(accuracy)
-
-
-def test_numbers_of_a_small_case():
-    truth = np.array([[0, 0, 2], [1, 2, 2]])
-    prediction = np.array([[0, 1, 2], [1, 2, 0]])
-    assert segment_accuracy(truth, prediction) == 4 / 6
-    assert category_accuracy(truth, prediction, 3).tolist() == [1 / 2, 1, 2 / 3]
-    assert confusion_matrix(truth, prediction, 3).tolist() == [[1, 1, 0], [0, 1, 0], [1, 0, 2]]
+        found = counts[category]
+        assert (accuracy == found[category] / sum(found)) if sum(found) else np.isnan(accuracy)
 
 
 @pytest.mark.parametrize(
     ("truth", "prediction", "says"),
     [
-        ([[0, 1]], [[0], [1]], r"shape \(1, 2\) but prediction \(2, 1\)"),
+        ([[0, 1]], [[0], [1]], r"\(1, 2\) .* \(2, 1\)"),
         ([], [], "no segment to score"),
-        ([0, 3], [0, 1], "truth has labels 0 to 3; 3 classes"),
-        ([0, 1], [-1, 1], "prediction has labels -1 to 1"),
+        ([0, 3], [0, 1], "truth .* 0 to 3"),
+        ([0, 1], [-1, 1], "prediction .* -1 to 1"),
     ],
 )
 def test_what_cannot_be_scored_is_refused(truth, prediction, says):

@@ -1,9 +1,9 @@
 """A small study with predictions, made up so that every drawn number can be worked out by hand."""
 
 import io
-import json
 import tarfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -19,88 +19,108 @@ from matplotlib.text import Text
 from avpipe.plan.experiment import Experiment
 from avpipe.plan.study import Study
 from avpipe.report.spec import FigureSpec, parse_figure
+from avpipe.report.style import Heading
 
+from ..tables.conftest import WriteRun, study, write_run
+
+__all__ = ["study", "write_run"]  # fixtures
+
+BELL, SPEECH, BACKGROUND = 0, 1, 2
 CATEGORIES = ("Bell", "Male speech, man speaking")
-BACKGROUND = 2
 SHADES = [25 * second for second in range(10)]
-"""Grey of each second of the fixture's clips."""
+"""Grey of each second of the toy's clips."""
+
+NO_RUN = "no run yet (metrics.json is missing)"
+ROWS: dict[str, list[dict[str, Any]]] = {
+    "localization": [{"row": m, "method": m.upper(), "model": m} for m in ("avel", "avin")],
+    "parsing": [{"row": m, "method": m.upper(), "model": m} for m in ("han", "ma")],
+    "pretraining": [
+        {"row": o, "method": o.capitalize(), "model": "avg", "options": {"objective": o}} for o in ("uni", "cross")
+    ],
+}  # fmt: skip
+SETTINGS = {"localization": "supervised", "parsing": "weakly-supervised", "pretraining": "self-supervised"}
+TASKS = {"parsed": "parsing", "fscores": "parsing", "grounding": "pretraining"}
+"""Kind of figure -> its task, if it is not localization."""
 
 
-@pytest.fixture
-def study() -> Study:
-    """Two seeds, published weights."""
-    return Study.model_validate(
-        {
-            "dataset": {"name": "toy", "kind": "ave"},
-            "extractors": {
-                "vggish": {"backbone": "vggish"},
-                "vgg16_map": {"backbone": "vgg16", "pooling": "map"},
-            },
-            "seeds": [0, 1],
-        }
-    )
-
-
-@pytest.fixture
-def figure_data() -> dict[str, Any]:
-    """The content of a figure's file with two rows; `kind` and `options` are added by the tests."""
+def figure_data(kind: str, **keys: Any) -> dict[str, Any]:
+    """The content of a figure's file with two rows; `keys` replace its keys."""
+    task = TASKS.get(kind, "localization")
     return {
-        "title": "A small figure", "paper": "Nobody, 2020", "printed": "Figure 1", "task": "localization",
-        "defaults": {"features": {"audio": "vggish", "visual": "vgg16_map"}},
-        "rows": [
-            {"row": "avel", "method": "AVEL", "model": "avel"},
-            {"row": "avin", "method": "AVIN", "model": "avin"},
-        ],
-    }  # fmt: skip
+        "kind": kind, "title": "A small figure", "paper": "Nobody, 2020", "printed": "Figure 1", "task": task,
+        "setting": SETTINGS[task], "defaults": {"features": {"audio": "vggish", "visual": "vgg16_map"}}, "rows": ROWS[task],
+    } | keys  # fmt: skip
+
+
+def figure_of(kind: str, options: dict[str, Any] | None = None, **keys: Any) -> Any:
+    """The figure of this kind with these options."""
+    return parse_figure(figure_data(kind, **({"options": options} if options else {}), **keys), kind)
+
+
+@dataclass
+class Toy:
+    """A study with seeds 0 and 1, and its results folder with categories.csv."""
+
+    study: Study
+    results: Path
+    write_run: WriteRun
+
+    def experiment(self, spec: FigureSpec, row: int) -> Experiment:
+        """Of the row with this index."""
+        return list(spec.experiments(self.study).values())[row]
+
+    def write(self, spec: FigureSpec, row: int, seed: int, table: pd.DataFrame, **changes: Any) -> Path:
+        """Write a run of the row with these predictions."""
+        return self.write_run(self.experiment(spec, row), seed, predictions=table, **changes)
+
+    def draw(self, spec: FigureSpec) -> Figure:
+        """The figure, unwritten."""
+        return spec.draw(self.study, self.results, Heading("Title"))
 
 
 @pytest.fixture
-def results(tmp_path: Path) -> Path:
-    """The study's folder with categories.csv."""
+def toy(study: Study, tmp_path: Path, write_run: WriteRun) -> Toy:
     lines = [f'{index},"{name}"' for index, name in enumerate(CATEGORIES)]
     (tmp_path / "categories.csv").write_text("\n".join(["index,category", *lines, ""]), encoding="utf-8")
-    return tmp_path
+    return Toy(study.model_copy(update={"seeds": (0, 1)}), tmp_path, write_run)
 
 
 @pytest.fixture
-def write_run(results: Path) -> Callable[..., Path]:
-    """Write metrics.json and predictions.parquet of one seed: clip -> (truth, prediction)."""
+def toy_with_clips(toy: Toy) -> Toy:
+    """With clips.parquet and a shard: clip "a" is ten seconds, dark to bright, with a tone; "mute" has no audio."""
+    sound, video = io.BytesIO(), io.BytesIO()
+    soundfile.write(sound, 0.5 * np.sin(np.arange(160_000) / 6), 16_000, format="FLAC")
+    with av.open(video, "w", format="mp4") as container:
+        stream = container.add_stream("libx264", rate=Fraction(16), options={"g": "16", "bf": "0"})
+        stream.width = stream.height = 64
+        for shade in np.repeat(SHADES, 16):
+            picture = av.VideoFrame.from_ndarray(np.full((64, 64, 3), shade, np.uint8), format="rgb24")
+            container.mux(stream.encode(picture))
+        container.mux(stream.encode())
+    members = {
+        "a.mp4": video.getvalue(), "a.flac": sound.getvalue(), "a.json": b'{"row": 0}',
+        "mute.mp4": video.getvalue(), "mute.json": b'{"row": 1}',
+    }  # fmt: skip
+    path = toy.results / "segments" / "canonical" / "3.tar"
+    path.parent.mkdir(parents=True)
+    with tarfile.open(path, "w") as tar:
+        for name, content in members.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    clips = {"clip": ["a", "mute", "gone"], "shard": [3, 3, 3], "width": [320.0] * 3, "height": [180.0] * 3}
+    pd.DataFrame(clips).to_parquet(toy.results / "clips.parquet", index=False)
+    return toy
 
-    def write(
-        experiment: Experiment,
-        seed: int,
-        clips: dict[str, tuple[Sequence[int], Sequence[int]]],
-        **changes: Any,
-    ) -> Path:
-        folder = results / "runs" / experiment.id / f"seed{seed}"
-        folder.mkdir(parents=True)
-        record = {"status": "ok", "reason": None, "metrics": {"validation": {"accuracy": 0.5}}}
-        (folder / "metrics.json").write_text(json.dumps(record | changes), encoding="utf-8")
-        rows = [
-            (clip, segment, t, p, 0.5)
-            for clip, (truth, prediction) in clips.items()
-            for segment, (t, p) in enumerate(zip(truth, prediction, strict=True))
-        ]
-        table = pd.DataFrame(rows, columns=["clip", "segment", "truth", "prediction", "confidence"])
-        table.to_parquet(folder / "predictions.parquet", index=False)
-        return folder
 
-    return write
-
-
-@pytest.fixture
-def write_predictions(results: Path) -> Callable[..., Path]:
-    """Write metrics.json and any predictions.parquet of one seed."""
-
-    def write(experiment: Experiment, seed: int, table: pd.DataFrame) -> Path:
-        folder = results / "runs" / experiment.id / f"seed{seed}"
-        folder.mkdir(parents=True)
-        record = {"status": "ok", "reason": None, "metrics": {"validation": {}}}
-        (folder / "metrics.json").write_text(json.dumps(record), encoding="utf-8")
-        table.to_parquet(folder / "predictions.parquet", index=False)
-        return folder
-
-    return write
+def localized(**clips: tuple[Sequence[int], Sequence[int]]) -> pd.DataFrame:
+    """Predictions of localization: clip -> truth and prediction."""
+    rows = [
+        (clip, segment, t, p, 0.5)
+        for clip, (truth, prediction) in clips.items()
+        for segment, (t, p) in enumerate(zip(truth, prediction, strict=True))
+    ]
+    return pd.DataFrame(rows, columns=["clip", "segment", "truth", "prediction", "confidence"])
 
 
 def parsing_table(labels: dict[tuple[str, str, str], tuple[str, str]]) -> pd.DataFrame:
@@ -115,8 +135,8 @@ def parsing_table(labels: dict[tuple[str, str, str], tuple[str, str]]) -> pd.Dat
     return pd.DataFrame(rows, columns=columns)
 
 
-def grounding_table(clips: dict[str, Sequence[int]]) -> pd.DataFrame:
-    """Predictions of pretraining: clip -> the group of each segment; similarities tell them apart with margins of 0.1."""
+def grounding_table(**clips: Sequence[int]) -> pd.DataFrame:
+    """Predictions of pretraining: clip -> the group of each segment; similarity is 1 within a group, 0.9 across groups."""
     rows = [
         (clip, i, j, groups[i] == groups[j], *[1.0 - 0.1 * (groups[i] != groups[j])] * 3)
         for clip, groups in clips.items()
@@ -127,64 +147,13 @@ def grounding_table(clips: dict[str, Sequence[int]]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["clip", "segment", "other", "same_group", *cosines])
 
 
-@pytest.fixture
-def parsed(figure_data: dict[str, Any]) -> Callable[..., FigureSpec]:
-    """The figure of this kind with these options; other keyword arguments are keys of its file."""
-
-    def parse(kind: str, options: dict[str, Any] | None = None, **keys: Any) -> FigureSpec:
-        return parse_figure(
-            figure_data | {"kind": kind} | ({"options": options} if options else {}) | keys, kind
-        )
-
-    return parse
-
-
-@pytest.fixture
-def texts() -> Callable[[Figure], list[str]]:
+def texts(figure: Figure) -> list[str]:
     """Every text in a figure, line breaks as spaces."""
-
-    def read(figure: Figure) -> list[str]:
-        drawn = figure.findobj(Text)
-        return [" ".join(t.get_text().split()) for t in drawn if isinstance(t, Text) and t.get_text().strip()]
-
-    return read
+    drawn = figure.findobj(Text)
+    return [" ".join(t.get_text().split()) for t in drawn if isinstance(t, Text) and t.get_text().strip()]
 
 
-def encoded_video(shades: list[int]) -> bytes:
-    """H.264 with 16 frames a second and a grey shade for each second."""
-    file = io.BytesIO()
-    with av.open(file, "w", format="mp4") as container:
-        stream = container.add_stream("libx264", rate=Fraction(16), options={"g": "16", "bf": "0"})
-        stream.width = stream.height = 64
-        for shade in shades:
-            for _ in range(16):
-                picture = av.VideoFrame.from_ndarray(np.full((64, 64, 3), shade, np.uint8), format="rgb24")
-                container.mux(stream.encode(picture))
-        container.mux(stream.encode())
-    return file.getvalue()
-
-
-@pytest.fixture
-def with_clip(results: Path) -> Path:
-    """clips.parquet and a shard with clip "a": ten seconds, dark to bright, with a tone; "mute" has no sound."""
-    sound = io.BytesIO()
-    tone = 0.5 * np.sin(2 * np.pi * 440 * np.arange(10 * 16000) / 16000)
-    soundfile.write(sound, tone, 16000, format="FLAC")
-    video = encoded_video(SHADES)
-    members = {
-        "a.mp4": video,
-        "a.flac": sound.getvalue(),
-        "a.json": b'{"row": 0}',
-        "mute.mp4": video,
-        "mute.json": b'{"row": 1}',
-    }
-    path = results / "segments" / "canonical" / "3.tar"
-    path.parent.mkdir(parents=True)
-    with tarfile.open(path, "w") as tar:
-        for name, content in members.items():
-            member = tarfile.TarInfo(name)
-            member.size = len(content)
-            tar.addfile(member, io.BytesIO(content))
-    clips = {"clip": ["a", "mute", "gone"], "shard": [3, 3, 3], "width": [320.0] * 3, "height": [180.0] * 3}
-    pd.DataFrame(clips).to_parquet(results / "clips.parquet", index=False)
-    return results
+def bar_heights(figure: Figure, panel: int = 0) -> list[list[float]]:
+    """method -> height of each bar."""
+    bars = [container for container in figure.axes[panel].containers if hasattr(container, "patches")]
+    return [[bar.get_height() for bar in method] for method in bars]

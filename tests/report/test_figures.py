@@ -1,63 +1,68 @@
-"""Every kind of figure is drawn, says when there is nothing to draw, and comes out the same bytes every time."""
+"""Every kind of figure is written as svg and png, and says so if there is nothing to draw."""
 
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
 from avpipe.plan.study import Study
 from avpipe.report import figures
-from avpipe.report.spec import FigureSpec
 
-from .conftest import BACKGROUND
+from .conftest import (
+    BACKGROUND,
+    NO_RUN,
+    TASKS,
+    Toy,
+    figure_of,
+    grounding_table,
+    localized,
+    parsing_table,
+    texts,
+)
 
 THETA = {
     "options": {"option": "theta", "heading": "Accuracy (%)"},
-    "rows": [{"row": "tacma", "method": "AVIN", "model": "tacma"}],
+    "rows": [{"row": "tacma", "method": "TACMA", "model": "tacma"}],
 }
-KINDS = [
-    ("categories", {}), ("confusion", {}), ("curve", THETA), ("segments", {"options": {"clips": ["a"]}}), ("tsne", {}),
-]  # fmt: skip
-every_kind = pytest.mark.parametrize(("kind", "keys"), KINDS, ids=[kind for kind, _ in KINDS])
+KEYS: dict[str, dict[str, Any]] = {
+    "categories": {}, "confusion": {}, "curve": THETA, "fscores": {}, "grounding": {}, "parsed": {}, "tsne": {},
+    "segments": {"options": {"clips": ["a"]}},
+}  # fmt: skip
+TABLES: dict[str, pd.DataFrame] = {
+    "localization": localized(
+        a=([0, 0, 1, BACKGROUND], [0, 1, 1, BACKGROUND]), b=([0, 1, 1, 1], [0, 1, 0, 1])
+    ),
+    "parsing": parsing_table({("a", m, "Bell"): ("###.......", "..##......") for m in ("audio", "visual")}),
+    "pretraining": grounding_table(a=[0] * 5 + [5] * 5),
+}
+"""Task -> predictions."""
+every_kind = pytest.mark.parametrize("kind", KEYS)
 
 
 @every_kind
-def test_without_any_run_the_figure_says_so(
-    kind: str, keys: dict[str, Any], parsed: Callable[..., FigureSpec], study: Study, results: Path,
-    monkeypatch: pytest.MonkeyPatch, texts: Callable[[Figure], list[str]],
-) -> None:  # fmt: skip
+def test_without_any_run_the_figure_says_so(kind: str, toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
     written: list[Figure] = []
     monkeypatch.setattr(figures, "write_figure", lambda figure, base, title: written.append(figure))
-    figures.draw_figure(kind, parsed(kind, **keys), study, results)
-    (figure,) = written
-    said = " ".join(texts(figure))
+    spec = figure_of(kind, **KEYS[kind])
+    figures.draw_figure(kind, spec, toy.study, toy.results)
+    said = " ".join(texts(written[0]))
     assert "Nothing to draw: no run has" in said
-    assert "AVIN: seed 0 no run yet" in said
+    assert f"Missing: {spec.rows[-1].method}: seed 0 {NO_RUN}" in said
 
 
 @every_kind
-def test_both_files_are_written_the_same_every_time_and_without_dates(
-    kind: str, keys: dict[str, Any], parsed: Callable[..., FigureSpec], study: Study, with_clip: Path,
-    write_run: Callable[..., Path],
-) -> None:  # fmt: skip
-    demo = Study.model_validate(study.model_dump() | {"dataset": {"name": "demo", "kind": "demo"}})
-    spec = parsed(kind, **keys)
-    clips = {"a": ([0, 0, 1, BACKGROUND], [0, 1, 1, BACKGROUND]), "b": ([0, 1, 1, 1], [0, 1, 0, 1])}
-    for experiment in spec.experiments(demo).values():
-        folder = write_run(experiment, 0, clips)
+def test_svg_and_png_are_written_with_title_and_notice(kind: str, toy_with_clips: Toy) -> None:
+    toy, spec = toy_with_clips, figure_of(kind, **KEYS[kind])
+    demo = Study.model_validate(toy.study.model_dump() | {"dataset": {"name": "demo", "kind": "demo"}})
+    for row in range(len(spec.rows)):
+        folder = toy.write(spec, row, 0, TABLES[TASKS.get(kind, "localization")])
         features = np.random.default_rng(0).normal(size=(2, 4, 6))
         np.savez(folder / "embeddings.npz", clips=np.array(["b", "a"]), audio=features, fused=features)
-    files = [with_clip / "figures" / f"{kind}.{ending}" for ending in ("svg", "png")]
-    figures.draw_figure(kind, spec, demo, with_clip)
-    first = [file.read_bytes() for file in files]
-    figures.draw_figure(kind, spec, demo, with_clip)
-    assert [file.read_bytes() for file in files] == first
-    assert b"dc:date" not in first[0]
-    assert b"[DEMO] A small figure" in first[0]
-    with Image.open(files[1]) as picture:
+    figures.draw_figure(kind, spec, demo, toy.results)
+    assert b"[DEMO] A small figure" in (toy.results / "figures" / f"{kind}.svg").read_bytes()
+    with Image.open(toy.results / "figures" / f"{kind}.png") as picture:
         assert picture.width > 1000
         assert picture.info["Title"] == "[DEMO] A small figure"

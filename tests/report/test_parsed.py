@@ -1,43 +1,24 @@
 """Audio and visual events over time: which clips, which lines, and what is hatched."""
 
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
-
 import numpy as np
 import pytest
 from matplotlib.collections import PolyCollection
-from matplotlib.figure import Figure
 
 from avpipe.plan.section import ConfigError
-from avpipe.plan.study import Study
-from avpipe.report.figures import draw_figure
-from avpipe.report.parsed import draw_parsed, read_lanes, typical_clips
-from avpipe.report.spec import ParsedFigure, parse_figure
-from avpipe.report.style import Heading
+from avpipe.report.parsed import read_lanes, typical_clips
 
-from .conftest import parsing_table
+from .conftest import Toy, figure_of, parsing_table, texts
 
 NONE, ALL = "." * 10, "#" * 10
+LABELS = {
+    ("a", "audio", "Bell"): ("###.......", "..##......"),
+    ("a", "visual", "Bell"): ("#.........", "#........."),
+}
 
 
-@pytest.fixture
-def spec(figure_data: dict[str, Any]) -> Callable[..., ParsedFigure]:
-    def make(**options: Any) -> ParsedFigure:
-        rows = [{"row": "han", "method": "HAN", "model": "han"}, {"row": "ma", "method": "MA", "model": "ma"}]
-        keys = {"kind": "parsed", "task": "parsing", "setting": "weakly-supervised", "rows": rows}
-        parsed = parse_figure(figure_data | keys | {"options": options}, "parsed")
-        assert isinstance(parsed, ParsedFigure)
-        return parsed
-
-    return make
-
-
-def test_a_typical_clip_has_events_that_are_heard_and_seen_at_other_times_and_is_parsed_as_well_as_most() -> (
-    None
-):
+def test_a_typical_clip_has_different_audio_and_visual_events_and_average_correctness() -> None:
     table = parsing_table({
-        ("heard only", "audio", "Bell"): (ALL, "#####....."),
+        ("audio only", "audio", "Bell"): (ALL, "#####....."),
         ("at once", "audio", "Bell"): (ALL, "#####....."), ("at once", "visual", "Bell"): (ALL, "#####....."),
         ("bad", "audio", "Bell"): (ALL, NONE), ("bad", "visual", "Bell"): ("#########.", NONE),
         ("middling", "audio", "Bell"): (ALL, "#####....."), ("middling", "visual", "Bell"): ("########..", "####......"),
@@ -48,7 +29,7 @@ def test_a_typical_clip_has_events_that_are_heard_and_seen_at_other_times_and_is
     assert len(typical_clips(table, 9)) == 5
 
 
-def test_lanes_are_what_is_true_or_said_audio_first() -> None:
+def test_lanes_are_the_true_or_predicted_categories_audio_first() -> None:
     han = parsing_table(
         {("a", "visual", "Bell"): ("##........", "#........."), ("b", "audio", "Bell"): (ALL, ALL)}
     )
@@ -61,21 +42,11 @@ def test_lanes_are_what_is_true_or_said_audio_first() -> None:
     assert said == [{"Truth": [], "HAN": [], "MA": [2]}, {"Truth": [0, 1], "HAN": [0], "MA": []}]
 
 
-def write_both(spec: ParsedFigure, study: Study, write_predictions: Callable[..., Path]) -> None:
-    labels = {
-        ("a", "audio", "Bell"): ("###.......", "..##......"),
-        ("a", "visual", "Bell"): ("#.........", "#........."),
-    }
-    for experiment in spec.experiments(study).values():
-        write_predictions(experiment, 0, parsing_table(labels))
-
-
-def test_truth_stands_above_predictions_and_what_is_wrong_is_hatched(
-    spec: Callable[..., ParsedFigure], study: Study, with_clip: Path, write_predictions: Callable[..., Path],
-    texts: Callable[[Figure], list[str]],
-) -> None:  # fmt: skip
-    write_both(spec(), study, write_predictions)
-    figure = draw_parsed(spec(clips=["a"]), study, with_clip, Heading("Title"))
+def test_truth_is_above_predictions_and_wrong_predictions_are_hatched(toy_with_clips: Toy) -> None:
+    spec = figure_of("parsed", {"clips": ["a"]})
+    for row in (0, 1):
+        toy_with_clips.write(spec, row, 0, parsing_table(LABELS))
+    figure = toy_with_clips.draw(spec)
     frames, _, audio, visual = figure.axes
     assert len(frames.images) == 10
     bars = [c for c in audio.collections if isinstance(c, PolyCollection)]
@@ -87,20 +58,8 @@ def test_truth_stands_above_predictions_and_what_is_wrong_is_hatched(
     assert visual.get_xlabel() == "seconds"
 
 
-def test_a_clip_without_events_is_named(
-    spec: Callable[..., ParsedFigure], study: Study, with_clip: Path, write_predictions: Callable[..., Path]
-) -> None:
-    write_both(spec(), study, write_predictions)
-    with pytest.raises(ConfigError, match="'mute' is no test clip with events"):
-        draw_parsed(spec(clips=["mute"]), study, with_clip, Heading("Title"))
-
-
-def test_the_same_bytes_come_out_every_time(
-    spec: Callable[..., ParsedFigure], study: Study, with_clip: Path, write_predictions: Callable[..., Path]
-) -> None:
-    write_both(spec(), study, write_predictions)
-    written = []
-    for _ in range(2):
-        draw_figure("p", spec(), study, with_clip)
-        written.append([(with_clip / "figures" / f"p.{kind}").read_bytes() for kind in ("svg", "png")])
-    assert written[0] == written[1]
+def test_a_clip_without_events_is_named(toy_with_clips: Toy) -> None:
+    spec = figure_of("parsed", {"clips": ["mute"]})
+    toy_with_clips.write(spec, 0, 0, parsing_table(LABELS))
+    with pytest.raises(ConfigError, match=r"parsed: options.clips: 'mute'"):
+        toy_with_clips.draw(spec)

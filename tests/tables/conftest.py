@@ -1,59 +1,54 @@
-"""A small study and made-up runs."""
+"""A small study, a small table and made-up runs."""
 
 import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 
 from avpipe.plan.experiment import Experiment
 from avpipe.plan.study import Study
 
+WriteRun = Callable[..., Path]
+
 
 @pytest.fixture
 def study() -> Study:
-    """Two extractors with published weights, three seeds, nothing to warn of."""
-    return Study.model_validate(
-        {
-            "dataset": {"name": "toy", "kind": "ave"},
-            "extractors": {
-                "vggish": {"backbone": "vggish"},
-                "vgg16_map": {"backbone": "vgg16", "pooling": "map"},
-            },
-            "recipes": {"short": {"epochs": 7}},
-            "seeds": [0, 1, 2],
-        }
-    )
+    """Two extractors with published weights, three seeds, no notice."""
+    return Study.model_validate({
+        "dataset": {"name": "toy", "kind": "ave"},
+        "extractors": {"vggish": {"backbone": "vggish"}, "vgg16_map": {"backbone": "vgg16", "pooling": "map"}},
+        "recipes": {"short": {"epochs": 7}},
+        "seeds": [0, 1, 2],
+    })  # fmt: skip
 
 
 @pytest.fixture
 def table_data() -> dict[str, Any]:
     """The content of a table's file: one row with a model in both settings, one gap."""
+    avel = {
+        "row": "avel",
+        "method": "AVEL",
+        "model": "avel",
+        "published": {"supervised": 72.7, "weakly-supervised": 66.7},
+    }
     return {
-        "title": "A small table",
-        "paper": "Nobody, 2020",
-        "printed": "Table 1",
-        "task": "localization",
+        "title": "A small table", "paper": "Nobody, 2020", "printed": "Table 1", "task": "localization",
         "metrics": {"accuracy": "Acc."},
         "defaults": {"features": {"audio": "vggish", "visual": "vgg16_map"}},
-        "rows": [
-            {
-                "row": "avel",
-                "method": "AVEL",
-                "model": "avel",
-                "published": {"supervised": 72.7, "weakly-supervised": 66.7},
-            },
-            {"row": "dam", "method": "DAM", "gap": "no model yet", "published": {"supervised": 74.5}},
-        ],
-    }
+        "rows": [avel, {"row": "dam", "method": "DAM", "gap": "no model yet", "published": {"supervised": 74.5}}],
+    }  # fmt: skip
 
 
 @pytest.fixture
-def write_run(tmp_path: Path) -> Callable[..., Path]:
-    """Write metrics.json of one seed below tmp_path; keywords replace parts of it."""
+def write_run(tmp_path: Path) -> WriteRun:
+    """Write metrics.json and, if given, predictions.parquet of one seed below tmp_path; keywords replace parts of metrics.json."""
 
-    def write(experiment: Experiment, seed: int, accuracy: float, **changes: Any) -> Path:
+    def write(
+        experiment: Experiment, seed: int, accuracy: float = 0.5, predictions: pd.DataFrame | None = None, **changes: Any
+    ) -> Path:  # fmt: skip
         folder = tmp_path / "runs" / experiment.id / f"seed{seed}"
         folder.mkdir(parents=True)
         record = {
@@ -70,6 +65,8 @@ def write_run(tmp_path: Path) -> Callable[..., Path]:
             "log": "logs/train.log",
         }  # fmt: skip
         (folder / "metrics.json").write_text(json.dumps({**record, **changes}), encoding="utf-8")
+        if predictions is not None:
+            predictions.to_parquet(folder / "predictions.parquet", index=False)
         return folder
 
     return write

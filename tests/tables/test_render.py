@@ -1,4 +1,4 @@
-"""The four formats show the same table, escape what they are given, and say loudly what is no reproduction."""
+"""The four formats show the same table, escape every text, and say in the title if it is no reproduction."""
 
 import re
 from html.parser import HTMLParser
@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from avpipe.tables.aggregate import Cell, Table
 from avpipe.tables.render import (
     RENDERERS,
+    Cell,
+    Table,
     as_csv,
     as_html,
     as_latex,
@@ -24,12 +25,12 @@ from avpipe.tables.spec import TableSpec, parse_table
 WILD = r"50 % of <b>R&D</b>_{x} $y$ #1 ~ ^ \n | `c` *d*"
 
 
-def filled(spec: TableSpec, notice: Notice | None = None, **avel: Any) -> Table:
-    """AVEL as `avel` says, DAM a gap, only the supervised setting."""
+def filled(spec: TableSpec, notice: Notice | None = None, gap: str = "no model yet", **avel: Any) -> Table:
+    """The cell of AVEL with the values `avel`, and that of DAM, which is a gap; only the supervised setting."""
     first, second = spec.rows
     cells = (
         Cell(first, "supervised", "accuracy", 72.7, **avel),
-        Cell(second, "supervised", "accuracy", 74.5, notes=("no model yet",)),
+        Cell(second, "supervised", "accuracy", 74.5, notes=(gap,)),
     )
     return Table("small", spec, notice, cells)
 
@@ -46,7 +47,7 @@ def spec(data: dict[str, Any]) -> TableSpec:
     return parse_table(data, "small")
 
 
-MEASURED = {"mean": 71.96, "sd": 0.449, "n_seeds": 3, "protocol": "validation"}
+MEASURED: dict[str, Any] = {"mean": 71.96, "sd": 0.449, "n_seeds": 3, "protocol": "validation"}
 
 
 def test_markdown_shows_published_beside_measured_and_gaps(spec: TableSpec) -> None:
@@ -65,16 +66,15 @@ def test_latex_shows_published_beside_measured_and_gaps(spec: TableSpec) -> None
     assert all(line in text for line in (r"\toprule", r"\midrule", r"\bottomrule"))
 
 
-def test_where_nothing_is_published_there_is_no_column_for_it(data: dict[str, Any]) -> None:
+def test_without_published_numbers_there_is_no_column_for_them(data: dict[str, Any]) -> None:
     for row in data["rows"]:
         del row["published"]
     data["metrics"] = {"accuracy": "Acc.", "parameters": "Parameters (M)"}
     spec = parse_table(data, "small")
     first, second = spec.rows
+    costs = {"mean": 1.3, "sd": 0.0, "n_seeds": 3, "protocol": "validation"}
     cells = [Cell(first, "supervised", "accuracy", None, **MEASURED)]
-    cells += [
-        Cell(first, "supervised", "parameters", None, mean=1.3, sd=0.0, n_seeds=3, protocol="validation")
-    ]
+    cells += [Cell(first, "supervised", "parameters", None, **costs)]
     cells += [Cell(second, "supervised", m, None, mean=99.0, n_seeds=1) for m in data["metrics"]]
     table = Table("small", spec, None, tuple(cells))
     assert "| Method | supervised: Acc. | supervised: Parameters (M) |" in as_markdown(table)
@@ -129,17 +129,12 @@ def test_the_title_says_when_a_table_is_no_reproduction(ending: str, spec: Table
     assert "DEMO" not in RENDERERS[ending](filled(spec, **MEASURED))
 
 
-def test_what_else_is_not_the_default_protocol_stands_in_the_cell(spec: TableSpec) -> None:
-    table = filled(spec, **MEASURED, quirks=("shuffle: false", "drop_last: true"))
+def test_deviations_from_the_default_protocol_are_in_the_cell(spec: TableSpec) -> None:
+    table = filled(spec, **MEASURED, deviations=("shuffle: false", "drop_last: true"))
     assert r"| AVEL | 72.7 | 72.0 ± 0.4 (n=3, shuffle: false, drop\_last: true) |" in as_markdown(table)
     assert r"drop\_last: true" in as_latex(table)
     assert "n=3, shuffle: false, drop_last: true" in as_html(table)
     assert ",validation; shuffle: false; drop_last: true," in as_csv(table)
-
-
-def test_where_all_are_equal_none_is_best(spec: TableSpec) -> None:
-    cells = tuple(Cell(row, "supervised", "accuracy", None, mean=20.2, n_seeds=3) for row in spec.rows)
-    assert "**" not in as_markdown(Table("small", spec, None, cells))
 
 
 @pytest.mark.parametrize("ending", ["md", "tex", "html"])
@@ -153,34 +148,24 @@ def test_other_protocols_than_validation_are_labelled(
     assert ("optimistic" in text) == (protocol == "best_test")
 
 
-def test_one_seed_has_no_spread(spec: TableSpec) -> None:
-    text = as_markdown(filled(spec, mean=70.0, n_seeds=1, protocol="validation"))
-    assert "| 70.0 (n=1) |" in text
-
-
-def test_the_best_measured_number_of_a_column_is_bold(data: dict[str, Any]) -> None:
-    data["rows"][1] = {"row": "other", "method": "Other", "model": "avel"}
-    spec = parse_table(data, "small")
-    first, second = spec.rows
-    cells = tuple(
-        Cell(r, "supervised", "accuracy", None, mean=m, n_seeds=1) for r, m in ((first, 60.0), (second, 70.0))
-    )
-    text = as_markdown(Table("small", spec, None, cells))
-    assert "**70.0**" in text
-    assert "**60.0**" not in text
+@pytest.mark.parametrize(
+    ("means", "shown"), [((60.0, 70.0), ["60.0", "**70.0**"]), ((20.2, 20.2), ["20.2", "20.2"])]
+)
+def test_the_best_mean_of_a_column_is_bold_unless_all_are_equal_and_one_seed_has_no_deviation(
+    means: tuple[float, float], shown: list[str], spec: TableSpec
+) -> None:
+    cells = [
+        Cell(r, "supervised", "accuracy", None, mean=m, n_seeds=1)
+        for r, m in zip(spec.rows, means, strict=True)
+    ]
+    text = as_markdown(Table("small", spec, None, tuple(cells)))
+    assert all(f"| {number} (n=1) |" in text for number in shown)
 
 
 def test_names_and_reasons_are_escaped_in_every_format(data: dict[str, Any]) -> None:
     data["rows"][1] |= {"method": WILD, "gap": WILD}
-    table = filled(parse_table(data, "small"), **MEASURED)
-    page = as_html(
-        Table(
-            table.name,
-            table.spec,
-            None,
-            (table.cells[0], Cell(table.spec.rows[1], "supervised", "accuracy", None, notes=(WILD,))),
-        )
-    )
+    table = filled(parse_table(data, "small"), gap=WILD, **MEASURED)
+    page = as_html(table)
     assert "<b>" not in page
     assert "&lt;b&gt;R&amp;D&lt;/b&gt;" in page
     Page(page)

@@ -1,6 +1,5 @@
-"""What is wrong with a run becomes a reason, never a crash and never a silent hole."""
+"""A missing or wrong run becomes a reason in the table, never a crash."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,43 +9,30 @@ from avpipe.plan.experiment import Experiment
 from avpipe.plan.study import Study
 from avpipe.tables.runs import LONGEST_REASON, notice, read_run, shortened
 
+from .conftest import WriteRun
+
 
 @pytest.fixture
 def experiment(study: Study) -> Experiment:
+    features = {"audio": "vggish"}
     return Experiment(
-        task="localization",
-        model="avel",
-        features={"audio": "vggish"},
-        setting="supervised",
-        recipe=study.training,
+        task="localization", model="avel", features=features, setting="supervised", recipe=study.training
     )
 
 
-def test_the_number_is_that_of_the_asked_protocol(
-    experiment: Experiment, write_run: Callable[..., Path], tmp_path: Path
+def test_the_number_is_that_of_the_protocol(
+    experiment: Experiment, write_run: WriteRun, tmp_path: Path
 ) -> None:
     write_run(experiment, 0, 0.5)
     run = read_run(tmp_path, experiment, 0)
     assert [run.value(p, "accuracy") for p in ("validation", "last", "best_test")] == [50, 25, 75]
 
 
-def test_costs_are_in_units_of_their_own(
-    experiment: Experiment, write_run: Callable[..., Path], tmp_path: Path
-) -> None:
-    write_run(experiment, 0, 0.5, parameters=1_335_246, seconds=2.5)
-    write_run(experiment, 1, 0.5, parameters=None)
+def test_costs_are_in_units_of_their_own(experiment: Experiment, write_run: WriteRun, tmp_path: Path) -> None:
+    write_run(experiment, 0, parameters=1_335_246, seconds=2.5)
     run = read_run(tmp_path, experiment, 0)
     assert run.value("validation", "parameters") == pytest.approx(1.335246)  # millions
     assert run.value("last", "seconds") == 2.5
-    without = read_run(tmp_path, experiment, 1)
-    assert without.value("validation", "parameters") == "metrics.json gives no parameters"
-
-
-def test_a_run_that_is_not_there_says_so(experiment: Experiment, tmp_path: Path) -> None:
-    assert (
-        read_run(tmp_path, experiment, 0).value("validation", "accuracy")
-        == "no run yet (metrics.json is missing)"
-    )
 
 
 @pytest.mark.parametrize(
@@ -58,42 +44,31 @@ def test_a_run_that_is_not_there_says_so(experiment: Experiment, tmp_path: Path)
         ({"metrics": None}, "metrics.json has no metrics"),
         ({"metrics": {"last": {"accuracy": 1.0}}}, "metrics.json has no protocol validation"),
         ({"metrics": {"validation": {"f1": 0.5}}}, "metrics.json gives no accuracy (it has: f1)"),
-        (
-            {"metrics": {"validation": {"accuracy": None}}},
-            "metrics.json gives no accuracy (it has: accuracy)",
-        ),
+        ({"metrics": {"validation": {"accuracy": None}}}, "metrics.json gives no accuracy (it has: accuracy)"),
     ],
-)
-def test_each_thing_that_can_be_wrong_has_its_reason(
-    changes: dict[str, Any],
-    reason: str,
-    experiment: Experiment,
-    write_run: Callable[..., Path],
-    tmp_path: Path,
+)  # fmt: skip
+def test_each_wrong_record_has_its_reason(
+    changes: dict[str, Any], reason: str, experiment: Experiment, write_run: WriteRun, tmp_path: Path
 ) -> None:
-    write_run(experiment, 0, 0.5, **changes)
+    write_run(experiment, 0, **changes)
     assert read_run(tmp_path, experiment, 0).value("validation", "accuracy") == reason
 
 
-def test_a_file_cut_off_in_the_middle_is_a_reason(
-    experiment: Experiment, write_run: Callable[..., Path], tmp_path: Path
+def test_a_truncated_file_and_a_missing_cost_are_reasons(
+    experiment: Experiment, write_run: WriteRun, tmp_path: Path
 ) -> None:
-    path = write_run(experiment, 0, 0.5) / "metrics.json"
+    path = write_run(experiment, 0, parameters=None) / "metrics.json"
+    value = read_run(tmp_path, experiment, 0).value("validation", "parameters")
+    assert value == "metrics.json gives no parameters"
     path.write_text(path.read_text()[:40])
-    value = read_run(tmp_path, experiment, 0).value("validation", "accuracy")
-    assert isinstance(value, str)
-    assert value.startswith("metrics.json cannot be read:")
+    assert "cannot be read" in str(read_run(tmp_path, experiment, 0).value("validation", "accuracy"))
 
 
 def test_missing_clips_are_counted_by_split(
-    experiment: Experiment, write_run: Callable[..., Path], tmp_path: Path
+    experiment: Experiment, write_run: WriteRun, tmp_path: Path
 ) -> None:
-    write_run(
-        experiment,
-        0,
-        0.5,
-        counts={"train": 28, "train_named": 30, "val": 8, "val_named": 8, "test": 5, "test_named": 8},
-    )
+    counts = {"train": 28, "train_named": 30, "val": 8, "val_named": 8, "test": 5, "test_named": 8}
+    write_run(experiment, 0, counts=counts)
     assert read_run(tmp_path, experiment, 0).missing_clips() == ["train clips 28 of 30", "test clips 5 of 8"]
 
 
@@ -102,30 +77,30 @@ def test_a_long_reason_is_one_short_line() -> None:
     assert len(shortened("word " * 200)) == LONGEST_REASON
 
 
-def changed(study: Study, **parts: Any) -> Study:
-    return Study.model_validate(study.model_dump() | parts)
-
-
 def test_published_weights_on_a_real_dataset_need_no_notice(study: Study, experiment: Experiment) -> None:
     assert notice(study, [experiment]) is None
 
 
-def test_random_weights_are_named_but_only_those_in_use(study: Study, experiment: Experiment) -> None:
-    extractors = {name: {"backbone": name, "weights": "random"} for name in ("vggish", "vgg16")}
-    said = notice(changed(study, extractors=extractors), [experiment])
+@pytest.mark.parametrize(
+    ("changes", "tag", "text"),
+    [
+        (  # of two random extractors, the experiment uses one
+            {"extractors": {name: {"backbone": name, "weights": "random"} for name in ("vggish", "vgg16")}},
+            "RANDOM WEIGHTS", "Random weights in vggish. Not a reproduction of the published numbers.",
+        ),
+        (
+            {"dataset": {"name": "demo", "kind": "demo"}},
+            "DEMO", "DEMO: the clips are rendered. Not a reproduction of the published numbers.",
+        ),
+        (
+            {"notice": "Half of the clips. No reproduction."},
+            "NOT A REPRODUCTION", "Half of the clips. No reproduction.",
+        ),
+    ],
+)  # fmt: skip
+def test_numbers_that_are_no_reproduction_have_a_notice(
+    changes: dict[str, Any], tag: str, text: str, study: Study, experiment: Experiment
+) -> None:
+    said = notice(Study.model_validate(study.model_dump() | changes), [experiment])
     assert said is not None
-    assert said.tag == "RANDOM WEIGHTS"
-    assert said.text == "Random weights in vggish. Not a reproduction of the published numbers."
-
-
-def test_the_demo_says_so(study: Study, experiment: Experiment) -> None:
-    said = notice(changed(study, dataset={"name": "demo", "kind": "demo"}), [experiment])
-    assert said is not None
-    assert said.tag == "DEMO"
-    assert "Not a reproduction" in said.text
-
-
-def test_the_studys_own_words_come_first(study: Study, experiment: Experiment) -> None:
-    said = notice(changed(study, notice="Half of the clips. No reproduction."), [experiment])
-    assert said is not None
-    assert (said.tag, said.text) == ("NOT A REPRODUCTION", "Half of the clips. No reproduction.")
+    assert (said.tag, said.text) == (tag, text)

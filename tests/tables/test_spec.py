@@ -14,19 +14,13 @@ from avpipe.plan.section import ConfigError
 from avpipe.plan.study import Study
 from avpipe.tables.spec import load_table, parse_table
 
-
-def written(data: Any, folder: Path) -> Path:
-    path = folder / "small.yaml"
-    path.write_text(yaml.safe_dump(data), encoding="utf-8")
-    return path
+AVG = {"model": "avg", "options": {"objective": "uni"}}
 
 
-def test_reading_tables_loads_nothing_heavy() -> None:
+def test_reading_tables_imports_nothing_heavy() -> None:
     probe = "import sys, avpipe.tables.spec; print({'torch', 'pandas', 'numpy', 'jinja2'} & set(sys.modules))"
-    assert (
-        subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True).stdout
-        == "set()\n"
-    )
+    done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"
 
 
 def test_each_row_with_a_model_is_an_experiment_in_each_setting(
@@ -45,12 +39,14 @@ def test_a_row_replaces_defaults_and_may_exist_in_one_setting_only(
 ) -> None:
     table_data["rows"][0] |= {
         "options": {"inputs": "audio"}, "features": {"audio": "vggish"}, "settings": ["supervised"], "recipe": {"epochs": 5},
+        "task": "refined_parsing",
     }  # fmt: skip
-    experiments = parse_table(table_data, "small", study).experiments(study)
-    assert list(experiments) == [("avel", "supervised")]
-    assert experiments["avel", "supervised"].features == {"audio": "vggish"}
-    assert experiments["avel", "supervised"].options == {"inputs": "audio"}
-    assert experiments["avel", "supervised"].recipe.epochs == 5
+    ((key, experiment),) = parse_table(table_data, "small", study).experiments(study).items()
+    assert key == ("avel", "supervised")
+    assert experiment.features == {"audio": "vggish"}
+    assert experiment.options == {"inputs": "audio"}
+    assert experiment.recipe.epochs == 5
+    assert experiment.task == "refined_parsing"
 
 
 def test_a_recipe_may_be_one_of_the_studys(study: Study, table_data: dict[str, Any]) -> None:
@@ -78,10 +74,10 @@ def test_a_table_survives_being_passed_to_a_job_as_json(study: Study, table_data
 @pytest.mark.parametrize(
     ("row", "change", "message"),
     [
-        (0, {"model": "avell"}, r"row 'avel': model: unknown model 'avell'; did you mean 'avel'\?"),
-        (0, {"options": {"input": "audio"}}, r"row 'avel': options: .*no option 'input'; did you mean 'inputs'\?"),
+        (0, {"model": "avell"}, r"row 'avel': model: .*'avell'; did you mean 'avel'"),
+        (0, {"options": {"input": "audio"}}, r"row 'avel': options: .*'input'; did you mean 'inputs'"),
         (0, {"options": {"inputs": "smell"}}, r"row 'avel': options: .*inputs is one of .*not 'smell'"),
-        (0, {"optons": {}}, r"row 'avel': optons: no such key; did you mean 'options'\?"),
+        (0, {"optons": {}}, r"row 'avel': optons: .*did you mean 'options'"),
         (0, {"settings": ["fully"]}, r"row 'avel': settings.0: .*'supervised', 'weakly-supervised'"),
         (0, {"published": {"superviced": 1.0}}, r"row 'avel': published.superviced"),
         (0, {"published": {"supervised": {"acuracy": 1.0}}}, r"published.supervised.acuracy: no such metric; did you mean"),
@@ -89,20 +85,28 @@ def test_a_table_survives_being_passed_to_a_job_as_json(study: Study, table_data
         (0, {"features": {"smell": "nose"}}, r"row 'avel': features.smell"),
         (0, {"features": {"audio": "vgish"}}, r"row 'avel': features.audio: .*no extractor 'vgish'.*did you mean 'vggish'"),
         (0, {"features": {}}, r"row 'avel': features: are missing"),
-        (0, {"recipe": {"epoch": 5}}, r"row 'avel': recipe: epoch: no such key; did you mean 'epochs'\?"),
+        (0, {"recipe": {"epoch": 5}}, r"row 'avel': recipe: epoch: .*did you mean 'epochs'"),
         (0, {"recipe": {"epochs": 0}}, r"row 'avel': recipe: epochs: .*greater than or equal to 1"),
         (0, {"recipe": "long"}, r"row 'avel': recipe: no recipe 'long'"),
         (0, {"model": None}, r"row 'avel': model: is missing"),
-        (1, {"model": "avel"}, r"row 'dam': gap: a row with a gap runs nothing; remove model"),
+        (1, {"model": "avel"}, r"row 'dam': gap: .*remove model"),
         (1, {"row": "avel"}, r"row 'avel': row: two rows have this name"),
-        (1, {"row": "a/b"}, r"row 'a/b': row: String should match pattern"),
+        (1, {"row": "a/b"}, r"row 'a/b': row: .*pattern"),
+        (0, {"pretraining": AVG | {"model": "avgg"}}, r"pretraining.model: .*'avgg'; did you mean 'avg'"),
+        (0, {"pretraining": AVG | {"options": {"objectiv": "uni"}}}, r"pretraining.options: .* did you mean 'objective'"),
+        (0, {"pretraining": AVG | {"recipe": {"epochs": 0}}}, r"row 'avel': pretraining.recipe: epochs"),
+        (0, {"pretraining": AVG | {"recipe": "shrt"}}, r"row 'avel': pretraining.recipe: .*'shrt'"),
+        (0, {"pretraining": AVG | {"features": {"audio": "vgish"}}}, r"pretraining.features.audio: .* did you mean 'vggish'"),
+        (0, {"pretraining": AVG | {"objective": "uni"}}, r"row 'avel': pretraining.objective"),
+        (1, {"pretraining": AVG}, r"row 'dam': gap: .*remove pretraining"),
     ],
 )  # fmt: skip
 def test_mistakes_are_named_with_file_row_and_key(
     row: int, change: dict[str, Any], message: str, study: Study, table_data: dict[str, Any], tmp_path: Path
 ) -> None:
     table_data["rows"][row] |= change
-    path = written(table_data, tmp_path)
+    path = tmp_path / "small.yaml"
+    path.write_text(yaml.safe_dump(table_data), encoding="utf-8")
     with pytest.raises(ConfigError, match=message) as error:
         load_table(path, study)
     assert str(path) in str(error.value)
@@ -115,102 +119,75 @@ def test_all_mistakes_are_named_at_once(table_data: dict[str, Any]) -> None:
         parse_table(table_data, "small")
 
 
-def test_a_number_needs_its_metric_where_there_are_several(table_data: dict[str, Any]) -> None:
-    table_data["metrics"] = {"accuracy": "Acc.", "f1": "F1"}
-    with pytest.raises(
-        ConfigError, match=r"published\.supervised: say which metric the number belongs to: accuracy, f1"
-    ):
-        parse_table(table_data, "small")
-
-
-def test_a_published_number_outside_the_tables_settings_is_a_mistake(table_data: dict[str, Any]) -> None:
-    table_data["settings"] = ["supervised"]
-    with pytest.raises(ConfigError, match=r"published\.weakly-supervised: the table's settings are"):
-        parse_table(table_data, "small")
-
-
-def test_a_key_that_stands_twice_is_a_mistake(tmp_path: Path) -> None:
-    path = tmp_path / "twice.yaml"
-    path.write_text("title: A\nrows: []\ntitle: B\n", encoding="utf-8")
-    with pytest.raises(ConfigError, match="'title' stands twice"):
-        load_table(path)
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"metrics": {"accuracy": "Acc.", "f1": "F1"}}, r"published\.supervised: .* accuracy, f1"),
+        ({"settings": ["supervised"]}, r"published\.weakly-supervised: the table's settings"),
+    ],
+)
+def test_a_published_number_needs_a_column(
+    changes: dict[str, Any], message: str, table_data: dict[str, Any]
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        parse_table(table_data | changes, "small")
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("- 1\n", "expected keys such as title and rows, found list"),
+        ("title: A\nrows: []\ntitle: B\n", "'title' stands twice"),
+        ("- 1\n", "keys .* found list"),
         ("a: [1", "not valid YAML"),
         ("a: \xff", "not valid YAML"),
+        (None, r"broken\.yaml does not exist"),
     ],
 )
-def test_a_file_that_is_no_table_is_refused(text: str, message: str, tmp_path: Path) -> None:
+def test_a_file_that_is_no_table_is_refused(text: str | None, message: str, tmp_path: Path) -> None:
     path = tmp_path / "broken.yaml"
-    path.write_bytes(text.encode("latin-1"))
+    if text is not None:
+        path.write_bytes(text.encode("latin-1"))
     with pytest.raises(ConfigError, match=message):
         load_table(path)
 
 
-def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"absent\.yaml does not exist"):
-        load_table(tmp_path / "absent.yaml")
-
-
-def test_the_studys_model_options_lie_under_the_rows_own(study: Study, table_data: dict[str, Any]) -> None:
+def test_a_rows_model_options_replace_the_studys(study: Study, table_data: dict[str, Any]) -> None:
     small = study.model_copy(update={"models": {"avel": {"hidden_dim": 32, "attention_dim": 16}}})
     table_data["rows"][0]["options"] = {"hidden_dim": 64}
     experiment = parse_table(table_data, "small").experiments(small)["avel", "supervised"]
     assert experiment.options == {"hidden_dim": 64, "attention_dim": 16}
 
 
-def test_a_wrong_model_option_of_the_study_is_named(study: Study, table_data: dict[str, Any]) -> None:
-    wrong = study.model_copy(update={"models": {"avel": {"hiden_dim": 32}}})
-    with pytest.raises(ConfigError, match=r"models\.avel: .*did you mean 'hidden_dim'"):
-        parse_table(table_data, "small").experiments(wrong)
-
-
-def test_each_stands_for_one_row_a_backbone_of_the_study(study: Study, table_data: dict[str, Any]) -> None:
+def test_each_repeats_every_row_for_each_backbone_of_the_study(
+    study: Study, table_data: dict[str, Any]
+) -> None:
     several = study.model_copy(
         update={"backbones": {"vgg16_map": ("supervised", "weakly-supervised"), "vggish": ("supervised",)}}
     )
     spec = parse_table(table_data | {"each": "visual", "rows": table_data["rows"][:1]}, "grid", several)
     assert [row.row for row in spec.rows] == ["avel-vgg16_map", "avel-vggish"]
     assert [row.remark for row in spec.rows] == ["vgg16", "vggish"]
-    seen = [spec.experiments(several)[row.row, "supervised"].features for row in spec.rows]
-    assert seen == [{"audio": "vggish", "visual": "vgg16_map"}, {"audio": "vggish", "visual": "vggish"}]
+    features = [spec.experiments(several)[row.row, "supervised"].features for row in spec.rows]
+    assert features == [{"audio": "vggish", "visual": "vgg16_map"}, {"audio": "vggish", "visual": "vggish"}]
     assert [row.settings for row in spec.rows] == [("supervised", "weakly-supervised"), ("supervised",)]
     again = parse_table(spec.model_dump(mode="json"), "grid", several)  # as the workflow passes it to the job
     assert again == spec
 
 
 @pytest.mark.parametrize(
-    ("backbones", "message"),
+    ("changes", "message"),
     [
-        ({}, "names no `backbones` to compare"),
-        ({"vgg_map": ("supervised",)}, "no extractor 'vgg_map'; did you mean 'vgg16_map'"),
+        ({"backbones": {}}, "names no `backbones` to compare"),
+        ({"backbones": {"vgg_map": ("supervised",)}}, "no extractor 'vgg_map'; did you mean 'vgg16_map'"),
+        ({"backbones": {"vggish": ("supervised",)}, "models": {"avel": {"hiden_dim": 32}}}, r"models\.avel: .*'hidden_dim'"),
     ],
-)
-def test_backbones_that_are_not_there_are_named(
-    study: Study, table_data: dict[str, Any], backbones: dict[str, tuple[str, ...]], message: str
+)  # fmt: skip
+def test_mistakes_of_the_study_are_named(
+    changes: dict[str, Any], message: str, study: Study, table_data: dict[str, Any]
 ) -> None:
-    wrong = study.model_copy(update={"backbones": backbones})
+    data = table_data | {"each": "visual", "rows": table_data["rows"][:1]}
     with pytest.raises(ConfigError, match=message):
-        parse_table(table_data | {"each": "visual", "rows": table_data["rows"][:1]}, "grid", wrong)
-
-
-def test_a_row_may_be_trained_by_another_task_than_the_tables(
-    table_data: dict[str, Any], study: Study
-) -> None:
-    table_data["rows"].append(table_data["rows"][0] | {"row": "other", "task": "refined_parsing"})
-    experiments = parse_table(table_data, "small").experiments(study)
-    tasks = {row: experiment.task for (row, _), experiment in experiments.items()}
-    assert tasks == {"avel": "localization", "other": "refined_parsing"}
-
-
-# Pretraining
-
-
-AVG = {"model": "avg", "options": {"objective": "uni"}}
+        parse_table(data, "grid", study.model_copy(update=changes))
 
 
 def with_pretraining(table_data: dict[str, Any], **changes: Any) -> dict[str, Any]:
@@ -252,28 +229,3 @@ def test_pretraining_of_another_dataset_may_have_features_that_this_study_does_n
     assert experiment.pretrained_on == "audioset"
     assert experiment.pretraining is not None
     assert experiment.pretraining.features == {"audio": "other"}
-
-
-@pytest.mark.parametrize(
-    ("changes", "says"),
-    [
-        ({"model": "avgg"}, "pretraining.model: unknown model 'avgg'; did you mean 'avg'"),
-        ({"options": {"objectiv": "uni"}}, "pretraining.options: .* did you mean 'objective'"),
-        ({"recipe": {"epochs": 0}}, "pretraining.recipe: "),
-        ({"recipe": "shrt"}, "pretraining.recipe: .*'shrt'"),
-        ({"features": {"audio": "vgish"}}, "pretraining.features.audio: .* did you mean 'vggish'"),
-        ({"objective": "uni"}, "pretraining.objective"),
-    ],
-)
-def test_mistakes_in_the_pretraining_are_named(
-    study: Study, table_data: dict[str, Any], changes: dict[str, Any], says: str
-) -> None:
-    with pytest.raises(ConfigError, match=f"(?s)row 'parser': {says}"):
-        parse_table(with_pretraining(table_data, **changes), "small", study)
-
-
-def test_a_gap_has_no_pretraining(table_data: dict[str, Any]) -> None:
-    data = with_pretraining(table_data)
-    data["rows"][0] = {"row": "parser", "method": "Parser", "gap": "not here", "pretraining": AVG}
-    with pytest.raises(ConfigError, match="runs nothing; remove pretraining"):
-        parse_table(data, "small")

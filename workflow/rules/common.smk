@@ -15,6 +15,7 @@ from avpipe.plan.plan import (
     embed_code,
     extract_code,
     fetch_code,
+    figure_code,
     manifest_index,
     reader_code,
     train_code,
@@ -263,6 +264,16 @@ def figure_inputs(wildcards):
 def figure_text(wildcards):
     """The figure's file without comments."""
     return plan.figures[wildcards.figure].model_dump_json()
+
+
+def figure_kind_code(wildcards):
+    """The fingerprint of this figure's kind; no other kind's."""
+    return figure_code(plan.figures[wildcards.figure])
+
+
+def figure_caption(wildcards):
+    """The text beside the figure in the report."""
+    return plan.figures[wildcards.figure].caption
 
 
 def figure_study(wildcards):

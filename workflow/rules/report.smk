@@ -17,7 +17,8 @@ rule figure:
     conda:
         "../../envs/report.yaml"
     params:
-        code=code("figure"),
+        code=figure_kind_code,
+        caption=figure_caption,
         text=figure_text,
         study=figure_study,
     shell:

@@ -1,0 +1,262 @@
+"""The rows of a table or figure as data, and the experiments they stand for."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import Field, PrivateAttr, ValidationError
+
+from avpipe.plan.experiment import Experiment, Role, Setting, check_model
+from avpipe.plan.recipe import Recipe
+from avpipe.plan.registry import UnknownNameError, suggest
+from avpipe.plan.section import NAME, ConfigError, Section, describe
+from avpipe.plan.study import Study
+
+Mistakes = Iterator[tuple["Row", str, str]]
+"""Row, key, message."""
+
+
+class Defaults(Section):
+    """Values of rows that do not give their own."""
+
+    model: str | None = None
+    features: dict[Role, str] = Field(default_factory=dict)
+    recipe: str | dict[str, Any] | None = None
+
+
+class Trained(Section):
+    """What a row and its pretraining have in common."""
+
+    task: str | None = None
+    model: str | None = None
+    options: dict[str, Any] = Field(default_factory=dict)
+    features: dict[Role, str] | None = None
+    recipe: str | dict[str, Any] | None = None
+
+
+class PretrainingRow(Trained):
+    """The experiment whose model a row starts from. Features and recipe are the row's unless given here."""
+
+    task: str = "pretraining"
+    model: str
+    dataset: str | None = Field(
+        None, pattern=NAME, description="another dataset, whose study trains it; none: this study does"
+    )
+
+
+class Row(Trained):
+    """A method as the paper prints it, and the experiment behind it, or the reason why there is none."""
+
+    row: str = Field(pattern=NAME)
+    method: str
+    remark: str | None = None
+    settings: tuple[Setting, ...] | None = None
+    pretraining: PretrainingRow | None = None
+    gap: str | None = Field(None, min_length=1)
+    published: dict[Setting, float | dict[str, float]] = Field(default_factory=dict)
+
+    def published_number(self, setting: Setting, metric: str) -> float | None:
+        """The number that the paper prints, or None."""
+        numbers = self.published.get(setting)
+        return numbers.get(metric) if isinstance(numbers, dict) else numbers
+
+
+class RowsSpec(Section):
+    """What a table and a figure have in common: rows that are experiments."""
+
+    title: str
+    paper: str
+    printed: str = Field(description="where the paper prints it")
+    task: str
+    defaults: Defaults = Field(default_factory=Defaults)
+    rows: tuple[Row, ...] = Field(min_length=1)
+    _where: str = PrivateAttr(default="table")
+
+    @property
+    def name(self) -> str:
+        """The file's name without its ending."""
+        return Path(self._where).stem
+
+    def all_settings(self) -> tuple[Setting, ...]:
+        """The settings that the rows are run in."""
+        raise NotImplementedError
+
+    def model_of(self, row: Row) -> str | None:
+        """The row's model, or None if the row is a gap."""
+        return None if row.gap else row.model or self.defaults.model
+
+    def features_of(self, row: Row) -> dict[Role, str]:
+        """Role -> extractor."""
+        return dict(self.defaults.features if row.features is None else row.features)
+
+    def settings_of(self, row: Row) -> tuple[Setting, ...]:
+        """The settings in which the row is run; none for a gap."""
+        if row.gap:
+            return ()
+        return tuple(s for s in self.all_settings() if row.settings is None or s in row.settings)
+
+    def recipe_names(self) -> set[str]:
+        """Those of the study's `recipes` that the rows name."""
+        recipes = [self._recipe_of(row) for row in self.rows if not row.gap]
+        recipes += [row.pretraining.recipe for row in self.rows if row.pretraining]
+        return {recipe for recipe in recipes if isinstance(recipe, str)}
+
+    def recipe_name(self, row: Row) -> str | None:
+        """The row's recipe among the study's `recipes`; None for the study's own training, changed or not."""
+        recipe = self._recipe_of(row)
+        return recipe if isinstance(recipe, str) else None
+
+    def _recipe_of(self, row: Row) -> str | dict[str, Any] | None:
+        return self.defaults.recipe if row.recipe is None else row.recipe
+
+    def experiments(self, study: Study) -> dict[tuple[str, Setting], Experiment]:
+        """(row, setting) -> experiment, without gaps.
+
+        Raises:
+            ConfigError: for an extractor or a recipe that the study does not have; names file, row and key.
+        """
+        return {
+            (row.row, setting): self._experiment(row, setting, study)
+            for row in self.rows
+            for setting in self.settings_of(row)
+        }
+
+    def _experiment(self, row: Row, setting: Setting, study: Study) -> Experiment:
+        experiment, before = self._step(row, row, setting, study), row.pretraining
+        if before is None:
+            return experiment
+        pretraining = self._step(row, before, "self-supervised", study)
+        return experiment.model_copy(update={"pretraining": pretraining, "pretrained_on": before.dataset})
+
+    def _step(self, row: Row, step: Trained, setting: Setting, study: Study) -> Experiment:
+        """The experiment of the row itself, or of its pretraining."""
+        here = f"{self._where}, row {row.row!r}: {'' if step is row else 'pretraining.'}"
+        task, model = step.task or self.task, step.model or self.defaults.model or ""
+        features = self.features_of(row) if step.features is None else step.features
+        recipe = self._recipe_of(row) if step.recipe is None else step.recipe
+        elsewhere = isinstance(step, PretrainingRow) and step.dataset is not None
+        for role, extractor in features.items():
+            if extractor not in study.arrays and not elsewhere:
+                known = suggest(extractor, list(study.arrays))
+                message = f"the study has no extractor {extractor!r} in its `extractors`; {known}"
+                raise ConfigError(f"{here}features.{role}: {message}")
+        try:
+            named, changes = (None, recipe) if isinstance(recipe, dict) else (recipe, {})
+            trained = study.recipe(task, model, named, changes)
+        except ConfigError as error:
+            raise ConfigError(f"{here}recipe: {error} (in the study's `recipes`)") from None
+        except ValidationError as error:
+            raise ConfigError(f"{here}recipe: {describe(error, Recipe).strip()}") from None
+        return Experiment(
+            task=task,
+            model=model,
+            options=_over_the_studys(model, step.options, study),
+            features=features,
+            setting=setting,
+            recipe=trained,
+        )
+
+    def problems(self) -> Mistakes:
+        """Mistakes that are visible without a study."""
+        names = [row.row for row in self.rows]
+        for row in self.rows:
+            if names.count(row.row) > 1:
+                yield row, "row", "two rows have this name; names are unique in a table"
+            for setting in row.settings or ():
+                if setting not in self.all_settings():
+                    yield row, "settings", f"{setting!r} is not among {list(self.all_settings())}"
+            if row.gap:
+                parts = ("task", "model", "options", "features", "recipe", "settings", "pretraining")
+                wrong = [key for key in parts if getattr(row, key)]
+                if wrong:
+                    yield row, "gap", f"a row with a gap runs nothing; remove {', '.join(wrong)}, or the gap"
+                continue
+            if not self.features_of(row):
+                yield row, "features", "are missing; for example {audio: vggish}"
+            model = self.model_of(row)
+            if model is None:
+                yield row, "model", "is missing; name a model, or give `gap: reason` if none exists yet"
+            else:
+                yield from _experiment_problems(row, "", model, row.options, self._recipe_of(row))
+            if row.pretraining is not None:
+                before = row.pretraining
+                yield from _experiment_problems(
+                    row, "pretraining.", before.model, before.options, before.recipe
+                )
+
+
+def _over_the_studys(model: str, own: dict[str, Any], study: Study) -> dict[str, Any]:
+    """The row's options over the study's `models`."""
+    options = {**study.models.get(model, {}), **own}
+    if options != own:
+        try:
+            check_model(model, options)
+        except UnknownNameError as error:
+            raise ConfigError(f"the study's models.{model}: {error}") from None
+    return options
+
+
+def _experiment_problems(
+    row: Row, prefix: str, model: str, options: dict[str, Any], recipe: str | dict[str, Any] | None
+) -> Mistakes:
+    """Mistakes in the model, its options and the recipe; `prefix` stands before their keys."""
+    try:
+        check_model(model, options)
+    except UnknownNameError as error:
+        yield row, prefix + ("options" if "option" in str(error) else "model"), str(error)
+    if isinstance(recipe, dict):
+        try:
+            Recipe.model_validate(recipe)
+        except ValidationError as error:
+            yield row, f"{prefix}recipe", describe(error, Recipe).strip()
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The keys of a table's or figure's file. Raises `ConfigError` if the file is missing or has another form."""
+    try:
+        data = yaml.load(path.read_text(encoding="utf-8"), _UniqueKeys)
+    except FileNotFoundError:
+        raise ConfigError(f"{path} does not exist") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not valid YAML: {error}") from None
+    if not isinstance(data, dict):
+        raise ConfigError(f"{path}: expected keys such as title and rows, found {type(data).__name__}")
+    return data
+
+
+class _UniqueKeys(yaml.SafeLoader):
+    """Safe YAML that refuses a repeated key; plain YAML would use the last one without a word."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        for key in keys:
+            if keys.count(key) > 1:
+                message = f"the key {key!r} stands twice"
+                raise yaml.constructor.ConstructorError(None, None, message, node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
+_Spec = TypeVar("_Spec", bound=RowsSpec)
+
+
+def checked(kind: type[_Spec], where: str, data: dict[str, Any]) -> _Spec:
+    """A table or figure from the content of its file. Raises `ConfigError` that lists every mistake."""
+    try:
+        spec = kind.model_validate(data)
+    except ValidationError as error:
+        raise ConfigError(f"{where} is wrong:\n{_with_slugs(describe(error, kind), data)}") from None
+    spec._where = where
+    problems = [f"  row {row.row!r}: {key}: {message}" for row, key, message in spec.problems()]
+    if problems:
+        raise ConfigError("\n".join([f"{where} is wrong:", *dict.fromkeys(problems)]))
+    return spec
+
+
+def _with_slugs(text: str, data: dict[str, Any]) -> str:
+    """`rows.3.optons: ...` -> `row 'avin': optons: ...`, for rows that have a name."""
+    rows = data.get("rows")
+    for index, row in reversed(list(enumerate(rows if isinstance(rows, list) else ()))):
+        if isinstance(row, dict) and isinstance(row.get("row"), str):
+            text = text.replace(f"  rows.{index}.", f"  row {row['row']!r}: ")
+    return text

@@ -25,7 +25,7 @@ from avpipe.metrics.cross_modality import (
 )
 from avpipe.models.base import AVOutput
 from avpipe.models.layers import intervals
-from avpipe.training.data import Data, Division
+from avpipe.training.data import Data, SplitSet
 from avpipe.training.task import Predictions
 
 DIRECTIONS = {"audio_to_visual": "a2v", "visual_to_audio": "v2a"}
@@ -47,7 +47,7 @@ class CrossModality:
     """
 
     main_metric = "accuracy"
-    division: Division = "match"
+    split_set: SplitSet = "match"
 
     def __init__(self, experiment: Experiment, data: Data, model: type[Any]) -> None:
         if experiment.setting != "supervised":
@@ -126,7 +126,7 @@ class CrossModality:
         chance = chance_accuracy(answers["length"], self.events[split].shape[1])
         return {**both, "accuracy": sum(both.values()) / len(both), "chance": chance}
 
-    def floors(self, split: str) -> dict[str, dict[str, float]]:
+    def baselines(self, split: str) -> dict[str, dict[str, float]]:
         """Always answer with the clip's first, or last, segments, as many as the query has."""
         onset, length = query_intervals(self.events[split])
         onset, length = onset[length > 0], length[length > 0]

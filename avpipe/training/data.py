@@ -25,7 +25,7 @@ from avpipe.models.base import AVBatch
 
 SPLITS = ("train", "val", "test")
 TABLES = ("clips.parquet", "events.parquet", "categories.csv", "manifest.parquet")
-Division = Literal["usual", "match"]
+SplitSet = Literal["usual", "match"]
 """Which splits a task uses: the usual ones, or those made for cross-modality localization."""
 EXCLUDED = "excluded"
 """Status of clips left out by the study's frozen list; they may have features."""
@@ -128,7 +128,7 @@ def open_data(
     results: Path,
     device: torch.device,
     resident_bytes: int | None = None,
-    division: Division = "usual",
+    split_set: SplitSet = "usual",
     weak: bool = False,
 ) -> tuple[Data, Reader]:
     """The usable clips of a dataset, and a reader of their features.
@@ -140,7 +140,7 @@ def open_data(
         results: R, the dataset's folder.
         device: where batches go.
         resident_bytes: memory for features, on the device and in main memory alike; None: half of what is free.
-        division: "match" for cross-modality localization's splits; the usual ones if the annotations have no others.
+        split_set: "match" for cross-modality localization's splits; the usual ones if the annotations have no others.
         weak: use the clips of the split weak (AVE's noisy set) for training, too.
 
     Raises:
@@ -148,14 +148,14 @@ def open_data(
         FeaturesError: an array is missing, unfinished or damaged.
         ValueError: no feature is named, or their numbers of segments differ.
     """
-    data = read_tables(features, results, division, weak)
+    data = read_tables(features, results, split_set, weak)
     reader = _open_reader(data, device, resident_bytes)
     finite = reader.finite()
     return (data, reader) if finite.all() else (data.keep(finite), reader.keep(finite))
 
 
 def read_tables(
-    features: Mapping[Role, str], results: Path, division: Division = "usual", weak: bool = False
+    features: Mapping[Role, str], results: Path, split_set: SplitSet = "usual", weak: bool = False
 ) -> Data:
     """`open_data` without reading features: a clip counts as usable if the arrays have a valid row for it."""
     if not features:
@@ -175,7 +175,7 @@ def read_tables(
         raise ValueError(
             f"the features have different numbers of segments: {lengths}; extract them from the same clips"
         )
-    clips, where = _in_file_order(results, division)
+    clips, where = _in_file_order(results, split_set)
     usable = np.logical_and.reduce([_valid(feature, clips["row"].to_numpy()) for feature in arrays.values()])
     usable &= (clips["status"] != EXCLUDED).to_numpy()
     splits, start = {}, 0
@@ -210,10 +210,10 @@ def feature_scales(reader: Reader, split: Split) -> dict[str, tuple[Tensor, Tens
     return scales
 
 
-def _in_file_order(results: Path, division: Division) -> tuple[pd.DataFrame, np.ndarray]:
+def _in_file_order(results: Path, split_set: SplitSet) -> tuple[pd.DataFrame, np.ndarray]:
     """clips.parquet in the order of the splits' files, and each clip's split, (N,)."""
     manifest = pd.read_parquet(results / "manifest.parquet").set_index("clip")
-    match = division == "match" and "match_split" in manifest
+    match = split_set == "match" and "match_split" in manifest
     split, order = ("match_split", "match_order") if match else ("split", "split_order")
     clips = pd.read_parquet(results / "clips.parquet")
     place = manifest.loc[clips["clip"], [split, order]].reset_index(drop=True)

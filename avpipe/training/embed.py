@@ -47,10 +47,10 @@ def embeddings_of(
     experiment: Experiment, results: Path, checkpoint: Path, device: str
 ) -> dict[str, np.ndarray]:
     """`clips` (N,), the test split's usable clips in its order, and the embeddings (N, T, D) of their segments."""
-    division = lazy.load(TASKS, experiment.task, "task").division
+    split_set = lazy.load(TASKS, experiment.task, "task").split_set
     parts: dict[str, list[torch.Tensor]] = {}
     with claim_device(device, default_locks()) as place, deterministic(place), torch.inference_mode():
-        data, reader = open_data(experiment.features, results, place, division=division)
+        data, reader = open_data(experiment.features, results, place, split_set=split_set)
         model, split = load_model(checkpoint).to(place), data.splits["test"]
         order = torch.arange(split.start, split.start + len(split)).split(EVALUATION_BATCH)
         for batch in reader.batches(order):

@@ -19,7 +19,7 @@ from avpipe.experiment import Experiment
 from avpipe.lazy import suggest
 from avpipe.metrics.localization import segment_accuracy
 from avpipe.models.base import AVOutput
-from avpipe.training.data import Data, Division
+from avpipe.training.data import Data, SplitSet
 from avpipe.training.task import Predictions
 
 
@@ -100,7 +100,7 @@ class Localization:
     """
 
     main_metric = "accuracy"
-    division: Division = "usual"
+    split_set: SplitSet = "usual"
 
     def __init__(self, experiment: Experiment, data: Data, model: type[Any]) -> None:
         recipe = experiment.recipe
@@ -183,7 +183,7 @@ class Localization:
         """`accuracy`: the share of right segments among all segments of the split."""
         return {"accuracy": segment_accuracy(self.truth[split], predictions["prediction"])}
 
-    def floors(self, split: str) -> dict[str, dict[str, float]]:
+    def baselines(self, split: str) -> dict[str, dict[str, float]]:
         """Predict background in every segment."""
         nothing = np.full_like(self.truth[split], self.background)
         return {"background everywhere": self.metrics({"prediction": nothing}, split)}

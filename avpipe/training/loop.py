@@ -31,7 +31,7 @@ from avpipe.training.data import Data, Reader, feature_scales, open_data
 from avpipe.training.logs import RunLog, say
 from avpipe.training.optimizers import make_optimizer, make_schedule
 from avpipe.training.pretrained import Pretrained, read_pretrained, start_from
-from avpipe.training.results import Checkpoint, Outcome, better, weights_of, write_run
+from avpipe.training.results import Checkpoint, RunOutcome, better, weights_of, write_run
 from avpipe.training.resume import load_state, save_state
 from avpipe.training.task import Predictions, RefiningTask, Task
 
@@ -75,7 +75,7 @@ def train_experiment(
     folder = results / "runs" / experiment.id
     with claim_device(device, default_locks()) as place, deterministic(place):
         task_class = lazy.load(TASKS, experiment.task, "task")
-        which = task_class.division, experiment.setting == "weakly-supervised"
+        which = task_class.split_set, experiment.setting == "weakly-supervised"
         data, reader = open_data(experiment.features, results, place, resident_bytes, *which)
         task: Task = task_class(experiment, data, lazy.load(MODELS, experiment.model, "model"))
         reason = why_not(experiment, data) or task.problem()
@@ -89,14 +89,14 @@ def train_experiment(
             "code": code_fingerprint(experiment),
             "device": place.type,
         }
-        facts = describe_run(experiment, data, log) | {"floors": {} if reason else task.floors("test")}
+        facts = describe_run(experiment, data, log) | {"floors": {} if reason else task.baselines("test")}
         options = model_options(experiment, data)
         standardize = experiment.recipe.standardize and reason is None
         scales = feature_scales(reader, data.splits["train"]) if standardize else {}
         for seed in seeds:
             start = read_pretrained(experiment, results, seed)
             which_run = {**about, "seed": seed} | ({"pretraining": start.describe()} if start else {})
-            outcome = Outcome(reason=reason or (start.problem if start else None))
+            outcome = RunOutcome(reason=reason or (start.problem if start else None))
             if outcome.reason is None:
                 identity = {**which_run, "data": data.digest, "torch": str(torch.__version__)}
                 run = Run(experiment, data, task, reader, place, seed, folder, identity, start, scales)
@@ -148,7 +148,7 @@ def describe_run(experiment: Experiment, data: Data, log: Path | None) -> dict[s
     }
 
 
-def table_of(task: Task, outcome: Outcome, protocol: str) -> pd.DataFrame:
+def table_of(task: Task, outcome: RunOutcome, protocol: str) -> pd.DataFrame:
     """The predictions on the test split of the protocol's checkpoint; no rows if the run failed."""
     chosen = outcome.checkpoints.get(protocol)
     return task.table(chosen.predictions, "test") if chosen and not outcome.reason else task.empty_table()
@@ -215,14 +215,14 @@ class Run:
     pretrained: Pretrained | None = None
     scales: Scales = field(default_factory=dict)
 
-    def train(self, save_every: float) -> Outcome:
+    def train(self, save_every: float) -> RunOutcome:
         """Train from the last saved state, or from the start."""
         recipe, begun = self.experiment.recipe, time.perf_counter()
         state = self._saved_state()
         targets = self._targets(state)
         model, optimizer, schedule, shuffler = self._start()
         parts = {"model": model, "optimizer": optimizer, "schedule": schedule}
-        outcome = Outcome(parameters=sum(p.numel() for p in model.parameters()))
+        outcome = RunOutcome(parameters=sum(p.numel() for p in model.parameters()))
         rows = self._restore(state, parts, shuffler, outcome) if state else []
         name = f"{self.experiment.id} seed {self.seed}"
         started, saved = begun - outcome.seconds, time.perf_counter()
@@ -336,7 +336,7 @@ class Run:
             total += loss.detach() * len(positions)
         return float(total) / sum(len(positions) for positions in batches)
 
-    def _evaluate(self, model: nn.Module, epoch: int, outcome: Outcome) -> dict[str, float]:
+    def _evaluate(self, model: nn.Module, epoch: int, outcome: RunOutcome) -> dict[str, float]:
         """Score the validation and test splits; keep the checkpoints that the protocols choose."""
         main = self.task.main_metric
         scores: dict[str, float] = {}
@@ -392,7 +392,7 @@ class Run:
         self,
         parts: dict[str, Any],
         shuffler: torch.Generator,
-        outcome: Outcome,
+        outcome: RunOutcome,
         rows: list[dict[str, float]],
         targets: dict[str, Tensor],
     ) -> None:
@@ -420,7 +420,7 @@ class Run:
         return state
 
     def _restore(
-        self, state: dict[str, Any], parts: dict[str, Any], shuffler: torch.Generator, outcome: Outcome
+        self, state: dict[str, Any], parts: dict[str, Any], shuffler: torch.Generator, outcome: RunOutcome
     ) -> list[dict[str, float]]:
         """Load a saved state into the run's parts; returns the rows of its log."""
         for name, part in parts.items():

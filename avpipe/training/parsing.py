@@ -18,7 +18,7 @@ from avpipe.experiment import Experiment
 from avpipe.lazy import suggest
 from avpipe.metrics.parsing import parsing_scores
 from avpipe.models.base import AVOutput
-from avpipe.training.data import Data, Division
+from avpipe.training.data import Data, SplitSet
 from avpipe.training.task import Predictions
 
 MODALITIES = ("audio", "visual")
@@ -54,7 +54,7 @@ class Parsing:
     """
 
     main_metric = "segment_type"
-    division: Division = "usual"
+    split_set: SplitSet = "usual"
 
     def __init__(self, experiment: Experiment, data: Data, model: type[Any]) -> None:
         recipe = experiment.recipe
@@ -131,7 +131,7 @@ class Parsing:
         truth, prediction = self.truth[split], predictions["prediction"]
         return parsing_scores(truth[:, :, 0], truth[:, :, 1], prediction[:, :, 0], prediction[:, :, 1])
 
-    def floors(self, split: str) -> dict[str, dict[str, float]]:
+    def baselines(self, split: str) -> dict[str, dict[str, float]]:
         """The split's own weak labels in every segment of both tracks. No lower bound but an oracle: no parser knows them."""
         clips = self.data.splits[split].clips
         weak = clip_labels(self.data.events, clips, self.data.categories, "video") > 0

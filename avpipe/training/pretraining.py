@@ -17,7 +17,7 @@ from avpipe.experiment import Experiment
 from avpipe.models import MODELS
 from avpipe.models.base import AVOutput
 from avpipe.models.grounding import compared
-from avpipe.training.data import Data, Division
+from avpipe.training.data import Data, SplitSet
 from avpipe.training.task import Predictions
 
 KINDS = {"uni": ((0, 0), (1, 1)), "cross": ((0, 1),)}
@@ -43,7 +43,7 @@ class Pretraining:
     """
 
     main_metric = "grounding"
-    division: Division = "usual"
+    split_set: SplitSet = "usual"
 
     def __init__(self, experiment: Experiment, data: Data, model: type[Any]) -> None:
         if experiment.setting != "self-supervised":
@@ -92,7 +92,7 @@ class Pretraining:
         mean = float(np.mean([scores[f"grounding_{kind}"] for kind in self.kinds]))
         return scores | {"grounding": mean, "one_group": float(same[:, others].mean())}
 
-    def floors(self, split: str) -> dict[str, dict[str, float]]:
+    def baselines(self, split: str) -> dict[str, dict[str, float]]:
         """Empty: chance is 0.5 by the metric's definition."""
         return {}
 

@@ -36,7 +36,7 @@ class Checkpoint:
 
 
 @dataclass
-class Outcome:
+class RunOutcome:
     """How a run ended. `reason` is why it failed, else None; `weights` are those of the protocol's checkpoint."""
 
     reason: str | None = None
@@ -59,7 +59,7 @@ def weights_of(model: nn.Module) -> dict[str, Tensor]:
 
 
 def write_run(
-    folder: Path, outcome: Outcome, table: pd.DataFrame, facts: dict[str, Any], options: dict[str, Any]
+    folder: Path, outcome: RunOutcome, table: pd.DataFrame, facts: dict[str, Any], options: dict[str, Any]
 ) -> None:
     """Write predictions.parquet and checkpoint.pt, then metrics.json.
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from avpipe.models.base import AVBatch, AVOutput
-from avpipe.training.data import Division
+from avpipe.training.data import SplitSet
 
 Predictions = dict[str, np.ndarray]
 """Name -> array whose first axis is the clips of a split, in the split's order."""
@@ -24,7 +24,7 @@ class Task(Protocol):
 
     main_metric: str
     """The metric that chooses checkpoints; larger is better."""
-    division: Division
+    split_set: SplitSet
     """Which splits the task uses."""
 
     def problem(self) -> str | None:
@@ -42,7 +42,7 @@ class Task(Protocol):
     def metrics(self, predictions: Predictions, split: str) -> dict[str, float]:
         """Name -> score of the whole split ("val" or "test"), a fraction from 0 to 1."""
 
-    def floors(self, split: str) -> dict[str, dict[str, float]]:
+    def baselines(self, split: str) -> dict[str, dict[str, float]]:
         """Scores of model-free baselines: description -> metrics."""
 
     def table(self, predictions: Predictions, split: str) -> pd.DataFrame:

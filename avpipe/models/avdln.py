@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from avpipe.models.base import AVBatch, AVOutput, ModelCard
-from avpipe.models.layers import audio_of, same_segments, spatial_average, visual_of, xavier_
+from avpipe.models.layers import audio_and_visual, spatial_average, xavier_
 
 CARD = ModelCard(
     title="AVDLN",
@@ -92,9 +92,7 @@ class AVDLN(nn.Module):
         Returns:
             `similarity` (B, T, T), the negative distance; `losses["contrastive"]` if there are targets.
         """
-        audio = audio_of(batch.audio, self.audio_dim, "AVDLN")
-        visual = visual_of(batch.visual, self.visual_dim, "AVDLN")
-        same_segments(audio, visual, "AVDLN")
+        audio, visual = audio_and_visual(batch, self.audio_dim, self.visual_dim, "AVDLN")
         distance = pairwise_distance(self.audio(audio), self.visual(spatial_average(visual)))
         losses = {}
         if batch.targets is not None:

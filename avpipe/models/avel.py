@@ -20,8 +20,8 @@ from avpipe.models.layers import (
     audio_of,
     classifier,
     same_segments,
-    spatial_average,
     visual_of,
+    visual_vectors,
     xavier_,
 )
 
@@ -91,9 +91,9 @@ class AVEL(nn.Module):
                 audio_dim, visual_dim, visual_cells, attention_dim, audio_term
             )
         if inputs != "visual":
-            self.audio_lstm = LSTM(audio_dim, hidden_dim, batch_first=True, bidirectional=True)
+            self.audio_lstm = LSTM(audio_dim, hidden_dim)
         if inputs != "audio":
-            self.visual_lstm = LSTM(visual_dim, hidden_dim, batch_first=True, bidirectional=True)
+            self.visual_lstm = LSTM(visual_dim, hidden_dim)
         self.cells = visual_cells if self.attention else None
         self.fusion: ResidualFusion | None = None
         self.classifier: nn.Module
@@ -126,10 +126,7 @@ class AVEL(nn.Module):
             visual = visual_of(batch.visual, self.visual_dim, "AVEL", self.cells)
             if encoded:
                 same_segments(encoded["audio"], visual, "AVEL")
-            if self.attention is not None:
-                pooled, weights["visual"] = self.attention(batch.audio, visual)  # (B, T, D_v), (B, T, H, W)
-            else:
-                pooled = spatial_average(visual)  # (B, T, D_v)
+            pooled, weights = visual_vectors(self.attention, batch.audio, visual)  # (B, T, D_v)
             encoded["visual"] = self.visual_lstm(pooled)[0]  # (B, T, 2 * hidden)
         parts = list(encoded.values())
         fused = self.fusion(*parts) if self.fusion else torch.relu(torch.cat(parts, dim=-1))

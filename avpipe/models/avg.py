@@ -5,7 +5,6 @@ belong together (`avpipe.models.grounding`). `avg_parser` is fine-tuned from it.
 (jayaprakash-a/Cross-Modal-learning-for-Audio-Visual-Video-Parsing: model/model.py, main_avvp_multi.py).
 """
 
-import math
 from typing import Literal
 
 import torch
@@ -20,7 +19,7 @@ from avpipe.models.grounding import (
     grounding_loss,
     same_group,
 )
-from avpipe.models.layers import audio_of, frames_of, motion_of, same_segments
+from avpipe.models.layers import motion_of, same_segments, segment_features, sinusoidal_positions
 
 CARD = ModelCard(
     title="AVG pretraining",
@@ -43,13 +42,6 @@ CARD = ModelCard(
         "A 3D network's features, if the experiment has them, are further tokens to attend to; none is grounded.",
     ),
 )
-
-
-def sinusoidal_positions(segments: int, dim: int) -> Tensor:
-    """(T, D): sin and cos of t / 10000^(2k / D), alternating (Vaswani et al., 2017)."""
-    frequencies = torch.exp(torch.arange(0, dim, 2) * (-math.log(10000.0) / dim))
-    angles = torch.arange(segments).unsqueeze(1) * frequencies  # (T, D / 2)
-    return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(1)
 
 
 class TokenEmbedding(nn.Module):
@@ -110,12 +102,8 @@ class AudioVisualTransformer(nn.Module):
         super().__init__()
         if dim % 2 or dim % heads:
             raise ValueError(f"{model}: hidden_dim {dim} must be even and a multiple of heads {heads}")
-        self.audio_dim, self.visual_dim, self.motion_dim, self.model = (
-            audio_dim,
-            visual_dim,
-            motion_dim,
-            model,
-        )
+        self.audio_dim, self.visual_dim = audio_dim, visual_dim
+        self.motion_dim, self.model = motion_dim, model
         self.audio = TokenEmbedding(audio_dim, dim, dropout)
         self.visual = TokenEmbedding(visual_dim, dim, dropout)
         self.motion = TokenEmbedding(motion_dim, dim, dropout) if motion_dim else None
@@ -149,14 +137,6 @@ class AudioVisualTransformer(nn.Module):
             tokens.append(self.motion(motion, self.kind.weight[1]))
         encoded = self.encoder(torch.cat(tokens, dim=1)).chunk(len(tokens), dim=1)  # (B, 2 T or 3 T, D)
         return encoded[1], encoded[0], encoded[2] if len(encoded) > 2 else None
-
-
-def segment_features(batch: AVBatch, audio_dim: int, visual_dim: int, model: str) -> tuple[Tensor, Tensor]:
-    """Audio (B, T, D_a) and visual (B, T, D_v), averaged over frames or cells; checked."""
-    audio = audio_of(batch.audio, audio_dim, model)
-    frames = frames_of(batch.visual, visual_dim, model)
-    same_segments(audio, frames, model)
-    return audio, frames.mean(dim=2)  # (B, T, F, D_v) -> (B, T, D_v)
 
 
 class AVG(nn.Module):

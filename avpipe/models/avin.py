@@ -26,8 +26,8 @@ from avpipe.models.layers import (
     classifier,
     draw_biases_,
     same_segments,
-    spatial_average,
     visual_of,
+    visual_vectors,
 )
 
 CARD = ModelCard(
@@ -170,8 +170,8 @@ class AVIN(nn.Module):
         attends = visual_attention and both
         self.cells = visual_cells if attends else None
         self.look = AudioGuidedAttention(audio_dim, visual_dim, visual_cells) if attends else None
-        self.audio_lstm = _lstm(audio_dim, hidden_dim, bidirectional) if lstm and self.uses_audio else None
-        self.visual_lstm = _lstm(visual_dim, hidden_dim, bidirectional) if lstm and self.uses_visual else None
+        self.audio_lstm = LSTM(audio_dim, hidden_dim, bidirectional) if lstm and self.uses_audio else None
+        self.visual_lstm = LSTM(visual_dim, hidden_dim, bidirectional) if lstm and self.uses_visual else None
         h_dim = hidden_dim * (2 if bidirectional else 1) * (2 if inter else 1)  # s, or s and c
         encoded = h_dim * (self.uses_audio + self.uses_visual) if lstm else 0
         self.fusion: nn.Module | None = None
@@ -250,14 +250,7 @@ class AVIN(nn.Module):
         visual = visual_of(batch.visual, self.visual_dim, "AVIN", self.cells)
         if audio is not None:
             same_segments(audio, visual, "AVIN")
-        if self.look is None:
-            return audio, spatial_average(visual), {}
-        attended, where = self.look(audio, visual)
-        return audio, attended, {"visual": where}
-
-
-def _lstm(in_dim: int, hidden_dim: int, bidirectional: bool) -> LSTM:
-    return LSTM(in_dim, hidden_dim, batch_first=True, bidirectional=bidirectional)
+        return audio, *visual_vectors(self.look, audio, visual)
 
 
 def _check_parts(inputs: str, fusion: str, fuse: str, lstm: bool, intra: bool, inter: bool) -> None:

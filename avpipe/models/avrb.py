@@ -17,11 +17,9 @@ from avpipe.models.layers import (
     LSTM,
     MFB,
     AudioGuidedAttention,
-    audio_of,
+    audio_and_visual,
     classifier,
-    same_segments,
-    spatial_average,
-    visual_of,
+    visual_vectors,
 )
 
 CARD = ModelCard(
@@ -104,8 +102,8 @@ class AVRB(nn.Module):
         self.look = (
             AudioGuidedAttention(audio_dim, visual_dim, visual_cells, attention_dim) if attention else None
         )
-        self.audio_lstm = LSTM(audio_dim, hidden_dim, batch_first=True, bidirectional=True)
-        self.visual_lstm = LSTM(visual_dim, hidden_dim, batch_first=True, bidirectional=True)
+        self.audio_lstm = LSTM(audio_dim, hidden_dim)
+        self.visual_lstm = LSTM(visual_dim, hidden_dim)
         self.fusion = MFB(2 * hidden_dim, 2 * hidden_dim, fusion_dim, factors, dropout)
         self.segments = SegmentWiseAttention(fusion_dim)
         self.classifier = classifier(fusion_dim, num_classes + 1)
@@ -120,14 +118,8 @@ class AVRB(nn.Module):
             `segment_logits` (B, T, C + 1); `attention` "segments" (B, T) of SWAB, and "visual" (B, T, H, W) with attention
             over cells.
         """
-        audio = audio_of(batch.audio, self.audio_dim, "AVRB")
-        visual = visual_of(batch.visual, self.visual_dim, "AVRB", self.cells)
-        same_segments(audio, visual, "AVRB")
-        weights: dict[str, Tensor] = {}
-        if self.look is None:
-            pooled = spatial_average(visual)  # (B, T, D_v)
-        else:
-            pooled, weights["visual"] = self.look(audio, visual)  # (B, T, D_v), (B, T, H, W)
+        audio, visual = audio_and_visual(batch, self.audio_dim, self.visual_dim, "AVRB", self.cells)
+        pooled, weights = visual_vectors(self.look, audio, visual)  # (B, T, D_v)
         h_audio, h_visual = self.audio_lstm(audio)[0], self.visual_lstm(pooled)[0]  # (B, T, 2 * hidden)
         weighted, weights["segments"] = self.segments(self.fusion(h_visual, h_audio))  # (B, T, p), (B, T)
         return AVOutput(segment_logits=self.classifier(weighted), attention=weights)

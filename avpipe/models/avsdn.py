@@ -18,11 +18,9 @@ from avpipe.models.layers import (
     LSTM,
     AudioGuidedAttention,
     ResidualFusion,
-    audio_of,
+    audio_and_visual,
     classifier,
-    same_segments,
-    spatial_average,
-    visual_of,
+    visual_vectors,
 )
 
 State = tuple[Tensor, Tensor]
@@ -90,11 +88,9 @@ class AVSDN(nn.Module):
         self.look = AudioGuidedAttention(audio_dim, visual_dim, visual_cells) if attention else None
         widths = {"audio": audio_dim, "visual": visual_dim}
         encoded = [initial_state] if initial_state in widths else list(widths)
-        self.encoders = nn.ModuleDict(
-            {name: _lstm(widths[name], hidden_dim, bidirectional) for name in encoded}
-        )
+        self.encoders = nn.ModuleDict({n: LSTM(widths[n], hidden_dim, bidirectional) for n in encoded})
         self.fusion = ResidualFusion(hidden_dim) if len(encoded) == 2 else None
-        self.decoder = _lstm(audio_dim + visual_dim, hidden_dim, bidirectional)
+        self.decoder = LSTM(audio_dim + visual_dim, hidden_dim, bidirectional)
         wide = hidden_dim * (2 if bidirectional else 1)
         self.classifier = nn.Linear(wide, num_classes + 1)
         guided = encoded if initial_state == "label_guided" else []
@@ -110,15 +106,13 @@ class AVSDN(nn.Module):
             `segment_logits` (B, T, C + 1); `losses` "guide_audio" and "guide_visual" if label-guided and there are targets;
             `attention["visual"]` (B, T, H, W) with attention.
         """
-        audio, visual, weights = self._features(batch)  # (B, T, D_a), (B, T, D_v)
+        audio, maps = audio_and_visual(batch, self.audio_dim, self.visual_dim, "AVSDN", self.cells)
+        visual, weights = visual_vectors(self.look, audio, maps)  # (B, T, D_v)
         local = {"audio": audio, "visual": visual}
         states = {name: encoder(local[name])[1] for name, encoder in self.encoders.items()}
-        decoded, _ = self.decoder(torch.cat([audio, visual], dim=-1), self.initial_state(states))
-        return AVOutput(
-            segment_logits=self.classifier(decoded),
-            losses=self._guide(states, batch),
-            attention=weights,
-        )
+        inputs = torch.cat([audio, visual], dim=-1)  # (B, T, D_a + D_v)
+        logits = self.classifier(self.decoder(inputs, self.initial_state(states))[0])  # (B, T, C + 1)
+        return AVOutput(segment_logits=logits, losses=self._guide(states, batch), attention=weights)
 
     def initial_state(self, states: dict[str, State]) -> State:
         """The decoder's initial state: one encoder's last state, or both encoders' hidden states fused, and cell states likewise."""
@@ -137,21 +131,9 @@ class AVSDN(nn.Module):
         for name, guide in self.guides.items():
             hidden = states[name][0].transpose(0, 1).flatten(1)  # (directions, B, H) -> (B, directions * H)
             probabilities = guide(hidden).float().softmax(dim=-1)
-            with torch.autocast(
-                probabilities.device.type, enabled=False
-            ):  # not available in autocast on a GPU
+            with torch.autocast(hidden.device.type, enabled=False):  # a GPU's autocast refuses this loss
                 losses[f"guide_{name}"] = functional.binary_cross_entropy(probabilities, target)
         return losses
-
-    def _features(self, batch: AVBatch) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        """Local features (B, T, D_a) and (B, T, D_v), checked, and the attention's weights."""
-        audio = audio_of(batch.audio, self.audio_dim, "AVSDN")
-        visual = visual_of(batch.visual, self.visual_dim, "AVSDN", self.cells)
-        same_segments(audio, visual, "AVSDN")
-        if self.look is None:
-            return audio, spatial_average(visual), {}
-        attended, where = self.look(audio, visual)
-        return audio, attended, {"visual": where}
 
 
 def clip_target(target: Tensor) -> Tensor:
@@ -162,8 +144,4 @@ def clip_target(target: Tensor) -> Tensor:
     if target.ndim == 2:
         return target
     present = target[..., :-1].amax(dim=1)  # (B, C)
-    return torch.cat([present, 1 - present.amax(dim=-1, keepdim=True)], dim=-1)
-
-
-def _lstm(in_dim: int, hidden_dim: int, bidirectional: bool) -> LSTM:
-    return LSTM(in_dim, hidden_dim, batch_first=True, bidirectional=bidirectional)
+    return torch.cat([present, 1 - present.amax(dim=-1, keepdim=True)], dim=-1)  # (B, C + 1)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from avpipe.models.base import AVBatch, AVOutput, ModelCard
-from avpipe.models.layers import audio_of, classifier, same_segments, visual_of
+from avpipe.models.layers import audio_and_visual, classifier, sinusoidal_positions
 
 CARD = ModelCard(
     title="AVT",
@@ -34,13 +34,6 @@ CARD = ModelCard(
         "Loss: cross-entropy. Weakly supervised: each class's maximum over time, as in AVEL's code.",
     ),
 )
-
-
-def sinusoidal_positions(length: int, dim: int) -> Tensor:
-    """(length, dim): sin and cos of t / 10000^(2 i / dim) at even and odd places (Vaswani et al., 2017). dim is even."""
-    rates = torch.exp(torch.arange(0, dim, 2) * (-math.log(10000.0) / dim))  # (dim / 2)
-    angles = torch.arange(length).unsqueeze(1) * rates  # (length, dim / 2)
-    return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(1)
 
 
 class AVT(nn.Module):
@@ -90,9 +83,7 @@ class AVT(nn.Module):
             `segment_logits` (B, T, C + 1); `attention["visual"]` (B, T, H, W) over instances, if visual features are maps;
             `embeddings`, "visual" being the inter-frame tokens.
         """
-        audio = audio_of(batch.audio, self.audio_dim, "AVT")
-        visual = visual_of(batch.visual, self.visual_dim, "AVT")
-        same_segments(audio, visual, "AVT")
+        audio, visual = audio_and_visual(batch, self.audio_dim, self.visual_dim, "AVT")
         # (B, T, H, W, D_v) -> (B, T, K, D_v)
         cells = visual.flatten(2, 3) if visual.ndim == 5 else visual.unsqueeze(2)
         intra = self.embed_visual(cells)  # (B, T, K, D)

@@ -19,11 +19,9 @@ from torch import Tensor, nn
 from avpipe.models.base import AVBatch, AVOutput, ModelCard
 from avpipe.models.layers import (
     AudioGuidedAttention,
-    audio_of,
+    audio_and_visual,
     classifier,
-    same_segments,
-    spatial_average,
-    visual_of,
+    visual_vectors,
 )
 
 CARD = ModelCard(
@@ -169,17 +167,10 @@ class CMAN(nn.Module):
             `segment_logits` (B, T, C + 1); `attention` "when_audio" and "when_visual" (B, T, T), "which" (B, T, 2) for audio
             and visual, and "visual" (B, T, H, W) with attention over cells.
         """
-        audio = audio_of(batch.audio, self.audio_dim, "CMAN")
-        visual = visual_of(batch.visual, self.visual_dim, "CMAN", self.cells)
-        same_segments(audio, visual, "CMAN")
-        weights: dict[str, Tensor] = {}
-        if self.where is None:
-            pooled = spatial_average(visual)  # (B, T, D_v)
-        else:
-            pooled, weights["visual"] = self.where(audio, visual)  # (B, T, D_v), (B, T, H, W)
-        audio_context, weights["when_audio"] = self.when_audio(
-            self.embed_audio(audio)
-        )  # (B, T, D), (B, T, T)
+        audio, visual = audio_and_visual(batch, self.audio_dim, self.visual_dim, "CMAN", self.cells)
+        pooled, weights = visual_vectors(self.where, audio, visual)  # (B, T, D_v)
+        # Each (B, T, D), with weights (B, T, T).
+        audio_context, weights["when_audio"] = self.when_audio(self.embed_audio(audio))
         visual_context, weights["when_visual"] = self.when_visual(self.embed_visual(pooled))
         fused, weights["which"] = self.which(audio_context, visual_context)  # (B, T, D), (B, T, 2)
         return AVOutput(segment_logits=self.classifier(fused), attention=weights)

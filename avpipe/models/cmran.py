@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from avpipe.models.base import AVBatch, AVOutput, ModelCard
-from avpipe.models.layers import audio_of, same_segments, visual_of
+from avpipe.models.layers import audio_and_visual
 
 CARD = ModelCard(
     title="CMRAN",
@@ -190,9 +190,7 @@ class CMRAN(nn.Module):
             `event_logits` (B, T), `category_logits` (B, C), weakly supervised (B, C + 1); `attention["visual"]` (B, T, H, W)
             if visual features are maps; `embeddings`, "audio" and "visual" after self-attention.
         """
-        audio = audio_of(batch.audio, self.audio_dim, "CMRAN")
-        visual = visual_of(batch.visual, self.visual_dim, "CMRAN")
-        same_segments(audio, visual, "CMRAN")
+        audio, visual = audio_and_visual(batch, self.audio_dim, self.visual_dim, "CMRAN")
         cells = visual.flatten(2, 3) if visual.ndim == 5 else visual.unsqueeze(2)  # (B, T, K, D_v)
         attended, _, weights = self.attention(audio, self.embed_cells(cells))  # (B, T, D), _, (B, T, K)
         audio_memory, visual_memory = self.audio.memory(audio), self.visual.memory(attended)

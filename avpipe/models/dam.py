@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from avpipe.models.base import AVBatch, AVOutput, ModelCard
-from avpipe.models.layers import audio_of, classifier, same_segments, spatial_average, visual_of
+from avpipe.models.layers import audio_and_visual, classifier, spatial_average
 
 CARD = ModelCard(
     title="DAM",
@@ -141,9 +141,7 @@ class DAM(nn.Module):
             `losses["estimate"]` if event segments are estimated and labelled; `attention` (B, T): "audio_to_visual" and
             "visual_to_audio", the probability of an event by each direction, and "relevance".
         """
-        audio = audio_of(batch.audio, self.audio_dim, "DAM")
-        visual = visual_of(batch.visual, self.visual_dim, "DAM")
-        same_segments(audio, visual, "DAM")
+        audio, visual = audio_and_visual(batch, self.audio_dim, self.visual_dim, "DAM")
         audio = self.audio_local(audio)  # (B, T, D)
         visual = self.visual_local(spatial_average(visual))  # (B, T, D)
         relevance = audio.new_ones(audio.shape[:2])

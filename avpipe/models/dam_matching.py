@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from avpipe.models.base import AVBatch, AVOutput, ModelCard
 from avpipe.models.dam import RelevantSelfAttention, mean_probability_logit
-from avpipe.models.layers import audio_of, intervals, same_segments, spatial_average, visual_of
+from avpipe.models.layers import audio_and_visual, intervals, spatial_average
 
 CARD = ModelCard(
     title="DAM (matching)",
@@ -74,9 +74,7 @@ class DAMMatching(nn.Module):
         Returns:
             `audio_to_visual` and `visual_to_audio` (B, I, T), logits; `losses["matching"]` if there are targets.
         """
-        audio = audio_of(batch.audio, self.audio_dim, "DAM (matching)")
-        visual = visual_of(batch.visual, self.visual_dim, "DAM (matching)")
-        same_segments(audio, visual, "DAM (matching)")
+        audio, visual = audio_and_visual(batch, self.audio_dim, self.visual_dim, "DAM (matching)")
         audio = self.audio_local(audio)  # (B, T, D)
         visual = self.visual_local(spatial_average(visual))  # (B, T, D)
         members = intervals(audio.shape[1]).to(audio.device)

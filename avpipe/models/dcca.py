@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from avpipe.models.avdln import encoder
 from avpipe.models.base import AVBatch, AVOutput, ModelCard
-from avpipe.models.layers import audio_of, same_segments, spatial_average, visual_of
+from avpipe.models.layers import audio_and_visual, spatial_average
 
 CARD = ModelCard(
     title="DCCA",
@@ -104,9 +104,7 @@ class DCCA(nn.Module):
             `similarity` (B, T, T), the cosine of the weighted canonical variates; `losses["correlation"]`, minus the mean
             canonical correlation over event segments, if there are targets.
         """
-        audio = audio_of(batch.audio, self.audio_dim, "DCCA")
-        visual = visual_of(batch.visual, self.visual_dim, "DCCA")
-        same_segments(audio, visual, "DCCA")
+        audio, visual = audio_and_visual(batch, self.audio_dim, self.visual_dim, "DCCA")
         audio = self.audio(audio).float()  # (B, T, D)
         visual = self.visual(spatial_average(visual)).float()
         losses = {}

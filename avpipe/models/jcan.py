@@ -13,9 +13,7 @@ from avpipe.models.base import AVBatch, AVOutput, ModelCard
 from avpipe.models.layers import (
     LSTM,
     AudioGuidedAttention,
-    audio_of,
-    same_segments,
-    visual_of,
+    audio_and_visual,
     visual_vectors,
     xavier_,
 )
@@ -50,9 +48,7 @@ class RecurrentEncoder(nn.Module):
 
     def __init__(self, in_dim: int, dim: int, dropout: float) -> None:
         super().__init__()
-        self.lstm = LSTM(
-            in_dim, dim // 2, num_layers=2, dropout=dropout, batch_first=True, bidirectional=True
-        )
+        self.lstm = LSTM(in_dim, dim // 2, layers=2, dropout=dropout)
         self.initial = nn.Parameter(nn.init.xavier_uniform_(torch.empty(8, dim // 2)))
         self.dropout = nn.Dropout(dropout)
         self.project = nn.Linear(in_dim + 2 * (dim // 2), dim)
@@ -191,9 +187,7 @@ class JCAN(nn.Module):
         Returns:
             `segment_logits` (B, T, C + 1); `attention["visual"]` (B, T, H, W) with attention.
         """
-        features = audio_of(batch.audio, self.audio_dim, "JCAN")
-        maps = visual_of(batch.visual, self.visual_dim, "JCAN", self.cells)
-        same_segments(features, maps, "JCAN")
+        features, maps = audio_and_visual(batch, self.audio_dim, self.visual_dim, "JCAN", self.cells)
         audio = self.audio_encoder(functional.normalize(features, dim=-1))  # (B, T, D)
         # pooled: (B, T, D_v); weights["visual"]: (B, T, H, W)
         pooled, weights = visual_vectors(self.attention, audio, functional.normalize(maps, dim=-1))

@@ -1,10 +1,11 @@
-"""Parts that several models share: input checks, audio-guided visual attention, fusions, the classifier, and, for
-video parsing, the feature encoders and attentive MMIL pooling.
+"""Parts that several models share: input checks, audio-guided visual attention, fusions, positions, the classifier, and,
+for video parsing, the feature encoders and attentive MMIL pooling.
 
 Letters as in design.md, section 5: B clips, T segments, F frames a segment, C categories, D feature width; H x W cells
 of a map, K = H * W.
 """
 
+import math
 from typing import Any, Literal
 
 import torch
@@ -92,13 +93,36 @@ def same_segments(audio: Tensor, visual: Tensor, model: str) -> None:
         )
 
 
+def audio_and_visual(
+    batch: AVBatch, audio_dim: int, visual_dim: int, model: str, cells: int | None = None
+) -> tuple[Tensor, Tensor]:
+    """Return `audio_of` and `visual_of` the batch. Raises ValueError unless both have the same clips and segments."""
+    audio = audio_of(batch.audio, audio_dim, model)
+    visual = visual_of(batch.visual, visual_dim, model, cells)
+    same_segments(audio, visual, model)
+    return audio, visual
+
+
+def segment_features(batch: AVBatch, audio_dim: int, visual_dim: int, model: str) -> tuple[Tensor, Tensor]:
+    """Return audio (B, T, D_a) and visual (B, T, D_v), averaged over frames or cells. Raises as `audio_and_visual`."""
+    audio = audio_of(batch.audio, audio_dim, model)
+    frames = frames_of(batch.visual, visual_dim, model)
+    same_segments(audio, frames, model)
+    return audio, frames.mean(dim=2)  # (B, T, F, D_v) -> (B, T, D_v)
+
+
 def spatial_average(visual: Tensor) -> Tensor:
     """Global average pooling: (B, T, H, W, D) -> (B, T, D); vectors (B, T, D) are returned as they are."""
     return visual.mean(dim=(2, 3)) if visual.ndim == 5 else visual
 
 
 class LSTM(nn.LSTM):
-    """torch's LSTM, always in float32: on a GPU, torch.autocast would run it in float16."""
+    """torch's LSTM, batch first, always in float32: on a GPU, torch.autocast would run it in float16."""
+
+    def __init__(
+        self, in_dim: int, dim: int, bidirectional: bool = True, layers: int = 1, dropout: float = 0.0
+    ) -> None:
+        super().__init__(in_dim, dim, layers, dropout=dropout, batch_first=True, bidirectional=bidirectional)
 
     def forward(self, features: Tensor, state: tuple[Tensor, Tensor] | None = None) -> Any:  # type: ignore[override]
         """As `nn.LSTM`'s."""
@@ -196,13 +220,13 @@ class ResidualFusion(nn.Module):
 
 
 def visual_vectors(
-    attention: AudioGuidedAttention | None, audio: Tensor, visual: Tensor
+    attention: AudioGuidedAttention | None, audio: Tensor | None, visual: Tensor
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """One visual vector a segment: the attended sum of a map's cells or, without attention, their average.
 
     Args:
         attention: None for the average.
-        audio: (B, T, D_a), guides the attention.
+        audio: (B, T, D_a), guides the attention; ignored without it.
         visual: (B, T, H, W, D_v); (B, T, D_v) without attention.
 
     Returns:
@@ -283,12 +307,8 @@ class ParsingEncoder(nn.Module):
 
     def __init__(self, audio_dim: int, visual_dim: int, motion_dim: int, dim: int, model: str) -> None:
         super().__init__()
-        self.audio_dim, self.visual_dim, self.motion_dim, self.model = (
-            audio_dim,
-            visual_dim,
-            motion_dim,
-            model,
-        )
+        self.audio_dim, self.visual_dim = audio_dim, visual_dim
+        self.motion_dim, self.model = motion_dim, model
         self.audio = nn.Linear(audio_dim, dim)
         self.visual = nn.Linear(visual_dim, dim)
         self.motion = nn.Linear(motion_dim, dim) if motion_dim else None
@@ -305,11 +325,9 @@ class ParsingEncoder(nn.Module):
         Returns:
             Audio and visual, (B, T, D) each.
         """
-        audio = audio_of(batch.audio, self.audio_dim, self.model)
-        frames = frames_of(batch.visual, self.visual_dim, self.model)
-        same_segments(audio, frames, self.model)
-        # The map is linear, so averaging the frames first gives the same result.
-        visual = self.visual(frames.mean(dim=2))  # (B, T, F, D_v) -> (B, T, D)
+        # The linear map commutes with the average over frames.
+        audio, frame = segment_features(batch, self.audio_dim, self.visual_dim, self.model)
+        visual = self.visual(frame)  # (B, T, D)
         if self.motion is not None and self.fuse is not None:
             motion = motion_of(batch.motion, self.motion_dim, self.model)
             same_segments(audio, motion, self.model)
@@ -363,6 +381,13 @@ class ParsingHead(nn.Module):
         return AVOutput(
             parsing_probabilities=probabilities, modality_probabilities=of_modality, clip_probabilities=clip
         )
+
+
+def sinusoidal_positions(length: int, dim: int) -> Tensor:
+    """(length, dim): sin and cos of t / 10000^(2 k / dim), alternating (Vaswani et al., 2017); dim is even."""
+    rates = torch.exp(torch.arange(0, dim, 2) * (-math.log(10000.0) / dim))  # (dim / 2)
+    angles = torch.arange(length).unsqueeze(1) * rates  # (length, dim / 2)
+    return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(1)
 
 
 def classifier(in_dim: int, classes: int, hidden_dim: int = 64, bias: bool = True) -> nn.Sequential:

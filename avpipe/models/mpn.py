@@ -19,10 +19,8 @@ from torch import Tensor, nn
 from avpipe.models.base import AVBatch, AVOutput, ModelCard
 from avpipe.models.layers import (
     AudioGuidedAttention,
-    audio_of,
+    audio_and_visual,
     classifier,
-    same_segments,
-    visual_of,
     visual_vectors,
 )
 
@@ -174,9 +172,7 @@ class MPN(nn.Module):
             `event_logits` (B, T), `category_logits` (B, C), weakly supervised (B, C + 1); `attention["visual"]` (B, T, H, W)
             with attention.
         """
-        features = audio_of(batch.audio, self.audio_dim, "MPN")
-        maps = visual_of(batch.visual, self.visual_dim, "MPN", self.cells)
-        same_segments(features, maps, "MPN")
+        features, maps = audio_and_visual(batch, self.audio_dim, self.visual_dim, "MPN", self.cells)
         pooled, weights = visual_vectors(self.attention, features, maps)  # (B, T, D_v)
         audio, visual = self.embed_audio(features), self.embed_visual(pooled)  # (B, T, D)
         return AVOutput(

@@ -188,8 +188,8 @@ class PSP(nn.Module):
             AudioGuidedAttention(audio_width, visual_dim, visual_cells, attention_dim) if attention else None
         )
         self.cells = visual_cells if attention else None
-        self.audio_lstm = LSTM(audio_width, hidden_dim, batch_first=True, bidirectional=True)
-        self.visual_lstm = LSTM(hidden_dim, hidden_dim, batch_first=True, bidirectional=True)
+        self.audio_lstm = LSTM(audio_width, hidden_dim)
+        self.visual_lstm = LSTM(hidden_dim, hidden_dim)
         threshold = tau if supervised else weak_tau
         self.propagation = PositiveSamplePropagation(2 * hidden_dim, threshold, supervised, dropout)
         self.classifier = classifier(2 * hidden_dim, num_classes + 1, bias=False)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from avpipe.models.base import AVBatch, AVOutput, ModelCard
-from avpipe.models.layers import LSTM, audio_of, same_segments, spatial_average, visual_of, xavier_
+from avpipe.models.layers import LSTM, audio_and_visual, spatial_average, xavier_
 
 CARD = ModelCard(
     title="TACMA",
@@ -150,8 +150,8 @@ class TACMA(nn.Module):
         self.visual_lstm: LSTM | None = None
         dim = audio_dim  # d_l
         if encoder == "lstm":
-            self.audio_lstm = LSTM(audio_dim, hidden_dim, batch_first=True, bidirectional=True)
-            self.visual_lstm = LSTM(visual_dim, hidden_dim, batch_first=True, bidirectional=True)
+            self.audio_lstm = LSTM(audio_dim, hidden_dim)
+            self.visual_lstm = LSTM(visual_dim, hidden_dim)
             dim = 2 * hidden_dim
         self.attention = TemporallyAdaptiveAttention(dim, theta, equation_6)
         self.classifier = nn.Sequential(
@@ -168,9 +168,7 @@ class TACMA(nn.Module):
         Returns:
             `segment_logits` (B, T, C + 1); `attention` "audio_from_visual" and "visual_from_audio" (B, T, T); `embeddings`.
         """
-        audio = audio_of(batch.audio, self.audio_dim, "TACMA")
-        maps = visual_of(batch.visual, self.visual_dim, "TACMA")
-        same_segments(audio, maps, "TACMA")
+        audio, maps = audio_and_visual(batch, self.audio_dim, self.visual_dim, "TACMA")
         visual = spatial_average(maps)  # (B, T, D_v)
         if self.audio_lstm is not None and self.visual_lstm is not None:
             audio, visual = self.audio_lstm(audio)[0], self.visual_lstm(visual)[0]  # (B, T, d_l)

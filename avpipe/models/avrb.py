@@ -26,9 +26,10 @@ CARD = ModelCard(
     title="AVRB",
     paper="J. Ramaswamy and S. Das, See the Sound, Hear the Pixels, WACV 2020",
     task="localization",
-    inputs="CNN features of a segment, audio and visual (the methods compared with use VGGish 128 and VGG-19 maps 7 x 7 x 512)",
+    inputs="CNN features of a segment, audio and visual (methods it is compared with use VGGish 128 and VGG-19 maps 7 x 7 x 512)",
     parameters=1_990_734,
     code="none public",
+    abstract_only=True,
     assumptions=(
         "AVFB is bilinear: MFB (p = 256, q = 5, dropout 0.1), the fusion of AVIN, by the same author; here it fuses the outputs of the two LSTMs.",
         "SWAB scores a segment by Linear, tanh (64), Linear of its fused feature, with a softmax over the segments; AVIN compares with the clip's mean instead.",

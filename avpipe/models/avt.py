@@ -21,9 +21,10 @@ CARD = ModelCard(
     title="AVT",
     paper="Y.-B. Lin and Y.-C. F. Wang, Audiovisual Transformer with Instance Attention for Audio-Visual Event Localization, ACCV 2020",
     task="localization",
-    inputs="feature maps of frames and audio features (the methods compared with use VGGish 128 and VGG-19 maps 7 x 7 x 512)",
+    inputs="feature maps of frames and audio features (methods it is compared with use VGGish 128 and VGG-19 maps 7 x 7 x 512)",
     parameters=555_805,
     code="none public",
+    abstract_only=True,
     assumptions=(
         "One Linear a modality maps to a common width, 128. Three transformer layers (over the audio segments, over the frames, for co-attention) of 4 heads, feed-forward 256 with ReLU, dropout 0.1, layer norm after each sum.",
         "Inter-frame: a frame is the mean of its cells; sinusoidal positions mark its segment. The same positions mark audio.",

@@ -96,6 +96,7 @@ class ModelCard:
         inputs: features behind the published numbers, in words.
         parameters: trainable parameters with the paper's sizes and default options.
         code: where the authors' code is, or "none public".
+        abstract_only: we had neither the paper nor code, only the abstract.
         assumptions: choices of ours that no source settles, and deviations from the released code.
     """
 
@@ -105,4 +106,5 @@ class ModelCard:
     inputs: str
     parameters: int
     code: str
+    abstract_only: bool = False
     assumptions: tuple[str, ...] = ()

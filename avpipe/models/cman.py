@@ -28,9 +28,10 @@ CARD = ModelCard(
     title="CMAN",
     paper="H. Xuan, Z. Zhang, S. Chen, J. Yang and Y. Yan, Cross-Modal Attention Network for Temporal Inconsistent Audio-Visual Event Localization, AAAI 2020",
     task="localization",
-    inputs="feature maps of two CNNs (the methods compared with use VGGish 128 and VGG-19 maps 7 x 7 x 512)",
+    inputs="feature maps of two CNNs (methods it is compared with use VGGish 128 and VGG-19 maps 7 x 7 x 512)",
     parameters=1_286_100,
     code="none public",
+    abstract_only=True,
     assumptions=(
         "Where: AVEL's audio-guided attention (option `attention`; without it the average over cells).",
         "One Linear a modality maps to a common width, 256, before `when`; no LSTM.",

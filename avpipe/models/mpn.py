@@ -28,9 +28,10 @@ CARD = ModelCard(
     title="MPN",
     paper="J. Yu, Y. Cheng and R. Feng, MPN: Multimodal Parallel Network for Audio-Visual Event Localization, ICME 2021",
     task="localization",
-    inputs="not known from the abstract; the methods compared with use VGGish (128) and VGG-19 block5_pool maps (7 x 7 x 512)",
+    inputs="not known from the abstract; methods it is compared with use VGGish (128) and VGG-19 block5_pool maps (7 x 7 x 512)",
     parameters=1_194_159,
     code="none public",
+    abstract_only=True,
     assumptions=(
         "Only the abstract was available: two parallel subnetworks, MCM for global contexts and categories, MBAM for segments and boundaries. All sizes and inner layers are ours.",
         "Maps are summed by AVEL's audio-guided attention (vectors with `attention: false`); then both modalities are projected to 256, with a ReLU.",

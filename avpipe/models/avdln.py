@@ -49,10 +49,7 @@ def pairwise_distance(audio: Tensor, visual: Tensor) -> Tensor:
 def contrastive_loss(distance: Tensor, same: Tensor, margin: float) -> Tensor:
     """Mean of y d^2 + (1 - y) max(margin - d, 0)^2: Hadsell, Chopra and LeCun, CVPR 2006, without their factor 1/2.
 
-    Args:
-        distance: d, (...), not negative.
-        same: y, (...): 1 for a matching pair, 0 otherwise.
-        margin: distance beyond which a pair that does not match costs nothing.
+    `distance` is d, (...), not negative; `same` is y, (...): 1 for a matching pair, 0 otherwise.
     """
     apart = (margin - distance).clamp(min=0)
     return (same * distance.square() + (1 - same) * apart.square()).mean()

@@ -52,16 +52,14 @@ class AVEL(nn.Module):
     Args:
         num_classes: event categories C; the output has C + 1, background last.
         audio_dim, visual_dim: D_a and D_v.
-        visual_cells: H * W of the visual map; 1 where features are vectors.
+        visual_cells: H * W of the visual map; 1 for vectors, for which `attention` raises ValueError.
         inputs: modalities that the model uses; another one in the batch is ignored.
         attention: audio-guided visual attention over a map's cells; without it, and with one modality, their average.
-        fusion: "concatenation", or "dmrn": the dual multimodal residual network (1,571,150 parameters).
+        fusion: "concatenation", or "dmrn": the dual multimodal residual network (1,571,150 parameters); it needs both
+            modalities, else ValueError.
         audio_term: see `AudioGuidedAttention`; "per_cell" is the released code.
         hidden_dim: of each direction of the LSTMs.
         attention_dim: width inside the attention.
-
-    Raises:
-        ValueError: for attention over vectors, and for DMRN with one modality.
     """
 
     default_loss = "soft_margin"

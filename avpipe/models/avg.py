@@ -75,15 +75,12 @@ class AudioVisualTransformer(nn.Module):
     Args:
         audio_dim, visual_dim: D_a and D_v.
         motion_dim: D_m; 0 = no 3D network's features.
-        dim: D, even, a multiple of `heads`.
+        dim: D, even, a multiple of `heads`, else ValueError.
         layers: of the transformer.
         heads: of each layer.
         feed_forward_dim: hidden units of each layer.
         dropout: everywhere.
         model: its title, for error messages.
-
-    Raises:
-        ValueError: for a `dim` that is odd or no multiple of `heads`.
     """
 
     def __init__(

@@ -110,6 +110,7 @@ class AVIN(nn.Module):
 
     The slides' ablation rows: only LSTM `fusion=none intra=false inter=false`; only MFB `lstm=false intra=false
     inter=false`; LSTM + intra `fusion=none inter=false`; LSTM + intra + inter `fusion=none`; all: the defaults.
+    Raises ValueError for options that contradict each other.
 
     Args:
         num_classes: event categories C; the output has C + 1, background last.
@@ -130,9 +131,6 @@ class AVIN(nn.Module):
         dropout: inside MFB.
         fusion_bias: std of the initial biases of the two factors; 0 = none (eq. 2). For features with mean zero, of which
             a product keeps too little.
-
-    Raises:
-        ValueError: for options that contradict each other.
     """
 
     default_loss = "cross_entropy"

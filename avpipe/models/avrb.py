@@ -13,14 +13,7 @@ triplet Gram matrix loss, has no labels for localizing events and is left out.
 from torch import Tensor, nn
 
 from avpipe.models.base import AVBatch, AVOutput, ModelCard
-from avpipe.models.layers import (
-    LSTM,
-    MFB,
-    AudioGuidedAttention,
-    audio_and_visual,
-    classifier,
-    visual_vectors,
-)
+from avpipe.models.layers import LSTM, MFB, AudioGuidedAttention, audio_and_visual, classifier, visual_vectors
 
 CARD = ModelCard(
     title="AVRB",
@@ -43,12 +36,7 @@ CARD = ModelCard(
 
 
 class SegmentWiseAttention(nn.Module):
-    """SWAB: scale each segment by a learned score.
-
-    Args:
-        dim: D, width of a segment's feature.
-        hidden_dim: of the score's first layer.
-    """
+    """SWAB: scale each segment, of width `dim`, by a learned score; `hidden_dim` is that of the score's first layer."""
 
     def __init__(self, dim: int, hidden_dim: int = 64) -> None:
         super().__init__()
@@ -68,16 +56,13 @@ class AVRB(nn.Module):
     Args:
         num_classes: event categories C; the output has C + 1, background last.
         audio_dim, visual_dim: D_a and D_v.
-        visual_cells: H * W of the visual map; 1 where features are vectors.
+        visual_cells: H * W of the visual map; 1 for vectors, for which `attention` raises ValueError.
         attention: audio-guided visual attention over a map's cells; without it their average.
         attention_dim: hidden width of that attention.
         hidden_dim: of each direction of the LSTMs.
         fusion_dim: p, outputs of AVFB.
         factors: q, the rank of each of AVFB's bilinear forms.
         dropout: inside AVFB.
-
-    Raises:
-        ValueError: for attention over vectors.
     """
 
     default_loss = "cross_entropy"

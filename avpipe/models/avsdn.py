@@ -56,15 +56,12 @@ class AVSDN(nn.Module):
     Args:
         num_classes: event categories C; the output has C + 1, background last.
         audio_dim, visual_dim: D_a and D_v.
-        visual_cells: H * W of the visual map, for `attention`; 1 where features are vectors.
+        visual_cells: H * W of the visual map; 1 for vectors, for which `attention` raises ValueError.
         initial_state: of the decoder, as in the rows of the paper's last table: both encoders' states fused ("Fusion
             (Ours)"), one encoder's state, or fused and label guided.
         attention: AVEL's audio-guided attention over a map's cells in place of their average; needs maps.
         bidirectional: LSTMs in both directions.
         hidden_dim: of each direction.
-
-    Raises:
-        ValueError: for attention over vectors.
     """
 
     default_loss = "binary_cross_entropy"

@@ -17,12 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from avpipe.models.base import AVBatch, AVOutput, ModelCard
-from avpipe.models.layers import (
-    AudioGuidedAttention,
-    audio_and_visual,
-    classifier,
-    visual_vectors,
-)
+from avpipe.models.layers import AudioGuidedAttention, audio_and_visual, classifier, visual_vectors
 
 CARD = ModelCard(
     title="CMAN",
@@ -49,10 +44,7 @@ class ContextGate(nn.Module):
     """Queries (or keys) mixed with the clip's context: (1 - g_t) W x_t + g_t U c, with g_t = sigmoid(w . W x_t + u . U c).
 
     c is the mean of x over the clip (context-aware self-attention networks, Yang et al., AAAI 2019). The gate must differ by
-    segment for the context to matter in keys: one vector added to every key changes no softmax.
-
-    Args:
-        dim: D.
+    segment for the context to matter in keys: one vector added to every key changes no softmax. `dim` is D.
     """
 
     def __init__(self, dim: int) -> None:
@@ -70,11 +62,7 @@ class ContextGate(nn.Module):
 
 
 class ContextAwareSelfAttention(nn.Module):
-    """When: each segment attends to the clip's segments, with a residual.
-
-    Args:
-        dim: D.
-    """
+    """When: each segment attends to the clip's segments, with a residual. `dim` is D."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -89,11 +77,7 @@ class ContextAwareSelfAttention(nn.Module):
 
 
 class AdaptiveCoAttention(nn.Module):
-    """Which: each modality attends to all segments of the other, and a gate weighs the two.
-
-    Args:
-        dim: D.
-    """
+    """Which: each modality attends to all segments of the other, and a gate weighs the two. `dim` is D."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -101,14 +85,7 @@ class AdaptiveCoAttention(nn.Module):
         self.gate = nn.Linear(2 * dim, 2)
 
     def forward(self, audio: Tensor, visual: Tensor) -> tuple[Tensor, Tensor]:
-        """Fuse both modalities.
-
-        Args:
-            audio, visual: (B, T, D).
-
-        Returns:
-            The fused features (B, T, D); and the weights (B, T, 2) of audio and visual, which sum to one.
-        """
+        """Audio (B, T, D), visual (B, T, D) -> fused (B, T, D), and the weights (B, T, 2) of audio and visual; they sum to one."""
         scores = self.affinity(audio) @ visual.transpose(1, 2) / math.sqrt(audio.shape[-1])  # (B, T_a, T_v)
         audio_fused = audio + scores.softmax(dim=-1) @ visual
         visual_fused = visual + scores.transpose(1, 2).softmax(dim=-1) @ audio
@@ -122,13 +99,10 @@ class CMAN(nn.Module):
     Args:
         num_classes: event categories C; the output has C + 1, background last.
         audio_dim, visual_dim: D_a and D_v.
-        visual_cells: H * W of the visual map; 1 where features are vectors.
+        visual_cells: H * W of the visual map; 1 for vectors, for which `attention` raises ValueError.
         attention: `where`; without it the average of a map's cells.
         attention_dim: hidden width of that attention.
         hidden_dim: D, of both modalities.
-
-    Raises:
-        ValueError: for attention over vectors.
     """
 
     default_loss = "cross_entropy"

@@ -38,9 +38,7 @@ class SpatialChannelAttention(nn.Module):
         c = sigmoid(W_c W_b mean over cells of (U_1 x * U_2 a)),   x' = (1 + c) x
         w = softmax over cells of tanh(W_s (U_3 x' * U_4 a)),      output = sum over cells of w_k x'_k
 
-    Args:
-        audio_dim: D_a.
-        dim: D, channels of the map.
+    `audio_dim` is D_a, `dim` D, the channels of the map.
     """
 
     def __init__(self, audio_dim: int, dim: int) -> None:
@@ -52,14 +50,9 @@ class SpatialChannelAttention(nn.Module):
         self.cells = nn.Linear(half, 1)
 
     def forward(self, audio: Tensor, cells: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Attend to channels and cells.
+        """Audio (B, T, D_a), cells (B, T, K, D) -> attended features (B, T, D), and the weights of channels and cells.
 
-        Args:
-            audio: (B, T, D_a).
-            cells: (B, T, K, D).
-
-        Returns:
-            The attended features (B, T, D), the channels' weights (B, T, D) in (0, 1), and the cells' (B, T, K).
+        The channels' weights are (B, T, D) in (0, 1), the cells' (B, T, K).
         """
         from_audio = self.audio_channels(audio).relu().unsqueeze(-2)  # (B, T, 1, D)
         both = (from_audio * self.visual_channels(cells).relu()).mean(dim=-2)  # (B, T, D)
@@ -137,11 +130,8 @@ class CMRAN(nn.Module):
         audio_dim, visual_dim: D_a and D_v.
         setting: selects the released code's network: the last attention has 4 heads supervised and 2 weakly supervised,
             and only the weakly supervised one has a category for background. Set by the training loop.
-        hidden_dim: width of the attentions, a multiple of 4.
+        hidden_dim: width of the attentions, a multiple of 4, else ValueError.
         dropout: of the attentions; twice as much after the first layer on the map's cells.
-
-    Raises:
-        ValueError: for a `hidden_dim` that is no multiple of 4.
     """
 
     default_loss = "cross_entropy"

@@ -62,15 +62,7 @@ class GlobalContextAttention(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """Attend; the signature is that of `nn.MultiheadAttention`.
-
-        Args:
-            query: (B, T, D).
-            key, value: (B, S, D).
-
-        Returns:
-            (B, T, D), and the weights (B, T, S), which sum to one over S.
-        """
+        """Query (B, T, D), key (B, S, D), value (B, S, D) -> (B, T, D), and the weights (B, T, S), which sum to one over S."""
         own, context = self.query(query), self.query_context(query.mean(dim=1, keepdim=True))
         q = torch.lerp(own, context, (self.query_lean(own) + self.query_context_lean(context)).sigmoid())
         own, context = self.key(key), self.key_context(key.mean(dim=1, keepdim=True))
@@ -125,11 +117,9 @@ class _Reversal(torch.autograd.Function):
 
 
 def reverse_gradient(features: Tensor, strength: float) -> Tensor:
-    """The features unchanged; their gradient is multiplied by -`strength`, so that they learn to work against what follows.
+    """The features, of any shape, unchanged; their gradient is multiplied by -`strength`.
 
-    Args:
-        features: of any shape.
-        strength: 0 stops the gradient, 1 reverses it in full.
+    So the features learn to work against what follows. `strength` 0 stops the gradient, 1 reverses it in full.
     """
     return _Reversal.apply(features, strength)
 

@@ -43,11 +43,7 @@ CARD = ModelCard(
 
 
 class RelevantSelfAttention(nn.Module):
-    """Self-attention in which a segment counts by its relevance, followed by the relevance-weighted mean over segments.
-
-    Args:
-        dim: D, of the local features and the result.
-    """
+    """Self-attention in which a segment counts by its relevance, and the relevance-weighted mean over segments. `dim` is D."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -56,11 +52,9 @@ class RelevantSelfAttention(nn.Module):
         self.value = nn.Linear(dim, dim)
 
     def forward(self, local: Tensor, relevance: Tensor) -> Tensor:
-        """The clip's global feature (B, D).
+        """Local features (B, T, D), relevance (B, T) -> the clip's global feature (B, D).
 
-        Args:
-            local: (B, T, D).
-            relevance: (B, T), 0 to 1; a segment of relevance 0 is ignored. Not all 0 in a clip.
+        Relevance is 0 to 1, and not all 0 in a clip; a segment of relevance 0 is ignored.
         """
         scores = self.query(local) @ self.key(local).transpose(1, 2) / math.sqrt(local.shape[-1])  # (B, T, T)
         scores = scores + relevance.clamp(min=1e-9).log().unsqueeze(1)
@@ -82,14 +76,9 @@ def mean_probability_logit(one: Tensor, other: Tensor) -> Tensor:
 
 
 def joint_log_probability(event: Tensor, category: Tensor) -> Tensor:
-    """Log-probabilities of each category and, last, of background.
+    """Logits of an event (B, T), of the clip's category (B, C) -> (B, T, C + 1), log-probabilities, background last.
 
-    Args:
-        event: (B, T), logits of an event.
-        category: (B, C), logits of the clip's category.
-
-    Returns:
-        (B, T, C + 1), log of p(event) p(category) and of 1 - p(event); their exponentials sum to one.
+    They are log p(event) p(category) and log (1 - p(event)); their exponentials sum to one.
     """
     some = functional.logsigmoid(event).unsqueeze(-1) + category.log_softmax(dim=-1).unsqueeze(1)  # (B, T, C)
     return torch.cat([some, functional.logsigmoid(-event).unsqueeze(-1)], dim=-1)

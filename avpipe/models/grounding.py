@@ -89,7 +89,7 @@ def grounding_loss(
     positive_margin: float,
     negative_margin: float,
 ) -> Tensor:
-    """Equations 4 (uni), 5 (cross) and 6 (multi), for one segment i a clip, grounded in all segments j.
+    """Equations 4 (uni), 5 (cross) and 6 (multi), for one segment i a clip, grounded in all segments j; a scalar.
 
     [p - <i, j>]_+ where i and j are in one group, [<i, j> - n]_+ elsewhere. Each sum of the equations is a mean over clips and
     j, as in the released code; these means are added.
@@ -101,9 +101,6 @@ def grounding_loss(
         objective: which of the equations.
         positive_margin: p.
         negative_margin: n.
-
-    Returns:
-        A scalar.
     """
     clips = torch.arange(len(segments), device=segments.device)
     grounded = torch.stack([similarity[clips, m, n, segments] for m, n in compared(objective)])  # (K, B, T)

@@ -80,13 +80,9 @@ class HybridAttention(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, audio: Tensor, visual: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        """Attend within and across modalities.
+        """Audio (B, T, D), visual (B, T, D) -> the same, and the weights (B, T, T), queries as rows.
 
-        Args:
-            audio, visual: (B, T, D).
-
-        Returns:
-            Both, (B, T, D), and the weights (B, T, T), queries as rows: "audio_from_audio", "audio_from_visual" and so on.
+        The weights' names are "audio_from_audio", "audio_from_visual" and so on.
         """
         both = torch.stack([audio, visual])  # (2, B, T, D)
         within, own_weights = self.within(both)

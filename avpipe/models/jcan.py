@@ -10,13 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from avpipe.models.base import AVBatch, AVOutput, ModelCard
-from avpipe.models.layers import (
-    LSTM,
-    AudioGuidedAttention,
-    audio_and_visual,
-    visual_vectors,
-    xavier_,
-)
+from avpipe.models.layers import LSTM, AudioGuidedAttention, audio_and_visual, visual_vectors, xavier_
 
 CARD = ModelCard(
     title="JCAN",
@@ -129,15 +123,12 @@ class JCAN(nn.Module):
     Args:
         num_classes: event categories C; the output has C + 1, background last.
         audio_dim, visual_dim: D_a and D_v.
-        visual_cells: H * W of the visual map; 1 where features are vectors.
+        visual_cells: H * W of the visual map; 1 for vectors, for which `attention` raises ValueError.
         attention: audio-guided visual attention over a map's cells; without it their average.
         recursions: of the co-attention, each with weights of its own.
         hidden_dim: D, of each modality.
         dropout: of the co-attention and the classifier.
         lstm_dropout: of the encoders.
-
-    Raises:
-        ValueError: for attention over vectors.
     """
 
     default_loss = "soft_margin"

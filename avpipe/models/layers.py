@@ -144,12 +144,9 @@ class AudioGuidedAttention(nn.Module):
 
     Args:
         audio_dim, visual_dim: D_a and D_v.
-        cells: K; 49 with the released sizes.
+        cells: K; 49 with the released sizes. ValueError for 1, where attention has no choice.
         hidden_dim: width of v' and a'; 512 as released.
         audio_term: "per_cell" as released, "per_channel" as in the equation.
-
-    Raises:
-        ValueError: for a single cell, where attention has no choice.
     """
 
     def __init__(
@@ -175,14 +172,9 @@ class AudioGuidedAttention(nn.Module):
         xavier_(self)
 
     def forward(self, audio: Tensor, visual: Tensor) -> tuple[Tensor, Tensor]:
-        """Attend to the cells.
+        """Audio (B, T, D_a), visual (B, T, H, W, D_v) -> attended features (B, T, D_v), and the weights (B, T, H, W).
 
-        Args:
-            audio: (B, T, D_a).
-            visual: (B, T, H, W, D_v).
-
-        Returns:
-            The attended features (B, T, D_v) and the weights (B, T, H, W), which sum to one over the cells.
+        The weights sum to one over the cells.
         """
         batch, segments, height, width, dim = visual.shape
         cells = visual.reshape(batch, segments, height * width, dim)  # (B, T, H, W, D_v) -> (B, T, K, D_v)
@@ -195,7 +187,7 @@ class AudioGuidedAttention(nn.Module):
 
 
 class ResidualFusion(nn.Module):
-    """Fuse two vectors into one: the dual multimodal residual block of AVEL's DMRN (Tian et al., ECCV 2018, sec. 3.4).
+    """Fuse two vectors of width `dim`: the dual multimodal residual block of AVEL's DMRN (Tian et al., ECCV 2018, sec. 3.4).
 
     With m = (U_a(a) + U_v(v)) / 2 and U = Linear, tanh, Linear, each modality is updated from the *other* one,
 
@@ -203,9 +195,6 @@ class ResidualFusion(nn.Module):
 
     The crossed residuals are the released code's (AVE-ECCV18, models_fusion.py). With one block, as released, crossing
     does not change the output.
-
-    Args:
-        dim: width of a, v and the output.
     """
 
     def __init__(self, dim: int) -> None:

@@ -17,12 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from avpipe.models.base import AVBatch, AVOutput, ModelCard
-from avpipe.models.layers import (
-    AudioGuidedAttention,
-    audio_and_visual,
-    classifier,
-    visual_vectors,
-)
+from avpipe.models.layers import AudioGuidedAttention, audio_and_visual, classifier, visual_vectors
 
 CARD = ModelCard(
     title="MPN",
@@ -72,11 +67,8 @@ class BottleneckAttention(nn.Module):
     """MBAM: scale channels, for the clip, and segments.
 
     With x both modalities, concatenated, c a bottleneck of x's mean over time and s one number a segment from convolutions
-    over time, the output is x + x sigmoid(c + s).
-
-    Args:
-        dim: D, channels of both modalities together.
-        reduction: of the bottleneck.
+    over time, the output is x + x sigmoid(c + s). `dim` is D, the channels of both modalities together; `reduction` is that
+    of the bottleneck.
     """
 
     def __init__(self, dim: int, reduction: int) -> None:
@@ -106,17 +98,14 @@ class MPN(nn.Module):
     Args:
         num_classes: event categories C.
         audio_dim, visual_dim: D_a and D_v.
-        visual_cells: H * W of the visual map; 1 where features are vectors.
+        visual_cells: H * W of the visual map; 1 for vectors, for which `attention` raises ValueError.
         setting: weakly supervised, background is a category too; set by the training loop.
         attention: audio-guided visual attention over a map's cells; without it their average.
         attention_dim: hidden width of that attention.
-        hidden_dim: D, of each modality; a multiple of `heads`.
+        hidden_dim: D, of each modality; a multiple of `heads`, else ValueError.
         heads: of the co-attention.
         reduction: of the bottleneck attention.
         dropout: of the co-attention.
-
-    Raises:
-        ValueError: for attention over vectors, or a `hidden_dim` that is no multiple of `heads`.
     """
 
     default_loss = "cross_entropy"

@@ -103,14 +103,9 @@ class PositiveSamplePropagation(nn.Module):
         xavier_(self)
 
     def forward(self, audio: Tensor, visual: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        """Propagate features between the modalities.
+        """Audio (B, T, D), visual (B, T, D) -> the same, and the pairs (B, T, T), receiving segments as rows.
 
-        Args:
-            audio, visual: (B, T, D).
-
-        Returns:
-            Both modalities, (B, T, D), and the pairs (B, T, T), receiving segments as rows: "audio_from_visual",
-            "visual_from_audio".
+        The pairs' names are "audio_from_visual" and "visual_from_audio".
         """
         query, key = self._branch(self.visual_asks, visual), self._branch(self.audio_asked, audio)
         similarity = (query @ key.mT / query.shape[-1] ** 0.5).relu()  # (B, T, T), visual rows
@@ -139,7 +134,7 @@ class PSP(nn.Module):
     Args:
         num_classes: event categories C; the output has C + 1, background last.
         audio_dim, visual_dim: D_a and D_v.
-        visual_cells: H * W of the visual map; 1 where features are vectors.
+        visual_cells: H * W of the visual map; 1 for vectors, for which `attention` raises ValueError.
         setting: which of the released code's two networks; set by the training loop.
         tau: threshold of the supervised network, see `positive_pairs`.
         weak_tau: threshold of the weakly supervised network.
@@ -148,9 +143,6 @@ class PSP(nn.Module):
         attention_dim: hidden width of that attention.
         hidden_dim: of each direction of the LSTMs; the supervised network first projects both modalities to it.
         dropout: inside the propagation.
-
-    Raises:
-        ValueError: for attention over vectors.
     """
 
     default_loss = "cross_entropy"

@@ -38,8 +38,7 @@ def cross_modal_attention(audio: Tensor, visual: Tensor, scale: float) -> tuple[
     """Equation 3, and the ReLU and row-wise softmax that follow it.
 
     Args:
-        audio: (B, T, d_h), f_a W_a1.
-        visual: (B, T, d_h), f_v W_v1.
+        audio, visual: (B, T, d_h), f_a W_a1 and f_v W_v1.
         scale: divides the products.
 
     Returns:
@@ -50,14 +49,9 @@ def cross_modal_attention(audio: Tensor, visual: Tensor, scale: float) -> tuple[
 
 
 def temporal_weights(attention: Tensor, theta: float) -> Tensor:
-    """Equation 4: exp(-theta |i - j| / M_ij).
+    """Equation 4, exp(-theta |i - j| / M_ij): attention M (..., T, T) -> (..., T, T).
 
-    Args:
-        attention: M, (..., T, T), not negative.
-        theta: not negative; 0 gives ones.
-
-    Returns:
-        (..., T, T): one on the diagonal, smaller the further apart in time and the smaller M.
+    M and theta are not negative. One on the diagonal; smaller the further apart in time and the smaller M.
     """
     time = torch.arange(attention.shape[-1], device=attention.device, dtype=attention.dtype)
     distance = (time[:, None] - time).abs()  # (T, T)
@@ -83,15 +77,9 @@ class TemporallyAdaptiveAttention(nn.Module):
         xavier_(self)
 
     def forward(self, audio: Tensor, visual: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        """Attend across modalities.
+        """f_a (B, T, d_l), f_v (B, T, d_l) -> f_{a<-v} and f_{v<-a}, (B, T, d_l), and equation 5's matrices (B, T, T).
 
-        Args:
-            audio: f_a, (B, T, d_l).
-            visual: f_v, (B, T, d_l).
-
-        Returns:
-            f_{a<-v} and f_{v<-a}, (B, T, d_l), in this order; and equation 5's matrices (B, T, T), queries as rows:
-            "audio_from_visual" (W^av), "visual_from_audio" (W^va).
+        Their rows are queries: "audio_from_visual" is W^av, "visual_from_audio" W^va.
         """
         audio_weights, visual_weights = cross_modal_attention(
             self.audio_key(audio), self.visual_key(visual), audio.shape[-1] ** 0.5

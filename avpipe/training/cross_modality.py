@@ -17,12 +17,7 @@ from torch import Tensor
 
 from avpipe.datasets.labels import segment_labels
 from avpipe.experiment import Experiment
-from avpipe.metrics.cross_modality import (
-    chance_accuracy,
-    exact_match_accuracy,
-    locate,
-    query_intervals,
-)
+from avpipe.metrics.cross_modality import chance_accuracy, exact_match_accuracy, locate, query_intervals
 from avpipe.models.base import AVOutput
 from avpipe.models.layers import intervals
 from avpipe.training.data import Data, SplitSet

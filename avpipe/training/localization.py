@@ -26,15 +26,8 @@ from avpipe.training.task import Predictions
 def soft_margin(logits: Tensor, target: Tensor) -> Tensor:
     """The released AVEL's loss: MultiLabelSoftMarginLoss on softmax probabilities.
 
-    It applies a sigmoid to the probabilities once more, so that it lies between about 0.709 (uniform over 29 classes) and
-    0.680 (certain and right).
-
-    Args:
-        logits: (..., K).
-        target: (..., K), 0 or 1.
-
-    Returns:
-        (...), the mean over the K classes.
+    Logits (..., K), target (..., K), 0 or 1 -> (...), the mean over the K classes. It applies a sigmoid to the probabilities
+    once more, so that it lies between about 0.709 (uniform over 29 classes) and 0.680 (certain and right).
     """
     return functional.multilabel_soft_margin_loss(logits.softmax(dim=-1), target, reduction="none")
 
@@ -42,12 +35,7 @@ def soft_margin(logits: Tensor, target: Tensor) -> Tensor:
 def cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
     """Cross-entropy with the target as a distribution; several categories of a clip share it equally.
 
-    Args:
-        logits: (..., K).
-        target: (..., K), 0 to 1.
-
-    Returns:
-        (...); 0 if the target is all zero.
+    Logits (..., K), target (..., K), 0 to 1 -> (...); 0 if the target is all zero.
     """
     target = target / target.sum(dim=-1, keepdim=True).clamp(min=1e-6)
     return -(target * logits.log_softmax(dim=-1)).sum(dim=-1)
@@ -56,12 +44,7 @@ def cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
 def binary_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
     """Binary cross-entropy of each class on softmax probabilities: the released weak PSP's loss, and AVSDN's.
 
-    Args:
-        logits: (..., K).
-        target: (..., K), 0 to 1.
-
-    Returns:
-        (...), the mean over the K classes.
+    Logits (..., K), target (..., K), 0 to 1 -> (...), the mean over the K classes.
     """
     return functional.binary_cross_entropy(logits.softmax(dim=-1), target, reduction="none").mean(dim=-1)
 

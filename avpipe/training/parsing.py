@@ -136,9 +136,7 @@ class Parsing:
         clips = self.data.splits[split].clips
         weak = clip_labels(self.data.events, clips, self.data.categories, "video") > 0
         everywhere = np.broadcast_to(weak[:, None, None], self.truth[split].shape)
-        return {
-            "the clips' true weak labels everywhere": self.metrics({"prediction": everywhere}, split),
-        }
+        return {"the clips' true weak labels everywhere": self.metrics({"prediction": everywhere}, split)}
 
     def table(self, predictions: Predictions, split: str) -> pd.DataFrame:
         """One row for each true or predicted combination of clip, modality, segment and category.

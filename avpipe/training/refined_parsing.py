@@ -87,14 +87,9 @@ def modality_probabilities(model: nn.Module, batches: Batches, audio: Tensor, vi
 
 
 def unrelated_clips(labels: Tensor, random: torch.Generator) -> tuple[Tensor, Tensor]:
-    """For each clip a random clip that shares no label with it.
+    """For each clip a random clip that shares no label with it: labels (N, C), 0 or 1 -> positions (N,) int64.
 
-    Args:
-        labels: (N, C), 0 or 1.
-        random: draws the clips.
-
-    Returns:
-        Positions (N,) int64, and (N,) bool, whether there is such a clip. Without one, the position is the clip's own.
+    The second result, (N,) bool, says whether there is such a clip. Without one, the position is the clip's own.
     """
     partners, found = torch.arange(len(labels)), torch.zeros(len(labels), dtype=torch.bool)
     for first in range(0, len(labels), SLAB):
@@ -107,14 +102,9 @@ def unrelated_clips(labels: Tensor, random: torch.Generator) -> tuple[Tensor, Te
 
 
 def difficulty(probabilities: Tensor, labels: Tensor) -> Tensor:
-    """The base model's error rate in each category, divided by the largest one.
+    """The base model's error rate in each category, divided by the largest one; zeros if it is never wrong.
 
-    Args:
-        probabilities: (N, C), of one modality.
-        labels: (N, C), 0 or 1.
-
-    Returns:
-        (C,), 0 to 1; zeros if it is never wrong.
+    Probabilities (N, C) of one modality, labels (N, C), 0 or 1 -> (C,), 0 to 1.
     """
     errors = ((probabilities > PRESENT) != labels.bool()).float().mean(dim=0)
     return errors / errors.max().clamp(min=torch.finfo(errors.dtype).tiny)

@@ -1,4 +1,4 @@
-"""AVDLN: the audio-visual distance learning network of Tian, Shi, Li, Duan and Xu, ECCV 2018 (the paper of AVEL), sec. 5.
+"""AVDLN, audio-visual distance learning: Tian, Shi, Li, Duan and Xu, ECCV 2018 (the paper of AVEL), sec. 5.
 
 Two small networks map the audio and the visual features of a segment into one space, where matching segments are to be
 near. No other segment is read: a distance depends on the two segments alone. Sizes, activation, distance and loss are

@@ -45,9 +45,9 @@ CARD = ModelCard(
 class AVEL(nn.Module):
     """Audio-visual event localization with audio-guided visual attention.
 
-    Weakly supervised, the released code takes each class's maximum over time before the softmax. In both settings its loss
-    is MultiLabelSoftMarginLoss on softmax probabilities (it applies a sigmoid once more). These are the task's defaults for
-    this model; a recipe can override them.
+    Weakly supervised, the released code takes each class's maximum over time before the softmax. In both settings its
+    loss is MultiLabelSoftMarginLoss on softmax probabilities (it applies a sigmoid once more). These are the task's
+    defaults for this model; a recipe can override them.
 
     Args:
         num_classes: event categories C; the output has C + 1, background last.
@@ -112,8 +112,8 @@ class AVEL(nn.Module):
             batch: audio (B, T, D_a); visual (B, T, D_v) or (B, T, H, W, D_v).
 
         Returns:
-            `segment_logits` (B, T, C + 1); `attention["visual"]` (B, T, H, W) with attention; `embeddings` of the modalities
-            in use, and "fused".
+            `segment_logits` (B, T, C + 1); `attention["visual"]` (B, T, H, W) with attention; `embeddings` of the
+            modalities in use, and "fused".
         """
         encoded: dict[str, Tensor] = {}
         weights: dict[str, Tensor] = {}

@@ -1,8 +1,8 @@
 """AVG pretraining: Lamba et al., Cross-Modal learning for Audio-Visual Video Parsing, Interspeech 2021, section 3.2.
 
-A UNITER-like transformer reads the segments of both modalities as one sequence and learns, without labels, which of them
-belong together (`avpipe.models.grounding`). `avg_parser` is fine-tuned from it. Sizes are those of the released code
-(jayaprakash-a/Cross-Modal-learning-for-Audio-Visual-Video-Parsing: model/model.py, main_avvp_multi.py).
+A UNITER-like transformer reads the segments of both modalities as one sequence and learns, without labels, which of
+them belong together (`avpipe.models.grounding`). `avg_parser` is fine-tuned from it. Sizes are those of the released
+code (jayaprakash-a/Cross-Modal-learning-for-Audio-Visual-Video-Parsing: model/model.py, main_avvp_multi.py).
 """
 
 from typing import Literal
@@ -197,7 +197,7 @@ class AVG(nn.Module):
             batch: see `AudioVisualTransformer.forward`.
 
         Returns:
-            `grounding` (B, 2, 2, T, T) and `groups` (B, T); in training `losses["grounding"]`, of one random segment a clip.
+            `grounding` (B, 2, 2, T, T) and `groups` (B, T); in training `losses["grounding"]`, of a random segment a clip.
         """
         audio, visual, _ = self.transformer(batch)
         same = self.truth(batch)

@@ -123,14 +123,14 @@ class AVIN(nn.Module):
         intra: intra-modality attention, equations 4 and 5.
         inter: inter-modality attention, equations 6 and 7.
         bidirectional: LSTMs in both directions.
-        visual_attention: AVEL's audio-guided attention over a map's cells in place of their average; needs maps. Without
-            audio among the inputs the average is taken.
+        visual_attention: AVEL's audio-guided attention over a map's cells in place of their average; needs maps.
+            Without audio among the inputs the average is taken.
         hidden_dim: H, of each direction.
         fusion_dim: p.
         factors: q.
         dropout: inside MFB.
-        fusion_bias: std of the initial biases of the two factors; 0 = none (eq. 2). For features with mean zero, of which
-            a product keeps too little.
+        fusion_bias: std of the initial biases of the two factors; 0 = none (eq. 2). For features with mean zero, of
+            which a product keeps too little.
     """
 
     default_loss = "cross_entropy"
@@ -193,8 +193,8 @@ class AVIN(nn.Module):
             h_visual: (B, T, H), or None without visual.
 
         Returns:
-            Modality -> h, or s, or s and c concatenated, (B, T, H or 2 H); and the weights (B, T) of each attention by name,
-            for example "inter_audio" of equation 6.
+            Modality -> h, or s, or s and c concatenated, (B, T, H or 2 H); and the weights (B, T) of each attention by
+            name, for example "inter_audio" of equation 6.
         """
         h = {name: value for name, value in (("audio", h_audio), ("visual", h_visual)) if value is not None}
         if not self.intra:
@@ -217,8 +217,8 @@ class AVIN(nn.Module):
 
         Returns:
             `segment_logits` (B, T, C + 1); `attention`: weights over time (B, T) of equations 4 to 7, "intra_audio",
-            "intra_visual", "inter_audio", "inter_visual", and "visual" (B, T, H, W) with `visual_attention`; `embeddings` of
-            the modalities in use (after the LSTM, if any), and "fused".
+            "intra_visual", "inter_audio", "inter_visual", and "visual" (B, T, H, W) with `visual_attention`;
+            `embeddings` of the modalities in use (after the LSTM, if any), and "fused".
         """
         audio, visual, where = self._features(batch)
         h_audio = self.audio_lstm(audio)[0] if self.audio_lstm is not None else None  # (B, T, H)

@@ -2,8 +2,8 @@
 
 The abstract's two blocks in their simplest form: the Audio Visual Fusion Block (AVFB) joins both modalities of each
 segment, and the Segment-Wise Attention Block (SWAB) weighs the segments. The rest is ours, see `CARD.assumptions`: no
-code is public, and we did not have the paper. "AVRB" is the name in later papers' tables. The unsupervised form, with the
-triplet Gram matrix loss, has no labels for localizing events and is left out.
+code is public, and we did not have the paper. "AVRB" is the name in later papers' tables. The unsupervised form, with
+the triplet Gram matrix loss, has no labels for localizing events and is left out.
 
     audio ─────────────────────── LSTM ── h^a ─┐
       └ audio-guided attention                AVFB ── z ── SWAB ── classifier
@@ -101,8 +101,8 @@ class AVRB(nn.Module):
             batch: audio (B, T, D_a); visual (B, T, D_v) or (B, T, H, W, D_v).
 
         Returns:
-            `segment_logits` (B, T, C + 1); `attention` "segments" (B, T) of SWAB, and "visual" (B, T, H, W) with attention
-            over cells.
+            `segment_logits` (B, T, C + 1); `attention` "segments" (B, T) of SWAB, and "visual" (B, T, H, W) with
+            attention over cells.
         """
         audio, visual = audio_and_visual(batch, self.audio_dim, self.visual_dim, "AVRB", self.cells)
         pooled, weights = visual_vectors(self.look, audio, visual)  # (B, T, D_v)

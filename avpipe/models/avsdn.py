@@ -50,8 +50,8 @@ CARD = ModelCard(
 class AVSDN(nn.Module):
     """Audio-visual event localization by a sequence-to-sequence network.
 
-    Both settings are trained by binary cross-entropy on softmax probabilities; weakly supervised, on the segments' scores
-    averaged over time (equation 3). These are the task's defaults for this model.
+    Both settings are trained by binary cross-entropy on softmax probabilities; weakly supervised, on the segments'
+    scores averaged over time (equation 3). These are the task's defaults for this model.
 
     Args:
         num_classes: event categories C; the output has C + 1, background last.
@@ -100,8 +100,8 @@ class AVSDN(nn.Module):
             batch: audio (B, T, D_a); visual (B, T, D_v) or (B, T, H, W, D_v); `targets` to train a label-guided model.
 
         Returns:
-            `segment_logits` (B, T, C + 1); `losses` "guide_audio" and "guide_visual" if label-guided and there are targets;
-            `attention["visual"]` (B, T, H, W) with attention.
+            `segment_logits` (B, T, C + 1); `losses` "guide_audio" and "guide_visual" if label-guided and there are
+            targets; `attention["visual"]` (B, T, H, W) with attention.
         """
         audio, maps = audio_and_visual(batch, self.audio_dim, self.visual_dim, "AVSDN", self.cells)
         visual, weights = visual_vectors(self.look, audio, maps)  # (B, T, D_v)
@@ -134,7 +134,7 @@ class AVSDN(nn.Module):
 
 
 def clip_target(target: Tensor) -> Tensor:
-    """The clip's categories (B, C + 1), 0 or 1, from the segments' labels (B, T, C + 1); background if it has no category.
+    """The clip's categories (B, C + 1), 0 or 1, from the segments' labels (B, T, C + 1); background if there is none.
 
     Labels that are the clip's already, (B, C + 1), are returned as they are (shares with `weak_labels: durations`).
     """

@@ -1,8 +1,8 @@
 """AVT: Lin and Wang, Audiovisual Transformer with Instance Attention for Audio-Visual Event Localization, ACCV 2020.
 
 A transformer reads audio, intra-frame and inter-frame visual information together. Co-attention relates all three, and
-attention over instances selects the image region of the event. This is from the abstract; the inner layers are ours, see
-`CARD.assumptions`: no code is public, and we did not have the paper.
+attention over instances selects the image region of the event. This is from the abstract; the inner layers are ours,
+see `CARD.assumptions`: no code is public, and we did not have the paper.
 
     audio of all segments ── transformer over time ─────────── audio token ──┐
     frames of all segments ─ transformer over time ───── inter-frame token ──┼─ co-attention in each segment ─┬─ classifier
@@ -81,8 +81,8 @@ class AVT(nn.Module):
             batch: audio (B, T, D_a); visual (B, T, D_v) or (B, T, H, W, D_v).
 
         Returns:
-            `segment_logits` (B, T, C + 1); `attention["visual"]` (B, T, H, W) over instances, if visual features are maps;
-            `embeddings`, "visual" being the inter-frame tokens.
+            `segment_logits` (B, T, C + 1); `attention["visual"]` (B, T, H, W) over instances, if visual features are
+            maps; `embeddings`, "visual" being the inter-frame tokens.
         """
         audio, visual = audio_and_visual(batch, self.audio_dim, self.visual_dim, "AVT")
         # (B, T, H, W, D_v) -> (B, T, K, D_v)

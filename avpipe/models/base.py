@@ -15,11 +15,12 @@ class AVBatch:
         audio: (B, T, D_a) float.
         visual: float; (B, T, D_v), maps (B, T, H, W, D_v), or several frames a segment (B, T, F, D_v).
         motion: (B, T, D_m) float, features of a 3D network.
-        targets: labels of these clips (`Task.targets`), for models whose loss terms or states need them. The training loop
-            sets them; None in evaluation. All are 0 or 1 (localization with `weak_labels: durations`: shares).
-            Localization: `target`, (B, T, C + 1) supervised, (B, C + 1) weakly supervised, background last. Parsing: `clip`, (B, C), the clip's categories, and `audio` and
-            `visual`, (B, C), those that may occur in that modality. Cross-modality localization: `event`, (B, T).
-        progress: share of the training steps already done, 0 <= p < 1, for schedules inside a model. Set as `targets` is.
+        targets: labels of these clips (`Task.targets`), for models whose loss terms or states need them. The training
+            loop sets them; None in evaluation. All are 0 or 1 (localization with `weak_labels: durations`: shares).
+            Localization: `target`, (B, T, C + 1) supervised, (B, C + 1) weakly supervised, background last. Parsing:
+            `clip`, (B, C), the clip's categories, and `audio` and `visual`, (B, C), those that may occur in that
+            modality. Cross-modality localization: `event`, (B, T).
+        progress: share of the training steps done, 0 <= p < 1, for schedules inside a model. Set like `targets`.
     """
 
     audio: "Tensor | None" = None
@@ -33,8 +34,8 @@ class AVBatch:
 class AVOutput:
     """A model's answer for B clips. C is the number of event categories without background.
 
-    A localization model gives `segment_logits`, or `event_logits` with `category_logits`. A parsing model gives the three
-    probabilities; categories are independent of each other. A cross-modality model gives `similarity`, or
+    A localization model gives `segment_logits`, or `event_logits` with `category_logits`. A parsing model gives the
+    three probabilities; categories are independent of each other. A cross-modality model gives `similarity`, or
     `audio_to_visual` with `visual_to_audio`. A model for pretraining gives `grounding` and `groups`.
 
     Args:
@@ -47,7 +48,7 @@ class AVOutput:
         clip_probabilities: (B, C): it occurs in the clip, in either modality. HAN's pooling can give up to 2.
         similarity: (B, T, T), of audio segment i with visual segment j; larger is more similar.
         audio_to_visual: (B, I, T), how well each visual segment matches audio query i. Queries are all
-            I = T (T + 1) / 2 intervals, in the order of `layers.intervals`, so that no model is told where the event is.
+            I = T (T + 1) / 2 intervals, in the order of `layers.intervals`; so no model is told the event's interval.
         visual_to_audio: (B, I, T), how well each audio segment matches visual query i.
         grounding: (B, 2, 2, T, T), cosines; entry [b, m, n, i, j] is of segment i in modality m with segment j in n,
             0 audio and 1 visual.

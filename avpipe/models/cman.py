@@ -41,10 +41,10 @@ CARD = ModelCard(
 
 
 class ContextGate(nn.Module):
-    """Queries (or keys) mixed with the clip's context: (1 - g_t) W x_t + g_t U c, with g_t = sigmoid(w . W x_t + u . U c).
+    """Queries (or keys) mixed with the clip's context: (1 - g_t) W x_t + g_t U c.
 
-    c is the mean of x over the clip (context-aware self-attention networks, Yang et al., AAAI 2019). The gate must differ by
-    segment for the context to matter in keys: one vector added to every key changes no softmax. `dim` is D.
+    The gate g_t is sigmoid(w . W x_t + u . U c); c is the mean of x over the clip (context-aware self-attention networks, Yang et al., AAAI 2019). The gate must
+    differ by segment for the context to matter in keys: one vector added to every key changes no softmax. `dim` is D.
     """
 
     def __init__(self, dim: int) -> None:
@@ -85,7 +85,7 @@ class AdaptiveCoAttention(nn.Module):
         self.gate = nn.Linear(2 * dim, 2)
 
     def forward(self, audio: Tensor, visual: Tensor) -> tuple[Tensor, Tensor]:
-        """Audio (B, T, D), visual (B, T, D) -> fused (B, T, D), and the weights (B, T, 2) of audio and visual; they sum to one."""
+        """Audio (B, T, D), visual (B, T, D) -> fused (B, T, D), and both modalities' weights (B, T, 2), of sum one."""
         scores = self.affinity(audio) @ visual.transpose(1, 2) / math.sqrt(audio.shape[-1])  # (B, T_a, T_v)
         audio_fused = audio + scores.softmax(dim=-1) @ visual
         visual_fused = visual + scores.transpose(1, 2).softmax(dim=-1) @ audio
@@ -139,8 +139,8 @@ class CMAN(nn.Module):
             batch: audio (B, T, D_a); visual (B, T, D_v) or (B, T, H, W, D_v).
 
         Returns:
-            `segment_logits` (B, T, C + 1); `attention` "when_audio" and "when_visual" (B, T, T), "which" (B, T, 2) for audio
-            and visual, and "visual" (B, T, H, W) with attention over cells.
+            `segment_logits` (B, T, C + 1); `attention` "when_audio" and "when_visual" (B, T, T), "which" (B, T, 2) for
+            audio and visual, and "visual" (B, T, H, W) with attention over cells.
         """
         audio, visual = audio_and_visual(batch, self.audio_dim, self.visual_dim, "CMAN", self.cells)
         pooled, weights = visual_vectors(self.where, audio, visual)  # (B, T, D_v)

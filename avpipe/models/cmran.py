@@ -122,8 +122,7 @@ class CMRAN(nn.Module):
 
     Supervised, the loss is binary cross-entropy on the event and cross-entropy on the category, equally weighted.
     Weakly supervised, sigmoid(event) * category is pooled by each category's maximum over time, and the loss is
-    MultiLabelSoftMarginLoss on softmax probabilities; the categories then include background, trained by clips without an
-    event.
+    MultiLabelSoftMarginLoss on softmax probabilities; the categories then include background, for clips without events.
 
     Args:
         num_classes: event categories C.
@@ -177,8 +176,8 @@ class CMRAN(nn.Module):
             batch: audio (B, T, D_a); visual (B, T, D_v) or (B, T, H, W, D_v).
 
         Returns:
-            `event_logits` (B, T), `category_logits` (B, C), weakly supervised (B, C + 1); `attention["visual"]` (B, T, H, W)
-            if visual features are maps; `embeddings`, "audio" and "visual" after self-attention.
+            `event_logits` (B, T), `category_logits` (B, C), weakly supervised (B, C + 1); `attention["visual"]`
+            (B, T, H, W) if visual features are maps; `embeddings`, "audio" and "visual" after self-attention.
         """
         audio, visual = audio_and_visual(batch, self.audio_dim, self.visual_dim, "CMRAN")
         cells = visual.flatten(2, 3) if visual.ndim == 5 else visual.unsqueeze(2)  # (B, T, K, D_v)

@@ -1,7 +1,7 @@
 """The parser of Lamba et al., Cross-Modal learning for Audio-Visual Video Parsing, Interspeech 2021, section 3.1.
 
-HAN's inputs and output; between them each modality attends to itself (with its own weights) and then to the other. Three
-parts are optional: attention with the clip's context (GCAA), a skip connection past the cross-modal layer, and an
+HAN's inputs and output; between them each modality attends to itself (with its own weights) and then to the other.
+Three parts are optional: attention with the clip's context (GCAA), a skip connection past the cross-modal layer, and an
 adversarial modality discriminator. What the paper leaves open follows the released code
 (jayaprakash-a/Cross-Modal-learning-for-Audio-Visual-Video-Parsing: nets/); options name where the two differ.
 """
@@ -198,12 +198,12 @@ class CrossModalParser(nn.Module):
 
         Args:
             batch: audio (B, T, D_a); visual (B, T, D_v), frames (B, T, F, D_v) or maps (B, T, H, W, D_v), averaged;
-                motion (B, T, D_m) unless `motion_dim` is 0; `progress` in training, without which no gradient is reversed.
+                motion (B, T, D_m) unless `motion_dim` is 0; `progress` in training, else no gradient is reversed.
 
         Returns:
             `parsing_probabilities` (B, T, 2, C), `modality_probabilities` (B, 2, C), `clip_probabilities` (B, C);
-            `losses["adversarial"]` in training; `attention`: "audio_from_audio", "audio_from_visual" and so on, each (B, T, T),
-            queries as rows.
+            `losses["adversarial"]` in training; `attention`: "audio_from_audio", "audio_from_visual" and so on, each
+            (B, T, T), queries as rows.
         """
         audio, visual = self.encoder(batch)  # (B, T, D)
         audio, audio_weights = self.audio_layer(audio, audio)

@@ -43,7 +43,7 @@ CARD = ModelCard(
 
 
 class RelevantSelfAttention(nn.Module):
-    """Self-attention in which a segment counts by its relevance, and the relevance-weighted mean over segments. `dim` is D."""
+    """Self-attention weighted by the segments' relevance, then their mean with the same weights. `dim` is D."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -126,9 +126,9 @@ class DAM(nn.Module):
             batch: audio (B, T, D_a); visual (B, T, D_v) or (B, T, H, W, D_v); `targets` in training.
 
         Returns:
-            Supervised `event_logits` (B, T) and `category_logits` (B, C), weakly supervised `segment_logits` (B, T, C + 1);
-            `losses["estimate"]` if event segments are estimated and labelled; `attention` (B, T): "audio_to_visual" and
-            "visual_to_audio", the probability of an event by each direction, and "relevance".
+            Supervised `event_logits` (B, T) and `category_logits` (B, C), weakly supervised `segment_logits`
+            (B, T, C + 1); `losses["estimate"]` if event segments are estimated and labelled; `attention` (B, T):
+            "audio_to_visual" and "visual_to_audio", the probability of an event by each direction, and "relevance".
         """
         audio, visual = audio_and_visual(batch, self.audio_dim, self.visual_dim, "DAM")
         audio = self.audio_local(audio)  # (B, T, D)
@@ -162,8 +162,8 @@ class DAM(nn.Module):
             relevance: (B, T).
 
         Returns:
-            The matching scores (B, T) of global audio with local visual, and of global visual with local audio; and both global
-            features, concatenated, (B, 2 D).
+            The matching scores (B, T) of global audio with local visual, and of global visual with local audio; and
+            both global features, concatenated, (B, 2 D).
         """
         global_audio, global_visual = (
             self.audio_global(audio, relevance),

@@ -1,8 +1,8 @@
 """DAM's matching alone, for cross-modality localization: Wu, Zhu, Yan and Yang, ICCV 2019.
 
 The query, an event in one modality, becomes one global feature by self-attention among its own segments, which is
-compared with each segment of the other modality. `avpipe.models.dam` has the same two parts. Here the query is given, so
-event segments need no estimate: the model answers all possible queries, and no true interval reaches it in evaluation.
+compared with each segment of the other modality. `avpipe.models.dam` has the same two parts. Here the query is given,
+so event segments need no estimate: the model answers all possible queries, and evaluation gives it no true interval.
 """
 
 import math

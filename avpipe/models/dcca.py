@@ -1,8 +1,8 @@
 """DCCA: Andrew, Arora, Bilmes and Livescu, Deep Canonical Correlation Analysis, ICML 2013.
 
 Two networks are trained so that their outputs, for the segments with an audio-visual event, correlate as much as
-possible in their canonical directions; what the modalities do not share is dropped. The paper of AVEL compares its AVDLN
-with DCCA and does not say how it was built; here it has AVDLN's encoders.
+possible in their canonical directions; what the modalities do not share is dropped. The paper of AVEL compares its
+AVDLN with DCCA and does not say how it was built; here it has AVDLN's encoders.
 """
 
 import torch
@@ -34,8 +34,8 @@ def canonical_directions(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Linear canonical correlation analysis.
 
-    With whitening S = L L^T by Cholesky, the canonical correlations are the singular values of L_a^-1 S_av L_v^-T. (Andrew et
-    al. whiten by the symmetric root: a rotation, which changes no correlation.)
+    With whitening S = L L^T by Cholesky, the canonical correlations are the singular values of L_a^-1 S_av L_v^-T.
+    (Andrew et al. whiten by the symmetric root: a rotation, which changes no correlation.)
 
     Args:
         audio, visual: (D, D), covariances.
@@ -101,8 +101,8 @@ class DCCA(nn.Module):
             batch: audio (B, T, D_a); visual (B, T, D_v) or (B, T, H, W, D_v); `targets` in training.
 
         Returns:
-            `similarity` (B, T, T), the cosine of the weighted canonical variates; `losses["correlation"]`, minus the mean
-            canonical correlation over event segments, if there are targets.
+            `similarity` (B, T, T), the cosine of the weighted canonical variates; `losses["correlation"]`, minus the
+            mean canonical correlation over event segments, if there are targets.
         """
         audio, visual = audio_and_visual(batch, self.audio_dim, self.visual_dim, "DCCA")
         audio = self.audio(audio).float()  # (B, T, D)

@@ -91,8 +91,8 @@ def grounding_loss(
 ) -> Tensor:
     """Equations 4 (uni), 5 (cross) and 6 (multi), for one segment i a clip, grounded in all segments j; a scalar.
 
-    [p - <i, j>]_+ where i and j are in one group, [<i, j> - n]_+ elsewhere. Each sum of the equations is a mean over clips and
-    j, as in the released code; these means are added.
+    [p - <i, j>]_+ where i and j are in one group, [<i, j> - n]_+ elsewhere. Each sum of the equations is a mean over
+    clips and j, as in the released code; these means are added.
 
     Args:
         similarity: (B, 2, 2, T, T), see `all_similarities`.

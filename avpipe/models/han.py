@@ -60,8 +60,8 @@ class SharedAttention(nn.Module):
 class HybridAttention(nn.Module):
     """The paper's hybrid attention network: one layer, the same weights for audio and visual.
 
-    x' = LN(x + attention to the own modality + attention to the other), then a feed-forward layer with residual and LN. Both
-    modalities are computed from the layer's inputs.
+    x' = LN(x + attention to the own modality + attention to the other), then a feed-forward layer with residual and
+    LN. Both modalities are computed from the layer's inputs.
 
     Args:
         dim: D, also the feed-forward layer's width.
@@ -131,8 +131,8 @@ class HAN(nn.Module):
                 (B, T, D_m) unless `motion_dim` is 0.
 
         Returns:
-            `parsing_probabilities` (B, T, 2, C), `modality_probabilities` (B, 2, C), `clip_probabilities` (B, C); `attention`
-            of `HybridAttention`.
+            `parsing_probabilities` (B, T, 2, C), `modality_probabilities` (B, 2, C), `clip_probabilities` (B, C);
+            `attention` of `HybridAttention`.
         """
         audio, visual, weights = self.attention(*self.encoder(batch))
         output = self.head(audio, visual)

@@ -1,4 +1,5 @@
-"""JCAN: Duan, Tang, Wang, Zong, Yang and Yan, Audio-Visual Event Localization via Recursive Fusion by Joint Co-Attention, WACV 2021.
+"""JCAN: Duan, Tang, Wang, Zong, Yang and Yan, Audio-Visual Event Localization via Recursive Fusion by Joint
+Co-Attention, WACV 2021.
 
 The joint representation (both modalities, concatenated) is compared with each modality's course over time; the attended
 result is added to the modality, and the step is repeated. Sizes, initialisation, dropout and loss are those of the

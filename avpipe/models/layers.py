@@ -1,5 +1,5 @@
-"""Parts that several models share: input checks, audio-guided visual attention, fusions, positions, the classifier, and,
-for video parsing, the feature encoders and attentive MMIL pooling.
+"""Parts that several models share: input checks, audio-guided visual attention, fusions, positions, the classifier,
+and, for video parsing, the feature encoders and attentive MMIL pooling.
 
 Letters as in design.md, section 5: B clips, T segments, F frames a segment, C categories, D feature width; H x W cells
 of a map, K = H * W.
@@ -55,8 +55,8 @@ def visual_of(visual: Tensor | None, dim: int, model: str, cells: int | None = N
 def frames_of(visual: Tensor | None, dim: int, model: str) -> Tensor:
     """Return the visual features of each frame, (B, T, F, `dim`).
 
-    Vectors (B, T, `dim`) count as one frame, the cells of a map (B, T, H, W, `dim`) as H * W frames. Raises ValueError if
-    they are missing or have another shape.
+    Vectors (B, T, `dim`) count as one frame, the cells of a map (B, T, H, W, `dim`) as H * W frames. Raises ValueError
+    if they are missing or have another shape.
     """
     form = f"(B, T, {dim}), frames (B, T, F, {dim}) or maps (B, T, H, W, {dim})"
     if visual is None:
@@ -96,7 +96,7 @@ def same_segments(audio: Tensor, visual: Tensor, model: str) -> None:
 def audio_and_visual(
     batch: AVBatch, audio_dim: int, visual_dim: int, model: str, cells: int | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Return `audio_of` and `visual_of` the batch. Raises ValueError unless both have the same clips and segments."""
+    """Return `audio_of` and `visual_of` of the batch. Raises as they do, and ValueError for other clips or segments."""
     audio = audio_of(batch.audio, audio_dim, model)
     visual = visual_of(batch.visual, visual_dim, model, cells)
     same_segments(audio, visual, model)
@@ -187,7 +187,7 @@ class AudioGuidedAttention(nn.Module):
 
 
 class ResidualFusion(nn.Module):
-    """Fuse two vectors of width `dim`: the dual multimodal residual block of AVEL's DMRN (Tian et al., ECCV 2018, sec. 3.4).
+    """Fuse two vectors of width `dim`: the residual block of AVEL's DMRN (Tian et al., ECCV 2018, sec. 3.4).
 
     With m = (U_a(a) + U_v(v)) / 2 and U = Linear, tanh, Linear, each modality is updated from the *other* one,
 
@@ -230,8 +230,8 @@ def visual_vectors(
 def draw_biases_(std: float, *factors: nn.Linear) -> None:
     """Draw the biases of a product's factors from a normal distribution with standard deviation `std`.
 
-    Standardized features have mean zero, so their product has no part that depends on one factor alone. Published features,
-    taken after a ReLU, have a positive mean; the biases take its place.
+    Standardized features have mean zero, so their product has no part that depends on one factor alone. Published
+    features, taken after a ReLU, have a positive mean; the biases take its place.
     """
     for factor in factors:
         nn.init.normal_(factor.bias, std=std)
@@ -380,7 +380,7 @@ def sinusoidal_positions(length: int, dim: int) -> Tensor:
 
 
 def classifier(in_dim: int, classes: int, hidden_dim: int = 64, bias: bool = True) -> nn.Sequential:
-    """Linear, ReLU, Linear with Xavier weights: the classifier of the released AVEL (64 hidden units), PSP's with `bias=False`."""
+    """Linear, ReLU, Linear with Xavier weights: the released AVEL's classifier (64 hidden units); PSP's has no bias."""
     head = nn.Sequential(
         nn.Linear(in_dim, hidden_dim, bias=bias), nn.ReLU(), nn.Linear(hidden_dim, classes, bias=bias)
     )

@@ -37,8 +37,8 @@ SMOOTHING = 0.1
 def segment_contrast(audio: Tensor, visual: Tensor) -> Tensor:
     """Mean cross-entropy, over audio segments, of choosing the matching visual segment of the same clip.
 
-    Audio (B, T, D), visual (B, T, D) -> scalar. The logits are cosines divided by 0.2; the target is 0.9 at the same time,
-    and the other segments share 0.1.
+    Audio (B, T, D), visual (B, T, D) -> scalar. The logits are cosines divided by 0.2; the target is 0.9 at the same
+    time, and the other segments share 0.1.
     """
     segments = audio.shape[1]
     cosine = cosine_similarity(audio, visual)  # (B, T, T)

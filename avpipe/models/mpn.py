@@ -66,9 +66,9 @@ class CoAttention(nn.Module):
 class BottleneckAttention(nn.Module):
     """MBAM: scale channels, for the clip, and segments.
 
-    With x both modalities, concatenated, c a bottleneck of x's mean over time and s one number a segment from convolutions
-    over time, the output is x + x sigmoid(c + s). `dim` is D, the channels of both modalities together; `reduction` is that
-    of the bottleneck.
+    With x both modalities, concatenated, c a bottleneck of x's mean over time and s one number a segment from
+    convolutions over time, the output is x + x sigmoid(c + s). `dim` is D, the channels of both modalities together;
+    `reduction` is that of the bottleneck.
     """
 
     def __init__(self, dim: int, reduction: int) -> None:
@@ -159,8 +159,8 @@ class MPN(nn.Module):
             batch: audio (B, T, D_a); visual (B, T, D_v) or (B, T, H, W, D_v).
 
         Returns:
-            `event_logits` (B, T), `category_logits` (B, C), weakly supervised (B, C + 1); `attention["visual"]` (B, T, H, W)
-            with attention.
+            `event_logits` (B, T), `category_logits` (B, C), weakly supervised (B, C + 1); `attention["visual"]`
+            (B, T, H, W) with attention.
         """
         features, maps = audio_and_visual(batch, self.audio_dim, self.visual_dim, "MPN", self.cells)
         pooled, weights = visual_vectors(self.attention, features, maps)  # (B, T, D_v)

@@ -49,7 +49,7 @@ def positive_pairs(similarity: Tensor, tau: float, renormalise: bool) -> Tensor:
 
     Args:
         similarity: (B, T, T), not negative; row = receiving segment, column = sending segment.
-        tau: smallest share of its row's sum that a pair needs, at T = 10 (0.1 is an equal share); tau * 10 / T otherwise.
+        tau: smallest share of its row's sum that a pair needs at T = 10 (0.1 is an equal share), else tau * 10 / T.
         renormalise: make the remaining pairs of each row sum to one.
 
     Returns:
@@ -68,8 +68,8 @@ def pair_similarity_loss(audio: Tensor, visual: Tensor, target: Tensor) -> Tenso
         target: (B, T, C + 1), 0 or 1, background last.
 
     Returns:
-        A scalar: the mean squared difference between each segment's share of the clip's (positive) cosine similarities and
-        an equal share 1 / n on the n event segments (on background segments in a clip without an event).
+        A scalar: the mean squared difference between each segment's share of the clip's (positive) cosine similarities
+        and an equal share 1 / n on the n event segments (on background segments in a clip without an event).
     """
     similarity = functional.cosine_similarity(audio, visual, dim=-1).relu()  # (B, T)
     share = similarity / (similarity.sum(dim=-1, keepdim=True) + 1e-8)
@@ -128,8 +128,8 @@ class PSP(nn.Module):
     """Audio-visual event localization by positive sample propagation.
 
     Supervised, the loss is cross-entropy over segments plus 100 times the pair-similarity loss. Weakly supervised, each
-    segment's scores are multiplied by a weight in [0.5, 1) computed from them, then averaged over time; the loss is binary
-    cross-entropy on softmax probabilities.
+    segment's scores are multiplied by a weight in [0.5, 1) computed from them, then averaged over time; the loss is
+    binary cross-entropy on softmax probabilities.
 
     Args:
         num_classes: event categories C; the output has C + 1, background last.
@@ -194,8 +194,9 @@ class PSP(nn.Module):
             batch: audio (B, T, D_a); visual (B, T, D_v) or (B, T, H, W, D_v); `targets` for the pair-similarity loss.
 
         Returns:
-            `segment_logits` (B, T, C + 1); `losses["pair_similarity"]` in supervised training; `attention`: "audio_from_visual"
-            and "visual_from_audio" (B, T, T), the pairs that propagate, and "visual" (B, T, H, W); `embeddings`.
+            `segment_logits` (B, T, C + 1); `losses["pair_similarity"]` in supervised training; `attention`:
+            "audio_from_visual" and "visual_from_audio" (B, T, T), the pairs that propagate, and "visual" (B, T, H, W);
+            `embeddings`.
         """
         audio = self.project_audio(audio_of(batch.audio, self.audio_dim, "PSP"))  # (B, T, hidden), or D_a
         visual = visual_of(batch.visual, self.visual_dim, "PSP", self.cells)

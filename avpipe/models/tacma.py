@@ -1,9 +1,9 @@
 """TACMA: temporally adaptive cross-modal attention, from "Self-Supervised Video Representation and Temporally Adaptive
 Attention for Audio-Visual Event Localization", Applied Sciences 12(24), 12622, 2022. Equations 3 to 9.
 
-Each audio segment attends to each visual segment and the reverse. The weight of a pair shrinks with the time between its
-segments, and the faster the less similar they are. The paper feeds it fixed features of its own self-supervised encoders
-(AV-BT, `encoder="none"`); by default, encoders of the same form are trained with it on CNN features.
+Each audio segment attends to each visual segment and the reverse. The weight of a pair shrinks with the time between
+its segments, and the faster the less similar they are. The paper feeds it fixed features of its own self-supervised
+encoders (AV-BT, `encoder="none"`); by default, encoders of the same form are trained with it on CNN features.
 """
 
 from typing import Literal
@@ -154,7 +154,8 @@ class TACMA(nn.Module):
             batch: audio (B, T, D_a); visual (B, T, D_v) or (B, T, H, W, D_v), averaged.
 
         Returns:
-            `segment_logits` (B, T, C + 1); `attention` "audio_from_visual" and "visual_from_audio" (B, T, T); `embeddings`.
+            `segment_logits` (B, T, C + 1); `attention` "audio_from_visual" and "visual_from_audio" (B, T, T);
+            `embeddings`.
         """
         audio, maps = audio_and_visual(batch, self.audio_dim, self.visual_dim, "TACMA")
         visual = spatial_average(maps)  # (B, T, D_v)

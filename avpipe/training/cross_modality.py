@@ -1,11 +1,12 @@
 """Cross-modality localization: find an audio event in the visual segments (A2V), and a visual event in the audio (V2A).
 
 Trained with the event's segments on every training clip, including those that the event fills, as the released AVDLN.
-Evaluated on clips that make a query (`avpipe.metrics.cross_modality`): the model answers every possible query of a clip;
-which one is asked, only the metrics know.
+Evaluated on clips that make a query (`avpipe.metrics.cross_modality`): the model answers every possible query of a
+clip; which one is asked, only the metrics know.
 
-AVE's authors split the clips anew for this task (`*_order_match.h5`): all of its 402 test clips have a short event, of the
-usual test split's clips only 141. That split is used where the annotations have it (`match_split` in manifest.parquet).
+AVE's authors split the clips anew for this task (`*_order_match.h5`): all of its 402 test clips have a short event, of
+the usual test split's clips only 141. That split is used where the annotations have it (`match_split` in
+manifest.parquet).
 """
 
 from typing import Any
@@ -95,7 +96,8 @@ class CrossModality:
         """The queries of a split and where the model finds them.
 
         Returns:
-            `clip` (Q,), positions in the split; `onset` and `length` (Q,); for each direction the first segment found (Q,).
+            `clip` (Q,), positions in the split; `onset` and `length` (Q,); for each direction the first segment found
+            (Q,).
         """
         onset, length = query_intervals(self.events[split])
         clip = np.flatnonzero(length)

@@ -1,8 +1,8 @@
 """An experiment's usable clips, and batches of their features.
 
-Features are held on the device if they fit, else in main memory, else they are read from the zarr arrays batch by batch,
-one batch ahead. A run's numbers do not depend on which: the same clips make the same batches. Stored float16 stays
-float16 until a batch is made; batches are float32.
+Features are held on the device if they fit, else in main memory, else they are read from the zarr arrays batch by
+batch, one batch ahead. A run's numbers do not depend on which: the same clips make the same batches. Stored float16
+stays float16 until a batch is made; batches are float32.
 """
 
 import csv
@@ -94,8 +94,8 @@ class Data:
     def sizes(self) -> dict[str, int]:
         """Values for a model's size options that the experiment does not set.
 
-        `num_classes`, and for each role `{role}_dim` and `{role}_cells` (H * W; 1 where features are vectors). `motion_dim`
-        is 0 without that role.
+        `num_classes`, and for each role `{role}_dim` and `{role}_cells` (H * W; 1 where features are vectors).
+        `motion_dim` is 0 without that role.
         """
         sizes = {"num_classes": len(self.categories), "motion_dim": 0}
         for role, feature in self.features.items():

@@ -18,7 +18,7 @@ from avpipe.training.loop import EVALUATION_BATCH, deterministic
 def embed_run(
     experiment: Experiment, results: Path, seed: int, device: str = "auto", threads: int | None = None
 ) -> None:
-    """Write runs/{experiment.id}/seed{n}/embeddings.npz: `clips` (N,) and the model's `embeddings`, each (N, T, D) float32.
+    """Write runs/{experiment.id}/seed{n}/embeddings.npz: `clips` (N,) and `embeddings` (N, T, D) float32.
 
     The file of a failed run has no clips.
 

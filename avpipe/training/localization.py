@@ -26,8 +26,8 @@ from avpipe.training.task import Predictions
 def soft_margin(logits: Tensor, target: Tensor) -> Tensor:
     """The released AVEL's loss: MultiLabelSoftMarginLoss on softmax probabilities.
 
-    Logits (..., K), target (..., K), 0 or 1 -> (...), the mean over the K classes. It applies a sigmoid to the probabilities
-    once more, so that it lies between about 0.709 (uniform over 29 classes) and 0.680 (certain and right).
+    Logits (..., K), target (..., K), 0 or 1 -> (...), the mean over the K classes. It applies a sigmoid to the
+    probabilities once more, so that it lies between about 0.709 (uniform over 29 classes) and 0.680 (right).
     """
     return functional.multilabel_soft_margin_loss(logits.softmax(dim=-1), target, reduction="none")
 
@@ -66,11 +66,11 @@ class Localization:
 
     For a model with `segment_logits`, the recipe's loss is on them, and a segment's prediction is the largest of C + 1.
 
-    A model with `event_logits` and `category_logits` follows the rule of CMRAN's and CPSP's released code. Supervised, the
-    loss is binary cross-entropy on the event plus the recipe's loss on the category of clips with an event. Weakly
-    supervised, it is the recipe's loss on the pooled products sigmoid(event) * category, over C + 1 classes if the model
-    scores background too, else over C classes without the clips that have no event. A segment's prediction is the clip's
-    largest category where sigmoid(event) > 0.5, else background.
+    A model with `event_logits` and `category_logits` follows the rule of CMRAN's and CPSP's released code. Supervised,
+    the loss is binary cross-entropy on the event plus the recipe's loss on the category of clips with an event. Weakly
+    supervised, it is the recipe's loss on the pooled products sigmoid(event) * category, over C + 1 classes if the
+    model scores background too, else over C classes without the clips that have no event. A segment's prediction is
+    the clip's largest category where sigmoid(event) > 0.5, else background.
 
     Args:
         experiment: its setting and recipe (loss, pooling, weak_labels) are used.

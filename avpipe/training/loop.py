@@ -49,11 +49,12 @@ def train_experiment(
     save_every: float = 30.0,
     resident_bytes: int | None = None,
 ) -> None:
-    """Train and evaluate every seed; write metrics.json, predictions.parquet and checkpoint.pt to `runs/{experiment.id}/seed{n}/`.
+    """Train and evaluate every seed; write metrics.json, predictions.parquet and checkpoint.pt to
+    `runs/{experiment.id}/seed{n}/`.
 
-    A run without usable clips, or whose loss is not finite, is written as failed, with the reason. A killed job continues
-    from the last saved state and gives the same numbers. An experiment with `pretraining` starts from the model of that
-    experiment's run of the same seed, and fails if that run failed.
+    A run without usable clips, or whose loss is not finite, is written as failed, with the reason. A killed job
+    continues from the last saved state and gives the same numbers. An experiment with `pretraining` starts from the
+    model of that experiment's run of the same seed, and fails if that run failed.
 
     Args:
         experiment: what to train.
@@ -229,7 +230,9 @@ class Run:
         with RunLog(self.folder / f"seed{self.seed}", name, recipe.epochs, rows) as log:
             if targets is None:
                 outcome.seconds = time.perf_counter() - started
-                outcome.reason = "the loss of the first training became infinite or no number; try a smaller lr, or clip_norm"
+                outcome.reason = (
+                    "the loss of the first training became infinite or NaN; try a smaller lr, or clip_norm"
+                )
             for epoch in range(len(rows) + 1, recipe.epochs + 1):
                 if outcome.reason or targets is None:
                     break

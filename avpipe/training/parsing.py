@@ -39,10 +39,10 @@ def clamped_binary_cross_entropy(probabilities: Tensor, target: Tensor) -> Tenso
 class Parsing:
     """The task of an experiment; see `avpipe.training.task.Task`.
 
-    The loss is the weighted sum of binary cross-entropies of the clip's probabilities and of each modality's, the latter with
-    smoothed labels, and of the model's own terms. A segment has a category if its probability reaches `threshold` and the
-    gate is open: for both modalities if the clip's probability reaches `gate_threshold` (HAN's evaluation), or for each if
-    its own does (MA's).
+    The loss is the weighted sum of binary cross-entropies of the clip's probabilities and of each modality's, the
+    latter with smoothed labels, and of the model's own terms. A segment has a category if its probability reaches
+    `threshold` and the gate is open: for both modalities if the clip's probability reaches `gate_threshold` (HAN's
+    evaluation), or for each if its own does (MA's).
 
     Args:
         experiment: its setting and recipe (loss_weights, label_smoothing, gate, threshold, gate_threshold) are used.
@@ -167,7 +167,7 @@ class Parsing:
 
 
 def probabilities_of(output: AVOutput) -> tuple[Tensor, Tensor, Tensor]:
-    """Those of segments (B, T, 2, C), modalities (B, 2, C) and clip (B, C). Raises ValueError unless the model gave all three."""
+    """Of segments (B, T, 2, C), modalities (B, 2, C) and clip (B, C). Raises ValueError unless the model gave all."""
     found = output.parsing_probabilities, output.modality_probabilities, output.clip_probabilities
     segments, of_modality, of_clip = found
     if segments is None or of_modality is None or of_clip is None:

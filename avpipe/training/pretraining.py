@@ -27,11 +27,11 @@ KINDS = {"uni": ((0, 0), (1, 1)), "cross": ((0, 1),)}
 class Pretraining:
     """The task of an experiment; see `avpipe.training.task.Task`.
 
-    The loss is the model's own. Two segments are predicted to be in one group if their cosine reaches the middle of the two
-    margins. The scores are balanced accuracies of this prediction: `grounding_uni` for pairs within a modality,
-    `grounding_cross` for an audio with a visual segment, `grounding` for those that the model's objective compares. Pairs in
-    one group and other pairs weigh the same, so that chance is 0.5 whatever their number; a model that finds all segments
-    alike has 0.5 too.
+    The loss is the model's own. Two segments are predicted to be in one group if their cosine reaches the middle of
+    the two margins. The scores are balanced accuracies of this prediction: `grounding_uni` for pairs within a modality,
+    `grounding_cross` for an audio with a visual segment, `grounding` for those that the model's objective compares.
+    Pairs in one group and other pairs weigh the same, so that chance is 0.5 whatever their number; a model that finds
+    all segments alike has 0.5 too.
 
     Args:
         experiment: the model's options objective, positive_margin and negative_margin are used.
@@ -99,8 +99,8 @@ class Pretraining:
     def table(self, predictions: Predictions, split: str) -> pd.DataFrame:
         """One row for every ordered pair of a clip's segments.
 
-        Columns clip, segment, other, same_group (bool), and the cosines audio_audio, visual_visual and audio_visual, the
-        last of the audio of `segment` with the visual of `other`.
+        Columns clip, segment, other, same_group (bool), and the cosines audio_audio, visual_visual and audio_visual,
+        the last of the audio of `segment` with the visual of `other`.
         """
         same = _same(predictions["groups"])
         clip, segment, other = np.nonzero(np.ones_like(same))

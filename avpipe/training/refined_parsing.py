@@ -111,10 +111,10 @@ def difficulty(probabilities: Tensor, labels: Tensor) -> Tensor:
 
 
 def not_there(exchanged: Tensor, labels: Tensor, hard: Tensor) -> Tensor:
-    """Labels that a modality loses: those that neither probability of the clip, with a foreign other modality, supports.
+    """Labels that a modality loses: neither probability of the clip, with a foreign other modality, supports them.
 
-    Each probability is first divided by the category's `difficulty`, so that labels of easy categories are removed only at
-    low probabilities.
+    Each probability is first divided by the category's `difficulty`, so that labels of easy categories are removed
+    only at low probabilities.
 
     Args:
         exchanged: (N, 2, C), `modality_probabilities` of the clip, with the other modality of an unrelated clip.

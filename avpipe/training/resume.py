@@ -1,7 +1,7 @@
 """Save a run's state, so that a killed job continues with the same numbers.
 
 One file a seed, `runs/{experiment}/.resume/seed{n}.pt`, outside the outputs that Snakemake deletes when a job fails. It
-is kept until every seed of the job is written, so that a job killed at its third seed does not train the first two again.
+is kept until every seed of the job is written, so a job killed at its third seed keeps the first two.
 """
 
 import pickle

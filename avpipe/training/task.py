@@ -18,8 +18,8 @@ Predictions = dict[str, np.ndarray]
 class Task(Protocol):
     """A task of one experiment, made as `Task(experiment, data, model_class)` (see `avpipe.training.TASKS`).
 
-    The model class's `default_...` attributes say what "default" in the recipe means. The constructor raises ValueError for
-    a recipe that the task cannot follow.
+    The model class's `default_...` attributes say what "default" in the recipe means. The constructor raises
+    ValueError for a recipe that the task cannot follow.
     """
 
     main_metric: str

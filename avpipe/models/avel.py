@@ -127,6 +127,7 @@ class AVEL(nn.Module):
             pooled, weights = visual_vectors(self.attention, batch.audio, visual)  # (B, T, D_v)
             encoded["visual"] = self.visual_lstm(pooled)[0]  # (B, T, 2 * hidden)
         parts = list(encoded.values())
+        # (B, T, 4 * hidden) concatenated, (B, T, 2 * hidden) from DMRN or one modality
         fused = self.fusion(*parts) if self.fusion else torch.relu(torch.cat(parts, dim=-1))
         return AVOutput(
             segment_logits=self.classifier(fused), attention=weights, embeddings={**encoded, "fused": fused}

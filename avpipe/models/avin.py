@@ -99,7 +99,7 @@ class ProjectedFusion(nn.Module):
     def forward(self, visual: Tensor, audio: Tensor) -> Tensor:
         """(..., d_v), (..., d_a) -> (..., p)."""
         if self.kind == "concatenation":
-            return torch.relu(self.joint(torch.cat([visual, audio], dim=-1)))
+            return torch.relu(self.joint(torch.cat([visual, audio], dim=-1)))  # (..., d_v + d_a) -> (..., p)
         if self.kind == "multiplication":
             return self.visual(visual) * self.audio(audio)
         return self.visual(visual) + self.audio(audio)
@@ -129,8 +129,8 @@ class AVIN(nn.Module):
         fusion_dim: p.
         factors: q.
         dropout: inside MFB.
-        fusion_bias: std of the initial biases of the two factors; 0 = none (eq. 2). For features with mean zero, of
-            which a product keeps too little.
+        fusion_bias: std of the initial biases of the two factors of MFB or the element-wise product; 0 = none (eq. 2),
+            in the product torch's default. For features with mean zero, of which a product keeps too little.
     """
 
     default_loss = "cross_entropy"
@@ -229,7 +229,7 @@ class AVIN(nn.Module):
             parts = [self.fusion(visual, audio), *parts]
         elif self.fusion is not None:
             parts = [self.fusion(encoded["visual"], encoded["audio"])]
-        fused = torch.cat(parts, dim=-1)
+        fused = torch.cat(parts, dim=-1)  # (B, T, width of the classifier)
         before = {
             "audio": audio if h_audio is None else h_audio,
             "visual": visual if h_visual is None else h_visual,

@@ -98,6 +98,7 @@ class AVT(nn.Module):
         embeddings["fused"] = torch.cat([audio_tokens, inter, instance], dim=-1)  # (B, T, 3 D)
         return AVOutput(
             segment_logits=self.classifier(embeddings["fused"]),
+            # (B, T, K) -> (B, T, H, W)
             attention={"visual": weights.view(visual.shape[:4])} if visual.ndim == 5 else {},
             embeddings=embeddings,
         )

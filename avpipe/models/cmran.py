@@ -189,6 +189,7 @@ class CMRAN(nn.Module):
         return AVOutput(
             event_logits=self.event(fused).squeeze(-1),
             category_logits=self.category(fused.amax(dim=1)),
+            # (B, T, K) -> (B, T, H, W)
             attention={"visual": weights.view(visual.shape[:4])} if visual.ndim == 5 else {},
             embeddings={"audio": audio_memory, "visual": visual_memory, "fused": fused},
         )

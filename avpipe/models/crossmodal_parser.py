@@ -208,11 +208,10 @@ class CrossModalParser(nn.Module):
         audio, visual = self.encoder(batch)  # (B, T, D)
         audio, audio_weights = self.audio_layer(audio, audio)
         visual, visual_weights = self.visual_layer(visual, visual)
-        joint, cross_weights = self.cross_layer(
-            torch.cat([audio, visual]), torch.cat([visual, audio])
-        )  # (2 B, T, D)
-        audio_joint, visual_joint = self.joint(joint).chunk(2)
-        audio_from_visual, visual_from_audio = cross_weights.chunk(2)
+        # Both directions in one batch: (2 B, T, D).
+        joint, cross_weights = self.cross_layer(torch.cat([audio, visual]), torch.cat([visual, audio]))
+        audio_joint, visual_joint = self.joint(joint).chunk(2)  # (2 B, T, D) -> two (B, T, D)
+        audio_from_visual, visual_from_audio = cross_weights.chunk(2)  # (2 B, T, T) -> two (B, T, T)
         if self.audio_norm is not None and self.visual_norm is not None:
             audio_joint = self.audio_norm(audio_joint + audio)
             visual_joint = self.visual_norm(visual_joint + visual)

@@ -81,7 +81,7 @@ def joint_log_probability(event: Tensor, category: Tensor) -> Tensor:
     They are log p(event) p(category) and log (1 - p(event)); their exponentials sum to one.
     """
     some = functional.logsigmoid(event).unsqueeze(-1) + category.log_softmax(dim=-1).unsqueeze(1)  # (B, T, C)
-    return torch.cat([some, functional.logsigmoid(-event).unsqueeze(-1)], dim=-1)
+    return torch.cat([some, functional.logsigmoid(-event).unsqueeze(-1)], dim=-1)  # (B, T, C + 1)
 
 
 class DAM(nn.Module):
@@ -165,12 +165,10 @@ class DAM(nn.Module):
             The matching scores (B, T) of global audio with local visual, and of global visual with local audio; and
             both global features, concatenated, (B, 2 D).
         """
-        global_audio, global_visual = (
-            self.audio_global(audio, relevance),
-            self.visual_global(visual, relevance),
-        )  # (B, D)
+        global_audio = self.audio_global(audio, relevance)  # (B, D)
+        global_visual = self.visual_global(visual, relevance)
         scores = matching_score(global_audio, visual), matching_score(global_visual, audio)
-        return scores, torch.cat([global_audio, global_visual], dim=-1)
+        return scores, torch.cat([global_audio, global_visual], dim=-1)  # (B, 2 D)
 
 
 def true_events(batch: AVBatch) -> Tensor | None:

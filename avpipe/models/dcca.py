@@ -131,7 +131,7 @@ class DCCA(nn.Module):
         audio_directions, visual_directions, weight = canonical_directions(
             *_parts(self.covariance), self.ridge
         )
-        means = self.mean.chunk(2)
+        means = self.mean.chunk(2)  # (2 D,) -> two (D,)
         audio_variates = functional.normalize((audio - means[0]) @ audio_directions * weight, dim=-1)
         visual_variates = functional.normalize((visual - means[1]) @ visual_directions * weight, dim=-1)
         return audio_variates @ visual_variates.transpose(1, 2)

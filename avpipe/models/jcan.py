@@ -52,7 +52,7 @@ class RecurrentEncoder(nn.Module):
         """(B, T, in_dim) -> (B, T, dim); the LSTM's initial states are learned, the same for every clip."""
         states = self.initial.unsqueeze(1).expand(-1, len(features), -1).contiguous()  # (8, B, dim / 2)
         encoded = self.lstm(features, (states[:4], states[4:]))[0]  # (B, T, dim)
-        joined = torch.cat([features, encoded], dim=-1)
+        joined = torch.cat([features, encoded], dim=-1)  # (B, T, in_dim + dim)
         return functional.normalize(self.project(self.dropout(joined)), dim=-1)
 
 

@@ -67,7 +67,7 @@ def frames_of(visual: Tensor | None, dim: int, model: str) -> Tensor:
         raise ValueError(
             f"{model} needs visual features {form}, found {tuple(visual.shape)}; set `visual_dim`, or another extractor"
         )
-    return visual.unsqueeze(2) if visual.ndim == 3 else visual.flatten(2, -2)
+    return visual.unsqueeze(2) if visual.ndim == 3 else visual.flatten(2, -2)  # (B, T, F, D_v)
 
 
 def motion_of(motion: Tensor | None, dim: int, model: str) -> Tensor:
@@ -183,7 +183,7 @@ class AudioGuidedAttention(nn.Module):
         from_audio = from_audio.unsqueeze(-1 if self.audio_term == "per_cell" else -2)
         weights = self.score(torch.tanh(from_visual + from_audio)).squeeze(-1).softmax(dim=-1)  # (B, T, K)
         attended = (weights.unsqueeze(-2) @ cells).squeeze(-2)  # (B, T, 1, K) @ (B, T, K, D_v) -> (B, T, D_v)
-        return attended, weights.view(batch, segments, height, width)
+        return attended, weights.view(batch, segments, height, width)  # (B, T, K) -> (B, T, H, W)
 
 
 class ResidualFusion(nn.Module):
@@ -376,7 +376,7 @@ def sinusoidal_positions(length: int, dim: int) -> Tensor:
     """(length, dim): sin and cos of t / 10000^(2 k / dim), alternating (Vaswani et al., 2017); dim is even."""
     rates = torch.exp(torch.arange(0, dim, 2) * (-math.log(10000.0) / dim))  # (dim / 2)
     angles = torch.arange(length).unsqueeze(1) * rates  # (length, dim / 2)
-    return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(1)
+    return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(1)  # (length, dim)
 
 
 def classifier(in_dim: int, classes: int, hidden_dim: int = 64, bias: bool = True) -> nn.Sequential:

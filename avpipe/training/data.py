@@ -268,7 +268,7 @@ class Resident:
         per_clip = [
             torch.cat([t.isfinite().flatten(1).all(1) for t in tensor.split(SLAB)]) for tensor in tensors
         ]
-        return torch.stack(per_clip).all(0).cpu().numpy()
+        return torch.stack(per_clip).all(0).cpu().numpy()  # (features, N) -> (N,)
 
     def keep(self, chosen: np.ndarray) -> "Resident":
         """See `Reader`."""

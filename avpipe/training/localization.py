@@ -27,7 +27,7 @@ def soft_margin(logits: Tensor, target: Tensor) -> Tensor:
     """The released AVEL's loss: MultiLabelSoftMarginLoss on softmax probabilities.
 
     Logits (..., K), target (..., K), 0 or 1 -> (...), the mean over the K classes. It applies a sigmoid to the
-    probabilities once more, so that it lies between about 0.709 (uniform over 29 classes) and 0.680 (right).
+    probabilities once more, so its values lie between about 0.709 (uniform over 29 classes) and 0.680 (certain and right).
     """
     return functional.multilabel_soft_margin_loss(logits.softmax(dim=-1), target, reduction="none")
 

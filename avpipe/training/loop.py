@@ -189,9 +189,7 @@ def deterministic(device: torch.device) -> Iterator[None]:
     fill = debugging.fill_uninitialized_memory
     if device.type == "cuda":
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is deterministic only with this
-    torch.set_deterministic_debug_mode(
-        "warn"
-    )  # unlike use_deterministic_algorithms, does not import the compiler
+    torch.set_deterministic_debug_mode("warn")  # use_deterministic_algorithms would import the compiler
     debugging.fill_uninitialized_memory = False  # costs time
     try:
         with torch.random.fork_rng([device] if device.type == "cuda" else []):

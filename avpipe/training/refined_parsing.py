@@ -83,7 +83,7 @@ def modality_probabilities(model: nn.Module, batches: Batches, audio: Tensor, vi
     for audio_batch, visual_batch in zip(batches(audio), batches(visual), strict=True):
         exchanged = AVBatch(audio=audio_batch.audio, visual=visual_batch.visual, motion=visual_batch.motion)
         probabilities.append(model(exchanged).in_float32().modality_probabilities)
-    return torch.cat(probabilities)
+    return torch.cat(probabilities)  # (N, 2, C)
 
 
 def unrelated_clips(labels: Tensor, random: torch.Generator) -> tuple[Tensor, Tensor]:

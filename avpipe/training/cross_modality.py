@@ -4,9 +4,9 @@ Trained with the event's segments on every training clip, including those that t
 Evaluated on clips that make a query (`avpipe.metrics.cross_modality`): the model answers every possible query of a
 clip; which one is asked, only the metrics know.
 
-AVE's authors split the clips anew for this task (`*_order_match.h5`): all of its 402 test clips have a short event, of
-the usual test split's clips only 141. That split is used where the annotations have it (`match_split` in
-manifest.parquet).
+AVE's authors split the clips anew for this task (`*_order_match.h5`): all 402 clips of the new test split have a short
+event, only 141 of the usual one. The new splits are used if the annotations have them (`match_split` in
+manifest.parquet), else the usual ones.
 """
 
 from typing import Any

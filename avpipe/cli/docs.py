@@ -167,17 +167,28 @@ def schema() -> str:
 
 
 def models_page() -> str:
-    """docs/models.md: a card a model, from the `CARD` and the options beside each class."""
+    """docs/models.md: a table of all models, then a card a model, from the `CARD` and the options beside each class."""
+    cards = {name: model_card(name) for name in list_models()}
     lines = [
         GENERATED,
-        "# Models\n\nOne file a paper in `avpipe/models/`. *Assumptions* are what no source says and we chose.\n",
+        "# Models\n\nOne file a paper in `avpipe/models/`. Parameters are counted with the paper's sizes and default options.\n\n",
+        "| task | model | inputs | parameters | code | rests on an abstract only |\n| --- | --- | --- | ---: | --- | --- |\n",
     ]
-    for name in list_models():
-        card = model_card(name)
+    for name, card in sorted(cards.items(), key=lambda entry: (entry[1].task, entry[0])):
+        heading = re.sub(r"[^\w -]", "", f"{card.title} {name}".lower()).replace(" ", "-")
+        file = registry.target(MODELS, name, "model").split(":")[0].replace(".", "/") + ".py"
+        lines.append(
+            f"| {card.task} | [{card.title}](#{heading}) (`{name}`) | {_cell(card.inputs)} | {card.parameters:,} "
+            f"| [{Path(file).name}](../{file}) | {'yes' if card.abstract_only else ''} |\n"
+        )
+    lines.append(
+        "\nWhere a model rests on an abstract only, the names of its modules are the paper's and their inner layers ours.\n"
+        "*Assumptions* are choices of ours that no source settles, and deviations from the released code.\n"
+    )
+    for name, card in cards.items():
         lines.append(f"\n## {card.title} (`{name}`)\n\n")
         lines.append(f"- **Paper**: {card.paper}\n- **Task**: {card.task}\n- **Inputs**: {card.inputs}\n")
-        lines.append(f"- **Parameters**: {card.parameters:,} with the paper's sizes and default options\n")
-        lines.append(f"- **Authors' code**: {card.code}\n")
+        lines.append(f"- **Parameters**: {card.parameters:,}\n- **Authors' code**: {card.code}\n")
         if card.assumptions:
             lines.append("- **Assumptions**:\n")
             lines.extend(f"    - {assumption}\n" for assumption in card.assumptions)

@@ -55,11 +55,11 @@ def create_model(name: str, **options: Any) -> "nn.Module":
 
     Args:
         name: one of `list_models()`.
-        options: keyword arguments of the model's class; sizes of the data (`num_classes`, `audio_dim`,
-            `visual_dim`) default to the paper's.
+        options: keyword arguments of the model's class. Sizes of the data (`num_classes`, `audio_dim`, `visual_dim`)
+            default to the paper's.
 
     Raises:
-        UnknownNameError: for a model or an option that does not exist, or a value an option does not take.
+        UnknownNameError: for an unknown model or option, or a value that the option does not take.
     """
     registry.check_options(registry.target(MODELS, name, "model"), options, f"model {name!r}")
     return registry.load(MODELS, name, "model")(**options)
@@ -70,13 +70,13 @@ def load_model(checkpoint: Path) -> "nn.Module":
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if the run failed and left no weights, or the file is none of ours.
+        ValueError: if the file is no checkpoint of avpipe, or holds no weights because the run failed.
     """
     function = {"load_model": "avpipe.models.checkpoint:load_model"}
     return registry.load(function, "load_model", "function")(checkpoint)
 
 
 def model_card(name: str) -> ModelCard:
-    """The `CARD` that stands beside the model's class."""
+    """The `CARD` in the model's file."""
     module = registry.target(MODELS, name, "model").split(":")[0]
     return registry.load({name: f"{module}:CARD"}, name, "model")

@@ -1,15 +1,15 @@
-"""AVDLN: the audio-visual distance learning network of Tian, Shi, Li, Duan and Xu, ECCV 2018 (the paper of AVEL), sec. 5.
+"""AVDLN, audio-visual distance learning: Tian, Shi, Li, Duan and Xu, ECCV 2018 (the paper of AVEL), sec. 5.
 
-Two small networks take the sound and the picture of a second into one space, in which what belongs together is to be near.
-Nothing looks at other segments: the distance of a second heard and a second seen is the same wherever they are. Sizes,
-activation, distance and loss are those of the released code (YapengTian/AVE-ECCV18, cmm_train.py, in Keras).
+Two small networks map the audio and the visual features of a segment into one space, where matching segments are to be
+near. No other segment is read: a distance depends on the two segments alone. Sizes, activation, distance and loss are
+those of the released code (YapengTian/AVE-ECCV18, cmm_train.py, in Keras).
 """
 
 import torch
 from torch import Tensor, nn
 
 from avpipe.models.base import AVBatch, AVOutput, ModelCard
-from avpipe.models.layers import audio_of, same_segments, spatial_average, visual_of, xavier_
+from avpipe.models.layers import audio_and_visual, spatial_average, xavier_
 
 CARD = ModelCard(
     title="AVDLN",
@@ -19,13 +19,13 @@ CARD = ModelCard(
     parameters=98_688,
     code="https://github.com/YapengTian/AVE-ECCV18 (cmm_train.py, cmm_test.py)",
     assumptions=(
-        "Weights are drawn as Keras draws them (Xavier-uniform, biases zero).",
-        "A batch is clips with all their segments; the released code draws single segments, 8 a batch.",
+        "Weights are initialized as in Keras (Xavier-uniform, biases zero).",
+        "A batch holds clips with all their segments; the released code draws single segments, 8 a batch.",
     ),
 )
 
 KERAS_EPSILON = 1e-7
-"""Below this, a squared distance counts as this: the root has a slope at every distance."""
+"""Smallest squared distance, so that the root's slope stays finite."""
 
 
 def encoder(in_dim: int, hidden_dim: int, embedding_dim: int, bias: bool = True) -> nn.Sequential:
@@ -41,29 +41,25 @@ def encoder(in_dim: int, hidden_dim: int, embedding_dim: int, bias: bool = True)
 
 
 def pairwise_distance(audio: Tensor, visual: Tensor) -> Tensor:
-    """Euclidean, of every segment heard and every segment seen: (B, T, D), (B, T, D) -> (B, T, T)."""
-    squared = (audio.unsqueeze(2) - visual.unsqueeze(1)).square().sum(dim=-1)
+    """Euclidean distances of every audio and every visual segment: (B, T, D), (B, T, D) -> (B, T, T)."""
+    squared = (audio.unsqueeze(2) - visual.unsqueeze(1)).square().sum(dim=-1)  # (B, T, T)
     return squared.clamp(min=KERAS_EPSILON).sqrt()
 
 
 def contrastive_loss(distance: Tensor, same: Tensor, margin: float) -> Tensor:
-    """Hadsell, Chopra and LeCun, CVPR 2006, without its factor 1/2: mean of y d^2 + (1 - y) max(margin - d, 0)^2.
+    """Mean of y d^2 + (1 - y) max(margin - d, 0)^2: Hadsell, Chopra and LeCun, CVPR 2006, without their factor 1/2.
 
-    Args:
-        distance: (...), not negative.
-        same: (...), y: 1 for a pair that belongs together, 0 for another.
-        margin: how far apart is far enough.
+    `distance` is d, (...), not negative; `same` is y, (...): 1 for a matching pair, 0 otherwise.
     """
     apart = (margin - distance).clamp(min=0)
     return (same * distance.square() + (1 - same) * apart.square()).mean()
 
 
 class AVDLN(nn.Module):
-    """Distance learning from pairs of the same second: together on event segments, apart on background.
+    """Distance learning from audio and visual of the same segment: near on event segments, far apart on background.
 
     Args:
-        audio_dim: D_a.
-        visual_dim: D_v.
+        audio_dim, visual_dim: D_a and D_v.
         hidden_dim: of both encoders.
         embedding_dim: D, of the common space.
         margin: of the contrastive loss; 2 in the released training.
@@ -84,23 +80,19 @@ class AVDLN(nn.Module):
         self.visual = encoder(visual_dim, hidden_dim, embedding_dim)
 
     def forward(self, batch: AVBatch) -> AVOutput:
-        """Compare every second heard with every second seen.
+        """Compare every audio segment with every visual segment. Raises ValueError if a modality is missing or has
+        another shape.
 
         Args:
-            batch: audio (B, T, D_a); visual (B, T, D_v) or (B, T, H, W, D_v); `targets` while the model is trained.
+            batch: audio (B, T, D_a); visual (B, T, D_v) or (B, T, H, W, D_v); `targets` in training.
 
         Returns:
-            `similarity` (B, T, T), the negative distance; `losses` "contrastive" where there are targets.
-
-        Raises:
-            ValueError: a modality is missing or has another shape.
+            `similarity` (B, T, T), the negative distance; `losses["contrastive"]` if there are targets.
         """
-        audio = audio_of(batch.audio, self.audio_dim, "AVDLN")
-        visual = visual_of(batch.visual, self.visual_dim, "AVDLN")
-        same_segments(audio, visual, "AVDLN")
+        audio, visual = audio_and_visual(batch, self.audio_dim, self.visual_dim, "AVDLN")
         distance = pairwise_distance(self.audio(audio), self.visual(spatial_average(visual)))
         losses = {}
         if batch.targets is not None:
-            of_one_second = torch.diagonal(distance, dim1=1, dim2=2)  # (B, T)
-            losses["contrastive"] = contrastive_loss(of_one_second, batch.targets["event"], self.margin)
+            same_segment = torch.diagonal(distance, dim1=1, dim2=2)  # (B, T)
+            losses["contrastive"] = contrastive_loss(same_segment, batch.targets["event"], self.margin)
         return AVOutput(similarity=-distance, losses=losses)

@@ -1,9 +1,10 @@
 """AVEL: Tian, Shi, Li, Duan and Xu, Audio-Visual Event Localization in Unconstrained Videos, ECCV 2018.
 
-An LSTM in both directions over each modality's segments; concatenation; a small classifier of every segment. Or, as
-DMRN, a residual block in place of the concatenation, and one linear layer. The visual cells of a segment are first
-summed with weights that its sound decides. Sizes, initialisation, activation order, losses and pooling are those of the released code (YapengTian/AVE-ECCV18: models.py,
-models_fusion.py, models_weakly.py); the forms that were not released are listed in `CARD.assumptions`.
+The audio chooses the weights with which a segment's visual cells are summed. A bidirectional LSTM reads each modality's
+segments; both outputs are concatenated, and a small classifier labels every segment. DMRN has a residual block in place
+of the concatenation, and one linear layer. Sizes, initialisation, activation order, losses and pooling are those of the
+released code (YapengTian/AVE-ECCV18: models.py, models_fusion.py, models_weakly.py); `CARD.assumptions` lists the forms
+that were not released.
 """
 
 from typing import Literal
@@ -19,8 +20,8 @@ from avpipe.models.layers import (
     audio_of,
     classifier,
     same_segments,
-    spatial_average,
     visual_of,
+    visual_vectors,
     xavier_,
 )
 
@@ -34,9 +35,9 @@ CARD = ModelCard(
     assumptions=(
         "One modality alone (not released): the same LSTM and classifier on that modality; visual maps are averaged over their cells.",
         "Audio and visual without attention (not released): global average pooling of the map in place of the attended sum.",
-        "Features of another width than the released ones change the first layers only: attention hidden 512, LSTM 128 a direction, classifier 64.",
-        "DMRN is trained from scratch: the published checkpoint was a trained A+V-att, fine-tuned (the repository's README); its attention is drawn as A+V-att's (released: torch's default). Its weak form was not released: pooled as A+V-att.",
-        "Maps of another size than 7 x 7: the 49 of the attention's score map becomes the number of cells.",
+        "Features of another width than the released ones change the first layers only; attention hidden 512, LSTM 128 a direction and classifier 64 stay.",
+        "DMRN is trained from scratch; the published checkpoint was fine-tuned from a trained A+V-att (the repository's README). Its attention is initialized as A+V-att's (released: torch's default). Its weak form was not released: pooled as A+V-att.",
+        "Maps of another size than 7 x 7: the number of cells replaces the 49 of the attention's score map.",
     ),
 )
 
@@ -44,25 +45,21 @@ CARD = ModelCard(
 class AVEL(nn.Module):
     """Audio-visual event localization with audio-guided visual attention.
 
-    Weakly supervised, the released code takes each class's maximum over time before the softmax; both losses are
-    MultiLabelSoftMarginLoss on softmax probabilities (a sigmoid is applied once more inside). These are the
-    task's defaults for this model; a recipe may ask for others.
+    Weakly supervised, the released code takes each class's maximum over time before the softmax. In both settings its
+    loss is MultiLabelSoftMarginLoss on softmax probabilities (it applies a sigmoid once more). These are the task's
+    defaults for this model; a recipe can override them.
 
     Args:
         num_classes: event categories C; the output has C + 1, background last.
-        audio_dim: D_a.
-        visual_dim: D_v.
-        visual_cells: H * W of the visual map; 1 where features are vectors.
-        inputs: modalities that the model uses; the others of a batch are not looked at.
-        attention: audio-guided visual attention over the cells of a map; without it, and in a model of one
-            modality, global average pooling.
-        fusion: "concatenation", or "dmrn": the dual multimodal residual network (1,571,150 parameters).
-        audio_term: how the sound enters the attention, see `AudioGuidedAttention`; "per_cell" is the released code.
+        audio_dim, visual_dim: D_a and D_v.
+        visual_cells: H * W of the visual map; 1 for vectors, for which `attention` raises ValueError.
+        inputs: modalities that the model uses; another one in the batch is ignored.
+        attention: audio-guided visual attention over a map's cells; without it, and with one modality, their average.
+        fusion: "concatenation", or "dmrn": the dual multimodal residual network (1,571,150 parameters); it needs both
+            modalities, else ValueError.
+        audio_term: see `AudioGuidedAttention`; "per_cell" is the released code.
         hidden_dim: of each direction of the LSTMs.
         attention_dim: width inside the attention.
-
-    Raises:
-        ValueError: for attention over vectors, and for DMRN with one modality.
     """
 
     default_loss = "soft_margin"
@@ -92,9 +89,9 @@ class AVEL(nn.Module):
                 audio_dim, visual_dim, visual_cells, attention_dim, audio_term
             )
         if inputs != "visual":
-            self.audio_lstm = LSTM(audio_dim, hidden_dim, batch_first=True, bidirectional=True)
+            self.audio_lstm = LSTM(audio_dim, hidden_dim)
         if inputs != "audio":
-            self.visual_lstm = LSTM(visual_dim, hidden_dim, batch_first=True, bidirectional=True)
+            self.visual_lstm = LSTM(visual_dim, hidden_dim)
         self.cells = visual_cells if self.attention else None
         self.fusion: ResidualFusion | None = None
         self.classifier: nn.Module
@@ -109,20 +106,17 @@ class AVEL(nn.Module):
             raise ValueError(f"AVEL: inputs {inputs!r} has nothing to fuse: set `fusion: concatenation`")
 
     def forward(self, batch: AVBatch) -> AVOutput:
-        """Classify every segment.
+        """Classify every segment. Raises ValueError if a modality is missing or has another shape.
 
         Args:
             batch: audio (B, T, D_a); visual (B, T, D_v) or (B, T, H, W, D_v).
 
         Returns:
-            `segment_logits` (B, T, C + 1); `attention["visual"]` (B, T, H, W) where there is attention; `embeddings`
-            of the modalities it uses, and "fused".
-
-        Raises:
-            ValueError: a modality is missing or has another shape.
+            `segment_logits` (B, T, C + 1); `attention["visual"]` (B, T, H, W) with attention; `embeddings` of the
+            modalities in use, and "fused".
         """
         encoded: dict[str, Tensor] = {}
-        seen: dict[str, Tensor] = {}
+        weights: dict[str, Tensor] = {}
         if self.audio_lstm is not None:
             audio = audio_of(batch.audio, self.audio_dim, "AVEL")
             encoded["audio"] = self.audio_lstm(audio)[0]  # (B, T, 2 * hidden)
@@ -130,13 +124,11 @@ class AVEL(nn.Module):
             visual = visual_of(batch.visual, self.visual_dim, "AVEL", self.cells)
             if encoded:
                 same_segments(encoded["audio"], visual, "AVEL")
-            if self.attention is not None:
-                pooled, seen["visual"] = self.attention(batch.audio, visual)  # (B, T, D_v), (B, T, H, W)
-            else:
-                pooled = spatial_average(visual)  # (B, T, D_v)
+            pooled, weights = visual_vectors(self.attention, batch.audio, visual)  # (B, T, D_v)
             encoded["visual"] = self.visual_lstm(pooled)[0]  # (B, T, 2 * hidden)
         parts = list(encoded.values())
+        # (B, T, 4 * hidden) concatenated, (B, T, 2 * hidden) from DMRN or one modality
         fused = self.fusion(*parts) if self.fusion else torch.relu(torch.cat(parts, dim=-1))
         return AVOutput(
-            segment_logits=self.classifier(fused), attention=seen, embeddings={**encoded, "fused": fused}
+            segment_logits=self.classifier(fused), attention=weights, embeddings={**encoded, "fused": fused}
         )

@@ -1,11 +1,10 @@
 """AVG pretraining: Lamba et al., Cross-Modal learning for Audio-Visual Video Parsing, Interspeech 2021, section 3.2.
 
-A UNITER-like transformer reads the segments of both modalities as one sequence. Without a label it learns which of them
-belong together (`avpipe.models.grounding`). `avg_parser` is fine-tuned from it. Sizes are those of the released code
-(jayaprakash-a/Cross-Modal-learning-for-Audio-Visual-Video-Parsing: model/model.py, main_avvp_multi.py).
+A UNITER-like transformer reads the segments of both modalities as one sequence and learns, without labels, which of
+them belong together (`avpipe.models.grounding`). `avg_parser` is fine-tuned from it. Sizes are those of the released
+code (jayaprakash-a/Cross-Modal-learning-for-Audio-Visual-Video-Parsing: model/model.py, main_avvp_multi.py).
 """
 
-import math
 from typing import Literal
 
 import torch
@@ -20,7 +19,7 @@ from avpipe.models.grounding import (
     grounding_loss,
     same_group,
 )
-from avpipe.models.layers import audio_of, frames_of, motion_of, same_segments
+from avpipe.models.layers import motion_of, same_segments, segment_features, sinusoidal_positions
 
 CARD = ModelCard(
     title="AVG pretraining",
@@ -30,26 +29,19 @@ CARD = ModelCard(
     parameters=128_217_088,
     code="https://github.com/jayaprakash-a/Cross-Modal-learning-for-Audio-Visual-Video-Parsing",
     assumptions=(
-        "The paper gives no thresholds and no margins: v_t = 0.96 and a_t = 0.99 on cosines, p = n = 0.7, all from the released code.",
-        "With p = n a cosine of 0.7 everywhere costs nothing, whichever segments belong together; margins that are apart leave no such way out.",
-        "Algorithm 1 connects segments that look or sound alike. The released code connects those that do both and of which the first is not silent; `connect: both` is that without the silence, whose features are those of one file of theirs.",
-        "Segment i is drawn anew for every clip; in the released code one serves the whole batch.",
-        "Multi-modal is the sum of both objectives (equation 6); the released script takes them in turn, an epoch each.",
+        "The paper gives neither thresholds nor margins: v_t = 0.96 and a_t = 0.99 on cosines and p = n = 0.7 are from the released code.",
+        "With p = n a model whose cosines are all 0.7 has loss 0 whatever the groups; margins that differ exclude this solution.",
+        "Algorithm 1 connects segments that are similar in one modality. The released code connects those that are similar in both and whose first segment is not silent; `connect: both` leaves out the test for silence, which needs the features of a file of theirs.",
+        "Segment i is drawn for every clip; the released code draws one for the whole batch.",
+        "Multi-modal is the sum of both objectives (equation 6); the released script alternates between them by epoch.",
         "Terms are means over clips and segments, as released; the equations have sums.",
         "Width 1024, 12 layers of 8 heads and 3072 hidden units, as released; the paper gives none of these.",
-        "torch's post-norm transformer layer: one dropout more, inside the feed-forward part, and 1e-5 in the norms where BERT has 1e-12.",
-        "Sinusoidal positions with their usual exponents, which the released ones double; audio and 3D features share a type embedding as released.",
-        "Left out as they change nothing: a learned vector added to every feature, unused layers, the pooler.",
-        "A 3D network's features, where the experiment has them, are more tokens to attend to; none is grounded.",
+        "torch's post-norm transformer layer: it has one more dropout, inside the feed-forward part, and 1e-5 in its norms where BERT has 1e-12.",
+        "Sinusoidal positions with their usual exponents, which the released code doubles; audio and 3D features share a type embedding as released.",
+        "Left out because they change nothing: a learned vector added to every feature, unused layers, the pooler.",
+        "A 3D network's features, if the experiment has them, are further tokens to attend to; none is grounded.",
     ),
 )
-
-
-def sinusoidal_positions(segments: int, dim: int) -> Tensor:
-    """(T, D): sin and cos of t / 10000^(2k / D) in turn (Vaswani et al., 2017)."""
-    frequencies = torch.exp(torch.arange(0, dim, 2) * (-math.log(10000.0) / dim))
-    angles = torch.arange(segments).unsqueeze(1) * frequencies  # (T, D / 2)
-    return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(1)
 
 
 class TokenEmbedding(nn.Module):
@@ -76,15 +68,14 @@ class TokenEmbedding(nn.Module):
 
 
 class AudioVisualTransformer(nn.Module):
-    """One transformer over the segments of all modalities, which attend to each other freely.
+    """One transformer over the segments of all modalities; every token attends to all tokens.
 
-    Weights are drawn as UNITER's: normal with a standard deviation of 0.02, biases zero.
+    Weights are initialized as UNITER's: normal with a standard deviation of 0.02, biases zero.
 
     Args:
-        audio_dim: D_a.
-        visual_dim: D_v.
-        motion_dim: D_m; 0 for a transformer without a 3D network's features.
-        dim: D, even, a multiple of `heads`.
+        audio_dim, visual_dim: D_a and D_v.
+        motion_dim: D_m; 0 = no 3D network's features.
+        dim: D, even, a multiple of `heads`, else ValueError.
         layers: of the transformer.
         heads: of each layer.
         feed_forward_dim: hidden units of each layer.
@@ -108,16 +99,12 @@ class AudioVisualTransformer(nn.Module):
         super().__init__()
         if dim % 2 or dim % heads:
             raise ValueError(f"{model}: hidden_dim {dim} must be even and a multiple of heads {heads}")
-        self.audio_dim, self.visual_dim, self.motion_dim, self.model = (
-            audio_dim,
-            visual_dim,
-            motion_dim,
-            model,
-        )
+        self.audio_dim, self.visual_dim = audio_dim, visual_dim
+        self.motion_dim, self.model = motion_dim, model
         self.audio = TokenEmbedding(audio_dim, dim, dropout)
         self.visual = TokenEmbedding(visual_dim, dim, dropout)
         self.motion = TokenEmbedding(motion_dim, dim, dropout) if motion_dim else None
-        self.kind = nn.Embedding(2, dim)  # of visual tokens; of audio and motion tokens
+        self.kind = nn.Embedding(2, dim)  # visual tokens; audio and motion tokens
         layer = nn.TransformerEncoderLayer(
             dim, heads, feed_forward_dim, dropout, activation="gelu", batch_first=True
         )
@@ -129,17 +116,15 @@ class AudioVisualTransformer(nn.Module):
                 nn.init.zeros_(parameter)
 
     def forward(self, batch: AVBatch) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Read a clip.
+        """Encode each clip's segments. Raises ValueError if a feature is missing, has another shape, or other clips and
+        segments.
 
         Args:
             batch: audio (B, T, D_a); visual (B, T, D_v), frames (B, T, F, D_v) or maps (B, T, H, W, D_v), averaged;
                 motion (B, T, D_m) unless `motion_dim` is 0.
 
         Returns:
-            Audio, visual and, if there is any, motion in the joint space, (B, T, D) each.
-
-        Raises:
-            ValueError: a feature is missing, has another shape, or other clips and segments.
+            Audio, visual and motion (None if `motion_dim` is 0) in the joint space, (B, T, D) each.
         """
         audio, visual = segment_features(batch, self.audio_dim, self.visual_dim, self.model)
         tokens = [self.visual(visual, self.kind.weight[0]), self.audio(audio, self.kind.weight[1])]
@@ -147,29 +132,20 @@ class AudioVisualTransformer(nn.Module):
             motion = motion_of(batch.motion, self.motion_dim, self.model)
             same_segments(audio, motion, self.model)
             tokens.append(self.motion(motion, self.kind.weight[1]))
-        read = self.encoder(torch.cat(tokens, dim=1)).chunk(len(tokens), dim=1)  # (B, 2 T or 3 T, D)
-        return read[1], read[0], read[2] if len(read) > 2 else None
-
-
-def segment_features(batch: AVBatch, audio_dim: int, visual_dim: int, model: str) -> tuple[Tensor, Tensor]:
-    """Audio (B, T, D_a) and visual (B, T, D_v) features, the latter averaged over frames or cells; checked."""
-    audio = audio_of(batch.audio, audio_dim, model)
-    frames = frames_of(batch.visual, visual_dim, model)
-    same_segments(audio, frames, model)
-    return audio, frames.mean(dim=2)  # (B, T, F, D_v) -> (B, T, D_v)
+        encoded = self.encoder(torch.cat(tokens, dim=1)).chunk(len(tokens), dim=1)  # (B, 2 T or 3 T, D)
+        return encoded[1], encoded[0], encoded[2] if len(encoded) > 2 else None
 
 
 class AVG(nn.Module):
-    """Audio-visual grounding, to be pretrained without labels.
+    """Audio-visual grounding, pretrained without labels.
 
     Args:
-        audio_dim: D_a.
-        visual_dim: D_v.
-        motion_dim: D_m; 0 for a model without a 3D network's features.
+        audio_dim, visual_dim: D_a and D_v.
+        motion_dim: D_m; 0 = no 3D network's features.
         objective: "uni" within each modality (equation 4), "cross" across the two (5), "multi" both (6).
-        connect: which segments Algorithm 1 connects: those alike in "either" modality, or in "both".
-        audio_threshold: a_t, the cosine of audio features from which segments are alike.
-        visual_threshold: v_t, that of visual features.
+        connect: which segments Algorithm 1 connects: those similar in "either" modality, or in "both".
+        audio_threshold: a_t, smallest cosine of similar audio segments.
+        visual_threshold: v_t, smallest cosine of similar visual segments.
         positive_margin: p.
         negative_margin: n.
         hidden_dim: D.
@@ -215,16 +191,13 @@ class AVG(nn.Module):
         self.positive_margin, self.negative_margin = positive_margin, negative_margin
 
     def forward(self, batch: AVBatch) -> AVOutput:
-        """Ground.
+        """Compare the segments of each clip. Raises ValueError if a feature is missing or has another shape.
 
         Args:
-            batch: as `AudioVisualTransformer` takes it.
+            batch: see `AudioVisualTransformer.forward`.
 
         Returns:
-            `grounding` (B, 2, 2, T, T) and `groups` (B, T); `losses["grounding"]` in training, of one random segment a clip.
-
-        Raises:
-            ValueError: a feature is missing or has another shape.
+            `grounding` (B, 2, 2, T, T) and `groups` (B, T); in training `losses["grounding"]`, of a random segment a clip.
         """
         audio, visual, _ = self.transformer(batch)
         same = self.truth(batch)
@@ -243,7 +216,7 @@ class AVG(nn.Module):
 
     @torch.no_grad()
     def truth(self, batch: AVBatch) -> Tensor:
-        """Algorithm 1 on the features as they come in, standardized where the recipe says so: (B, T, T) bool."""
+        """Algorithm 1 on the input features (standardized if the recipe says so): (B, T, T) bool."""
         features = segment_features(batch, self.transformer.audio_dim, self.transformer.visual_dim, "AVG")
         return same_group(
             *features,

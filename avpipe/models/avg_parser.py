@@ -1,8 +1,8 @@
-"""The parser that is fine-tuned from AVG pretraining: Lamba et al., Interspeech 2021, section 3.2, rows "Pretrain".
+"""The parser fine-tuned from AVG pretraining: Lamba et al., Interspeech 2021, section 3.2, rows "Pretrain".
 
-The pretrained transformer, HAN's output on top of it, trained with HAN's losses: so does the released code
+HAN's output on top of the pretrained transformer, trained with HAN's losses, as in the released code
 (jayaprakash-a/Cross-Modal-learning-for-Audio-Visual-Video-Parsing: model/model.py, main_avvp_multi.py); the paper
-does not say what the representations are fed to.
+does not say what reads the representations.
 """
 
 from typing import ClassVar
@@ -22,10 +22,10 @@ CARD = ModelCard(
     parameters=130_884_171,
     code="https://github.com/jayaprakash-a/Cross-Modal-learning-for-Audio-Visual-Video-Parsing",
     assumptions=(
-        "Every weight of the transformer starts from the pretrained one and is trained further, as released. What was not pretrained starts from random numbers: the embedding of the 3D network's features, which pretraining does not see, and the output.",
-        "HAN's three losses, each with weight 1, as released: not lambda_g = 0.6, which the paper sets for its own parser.",
-        "Neither skip connections nor GCAA nor the discriminator: the released script has none of them.",
-        "The transformer's assumptions are those of `avg`.",
+        "All pretrained weights of the transformer are loaded and trained further, as released. Two parts start from random weights: the embedding of the 3D network's features, which pretraining does not have, and the output.",
+        "HAN's three losses, each with weight 1, as released; not lambda_g = 0.6, which the paper sets for its own parser.",
+        "No skip connections, GCAA or discriminator: the released script has none of them.",
+        "For the transformer see the assumptions of `avg`.",
     ),
 )
 
@@ -35,15 +35,14 @@ class AVGParser(nn.Module):
 
     Args:
         num_classes: C.
-        audio_dim: D_a.
-        visual_dim: D_v.
-        motion_dim: D_m; 0 for a model without a 3D network's features.
+        audio_dim, visual_dim: D_a and D_v.
+        motion_dim: D_m; 0 = no 3D network's features.
         hidden_dim: D of the transformer.
         layers: of the transformer.
         heads: of each layer.
         feed_forward_dim: hidden units of each layer.
         dropout: everywhere in the transformer.
-        head_dim: width of what the output reads.
+        head_dim: input width of HAN's output.
     """
 
     default_loss_weights: ClassVar[dict[str, float]] = {"clip": 1.0, "audio": 1.0, "visual": 1.0}
@@ -81,20 +80,18 @@ class AVGParser(nn.Module):
         self.head = ParsingHead(head_dim, num_classes)
 
     def forward(self, batch: AVBatch) -> AVOutput:
-        """Parse.
+        """Parse each clip. Raises ValueError if a feature is missing or has another shape.
 
         Args:
-            batch: as `AudioVisualTransformer` takes it.
+            batch: see `AudioVisualTransformer.forward`.
 
         Returns:
             `parsing_probabilities` (B, T, 2, C), `modality_probabilities` (B, 2, C), `clip_probabilities` (B, C).
-
-        Raises:
-            ValueError: a feature is missing or has another shape.
         """
         audio, visual, motion = self.transformer(batch)
-        seen = self.visual(visual)  # (B, T, D) -> (B, T, head_dim)
+        visual_hidden = self.visual(visual)  # (B, T, D) -> (B, T, head_dim)
         if motion is not None and self.motion is not None and self.fuse is not None:
-            seen = self.fuse(torch.cat([seen, self.motion(motion)], dim=-1))
-        output: AVOutput = self.head(self.audio(audio), seen)
+            # (B, T, 2 * head_dim) -> (B, T, head_dim)
+            visual_hidden = self.fuse(torch.cat([visual_hidden, self.motion(motion)], dim=-1))
+        output: AVOutput = self.head(self.audio(audio), visual_hidden)
         return output

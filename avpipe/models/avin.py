@@ -1,16 +1,15 @@
 """AVIN: Ramaswamy, What Makes the Sound? A Dual-Modality Interacting Network for AVE Localization, ICASSP 2020.
 
-Read from the slides of the talk, equations 1 to 7; no code is public. How the
-parts are joined is our reading:
+Built from the slides of the talk, equations 1 to 7; no code is public. How the parts are joined is our reading:
 
     F^a, F^v  ──────────────── MFB (2), (3) ──────────────── z ──────────────┐
        └─ two LSTMs ─ h^a, h^v ─ intra (4), (5) ─ s^a, s^v ─ inter (6), (7) ─ c^a, c^v ─ concatenate ─ classifier
 
-Equation 2 multiplies F_t^v in R^{d_v} and F_t^a in R^{d_a}, which the slides define as the CNN features: MFB is
-the *local* interaction of a segment, and the attentions over the LSTMs' outputs bring the *global* one ("using
-local and global information from the two modalities"). Under this reading each ablation row is the model
-without a part, and nothing has to be invented for "LSTM + intra + inter-mod" without MFB. `fuse="attended"` is
-the other reading: MFB joins the attended LSTM outputs.
+Equation 2 multiplies F_t^v in R^{d_v} and F_t^a in R^{d_a}, which the slides define as the CNN features: MFB is the
+*local* interaction within a segment, and attention over the LSTMs' outputs adds the *global* one ("using local and
+global information from the two modalities"). With this reading each ablation row is the model without some part, and
+"LSTM + intra + inter-mod" without MFB needs nothing new. `fuse="attended"` is the other reading: MFB joins the attended
+LSTM outputs.
 """
 
 from typing import Literal
@@ -27,37 +26,37 @@ from avpipe.models.layers import (
     classifier,
     draw_biases_,
     same_segments,
-    spatial_average,
     visual_of,
+    visual_vectors,
 )
 
 CARD = ModelCard(
     title="AVIN",
     paper="J. Ramaswamy, What Makes the Sound?: A Dual-Modality Interacting Network for Audio-Visual Event Localization, ICASSP 2020",
     task="localization",
-    inputs="CNN features of a segment, audio and visual; the slides name no network (compared methods use VGGish 128 and VGG-19 maps 7 x 7 x 512)",
+    inputs="CNN features of a segment, audio and visual; the slides name no network (methods it is compared with use VGGish 128 and VGG-19 maps 7 x 7 x 512)",
     parameters=1_331_101,
     code="none public",
     assumptions=(
-        "MFB fuses the CNN features, as equation 2 is written; its output is concatenated with the attended LSTM outputs (option `fuse`).",
+        "MFB fuses the CNN features, as in equation 2; its output is concatenated with the attended LSTM outputs (option `fuse`).",
         "Visual maps are averaged over their cells: the slides' F_t^v is a vector (option `visual_attention` for AVEL's attention).",
-        "The LSTMs run forward only, one layer: the slides say LSTM (option `bidirectional`).",
-        "hidden 128 for both LSTMs, equal because equations 6 and 7 multiply one modality's h with the other's s; 128 is AVEL's.",
-        "p = 256 (ours; the cited MFB uses 1000 for 3000 answers); q = 5 and dropout 0.1 after the product as in MFB's released code; no bias, as in equation 2 (`fusion_bias` for standardized features, whose mean of zero leaves a product no part of one modality alone).",
+        "The LSTMs have one layer and run forward only: the slides say LSTM (option `bidirectional`).",
+        "Both LSTMs have hidden 128, as in AVEL; the widths must be equal because equations 6 and 7 multiply one modality's h with the other's s.",
+        "p = 256 (ours; the cited MFB uses 1000 for 3000 answers). q = 5 and dropout 0.1 after the product, as in MFB's released code. No bias, as in equation 2; standardized features have mean zero, so that a product keeps nothing of one modality alone (option `fusion_bias`).",
         "The softmax of equations 4 to 7 is over the segments: a dot product gives one number a segment.",
-        "With inter-modality attention the classifier sees s and c of both modalities; with intra only s; with neither h.",
-        "Inter-modality attention needs s, so it comes only with intra-modality attention.",
+        "The classifier's input is s and c of both modalities with inter-modality attention, s with intra-modality attention only, h with neither.",
+        "Inter-modality attention needs s, so it requires intra-modality attention.",
         "Classifier: Linear, ReLU (64), Linear as in AVEL.",
         "Fusion rows printed below `only LSTM` cannot hold LSTM and attention: read as `only MFB` with another fusion (`lstm`, `intra` and `inter` false).",
-        "Fusion rows: multiplication and addition of linear projections to p (the widths differ), concatenation followed by Linear and ReLU.",
-        "One modality alone: its LSTM and, if asked for, its intra-modality attention.",
-        "Loss: cross-entropy. Weakly supervised: each class's mean over time (on the demo the maximum, as in AVEL's code, trains it less well; recipe: `pooling`).",
+        "Fusion rows: multiplication and addition of linear projections to p (the widths differ); concatenation followed by Linear and ReLU.",
+        "One modality alone: its LSTM and, optionally, its intra-modality attention.",
+        "Loss: cross-entropy. Weakly supervised: each class's mean over time; on the demo the maximum, as in AVEL's code, trains less well (recipe: `pooling`).",
     ),
 )
 
 
 def temporal_attention(h: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
-    """Equations 4 to 7: weigh segments by their agreement with a vector for the whole clip.
+    """Equations 4 to 7: weigh segments by their dot product with a vector for the whole clip.
 
     Args:
         h: (B, T, H), one modality's LSTM outputs.
@@ -74,11 +73,10 @@ class ProjectedFusion(nn.Module):
     """The simpler fusions of the slides' table: element-wise product or sum, or concatenation and an FC layer.
 
     Args:
-        visual_dim: d_v.
-        audio_dim: d_a.
+        visual_dim, audio_dim: d_v and d_a.
         p: outputs.
         kind: which of the three.
-        bias: standard deviation of the biases that the factors of a product begin with; 0: as torch draws them.
+        bias: std of the initial biases of a product's two factors; 0 = torch's default.
     """
 
     def __init__(
@@ -101,7 +99,7 @@ class ProjectedFusion(nn.Module):
     def forward(self, visual: Tensor, audio: Tensor) -> Tensor:
         """(..., d_v), (..., d_a) -> (..., p)."""
         if self.kind == "concatenation":
-            return torch.relu(self.joint(torch.cat([visual, audio], dim=-1)))
+            return torch.relu(self.joint(torch.cat([visual, audio], dim=-1)))  # (..., d_v + d_a) -> (..., p)
         if self.kind == "multiplication":
             return self.visual(visual) * self.audio(audio)
         return self.visual(visual) + self.audio(audio)
@@ -112,30 +110,27 @@ class AVIN(nn.Module):
 
     The slides' ablation rows: only LSTM `fusion=none intra=false inter=false`; only MFB `lstm=false intra=false
     inter=false`; LSTM + intra `fusion=none inter=false`; LSTM + intra + inter `fusion=none`; all: the defaults.
+    Raises ValueError for options that contradict each other.
 
     Args:
         num_classes: event categories C; the output has C + 1, background last.
-        audio_dim: d_a.
-        visual_dim: d_v.
+        audio_dim, visual_dim: d_a and d_v.
         visual_cells: H * W of the visual map, for `visual_attention`; 1 where features are vectors.
         inputs: modalities that the model uses. One alone has no fusion and no inter-modality attention.
         fusion: how the modalities are joined; "none" leaves this part out.
-        fuse: what is joined: the CNN features (equation 2 as written) or the attended LSTM outputs.
-        lstm: temporal modelling; without it only the fused features reach the classifier.
+        fuse: what is joined: the CNN features (equation 2) or the attended LSTM outputs.
+        lstm: temporal modelling; without it the classifier reads the fused features only.
         intra: intra-modality attention, equations 4 and 5.
         inter: inter-modality attention, equations 6 and 7.
         bidirectional: LSTMs in both directions.
-        visual_attention: AVEL's audio-guided attention over a map's cells in place of their average; needs maps, and
-            audio among the inputs (without it there is nothing to guide it, and the average is taken).
+        visual_attention: AVEL's audio-guided attention over a map's cells in place of their average; needs maps.
+            Without audio among the inputs the average is taken.
         hidden_dim: H, of each direction.
         fusion_dim: p.
         factors: q.
         dropout: inside MFB.
-        fusion_bias: standard deviation of the biases with which what MFB, or the element-wise product, multiplies begins;
-            0: MFB has none, as in equation 2. For features with mean zero, of which a product keeps too little.
-
-    Raises:
-        ValueError: for parts that cannot stand together.
+        fusion_bias: std of the initial biases of the two factors of MFB or the element-wise product; 0 = none (eq. 2),
+            in the product torch's default. For features with mean zero, of which a product keeps too little.
     """
 
     default_loss = "cross_entropy"
@@ -173,8 +168,8 @@ class AVIN(nn.Module):
         attends = visual_attention and both
         self.cells = visual_cells if attends else None
         self.look = AudioGuidedAttention(audio_dim, visual_dim, visual_cells) if attends else None
-        self.audio_lstm = _lstm(audio_dim, hidden_dim, bidirectional) if lstm and self.uses_audio else None
-        self.visual_lstm = _lstm(visual_dim, hidden_dim, bidirectional) if lstm and self.uses_visual else None
+        self.audio_lstm = LSTM(audio_dim, hidden_dim, bidirectional) if lstm and self.uses_audio else None
+        self.visual_lstm = LSTM(visual_dim, hidden_dim, bidirectional) if lstm and self.uses_visual else None
         h_dim = hidden_dim * (2 if bidirectional else 1) * (2 if inter else 1)  # s, or s and c
         encoded = h_dim * (self.uses_audio + self.uses_visual) if lstm else 0
         self.fusion: nn.Module | None = None
@@ -194,12 +189,12 @@ class AVIN(nn.Module):
         """Intra- and inter-modality attention on the LSTMs' outputs.
 
         Args:
-            h_audio: (B, T, H), or None if the model does not hear.
-            h_visual: (B, T, H), or None if the model does not see.
+            h_audio: (B, T, H), or None without audio.
+            h_visual: (B, T, H), or None without visual.
 
         Returns:
-            Modality -> what is known of it: h, or s, or s and c side by side, (B, T, H or 2 H); and the weights
-            (B, T) of each attention by name, for example "inter_audio" of equation 6.
+            Modality -> h, or s, or s and c concatenated, (B, T, H or 2 H); and the weights (B, T) of each attention by
+            name, for example "inter_audio" of equation 6.
         """
         h = {name: value for name, value in (("audio", h_audio), ("visual", h_visual)) if value is not None}
         if not self.intra:
@@ -215,20 +210,17 @@ class AVIN(nn.Module):
         return encoded, weights
 
     def forward(self, batch: AVBatch) -> AVOutput:
-        """Classify every segment.
+        """Classify every segment. Raises ValueError if a modality is missing or has another shape.
 
         Args:
             batch: audio (B, T, D_a); visual (B, T, D_v) or (B, T, H, W, D_v).
 
         Returns:
-            `segment_logits` (B, T, C + 1); `attention` with the weights over time (B, T) of equations 4 to 7, as
-            "intra_audio", "intra_visual", "inter_audio", "inter_visual", and "visual" (B, T, H, W) with
-            `visual_attention`; `embeddings` of the modalities it uses, the LSTMs' outputs where it has them, and "fused".
-
-        Raises:
-            ValueError: a modality is missing or has another shape.
+            `segment_logits` (B, T, C + 1); `attention`: weights over time (B, T) of equations 4 to 7, "intra_audio",
+            "intra_visual", "inter_audio", "inter_visual", and "visual" (B, T, H, W) with `visual_attention`;
+            `embeddings` of the modalities in use (after the LSTM, if any), and "fused".
         """
-        audio, visual, seen = self._features(batch)
+        audio, visual, where = self._features(batch)
         h_audio = self.audio_lstm(audio)[0] if self.audio_lstm is not None else None  # (B, T, H)
         h_visual = self.visual_lstm(visual)[0] if self.visual_lstm is not None else None
         encoded, weights = self.interact(h_audio, h_visual)
@@ -237,37 +229,30 @@ class AVIN(nn.Module):
             parts = [self.fusion(visual, audio), *parts]
         elif self.fusion is not None:
             parts = [self.fusion(encoded["visual"], encoded["audio"])]
-        fused = torch.cat(parts, dim=-1)
+        fused = torch.cat(parts, dim=-1)  # (B, T, width of the classifier)
         before = {
             "audio": audio if h_audio is None else h_audio,
             "visual": visual if h_visual is None else h_visual,
         }
         return AVOutput(
             segment_logits=self.classifier(fused),
-            attention={**seen, **weights},
+            attention={**where, **weights},
             embeddings={n: e for n, e in before.items() if e is not None} | {"fused": fused},
         )
 
     def _features(self, batch: AVBatch) -> tuple[Tensor | None, Tensor | None, dict[str, Tensor]]:
-        """The modalities that the model uses, checked, visual ones as vectors (B, T, D_v)."""
+        """The checked features of the modalities in use; visual as vectors (B, T, D_v), with the weights of its cells."""
         audio = audio_of(batch.audio, self.audio_dim, "AVIN") if self.uses_audio else None
         if not self.uses_visual:
             return audio, None, {}
         visual = visual_of(batch.visual, self.visual_dim, "AVIN", self.cells)
         if audio is not None:
             same_segments(audio, visual, "AVIN")
-        if self.look is None:
-            return audio, spatial_average(visual), {}
-        attended, where = self.look(audio, visual)
-        return audio, attended, {"visual": where}
-
-
-def _lstm(in_dim: int, hidden_dim: int, bidirectional: bool) -> LSTM:
-    return LSTM(in_dim, hidden_dim, batch_first=True, bidirectional=bidirectional)
+        return audio, *visual_vectors(self.look, audio, visual)
 
 
 def _check_parts(inputs: str, fusion: str, fuse: str, lstm: bool, intra: bool, inter: bool) -> None:
-    """Raise ValueError for parts that cannot stand together."""
+    """Raise ValueError for options that contradict each other."""
     wrong = None
     if inputs != "audio+visual" and (fusion != "none" or inter):
         wrong = f"inputs {inputs!r} has one modality: set `fusion: none` and `inter: false`"

@@ -1,55 +1,42 @@
 """AVRB: Ramaswamy and Das, See the Sound, Hear the Pixels, WACV 2020.
 
-What the abstract says is built in its simplest form: the Audio Visual Fusion Block (AVFB) joins both modalities of each
-segment, and the Segment-Wise Attention Block (SWAB) says which segments count. The rest is ours, see
-`CARD.assumptions`; no code is public, and the paper was not at hand. "AVRB" is the name that later papers' tables use. Its
-unsupervised form, with the triplet Gram matrix loss, has no labels to localize events by and is not here.
+The abstract's two blocks in their simplest form: the Audio Visual Fusion Block (AVFB) joins both modalities of each
+segment, and the Segment-Wise Attention Block (SWAB) weighs the segments. The rest is ours, see `CARD.assumptions`: no
+code is public, and we did not have the paper. "AVRB" is the name in later papers' tables. The unsupervised form, with
+the triplet Gram matrix loss, has no labels for localizing events and is left out.
 
-    audio ───────────── LSTM ── h^a ─┐
-      └ where to look                AVFB ── z ── SWAB ── classifier
-    visual map ──┴───── LSTM ── h^v ─┘
+    audio ─────────────────────── LSTM ── h^a ─┐
+      └ audio-guided attention                AVFB ── z ── SWAB ── classifier
+    visual map ──┴─────────────── LSTM ── h^v ─┘
 """
 
 from torch import Tensor, nn
 
 from avpipe.models.base import AVBatch, AVOutput, ModelCard
-from avpipe.models.layers import (
-    LSTM,
-    MFB,
-    AudioGuidedAttention,
-    audio_of,
-    classifier,
-    same_segments,
-    spatial_average,
-    visual_of,
-)
+from avpipe.models.layers import LSTM, MFB, AudioGuidedAttention, audio_and_visual, classifier, visual_vectors
 
 CARD = ModelCard(
     title="AVRB",
     paper="J. Ramaswamy and S. Das, See the Sound, Hear the Pixels, WACV 2020",
     task="localization",
-    inputs="CNN features of a segment, audio and visual (compared methods use VGGish 128 and VGG-19 maps 7 x 7 x 512)",
+    inputs="CNN features of a segment, audio and visual (methods it is compared with use VGGish 128 and VGG-19 maps 7 x 7 x 512)",
     parameters=1_990_734,
     code="none public",
+    abstract_only=True,
     assumptions=(
-        "AVFB is bilinear: MFB (p = 256, q = 5, dropout 0.1), the fusion of the same author's AVIN, here of the two LSTMs' outputs.",
-        "SWAB learns what to look for: a segment's score is Linear, tanh (64), Linear of its fused feature, softmax over the segments; AVIN compares with the clip's mean instead.",
-        "SWAB's output is (1 + T w_t) z_t: a residual keeps every segment, and T w_t is 1 where all segments weigh the same.",
-        "Where to look: AVEL's audio-guided attention over the map's cells, since the paper localizes the sound in the image (option `attention`; without it their average).",
+        "AVFB is bilinear: MFB (p = 256, q = 5, dropout 0.1), the fusion of AVIN, by the same author; here it fuses the outputs of the two LSTMs.",
+        "SWAB scores a segment by Linear, tanh (64), Linear of its fused feature, with a softmax over the segments; AVIN compares with the clip's mean instead.",
+        "SWAB's output is (1 + T w_t) z_t: a residual keeps every segment, and T w_t is 1 where all weights are equal.",
+        "The map's cells are summed by AVEL's audio-guided attention, since the paper localizes the sound in the image (option `attention`; without it their average).",
         "LSTMs of one layer in both directions, hidden 128, as in AVEL.",
         "Classifier: Linear, ReLU (64), Linear, as in AVEL.",
-        "Loss: cross-entropy. Weakly supervised: each class's mean over time (on the demo the maximum, as in AVEL's code, trains it less well; recipe: `pooling`).",
+        "Loss: cross-entropy. Weakly supervised: each class's mean over time; on the demo the maximum, as in AVEL's code, trains less well (recipe: `pooling`).",
     ),
 )
 
 
 class SegmentWiseAttention(nn.Module):
-    """SWAB: segments are strengthened by how much they look like what matters.
-
-    Args:
-        dim: D, width of a segment's feature.
-        hidden_dim: of the score's first layer.
-    """
+    """SWAB: scale each segment, of width `dim`, by a learned score; `hidden_dim` is that of the score's first layer."""
 
     def __init__(self, dim: int, hidden_dim: int = 64) -> None:
         super().__init__()
@@ -58,7 +45,7 @@ class SegmentWiseAttention(nn.Module):
         )
 
     def forward(self, fused: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, T, D) -> (1 + T w_t) z_t, (B, T, D), and the weights w (B, T), which sum to one over the segments."""
+        """z (B, T, D) -> (1 + T w_t) z_t (B, T, D), and the weights w (B, T), which sum to one over the segments."""
         weights = self.score(fused).squeeze(-1).softmax(dim=1)  # (B, T)
         return (1 + fused.shape[1] * weights).unsqueeze(-1) * fused, weights
 
@@ -68,18 +55,14 @@ class AVRB(nn.Module):
 
     Args:
         num_classes: event categories C; the output has C + 1, background last.
-        audio_dim: D_a.
-        visual_dim: D_v.
-        visual_cells: H * W of the visual map; 1 where features are vectors.
-        attention: audio-guided visual attention over the cells of a map; without it their average.
+        audio_dim, visual_dim: D_a and D_v.
+        visual_cells: H * W of the visual map; 1 for vectors, for which `attention` raises ValueError.
+        attention: audio-guided visual attention over a map's cells; without it their average.
         attention_dim: hidden width of that attention.
         hidden_dim: of each direction of the LSTMs.
         fusion_dim: p, outputs of AVFB.
         factors: q, the rank of each of AVFB's bilinear forms.
         dropout: inside AVFB.
-
-    Raises:
-        ValueError: for attention over vectors.
     """
 
     default_loss = "cross_entropy"
@@ -105,33 +88,24 @@ class AVRB(nn.Module):
         self.look = (
             AudioGuidedAttention(audio_dim, visual_dim, visual_cells, attention_dim) if attention else None
         )
-        self.audio_lstm = LSTM(audio_dim, hidden_dim, batch_first=True, bidirectional=True)
-        self.visual_lstm = LSTM(visual_dim, hidden_dim, batch_first=True, bidirectional=True)
+        self.audio_lstm = LSTM(audio_dim, hidden_dim)
+        self.visual_lstm = LSTM(visual_dim, hidden_dim)
         self.fusion = MFB(2 * hidden_dim, 2 * hidden_dim, fusion_dim, factors, dropout)
         self.segments = SegmentWiseAttention(fusion_dim)
         self.classifier = classifier(fusion_dim, num_classes + 1)
 
     def forward(self, batch: AVBatch) -> AVOutput:
-        """Classify every segment.
+        """Classify every segment. Raises ValueError if a modality is missing or has another shape.
 
         Args:
             batch: audio (B, T, D_a); visual (B, T, D_v) or (B, T, H, W, D_v).
 
         Returns:
-            `segment_logits` (B, T, C + 1); `attention` "segments" (B, T) of SWAB, and "visual" (B, T, H, W) where
-            there is attention over cells.
-
-        Raises:
-            ValueError: a modality is missing or has another shape.
+            `segment_logits` (B, T, C + 1); `attention` "segments" (B, T) of SWAB, and "visual" (B, T, H, W) with
+            attention over cells.
         """
-        audio = audio_of(batch.audio, self.audio_dim, "AVRB")
-        visual = visual_of(batch.visual, self.visual_dim, "AVRB", self.cells)
-        same_segments(audio, visual, "AVRB")
-        seen: dict[str, Tensor] = {}
-        if self.look is None:
-            looked_at = spatial_average(visual)  # (B, T, D_v)
-        else:
-            looked_at, seen["visual"] = self.look(audio, visual)  # (B, T, D_v), (B, T, H, W)
-        h_audio, h_visual = self.audio_lstm(audio)[0], self.visual_lstm(looked_at)[0]  # (B, T, 2 * hidden)
-        strengthened, seen["segments"] = self.segments(self.fusion(h_visual, h_audio))  # (B, T, p), (B, T)
-        return AVOutput(segment_logits=self.classifier(strengthened), attention=seen)
+        audio, visual = audio_and_visual(batch, self.audio_dim, self.visual_dim, "AVRB", self.cells)
+        pooled, weights = visual_vectors(self.look, audio, visual)  # (B, T, D_v)
+        h_audio, h_visual = self.audio_lstm(audio)[0], self.visual_lstm(pooled)[0]  # (B, T, 2 * hidden)
+        weighted, weights["segments"] = self.segments(self.fusion(h_visual, h_audio))  # (B, T, p), (B, T)
+        return AVOutput(segment_logits=self.classifier(weighted), attention=weights)

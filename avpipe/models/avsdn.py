@@ -1,9 +1,10 @@
 """AVSDN: Lin, Li and Wang, Dual-modality seq2seq Network for Audio-Visual Event Localization, ICASSP 2019.
 
-A sequence-to-sequence network: one LSTM reads the sounds and one the images; their last hidden and cell states, fused
-by AVEL's dual multimodal residual block, are the initial state of a third LSTM, which reads both modalities' local
-features side by side and answers for every segment. No code is public; jasongief/CPSP (cpsp_avel/model/avsdn.py)
-has a re-implementation, whose layers and 2,162,510 parameters are ours with `attention=True`.
+A sequence-to-sequence network. One LSTM encodes the audio, another the visual features. AVEL's dual multimodal residual
+block fuses their last hidden states, and their last cell states, into the initial state of a third LSTM, the decoder.
+It reads both modalities' local features, concatenated, and classifies every segment. No official code is public; with
+`attention=True` the layers and the 2,162,510 parameters are those of the re-implementation in jasongief/CPSP
+(cpsp_avel/model/avsdn.py).
 """
 
 from typing import Literal
@@ -17,11 +18,9 @@ from avpipe.models.layers import (
     LSTM,
     AudioGuidedAttention,
     ResidualFusion,
-    audio_of,
+    audio_and_visual,
     classifier,
-    same_segments,
-    spatial_average,
-    visual_of,
+    visual_vectors,
 )
 
 State = tuple[Tensor, Tensor]
@@ -31,18 +30,18 @@ CARD = ModelCard(
     title="AVSDN",
     paper="Y.-B. Lin, Y.-J. Li and Y.-C. F. Wang, Dual-Modality seq2seq Network for Audio-Visual Event Localization, ICASSP 2019",
     task="localization",
-    inputs="VGGish (128), ResNet-152 of a frame a segment (2048; 512 for the count, with 2048 it is 4,929,309)",
+    inputs="VGGish (128), ResNet-152 of a frame a segment (2048; parameters are counted with 512, with 2048 they are 4,929,309)",
     parameters=1_783_581,
     code="none public; re-implementation in https://github.com/jasongief/CPSP",
     assumptions=(
-        "Visual maps are averaged over their cells: the paper's row reads audio+visual, where AVEL's rows tell apart with and without attention (option `attention`).",
-        "LSTMs of one layer in both directions, hidden 128, as in AVEL and CPSP; the paper says LSTM (option `bidirectional`). Each direction's last state is fused with the other modality's of that direction.",
-        "The fusion's MLPs are Linear, tanh, Linear, as in AVEL's DMRN, and are the same for hidden and cell states, as in CPSP (equation 2 is not legible in our copy of the paper).",
-        "States are fused as they are, and the decoder's outputs classified as they are; CPSP puts a ReLU before each.",
+        "Visual maps are averaged over their cells: the paper's row reads audio+visual, where AVEL's rows distinguish with and without attention (option `attention`).",
+        "LSTMs of one layer in both directions, hidden 128, as in AVEL and CPSP; the paper says LSTM (option `bidirectional`). Each direction's last state is fused with the other modality's of the same direction.",
+        "The fusion's MLPs are Linear, tanh, Linear, as in AVEL's DMRN, and are shared by hidden and cell states, as in CPSP (equation 2 is not legible in our copy of the paper).",
+        "No ReLU on the states before fusion or on the decoder's outputs before classification; CPSP has both.",
         "The last fully connected layer is one Linear on the decoder's outputs.",
-        "Label guided: the same network as `fusion`, and an MLP (Linear, ReLU, Linear; 64 units) on each encoder's last hidden state is trained with the clip's categories by binary cross-entropy, weight 1.",
+        "Label guided: the same network as `fusion`; an MLP (Linear, ReLU, Linear; 64 units) on each encoder's last hidden state is trained with the clip's categories by binary cross-entropy, weight 1.",
         "Visual or audio input only: the decoder's initial state is that encoder's; its inputs remain both modalities' local features.",
-        "The clip's label says which categories it has; the paper's mean of the segments' labels also tells how long they last: recipe `avsdn_weak` of ave.yaml.",
+        "The weak label says which categories a clip has; the paper's mean of the segments' labels also tells how long they last (recipe `avsdn_weak` of ave.yaml).",
         "ave.yaml's maps are means of 16 frames a second; the paper samples a frame.",
     ),
 )
@@ -51,22 +50,18 @@ CARD = ModelCard(
 class AVSDN(nn.Module):
     """Audio-visual event localization by a sequence-to-sequence network.
 
-    Both settings are trained by binary cross-entropy on softmax probabilities; weakly supervised, of the segments'
+    Both settings are trained by binary cross-entropy on softmax probabilities; weakly supervised, on the segments'
     scores averaged over time (equation 3). These are the task's defaults for this model.
 
     Args:
         num_classes: event categories C; the output has C + 1, background last.
-        audio_dim: D_a.
-        visual_dim: D_v.
-        visual_cells: H * W of the visual map, for `attention`; 1 where features are vectors.
-        initial_state: of the decoder, the rows of the paper's last table: both encoders' states fused (ours), one
-            encoder's, or fused and guided by labels.
+        audio_dim, visual_dim: D_a and D_v.
+        visual_cells: H * W of the visual map; 1 for vectors, for which `attention` raises ValueError.
+        initial_state: of the decoder, as in the rows of the paper's last table: both encoders' states fused ("Fusion
+            (Ours)"), one encoder's state, or fused and label guided.
         attention: AVEL's audio-guided attention over a map's cells in place of their average; needs maps.
         bidirectional: LSTMs in both directions.
         hidden_dim: of each direction.
-
-    Raises:
-        ValueError: for attention over vectors.
     """
 
     default_loss = "binary_cross_entropy"
@@ -90,42 +85,34 @@ class AVSDN(nn.Module):
         self.look = AudioGuidedAttention(audio_dim, visual_dim, visual_cells) if attention else None
         widths = {"audio": audio_dim, "visual": visual_dim}
         encoded = [initial_state] if initial_state in widths else list(widths)
-        self.encoders = nn.ModuleDict(
-            {name: _lstm(widths[name], hidden_dim, bidirectional) for name in encoded}
-        )
+        self.encoders = nn.ModuleDict({n: LSTM(widths[n], hidden_dim, bidirectional) for n in encoded})
         self.fusion = ResidualFusion(hidden_dim) if len(encoded) == 2 else None
-        self.decoder = _lstm(audio_dim + visual_dim, hidden_dim, bidirectional)
+        self.decoder = LSTM(audio_dim + visual_dim, hidden_dim, bidirectional)
         wide = hidden_dim * (2 if bidirectional else 1)
         self.classifier = nn.Linear(wide, num_classes + 1)
         guided = encoded if initial_state == "label_guided" else []
         self.guides = nn.ModuleDict({name: classifier(wide, num_classes + 1) for name in guided})
 
     def forward(self, batch: AVBatch) -> AVOutput:
-        """Classify every segment.
+        """Classify every segment. Raises ValueError if a modality is missing or has another shape.
 
         Args:
-            batch: audio (B, T, D_a); visual (B, T, D_v) or (B, T, H, W, D_v); `targets` while a label-guided model is
-                trained.
+            batch: audio (B, T, D_a); visual (B, T, D_v) or (B, T, H, W, D_v); `targets` to train a label-guided model.
 
         Returns:
-            `segment_logits` (B, T, C + 1); `losses` "guide_audio" and "guide_visual" if guided and there are
-            targets; `attention["visual"]` (B, T, H, W) where there is attention.
-
-        Raises:
-            ValueError: a modality is missing or has another shape.
+            `segment_logits` (B, T, C + 1); `losses` "guide_audio" and "guide_visual" if label-guided and there are
+            targets; `attention["visual"]` (B, T, H, W) with attention.
         """
-        audio, visual, seen = self._features(batch)
+        audio, maps = audio_and_visual(batch, self.audio_dim, self.visual_dim, "AVSDN", self.cells)
+        visual, weights = visual_vectors(self.look, audio, maps)  # (B, T, D_v)
         local = {"audio": audio, "visual": visual}
         states = {name: encoder(local[name])[1] for name, encoder in self.encoders.items()}
-        decoded, _ = self.decoder(torch.cat([audio, visual], dim=-1), self.initial_state(states))
-        return AVOutput(
-            segment_logits=self.classifier(decoded),
-            losses=self._guide(states, batch),
-            attention=seen,
-        )
+        inputs = torch.cat([audio, visual], dim=-1)  # (B, T, D_a + D_v)
+        logits = self.classifier(self.decoder(inputs, self.initial_state(states))[0])  # (B, T, C + 1)
+        return AVOutput(segment_logits=logits, losses=self._guide(states, batch), attention=weights)
 
     def initial_state(self, states: dict[str, State]) -> State:
-        """The decoder's: one modality's last state, or both modalities' hidden states fused, and cell states likewise."""
+        """The decoder's initial state: one encoder's last state, or both encoders' hidden states fused, and cell states likewise."""
         if self.fusion is None:
             (state,) = states.values()
             return state
@@ -133,39 +120,25 @@ class AVSDN(nn.Module):
         return self.fusion(h_audio, h_visual), self.fusion(c_audio, c_visual)
 
     def _guide(self, states: dict[str, State], batch: AVBatch) -> dict[str, Tensor]:
-        """How badly each encoder's last hidden state tells the clip's categories, while there are labels to ask."""
+        """The loss of predicting the clip's categories from each encoder's last hidden state; {} without targets."""
         if batch.targets is None:
             return {}
         target = clip_target(batch.targets["target"])
         losses = {}
         for name, guide in self.guides.items():
             hidden = states[name][0].transpose(0, 1).flatten(1)  # (directions, B, H) -> (B, directions * H)
-            said = guide(hidden).float().softmax(dim=-1)
-            with torch.autocast(said.device.type, enabled=False):  # which has no such loss on a GPU
-                losses[f"guide_{name}"] = functional.binary_cross_entropy(said, target)
+            probabilities = guide(hidden).float().softmax(dim=-1)
+            with torch.autocast(hidden.device.type, enabled=False):  # a GPU's autocast refuses this loss
+                losses[f"guide_{name}"] = functional.binary_cross_entropy(probabilities, target)
         return losses
-
-    def _features(self, batch: AVBatch) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        """Local features (B, T, D_a) and (B, T, D_v), checked, and where the model looked."""
-        audio = audio_of(batch.audio, self.audio_dim, "AVSDN")
-        visual = visual_of(batch.visual, self.visual_dim, "AVSDN", self.cells)
-        same_segments(audio, visual, "AVSDN")
-        if self.look is None:
-            return audio, spatial_average(visual), {}
-        attended, where = self.look(audio, visual)
-        return audio, attended, {"visual": where}
 
 
 def clip_target(target: Tensor) -> Tensor:
-    """Truth of the segments (B, T, C + 1), or already of the clip (B, C + 1) -> the clip's categories (B, C + 1).
+    """The clip's categories (B, C + 1), 0 or 1, from the segments' labels (B, T, C + 1); background if there is none.
 
-    0 or 1, and background where the clip has no category; the clip's own as it is (with `weak_labels: durations` shares).
+    Labels that are the clip's already, (B, C + 1), are returned as they are (shares with `weak_labels: durations`).
     """
     if target.ndim == 2:
         return target
     present = target[..., :-1].amax(dim=1)  # (B, C)
-    return torch.cat([present, 1 - present.amax(dim=-1, keepdim=True)], dim=-1)
-
-
-def _lstm(in_dim: int, hidden_dim: int, bidirectional: bool) -> LSTM:
-    return LSTM(in_dim, hidden_dim, batch_first=True, bidirectional=bidirectional)
+    return torch.cat([present, 1 - present.amax(dim=-1, keepdim=True)], dim=-1)  # (B, C + 1)

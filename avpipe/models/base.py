@@ -1,4 +1,4 @@
-"""What every model takes, returns and says about itself."""
+"""The input and output types of every model, and the card that describes it."""
 
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
@@ -13,16 +13,14 @@ class AVBatch:
 
     Args:
         audio: (B, T, D_a) float.
-        visual: (B, T, D_v), or a spatial map (B, T, H, W, D_v), float; (B, T, F, D_v) for several frames a
-            segment.
+        visual: float; (B, T, D_v), maps (B, T, H, W, D_v), or several frames a segment (B, T, F, D_v).
         motion: (B, T, D_m) float, features of a 3D network.
-        targets: what the task's loss compares with (`Task.targets`, of these clips), for terms and states that need
-            labels. The loop sets it while a model is trained; None while it is evaluated. Localization has
-            `target`: (B, T, C + 1) supervised, (B, C + 1) weakly supervised, 0 or 1, background last. Parsing has `clip`,
-            `audio` and `visual`, (B, C), 0 or 1: the clip's categories, and which of them may be heard and seen in it.
-            Cross-modality localization has `event`: (B, T), 0 or 1.
-        progress: the share of the training's steps that lie behind, 0 <= p < 1, for schedules inside a model. The
-            loop sets it as it does `targets`.
+        targets: labels of these clips (`Task.targets`), for models whose loss terms or states need them. The training
+            loop sets them; None in evaluation. All are 0 or 1 (localization with `weak_labels: durations`: shares).
+            Localization: `target`, (B, T, C + 1) supervised, (B, C + 1) weakly supervised, background last. Parsing:
+            `clip`, (B, C), the clip's categories, and `audio` and `visual`, (B, C), those that may occur in that
+            modality. Cross-modality localization: `event`, (B, T).
+        progress: share of the training steps done, 0 <= p < 1, for schedules inside a model. Set like `targets`.
     """
 
     audio: "Tensor | None" = None
@@ -34,34 +32,32 @@ class AVBatch:
 
 @dataclass
 class AVOutput:
-    """What a model says of B clips. C is the number of event categories, background not counted.
+    """A model's answer for B clips. C is the number of event categories without background.
 
-    A localization model gives either `segment_logits`, or `event_logits` with `category_logits`. A parsing model gives
-    the three probabilities, `attentive_mmil_pooling` of layers.py two of them; every category has one of its own. A
-    cross-modality model gives either `similarity`, or `audio_to_visual` with `visual_to_audio`. A model to be pretrained
-    gives `grounding` and `groups`.
+    A localization model gives `segment_logits`, or `event_logits` with `category_logits`. A parsing model gives the
+    three probabilities; categories are independent of each other. A cross-modality model gives `similarity`, or
+    `audio_to_visual` with `visual_to_audio`. A model for pretraining gives `grounding` and `groups`.
 
     Args:
-        segment_logits: (B, T, C + 1) unnormalised; the last class is background.
-        event_logits: (B, T), unnormalised: is there an event, whichever it is.
-        category_logits: (B, C), unnormalised, of the whole clip; (B, C + 1), background last, from a model that is
-            weakly supervised with clips without an event (CMRAN's released code).
-        parsing_probabilities: (B, T, 2, C): is the category heard (index 0), is it seen (1), in this segment?
-        modality_probabilities: (B, 2, C): is it heard, is it seen, anywhere in the clip?
-        clip_probabilities: (B, C): is it there, heard or seen? HAN's pooling may go beyond 1, up to 2.
-        similarity: (B, T, T): how well the sound of segment i goes with the picture of segment j; larger is better.
-        audio_to_visual: (B, I, T): how well the picture of each segment goes with the sound of query i, for every one of
-            the I = T (T + 1) / 2 intervals that could be asked for, in the order of `layers.intervals`. So that no model
-            is told where the event is.
-        visual_to_audio: (B, I, T): the sound of each segment with the picture of query i.
-        grounding: (B, 2, 2, T, T), cosines: segment i in one modality with segment j in another or the same, entry
-            [b, m, n, i, j], 0 audio and 1 visual.
-        groups: (B, T) int64: segments with the same number belong together by their features (AVG's ground truth).
-        losses: further terms of the training loss, name -> scalar tensor. Localization adds them as they are; parsing
-            weighs each term by its name (`default_loss_weights` of the model, `loss_weights` of the recipe).
-        attention: what can be looked at, name -> tensor (for figures); never used for the loss.
-        embeddings: features of the segments on their way through the model, (B, T, D) with a D of their own: "audio"
-            and "visual", encoded and not yet fused; "fused", what the classifier reads (for figures).
+        segment_logits: (B, T, C + 1), background last.
+        event_logits: (B, T): is there an event of any category?
+        category_logits: (B, C), of the whole clip; (B, C + 1), background last, from a model that is weakly supervised
+            with clips without an event (CMRAN's released code).
+        parsing_probabilities: (B, T, 2, C): the category occurs in this segment's audio (index 0), visual (1).
+        modality_probabilities: (B, 2, C): it occurs anywhere in the clip's audio, visual.
+        clip_probabilities: (B, C): it occurs in the clip, in either modality. HAN's pooling can give up to 2.
+        similarity: (B, T, T), of audio segment i with visual segment j; larger is more similar.
+        audio_to_visual: (B, I, T), how well each visual segment matches audio query i. Queries are all
+            I = T (T + 1) / 2 intervals, in the order of `layers.intervals`; so no model is told the event's interval.
+        visual_to_audio: (B, I, T), how well each audio segment matches visual query i.
+        grounding: (B, 2, 2, T, T), cosines; entry [b, m, n, i, j] is of segment i in modality m with segment j in n,
+            0 audio and 1 visual.
+        groups: (B, T) int64: segments with the same number belong together (AVG's ground truth, from the features).
+        losses: further loss terms, name -> scalar tensor. Localization adds them; parsing weighs each by its name
+            (`default_loss_weights` of the model, `loss_weights` of the recipe).
+        attention: name -> weights, for figures; never used for the loss.
+        embeddings: features of the segments inside the model, (B, T, D) with a D of their own, for figures: "audio" and
+            "visual", encoded and not yet fused; "fused", the classifier's input.
     """
 
     segment_logits: "Tensor | None" = None
@@ -80,7 +76,7 @@ class AVOutput:
     embeddings: "dict[str, Tensor]" = field(default_factory=dict)
 
     def in_float32(self) -> "AVOutput":
-        """The same in float32, where a model that computes in bfloat16 gave that; whole numbers stay what they are."""
+        """The same with bfloat16 tensors as float32; integer tensors are unchanged."""
 
         def cast(value: Any) -> Any:
             if isinstance(value, dict):
@@ -92,16 +88,17 @@ class AVOutput:
 
 @dataclass(frozen=True)
 class ModelCard:
-    """What `docs/models.md` says of a model; stands as `CARD` beside the class.
+    """A model's entry in `docs/models.md`; the `CARD` in the model's file.
 
     Args:
         title: the name the field uses.
         paper: authors, title, venue, year.
         task: the task that trains it ("localization", "parsing", ...).
-        inputs: features of the published numbers, in words.
+        inputs: features behind the published numbers, in words.
         parameters: trainable parameters with the paper's sizes and default options.
         code: where the authors' code is, or "none public".
-        assumptions: what no source says and we chose.
+        abstract_only: we had neither the paper nor code, only the abstract.
+        assumptions: choices of ours that no source settles, and deviations from the released code.
     """
 
     title: str
@@ -110,4 +107,5 @@ class ModelCard:
     inputs: str
     parameters: int
     code: str
+    abstract_only: bool = False
     assumptions: tuple[str, ...] = ()

@@ -1,4 +1,4 @@
-"""A run's weights and the model they belong to. Apart from the table of models, which is read where there is no torch."""
+"""Load a run's model. Not in `avpipe.models` itself, whose table of models is also read without torch."""
 
 import re
 from pathlib import Path
@@ -13,10 +13,10 @@ _MEAN = re.compile(r"input_\w+_mean")
 
 
 def load_model(checkpoint: Path) -> nn.Module:
-    """The trained model of a run, in evaluation mode; raises as `avpipe.models.load_model` says."""
+    """See `avpipe.models.load_model`."""
     saved = torch.load(checkpoint, map_location="cpu", weights_only=True)
     if not isinstance(saved, dict) or not saved.get("weights"):
-        raise ValueError(f"{checkpoint} holds no weights; metrics.json beside it says whether the run failed")
+        raise ValueError(f"{checkpoint} holds no weights; see `status` in the metrics.json beside it")
     model = create_model(saved["model"], **saved["options"])
     weights = saved["weights"]
     roles = [name.removeprefix("input_").removesuffix("_mean") for name in weights if _MEAN.fullmatch(name)]

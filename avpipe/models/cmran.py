@@ -1,9 +1,9 @@
 """CMRAN: Xu, Zeng, Wu, Tan and Gan, Cross-Modal Relation-Aware Networks for Audio-Visual Event Localization, MM 2020.
 
-The sound decides which channels and cells of the visual map count; each modality's segments then attend over the
-other's *and their own*; the product of both asks once more over both. Two heads answer: is there an event in this
-segment, and which is it in this clip. Sizes, dropout and losses are those of the released code (FloretCat/CMRAN:
-model/main_model.py, model/models.py).
+The audio weighs the channels and cells of the visual map. Each modality's segments attend to the other's *and their
+own*; the product of both results attends to both again. One head scores each segment for an event, another classifies
+the clip. Sizes, dropout and losses are those of the released code (FloretCat/CMRAN: model/main_model.py,
+model/models.py).
 """
 
 from typing import Literal
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from avpipe.models.base import AVBatch, AVOutput, ModelCard
-from avpipe.models.layers import audio_of, same_segments, visual_of
+from avpipe.models.layers import audio_and_visual
 
 CARD = ModelCard(
     title="CMRAN",
@@ -22,10 +22,10 @@ CARD = ModelCard(
     parameters=9_509_150,
     code="https://github.com/FloretCat/CMRAN",
     assumptions=(
-        "Layers that the released code declares and never uses are left out: 9,509,150 of its 15,863,262 parameters.",
-        "A vector in place of a map is a map of one cell: its channels are attended, its only cell counts fully.",
+        "Layers that the released code declares and never uses are left out: 9,509,150 of its 15,863,262 parameters remain.",
+        "A vector counts as a map of one cell: channel attention applies, and the cell has weight 1.",
         "Another `hidden_dim` scales every width of the released code with it: maps and channels 2x, bottleneck and queries of the cells 1x, feed-forward 8x.",
-        "The released code computes in double precision; here in single precision, as every model.",
+        "Single precision, as every model; the released code uses double precision.",
     ),
 )
 
@@ -33,14 +33,12 @@ CARD = ModelCard(
 class SpatialChannelAttention(nn.Module):
     """Audio-guided attention over the channels of a map, then over its cells.
 
-    With x the K cells of a segment, a its sound and U, W with ReLU after them,
+    With x the K cells of a segment, a its audio and U, W with ReLU after them,
 
         c = sigmoid(W_c W_b mean over cells of (U_1 x * U_2 a)),   x' = (1 + c) x
         w = softmax over cells of tanh(W_s (U_3 x' * U_4 a)),      output = sum over cells of w_k x'_k
 
-    Args:
-        audio_dim: D_a.
-        dim: channels of the map.
+    `audio_dim` is D_a, `dim` D, the channels of the map.
     """
 
     def __init__(self, audio_dim: int, dim: int) -> None:
@@ -52,33 +50,28 @@ class SpatialChannelAttention(nn.Module):
         self.cells = nn.Linear(half, 1)
 
     def forward(self, audio: Tensor, cells: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Attend.
+        """Audio (B, T, D_a), cells (B, T, K, D) -> attended features (B, T, D), and the weights of channels and cells.
 
-        Args:
-            audio: (B, T, D_a).
-            cells: (B, T, K, D).
-
-        Returns:
-            The attended features (B, T, D), the channels' weights (B, T, D) in (0, 1), and the cells' (B, T, K).
+        The channels' weights are (B, T, D) in (0, 1), the cells' (B, T, K).
         """
-        heard = self.audio_channels(audio).relu().unsqueeze(-2)  # (B, T, 1, D)
-        both = (heard * self.visual_channels(cells).relu()).mean(dim=-2)  # (B, T, D)
+        from_audio = self.audio_channels(audio).relu().unsqueeze(-2)  # (B, T, 1, D)
+        both = (from_audio * self.visual_channels(cells).relu()).mean(dim=-2)  # (B, T, D)
         channels = self.channels(self.bottleneck(both).relu()).sigmoid()  # (B, T, D)
         cells = cells * (1 + channels).unsqueeze(-2)  # (B, T, K, D)
-        heard = self.audio_cells(audio).relu().unsqueeze(-2)  # (B, T, 1, D / 2)
-        scores = self.cells(self.visual_cells(cells).relu() * heard).squeeze(-1)  # (B, T, K)
+        from_audio = self.audio_cells(audio).relu().unsqueeze(-2)  # (B, T, 1, D / 2)
+        scores = self.cells(self.visual_cells(cells).relu() * from_audio).squeeze(-1)  # (B, T, K)
         weights = torch.tanh(scores).softmax(dim=-1)
         attended = (weights.unsqueeze(-2) @ cells).squeeze(-2)  # (B, T, 1, K) @ (B, T, K, D) -> (B, T, D)
         return attended, channels, weights
 
 
 class RelationLayer(nn.Module):
-    """Cross-modal relation attention: a modality asks the other modality's segments and its own.
+    """Cross-modal relation attention: a modality attends to the other modality's segments and its own.
 
     Args:
-        dim: of both.
+        dim: D, of both.
         heads: of the attention.
-        dropout: of the attention's weights, and after each of the two parts.
+        dropout: of the attention's weights, and after attention and feed-forward part.
     """
 
     def __init__(self, dim: int, heads: int, dropout: float) -> None:
@@ -93,13 +86,13 @@ class RelationLayer(nn.Module):
     def forward(self, query: Tensor, memory: Tensor) -> Tensor:
         """(B, T, D) of one modality, (B, S, D) of the other -> (B, T, D)."""
         memory = torch.cat([memory, query], dim=1)  # (B, S + T, D)
-        found = self.attention(query, memory, memory, need_weights=False)[0]
-        query = self.norm_attention(query + self.dropout(found))
+        attended = self.attention(query, memory, memory, need_weights=False)[0]
+        query = self.norm_attention(query + self.dropout(attended))
         return self.norm_forward(query + self.dropout(self.forward_part(query)))
 
 
 class ModalityRelations(nn.Module):
-    """What one modality says of itself as the other's memory, and what it finds there.
+    """One modality's two roles: memory for the other modality, and queries to the other's memory.
 
     Args:
         in_dim: of its features.
@@ -116,11 +109,11 @@ class ModalityRelations(nn.Module):
         self.relation = RelationLayer(dim, 4, dropout)
 
     def memory(self, features: Tensor) -> Tensor:
-        """(B, T, in_dim) -> (B, T, dim), after self-attention; no position is told."""
+        """Self-attention without positions: (B, T, in_dim) -> (B, T, dim)."""
         return self.encoder(self.embed_memory(features))
 
     def query(self, features: Tensor, memory: Tensor) -> Tensor:
-        """(B, T, in_dim) and the other modality's memory (B, T, dim) -> (B, T, dim)."""
+        """(B, T, in_dim), and the other modality's memory (B, T, dim) -> (B, T, dim)."""
         return self.relation(self.embed_query(features), memory)
 
 
@@ -128,21 +121,16 @@ class CMRAN(nn.Module):
     """Audio-visual event localization by cross-modal relations, with an event score and a category.
 
     Supervised, the loss is binary cross-entropy on the event and cross-entropy on the category, equally weighted.
-    Weakly supervised, sigmoid(event) * category is pooled by each category's maximum over time and compared by
-    MultiLabelSoftMarginLoss on softmax probabilities; the categories then include background, which clips without an
-    event teach.
+    Weakly supervised, sigmoid(event) * category is pooled by each category's maximum over time, and the loss is
+    MultiLabelSoftMarginLoss on softmax probabilities; the categories then include background, for clips without events.
 
     Args:
         num_classes: event categories C.
-        audio_dim: D_a.
-        visual_dim: D_v.
-        setting: the released code's networks differ in the heads of the last attention, 4 supervised and 2 weakly
-            supervised, and in the category of background, only weakly supervised; the training loop fills it in.
-        hidden_dim: width of the attentions, a multiple of 4.
+        audio_dim, visual_dim: D_a and D_v.
+        setting: selects the released code's network: the last attention has 4 heads supervised and 2 weakly supervised,
+            and only the weakly supervised one has a category for background. Set by the training loop.
+        hidden_dim: width of the attentions, a multiple of 4, else ValueError.
         dropout: of the attentions; twice as much after the first layer on the map's cells.
-
-    Raises:
-        ValueError: for a `hidden_dim` that four heads cannot share.
     """
 
     default_loss = "cross_entropy"
@@ -161,7 +149,7 @@ class CMRAN(nn.Module):
     ) -> None:
         super().__init__()
         if hidden_dim % 4:
-            raise ValueError(f"CMRAN: `hidden_dim` {hidden_dim} is no multiple of its 4 heads")
+            raise ValueError(f"CMRAN: `hidden_dim` {hidden_dim} must be a multiple of its 4 heads")
         self.audio_dim, self.visual_dim = audio_dim, visual_dim
         map_dim = 2 * hidden_dim
         self.embed_cells = nn.Sequential(nn.Linear(visual_dim, map_dim), nn.ReLU(), nn.Dropout(2 * dropout))
@@ -175,36 +163,33 @@ class CMRAN(nn.Module):
         self.category = nn.Linear(hidden_dim, categories)
 
     def fuse(self, audio: Tensor, visual: Tensor) -> Tensor:
-        """The product of both modalities asks over the segments of both: (B, T, D), (B, T, D) -> (B, T, D)."""
-        both, memory = audio * visual, torch.cat([audio, visual], dim=1)  # (B, T, D), (B, 2 T, D)
-        found = self.fusion(both, memory, memory, need_weights=False)[0]
-        return self.fusion_norm(both + self.fusion_dropout(found))
+        """The product of both modalities attends to the segments of both: (B, T, D), (B, T, D) -> (B, T, D)."""
+        product, memory = audio * visual, torch.cat([audio, visual], dim=1)  # (B, T, D), (B, 2 T, D)
+        attended = self.fusion(product, memory, memory, need_weights=False)[0]
+        return self.fusion_norm(product + self.fusion_dropout(attended))
 
     def forward(self, batch: AVBatch) -> AVOutput:
-        """Score every segment for an event, and the clip for each category.
+        """Score every segment for an event, and the clip for each category. Raises ValueError if a modality is missing
+        or has another shape.
 
         Args:
             batch: audio (B, T, D_a); visual (B, T, D_v) or (B, T, H, W, D_v).
 
         Returns:
             `event_logits` (B, T), `category_logits` (B, C), weakly supervised (B, C + 1); `attention["visual"]`
-            (B, T, H, W) where there are maps; `embeddings`, those of the modalities after self-attention.
-
-        Raises:
-            ValueError: a modality is missing or has another shape.
+            (B, T, H, W) if visual features are maps; `embeddings`, "audio" and "visual" after self-attention.
         """
-        audio = audio_of(batch.audio, self.audio_dim, "CMRAN")
-        visual = visual_of(batch.visual, self.visual_dim, "CMRAN")
-        same_segments(audio, visual, "CMRAN")
+        audio, visual = audio_and_visual(batch, self.audio_dim, self.visual_dim, "CMRAN")
         cells = visual.flatten(2, 3) if visual.ndim == 5 else visual.unsqueeze(2)  # (B, T, K, D_v)
-        attended, _, where = self.attention(audio, self.embed_cells(cells))  # (B, T, D), _, (B, T, K)
+        attended, _, weights = self.attention(audio, self.embed_cells(cells))  # (B, T, D), _, (B, T, K)
         audio_memory, visual_memory = self.audio.memory(audio), self.visual.memory(attended)
-        heard = self.audio.query(audio, visual_memory)  # (B, T, hidden)
-        looked = self.visual.query(attended, audio_memory)
-        fused = self.fuse(heard, looked)
+        audio_out = self.audio.query(audio, visual_memory)  # (B, T, hidden)
+        visual_out = self.visual.query(attended, audio_memory)
+        fused = self.fuse(audio_out, visual_out)
         return AVOutput(
             event_logits=self.event(fused).squeeze(-1),
             category_logits=self.category(fused.amax(dim=1)),
-            attention={"visual": where.view(visual.shape[:4])} if visual.ndim == 5 else {},
+            # (B, T, K) -> (B, T, H, W)
+            attention={"visual": weights.view(visual.shape[:4])} if visual.ndim == 5 else {},
             embeddings={"audio": audio_memory, "visual": visual_memory, "fused": fused},
         )

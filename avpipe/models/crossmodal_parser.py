@@ -1,9 +1,9 @@
 """The parser of Lamba et al., Cross-Modal learning for Audio-Visual Video Parsing, Interspeech 2021, section 3.1.
 
-HAN's inputs and output; between them each modality attends to itself (with weights of its own) and then to the other.
-Three parts can be added: attention that knows the whole clip (GCAA), a skip connection past the cross-modal part, and a
-modality discriminator that the features are trained to deceive. What the paper leaves open is that of the released code
-(jayaprakash-a/Cross-Modal-learning-for-Audio-Visual-Video-Parsing: nets/), which differs from it where options say so.
+HAN's inputs and output; between them each modality attends to itself (with its own weights) and then to the other.
+Three parts are optional: attention with the clip's context (GCAA), a skip connection past the cross-modal layer, and an
+adversarial modality discriminator. What the paper leaves open follows the released code
+(jayaprakash-a/Cross-Modal-learning-for-Audio-Visual-Video-Parsing: nets/); options name where the two differ.
 """
 
 import math
@@ -26,11 +26,11 @@ CARD = ModelCard(
     assumptions=(
         "Audio features are VGGish's 128 numbers, as in the released code; the paper's 512 is their width after the first layer.",
         "With GCAA (Base + GCAA, Adv + Skip + GCAA) both self-attention and cross-modal attention are context-aware; Base has ordinary attention in the same places.",
-        "`context: first_segment` is the released code's slip: what the first segment attends to is given to every segment. Whether the printed numbers were made with it is not known.",
+        "`context: first_segment` is an error of the released code: every segment gets what the first segment attends to. Whether the printed numbers were made with it is not known.",
         "Every variant is trained with lambda_g = 0.6, those with Adv with lambda_ad = 0.4; the released scripts have 0.3 for both, and the adversarial term in every variant (recipe: `loss_weights`).",
-        "The gradient's reversal grows over the training steps as in Ganin et al., JMLR 2016, which the paper cites and the released code has.",
-        "The reversal acts on the network only: equation 3's sign is the network's, the discriminator itself learns to tell the modalities apart.",
-        "8,591,104 parameters as released; 2,048 of them, two norms of the encoder, are never used and left out.",
+        "The gradient reversal grows over the training steps as in Ganin et al., JMLR 2016, which the paper cites and the released code has.",
+        "The reversal acts on the network only: equation 3's sign is the network's; the discriminator itself learns to tell the modalities apart.",
+        "The released code has 8,591,104 parameters; 2,048 of them, two norms of the encoder, are never used and left out.",
     ),
 )
 
@@ -38,7 +38,7 @@ Context = Literal["none", "global", "first_segment"]
 
 
 class GlobalContextAttention(nn.Module):
-    """Scaled dot-product attention whose queries and keys lean towards their sequence's mean (GCAA).
+    """Scaled dot-product attention with queries and keys interpolated towards their sequence's mean (GCAA).
 
     With c the mean over time of a sequence x, and both mapped, q = W_q x and q_c = W_qc c,
 
@@ -62,16 +62,7 @@ class GlobalContextAttention(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """Attend; called as `nn.MultiheadAttention` is.
-
-        Args:
-            query: (B, T, D).
-            key: (B, S, D).
-            value: (B, S, D).
-
-        Returns:
-            (B, T, D), and the weights (B, T, S), which sum to one over S.
-        """
+        """Query (B, T, D), key (B, S, D), value (B, S, D) -> (B, T, D), and the weights (B, T, S), which sum to one over S."""
         own, context = self.query(query), self.query_context(query.mean(dim=1, keepdim=True))
         q = torch.lerp(own, context, (self.query_lean(own) + self.query_context_lean(context)).sigmoid())
         own, context = self.key(key), self.key_context(key.mean(dim=1, keepdim=True))
@@ -81,7 +72,7 @@ class GlobalContextAttention(nn.Module):
 
 
 class AttentionLayer(nn.Module):
-    """Attention, then a feed-forward network, each with dropout, a residual and a norm after it.
+    """Attention, then a feed-forward network, each followed by dropout, a residual and a norm.
 
     Args:
         dim: D.
@@ -103,12 +94,12 @@ class AttentionLayer(nn.Module):
         self.attention_norm, self.norm = nn.LayerNorm(dim), nn.LayerNorm(dim)
         self.attention_dropout, self.dropout = nn.Dropout(dropout), nn.Dropout(dropout)
 
-    def forward(self, asking: Tensor, asked: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, query: Tensor, memory: Tensor) -> tuple[Tensor, Tensor]:
         """(B, T, D), (B, S, D) -> (B, T, D), and the weights (B, T, S)."""
-        attended, weights = self.attention(asking, asked, asked)
+        attended, weights = self.attention(query, memory, memory)
         if self.first_segment:
             attended = attended[:, :1]  # (B, 1, D), added to every segment
-        hidden = self.attention_norm(asking + self.attention_dropout(attended))
+        hidden = self.attention_norm(query + self.attention_dropout(attended))
         return self.norm(hidden + self.dropout(self.feed_forward(hidden))), weights
 
 
@@ -126,11 +117,9 @@ class _Reversal(torch.autograd.Function):
 
 
 def reverse_gradient(features: Tensor, strength: float) -> Tensor:
-    """The features as they are, in front of something that they are to work against.
+    """The features, of any shape, unchanged; their gradient is multiplied by -`strength`.
 
-    Args:
-        features: of any shape.
-        strength: how much of the gradient comes through, with its sign reversed.
+    So the features learn to work against what follows. `strength` 0 stops the gradient, 1 reverses it in full.
     """
     return _Reversal.apply(features, strength)
 
@@ -141,7 +130,7 @@ def reversal_strength(progress: float) -> float:
 
 
 class ModalityDiscriminator(nn.Sequential):
-    """Is a segment's feature one of audio or of video? (..., D) features by rows -> logits, positive for visual.
+    """Tells audio from visual features: (N, D) -> logits (N, 1), positive for visual.
 
     Args:
         dim: D. The released widths for D = 512: 512, 128, 10, 1, with batch norm and ReLU between.
@@ -156,18 +145,17 @@ class ModalityDiscriminator(nn.Sequential):
 
 
 class CrossModalParser(nn.Module):
-    """Self-attention a modality, then cross-modal attention; the paper's rows are its options.
+    """Self-attention in each modality, then cross-modal attention; the options give the paper's rows.
 
     Base has none of the three parts, Base + GCAA only `context`, Base + Adv + Skip the other two.
 
     Args:
         num_classes: event categories C.
-        audio_dim: D_a.
-        visual_dim: D_v.
-        motion_dim: D_m, of a 3D network; 0 for a model without its features.
-        context: attention that knows the whole clip, in all three layers: "global"; "none" for ordinary attention;
-            "first_segment" for the released code's behaviour, in which every segment gets what the first attends to.
-        skip: self-attended features are added to the cross-modal ones.
+        audio_dim, visual_dim: D_a and D_v.
+        motion_dim: D_m; 0 = no 3D network's features.
+        context: of all three attention layers: "global" (GCAA), "none" (ordinary attention), or "first_segment", the
+            released code's behaviour: every segment gets what the first one attends to.
+        skip: add the self-attended features to the cross-modal ones.
         adversarial: the modality discriminator and its loss, in training.
         hidden_dim: D.
         dropout: in the attention layers.
@@ -206,37 +194,36 @@ class CrossModalParser(nn.Module):
         self.head = ParsingHead(hidden_dim, num_classes)
 
     def forward(self, batch: AVBatch) -> AVOutput:
-        """Parse.
+        """Parse each clip. Raises ValueError if a feature is missing or has another shape.
 
         Args:
             batch: audio (B, T, D_a); visual (B, T, D_v), frames (B, T, F, D_v) or maps (B, T, H, W, D_v), averaged;
-                motion (B, T, D_m); in training `progress`, without which no gradient is reversed.
+                motion (B, T, D_m) unless `motion_dim` is 0; `progress` in training, else no gradient is reversed.
 
         Returns:
-            The three probabilities of a parsing model; `losses["adversarial"]` in training; `attention` with
-            "audio_from_audio", "audio_from_visual" and so on, each (B, T, T), asking segments as rows.
-
-        Raises:
-            ValueError: a feature is missing or has another shape.
+            `parsing_probabilities` (B, T, 2, C), `modality_probabilities` (B, 2, C), `clip_probabilities` (B, C);
+            `losses["adversarial"]` in training; `attention`: "audio_from_audio", "audio_from_visual" and so on, each
+            (B, T, T), queries as rows.
         """
         audio, visual = self.encoder(batch)  # (B, T, D)
-        audio, audio_seen = self.audio_layer(audio, audio)
-        visual, visual_seen = self.visual_layer(visual, visual)
-        joint, seen = self.cross_layer(torch.cat([audio, visual]), torch.cat([visual, audio]))  # (2 B, T, D)
-        audio_joint, visual_joint = self.joint(joint).chunk(2)
-        to_visual, to_audio = seen.chunk(2)
+        audio, audio_weights = self.audio_layer(audio, audio)
+        visual, visual_weights = self.visual_layer(visual, visual)
+        # Both directions in one batch: (2 B, T, D).
+        joint, cross_weights = self.cross_layer(torch.cat([audio, visual]), torch.cat([visual, audio]))
+        audio_joint, visual_joint = self.joint(joint).chunk(2)  # (2 B, T, D) -> two (B, T, D)
+        audio_from_visual, visual_from_audio = cross_weights.chunk(2)  # (2 B, T, T) -> two (B, T, T)
         if self.audio_norm is not None and self.visual_norm is not None:
             audio_joint = self.audio_norm(audio_joint + audio)
             visual_joint = self.visual_norm(visual_joint + visual)
         output: AVOutput = self.head(audio_joint, visual_joint)
         if self.discriminator is not None and self.training:
             output.losses["adversarial"] = self._adversarial_loss(audio_joint, visual_joint, batch.progress)
-        output.attention = {"audio_from_audio": audio_seen, "visual_from_visual": visual_seen}
-        output.attention |= {"audio_from_visual": to_visual, "visual_from_audio": to_audio}
+        output.attention = {"audio_from_audio": audio_weights, "visual_from_visual": visual_weights}
+        output.attention |= {"audio_from_visual": audio_from_visual, "visual_from_audio": visual_from_audio}
         return output
 
     def _adversarial_loss(self, audio: Tensor, visual: Tensor, progress: float | None) -> Tensor:
-        """Equation 2, with the gradient reversed on its way to the features (B, T, D); audio is 0, visual is 1."""
+        """Equation 2 on the features (B, T, D), whose gradient is reversed; label 0 for audio, 1 for visual."""
         assert self.discriminator is not None
         features = torch.cat([audio, visual]).relu().flatten(0, 1)  # (2 B, T, D) -> (2 B T, D)
         features = reverse_gradient(features, reversal_strength(progress or 0.0))

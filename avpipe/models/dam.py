@@ -1,15 +1,14 @@
 """DAM: Wu, Zhu, Yan and Yang, Dual Attention Matching for Audio-Visual Event Localization, ICCV 2019.
 
-One watches a whole clip to know its event, and each second to know when it happens. Self-attention over the local
-features of the segments that belong to the event gives a global feature a modality; the global feature of one modality is
-multiplied with each local feature of the *other*, and the product is to be large on event segments only:
+Self-attention over the segments of the event gives one global feature a modality. The global feature of one modality is
+multiplied with each local feature of the *other*; the product is trained to be large on event segments only:
 
     local audio ── self-attention on event segments ── global audio ──×── local visual ──┐
     local visual ─ self-attention on event segments ── global visual ─×── local audio ───┴─ event or background, a segment
                                                    both globals ── classifier ── the clip's category
 
-The event segments are known only where a supervised model is trained. There the truth is used, as in the paper, and the
-model learns beside to estimate it. At test, and in weakly supervised training, only the estimate is used: **no true
+The event segments are known in supervised training only. There the labels are used, as in the paper, and the model also
+learns to estimate the segments. In evaluation and in weakly supervised training only the estimate is used: **no true
 interval reaches a prediction** (in the unofficial tonymisic/zero-shot-cml it does, through the global feature).
 """
 
@@ -21,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from avpipe.models.base import AVBatch, AVOutput, ModelCard
-from avpipe.models.layers import audio_of, classifier, same_segments, spatial_average, visual_of
+from avpipe.models.layers import audio_and_visual, classifier, spatial_average
 
 CARD = ModelCard(
     title="DAM",
@@ -33,22 +32,18 @@ CARD = ModelCard(
     assumptions=(
         "Visual maps are averaged over their cells; one Linear a modality gives local features of a common width, 256 (unofficial code).",
         "Self-attention: one head, one layer, no residual; the global feature is the mean of its outputs over the event segments (unofficial code: over all).",
-        "Where the truth may not be used, event segments are estimated by matching with globals of all segments, and count by their probability, in the attention and in the mean (option `context: all`: every segment counts as much, everywhere).",
-        "The estimate is trained, supervised, by binary cross-entropy with the truth, weight 1. A clip without an event: all its segments count.",
-        "Matching: dot product over the square root of the width, then a sigmoid; the probability of an event is the mean of both directions' (unofficial code: mean).",
-        "Category: Linear, ReLU (512), Linear on both globals; C categories, background where the event is not probable.",
+        "Without labels, event segments are estimated by matching with the global features of all segments; attention and mean weigh segments by the estimated probability (option `context: all`: all segments count equally, always).",
+        "Supervised, the estimate is trained by binary cross-entropy with the labels, weight 1. In a clip without an event all segments count.",
+        "Matching: dot product over the square root of the width, then a sigmoid; the probability of an event is the mean of both directions (as in the unofficial code).",
+        "Category: Linear, ReLU (512), Linear on both global features; C categories, background where the event is improbable.",
         "Loss: cross-entropy of the category and binary cross-entropy of the event, 1 : 1 (unofficial code: 0.5 : 0.5).",
-        "Weakly supervised (not in the paper): a segment's scores are the logarithms of event probability times category probability, and of no event, each class's maximum over time against the clip's label. So clips without an event teach what background is like.",
+        "Weakly supervised (not in the paper): a segment's scores are the logarithms of P(event) P(category) and of 1 - P(event); each class's maximum over time is compared with the clip's label, so that clips without an event train background.",
     ),
 )
 
 
 class RelevantSelfAttention(nn.Module):
-    """Self-attention that sees segments as far as they are relevant, averaged over them.
-
-    Args:
-        dim: D, of the local features and the result.
-    """
+    """Self-attention weighted by the segments' relevance, then their mean with the same weights. `dim` is D."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -57,14 +52,9 @@ class RelevantSelfAttention(nn.Module):
         self.value = nn.Linear(dim, dim)
 
     def forward(self, local: Tensor, relevance: Tensor) -> Tensor:
-        """Gather a clip's global feature.
+        """Local features (B, T, D), relevance (B, T) -> the clip's global feature (B, D).
 
-        Args:
-            local: (B, T, D).
-            relevance: (B, T), 0 to 1; a segment of relevance 0 counts for nothing. Not all 0 in a clip.
-
-        Returns:
-            (B, D).
+        Relevance is 0 to 1, and not all 0 in a clip; a segment of relevance 0 is ignored.
         """
         scores = self.query(local) @ self.key(local).transpose(1, 2) / math.sqrt(local.shape[-1])  # (B, T, T)
         scores = scores + relevance.clamp(min=1e-9).log().unsqueeze(1)
@@ -74,29 +64,24 @@ class RelevantSelfAttention(nn.Module):
 
 
 def matching_score(context: Tensor, local: Tensor) -> Tensor:
-    """The global feature (B, D) of one modality times each local feature (B, T, D) of the other -> (B, T)."""
+    """Scaled dot product of one modality's global feature (B, D) with the other's local features (B, T, D) -> (B, T)."""
     return torch.einsum("bd,btd->bt", context, local) / math.sqrt(local.shape[-1])
 
 
 def mean_probability_logit(one: Tensor, other: Tensor) -> Tensor:
-    """The logit of (sigmoid(one) + sigmoid(other)) / 2, without loss of precision where they are nearly 0 or 1."""
+    """The logit of (sigmoid(one) + sigmoid(other)) / 2, precise also where these are nearly 0 or 1."""
     yes = torch.logaddexp(functional.logsigmoid(one), functional.logsigmoid(other))
     no = torch.logaddexp(functional.logsigmoid(-one), functional.logsigmoid(-other))
     return yes - no
 
 
 def joint_log_probability(event: Tensor, category: Tensor) -> Tensor:
-    """Log-probabilities of each category and, last, of background.
+    """Logits of an event (B, T), of the clip's category (B, C) -> (B, T, C + 1), log-probabilities, background last.
 
-    Args:
-        event: (B, T), logits of an event.
-        category: (B, C), logits of the clip's category.
-
-    Returns:
-        (B, T, C + 1), log of p(event) p(category) and of 1 - p(event); their exponentials sum to one.
+    They are log p(event) p(category) and log (1 - p(event)); their exponentials sum to one.
     """
     some = functional.logsigmoid(event).unsqueeze(-1) + category.log_softmax(dim=-1).unsqueeze(1)  # (B, T, C)
-    return torch.cat([some, functional.logsigmoid(-event).unsqueeze(-1)], dim=-1)
+    return torch.cat([some, functional.logsigmoid(-event).unsqueeze(-1)], dim=-1)  # (B, T, C + 1)
 
 
 class DAM(nn.Module):
@@ -104,11 +89,10 @@ class DAM(nn.Module):
 
     Args:
         num_classes: event categories C.
-        audio_dim: D_a.
-        visual_dim: D_v.
-        setting: decides the form of the output; the loop fills it in.
-        context: what a global feature is made of: "events", the segments of the event (true while a supervised model
-            is trained, else estimated), or "all" segments.
+        audio_dim, visual_dim: D_a and D_v.
+        setting: decides the form of the output; set by the training loop.
+        context: segments behind a global feature: "events", those of the event (labelled in supervised training, else
+            estimated), or "all".
         hidden_dim: D, of local and global features.
     """
 
@@ -135,23 +119,18 @@ class DAM(nn.Module):
         self.classifier = classifier(2 * hidden_dim, num_classes, hidden_dim=2 * hidden_dim)
 
     def forward(self, batch: AVBatch) -> AVOutput:
-        """Match, and classify the clip.
+        """Match both modalities, and classify the clip. Raises ValueError if a modality is missing or has another
+        shape.
 
         Args:
-            batch: audio (B, T, D_a); visual (B, T, D_v) or (B, T, H, W, D_v); `targets` while the model is trained.
+            batch: audio (B, T, D_a); visual (B, T, D_v) or (B, T, H, W, D_v); `targets` in training.
 
         Returns:
             Supervised `event_logits` (B, T) and `category_logits` (B, C), weakly supervised `segment_logits`
-            (B, T, C + 1); `losses` "estimate" if event segments are
-            estimated and the truth is there to learn from; `attention` (B, T) "audio_to_visual" and "visual_to_audio", the
-            probability of an event by each direction of the matching, and "relevance" of the segments.
-
-        Raises:
-            ValueError: a modality is missing or has another shape.
+            (B, T, C + 1); `losses["estimate"]` if event segments are estimated and labelled; `attention` (B, T):
+            "audio_to_visual" and "visual_to_audio", the probability of an event by each direction, and "relevance".
         """
-        audio = audio_of(batch.audio, self.audio_dim, "DAM")
-        visual = visual_of(batch.visual, self.visual_dim, "DAM")
-        same_segments(audio, visual, "DAM")
+        audio, visual = audio_and_visual(batch, self.audio_dim, self.visual_dim, "DAM")
         audio = self.audio_local(audio)  # (B, T, D)
         visual = self.visual_local(spatial_average(visual))  # (B, T, D)
         relevance = audio.new_ones(audio.shape[:2])
@@ -166,33 +145,33 @@ class DAM(nn.Module):
                 relevance = torch.where(truth.any(dim=1, keepdim=True), truth, relevance)
         (by_audio, by_visual), contexts = self.match(audio, visual, relevance)
         event, category = mean_probability_logit(by_audio, by_visual), self.classifier(contexts)
-        seen = {
+        weights = {
             "audio_to_visual": by_audio.sigmoid(),
             "visual_to_audio": by_visual.sigmoid(),
             "relevance": relevance,
         }
         if self.weak:
-            return AVOutput(segment_logits=joint_log_probability(event, category), attention=seen)
-        return AVOutput(event_logits=event, category_logits=category, losses=losses, attention=seen)
+            return AVOutput(segment_logits=joint_log_probability(event, category), attention=weights)
+        return AVOutput(event_logits=event, category_logits=category, losses=losses, attention=weights)
 
     def match(self, audio: Tensor, visual: Tensor, relevance: Tensor) -> tuple[tuple[Tensor, Tensor], Tensor]:
-        """Global features of the relevant segments, and how they match the other modality.
+        """Match the global features of the relevant segments with the other modality.
 
         Args:
-            audio: (B, T, D), local.
-            visual: (B, T, D), local.
-            relevance: (B, T), of the segments.
+            audio, visual: (B, T, D), local.
+            relevance: (B, T).
 
         Returns:
-            The matching scores (B, T) of the global audio feature with local visual ones, and the reverse; and both
-            global features side by side (B, 2 D).
+            The matching scores (B, T) of global audio with local visual, and of global visual with local audio; and
+            both global features, concatenated, (B, 2 D).
         """
-        heard, watched = self.audio_global(audio, relevance), self.visual_global(visual, relevance)  # (B, D)
-        scores = matching_score(heard, visual), matching_score(watched, audio)
-        return scores, torch.cat([heard, watched], dim=-1)
+        global_audio = self.audio_global(audio, relevance)  # (B, D)
+        global_visual = self.visual_global(visual, relevance)
+        scores = matching_score(global_audio, visual), matching_score(global_visual, audio)
+        return scores, torch.cat([global_audio, global_visual], dim=-1)  # (B, 2 D)
 
 
 def true_events(batch: AVBatch) -> Tensor | None:
-    """Which segments are of an event, (B, T), 0 or 1; None at test, and where only the clip's label is known."""
+    """Labels of event segments, (B, T), 0 or 1; None in evaluation and weakly supervised."""
     target = batch.targets["target"] if batch.targets is not None else None
     return None if target is None or target.ndim != 3 else 1 - target[..., -1]

@@ -1,9 +1,8 @@
-"""DAM's matching by itself: Wu, Zhu, Yan and Yang, ICCV 2019, on cross-modality localization.
+"""DAM's matching alone, for cross-modality localization: Wu, Zhu, Yan and Yang, ICCV 2019.
 
-The query, the event in one modality, becomes one global feature by self-attention among its own segments; each segment of
-the other modality is compared with that. `avpipe.models.dam` has the same two parts, and with a classifier and an estimate
-of the event segments it localizes events. Here the query is given, so nothing need be estimated: the model answers
-every query that could be asked, and no true interval reaches it at test.
+The query, an event in one modality, becomes one global feature by self-attention among its own segments, which is
+compared with each segment of the other modality. `avpipe.models.dam` has the same two parts. Here the query is given,
+so event segments need no estimate: the model answers all possible queries, and evaluation gives it no true interval.
 """
 
 import math
@@ -14,7 +13,7 @@ from torch.nn import functional
 
 from avpipe.models.base import AVBatch, AVOutput, ModelCard
 from avpipe.models.dam import RelevantSelfAttention, mean_probability_logit
-from avpipe.models.layers import audio_of, intervals, same_segments, spatial_average, visual_of
+from avpipe.models.layers import audio_and_visual, intervals, spatial_average
 
 CARD = ModelCard(
     title="DAM (matching)",
@@ -25,14 +24,14 @@ CARD = ModelCard(
     code="none public; unofficial in https://github.com/tonymisic/zero-shot-cml",
     assumptions=(
         "Local features, self-attention and matching are those of `dam`: visual maps averaged over their cells, one Linear a modality to 256, one head, one layer, dot product over the square root of the width.",
-        "Loss: binary cross-entropy of the mean of both directions' probabilities, as `dam` has it, on clips whose event is one run of segments.",
-        "A position is as good as the sum of its segments' dot products (unofficial code); the answer is right only if the whole interval is (both).",
+        "Loss: binary cross-entropy of the mean of both directions' probabilities, as in `dam`, on clips whose event is one interval.",
+        "An interval's score is the sum of its segments' dot products (unofficial code); an answer is right only if the whole interval is (both).",
     ),
 )
 
 
 def interval_features(attention: RelevantSelfAttention, local: Tensor, members: Tensor) -> Tensor:
-    """The global feature of every interval: self-attention among its segments alone, averaged over them.
+    """The global feature of every interval: the mean of self-attention among its own segments.
 
     Args:
         attention: of the modality.
@@ -40,7 +39,7 @@ def interval_features(attention: RelevantSelfAttention, local: Tensor, members: 
         members: (I, T) bool, the segments of each interval, at least one.
 
     Returns:
-        (B, I, D); row i depends on no segment outside of interval i.
+        (B, I, D); row i does not depend on segments outside of interval i.
     """
     scores = attention.query(local) @ attention.key(local).transpose(1, 2) / math.sqrt(local.shape[-1])
     inside = scores.unsqueeze(1).masked_fill(~members.unsqueeze(1), -torch.inf)  # (B, I, T, T)
@@ -53,8 +52,7 @@ class DAMMatching(nn.Module):
     """Cross-modality localization by matching a query's global feature with the other modality's local ones.
 
     Args:
-        audio_dim: D_a.
-        visual_dim: D_v.
+        audio_dim, visual_dim: D_a and D_v.
         hidden_dim: D, of local and global features.
     """
 
@@ -67,28 +65,24 @@ class DAMMatching(nn.Module):
         self.visual_global = RelevantSelfAttention(hidden_dim)
 
     def forward(self, batch: AVBatch) -> AVOutput:
-        """Match every possible query with every segment of the other modality.
+        """Match every possible query with every segment of the other modality. Raises ValueError if a modality is
+        missing or has another shape.
 
         Args:
-            batch: audio (B, T, D_a); visual (B, T, D_v) or (B, T, H, W, D_v); `targets` while the model is trained.
+            batch: audio (B, T, D_a); visual (B, T, D_v) or (B, T, H, W, D_v); `targets` in training.
 
         Returns:
-            `audio_to_visual` and `visual_to_audio` (B, I, T), logits; `losses` "matching" where there are targets.
-
-        Raises:
-            ValueError: a modality is missing or has another shape.
+            `audio_to_visual` and `visual_to_audio` (B, I, T), logits; `losses["matching"]` if there are targets.
         """
-        audio = audio_of(batch.audio, self.audio_dim, "DAM (matching)")
-        visual = visual_of(batch.visual, self.visual_dim, "DAM (matching)")
-        same_segments(audio, visual, "DAM (matching)")
+        audio, visual = audio_and_visual(batch, self.audio_dim, self.visual_dim, "DAM (matching)")
         audio = self.audio_local(audio)  # (B, T, D)
         visual = self.visual_local(spatial_average(visual))  # (B, T, D)
         members = intervals(audio.shape[1]).to(audio.device)
-        heard = interval_features(self.audio_global, audio, members)  # (B, I, D)
-        seen = interval_features(self.visual_global, visual, members)
+        audio_queries = interval_features(self.audio_global, audio, members)  # (B, I, D)
+        visual_queries = interval_features(self.visual_global, visual, members)
         scale = math.sqrt(audio.shape[-1])
-        by_audio = heard @ visual.transpose(1, 2) / scale  # (B, I, T)
-        by_visual = seen @ audio.transpose(1, 2) / scale
+        by_audio = audio_queries @ visual.transpose(1, 2) / scale  # (B, I, T)
+        by_visual = visual_queries @ audio.transpose(1, 2) / scale
         losses = {}
         if batch.targets is not None:
             losses["matching"] = matching_loss(by_audio, by_visual, batch.targets["event"], members)
@@ -96,17 +90,17 @@ class DAMMatching(nn.Module):
 
 
 def matching_loss(by_audio: Tensor, by_visual: Tensor, event: Tensor, members: Tensor) -> Tensor:
-    """Binary cross-entropy: with the event as the query, its segments are to match and no others.
+    """Binary cross-entropy of the logits of the true query with the event's segments.
 
     Args:
-        by_audio: (B, I, T), logits for every query.
-        by_visual: (B, I, T), of the other direction.
-        event: (B, T), 0 or 1. Clips whose event is no interval (no segment, or several runs) do not count.
-        members: (I, T) bool.
+        by_audio: (B, I, T), logits for every audio query.
+        by_visual: (B, I, T), for every visual query.
+        event: (B, T), 0 or 1. Clips whose event is no interval (no segment, or several intervals) do not count.
+        members: (I, T) bool, the segments of each interval.
     """
-    asked = (event.bool().unsqueeze(1) == members).all(dim=-1)  # (B, I), True for the event's interval
-    if not asked.any():
+    true_query = (event.bool().unsqueeze(1) == members).all(dim=-1)  # (B, I), True at the event's interval
+    if not true_query.any():
         return by_audio.sum() * 0
-    clips = asked.any(dim=1)
-    logits = mean_probability_logit(by_audio[asked], by_visual[asked])  # (clips, T)
+    clips = true_query.any(dim=1)
+    logits = mean_probability_logit(by_audio[true_query], by_visual[true_query])  # (clips, T)
     return functional.binary_cross_entropy_with_logits(logits, event[clips])

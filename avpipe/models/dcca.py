@@ -1,8 +1,8 @@
 """DCCA: Andrew, Arora, Bilmes and Livescu, Deep Canonical Correlation Analysis, ICML 2013.
 
-Two networks, and the directions in which their outputs correlate most over all pairs of segments in which an event is both
-heard and seen. Training makes that correlation large; what the two modalities do not share is dropped. It is what the paper of
-AVEL compares its AVDLN with, without saying how it was built; here it has AVDLN's encoders.
+Two networks are trained so that their outputs, for the segments with an audio-visual event, correlate as much as
+possible in their canonical directions; what the modalities do not share is dropped. The paper of AVEL compares its
+AVDLN with DCCA and does not say how it was built; here it has AVDLN's encoders.
 """
 
 import torch
@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from avpipe.models.avdln import encoder
 from avpipe.models.base import AVBatch, AVOutput, ModelCard
-from avpipe.models.layers import audio_of, same_segments, spatial_average, visual_of
+from avpipe.models.layers import audio_and_visual, spatial_average
 
 CARD = ModelCard(
     title="DCCA",
@@ -21,10 +21,10 @@ CARD = ModelCard(
     parameters=98_560,
     code="none public for AVE",
     assumptions=(
-        "Encoders as AVDLN's, the last layer without bias (a correlation knows no offset); pairs are the event segments of the training clips.",
-        "The correlation is of a batch (Andrew et al.: of all data at a time), with the covariances' diagonal raised by `ridge` times its mean.",
+        "Encoders as AVDLN's, the last layer without bias (a correlation ignores offsets); pairs are the event segments of the training clips.",
+        "The correlation is that of a batch (Andrew et al.: of all data), with the covariances' diagonal raised by `ridge` times its mean.",
         "The last, linear step (canonical directions) uses running averages of the batches' means and covariances, momentum 0.1, as batch normalisation does.",
-        "Two segments are as similar as the cosine of their canonical variates, each of these weighted by its correlation.",
+        "The similarity of two segments is the cosine of their canonical variates, each weighted by its correlation.",
     ),
 )
 
@@ -34,12 +34,11 @@ def canonical_directions(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Linear canonical correlation analysis.
 
-    With whitening S = L L^T by Cholesky, the canonical correlations are the singular values of L_a^-1 S_av L_v^-T. (Andrew et
-    al. whiten by the symmetric root; that turns the directions before the analysis, and changes no correlation.)
+    With whitening S = L L^T by Cholesky, the canonical correlations are the singular values of L_a^-1 S_av L_v^-T.
+    (Andrew et al. whiten by the symmetric root: a rotation, which changes no correlation.)
 
     Args:
-        audio: (D, D), covariance.
-        visual: (D, D), covariance.
+        audio, visual: (D, D), covariances.
         cross: (D, D), covariance of audio (rows) and visual.
         ridge: share of the mean variance that is added to each variance.
 
@@ -50,15 +49,15 @@ def canonical_directions(
     between = torch.linalg.solve_triangular(roots[0], cross, upper=False)
     between = torch.linalg.solve_triangular(roots[1], between.T, upper=False).T
     left, correlation, right = torch.linalg.svd(between)
-    one, other = (
-        torch.linalg.solve_triangular(root.T, turn, upper=True)
-        for root, turn in zip(roots, (left, right.T), strict=True)
+    audio_directions, visual_directions = (
+        torch.linalg.solve_triangular(root.T, rotation, upper=True)
+        for root, rotation in zip(roots, (left, right.T), strict=True)
     )
-    return one, other, correlation
+    return audio_directions, visual_directions, correlation
 
 
 def _raised(covariance: Tensor, ridge: float) -> Tensor:
-    """The covariance (D, D) with a larger diagonal, never singular."""
+    """The covariance (D, D) with its diagonal raised, so that it is not singular."""
     size = len(covariance)
     more = ridge * covariance.diagonal().mean() + 1e-8
     return covariance + more * torch.eye(size, dtype=covariance.dtype, device=covariance.device)
@@ -68,8 +67,7 @@ class DCCA(nn.Module):
     """Cross-modality localization by deep canonical correlation.
 
     Args:
-        audio_dim: D_a.
-        visual_dim: D_v.
+        audio_dim, visual_dim: D_a and D_v.
         hidden_dim: of both encoders.
         embedding_dim: D, of their outputs; a batch should have several times as many event segments.
         ridge: see `canonical_directions`.
@@ -92,36 +90,32 @@ class DCCA(nn.Module):
         self.audio = encoder(audio_dim, hidden_dim, embedding_dim, bias=False)
         self.visual = encoder(visual_dim, hidden_dim, embedding_dim, bias=False)
         self.register_buffer("mean", torch.zeros(2 * embedding_dim))
-        # until a batch has been seen, both outputs count as the same variable
+        # Before the first batch both outputs count as the same variable.
         self.register_buffer("covariance", torch.eye(embedding_dim).repeat(2, 2))
 
     def forward(self, batch: AVBatch) -> AVOutput:
-        """Compare every second heard with every second seen.
+        """Compare every audio segment with every visual segment. Raises ValueError if a modality is missing or has
+        another shape.
 
         Args:
-            batch: audio (B, T, D_a); visual (B, T, D_v) or (B, T, H, W, D_v); `targets` while the model is trained.
+            batch: audio (B, T, D_a); visual (B, T, D_v) or (B, T, H, W, D_v); `targets` in training.
 
         Returns:
-            `similarity` (B, T, T), the cosine of the weighted canonical variates; `losses` "correlation", minus the mean canonical
-            correlation over event segments, where there are targets.
-
-        Raises:
-            ValueError: a modality is missing or has another shape.
+            `similarity` (B, T, T), the cosine of the weighted canonical variates; `losses["correlation"]`, minus the
+            mean canonical correlation over event segments, if there are targets.
         """
-        audio = audio_of(batch.audio, self.audio_dim, "DCCA")
-        visual = visual_of(batch.visual, self.visual_dim, "DCCA")
-        same_segments(audio, visual, "DCCA")
+        audio, visual = audio_and_visual(batch, self.audio_dim, self.visual_dim, "DCCA")
         audio = self.audio(audio).float()  # (B, T, D)
         visual = self.visual(spatial_average(visual)).float()
         losses = {}
-        with torch.autocast(audio.device.type, enabled=False):  # there is no decomposition in bfloat16
+        with torch.autocast(audio.device.type, enabled=False):  # torch has no decompositions in bfloat16
             if batch.targets is not None:
                 chosen = batch.targets["event"].bool()
                 losses["correlation"] = self._correlation_loss(audio[chosen], visual[chosen])
             return AVOutput(similarity=self._similarity(audio, visual), losses=losses)
 
     def _correlation_loss(self, audio: Tensor, visual: Tensor) -> Tensor:
-        """Minus the mean canonical correlation of pairs (P, D), (P, D); renews the running averages in training."""
+        """Minus the mean canonical correlation of pairs (P, D), (P, D); updates the running averages in training."""
         both = torch.cat([audio, visual], dim=1)  # (P, 2 D)
         if len(both) < 2:
             return both.sum() * 0
@@ -134,14 +128,16 @@ class DCCA(nn.Module):
 
     def _similarity(self, audio: Tensor, visual: Tensor) -> Tensor:
         """(B, T, D), (B, T, D) -> (B, T, T), with the running averages."""
-        one, other, weight = canonical_directions(*_parts(self.covariance), self.ridge)
-        means = self.mean.chunk(2)
-        heard = functional.normalize((audio - means[0]) @ one * weight, dim=-1)
-        seen = functional.normalize((visual - means[1]) @ other * weight, dim=-1)
-        return heard @ seen.transpose(1, 2)
+        audio_directions, visual_directions, weight = canonical_directions(
+            *_parts(self.covariance), self.ridge
+        )
+        means = self.mean.chunk(2)  # (2 D,) -> two (D,)
+        audio_variates = functional.normalize((audio - means[0]) @ audio_directions * weight, dim=-1)
+        visual_variates = functional.normalize((visual - means[1]) @ visual_directions * weight, dim=-1)
+        return audio_variates @ visual_variates.transpose(1, 2)
 
 
 def _parts(covariance: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Of audio, of visual and between them, (D, D) each, from the joint (2 D, 2 D)."""
+    """Split the joint covariance (2 D, 2 D) into those of audio, of visual and between them, (D, D) each."""
     size = len(covariance) // 2
     return covariance[:size, :size], covariance[size:, size:], covariance[:size, size:]

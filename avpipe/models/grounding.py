@@ -1,7 +1,7 @@
-"""Audio-visual grounding (AVG): which segments of a clip belong together, and the contrastive loss that says so.
+"""Audio-visual grounding (AVG): which segments of a clip belong together, and the contrastive loss that trains it.
 
 Lamba et al., Cross-Modal learning for Audio-Visual Video Parsing, Interspeech 2021, section 3.2: Algorithm 1 finds
-the groups from the features alone, without a label; equations 4 to 6 are the objectives.
+the groups from the features alone, without labels; equations 4 to 6 are the objectives.
 """
 
 from typing import Literal
@@ -17,11 +17,11 @@ Connect = Literal["either", "both"]
 def cosine_similarity(queries: Tensor, keys: Tensor) -> Tensor:
     """Cosine of every query with every key: (..., T, D), (..., S, D) -> (..., T, S).
 
-    In float32 whatever the recipe's precision: Algorithm 1's thresholds are as near to 1 as bfloat16's steps are wide.
+    Always in float32: the distance of Algorithm 1's thresholds from 1 is about bfloat16's step size.
     """
     with torch.autocast(queries.device.type, enabled=False):
-        asked, answers = (functional.normalize(each.float(), dim=-1) for each in (queries, keys))
-        return asked @ answers.mT
+        query, key = (functional.normalize(each.float(), dim=-1) for each in (queries, keys))
+        return query @ key.mT
 
 
 def same_group(
@@ -32,41 +32,40 @@ def same_group(
     Args:
         audio: (B, T, D_a), features of each segment.
         visual: (B, T, D_v).
-        audio_threshold: a_t, the cosine from which two segments sound alike.
-        visual_threshold: v_t, the cosine from which they look alike.
-        connect: "either": one modality is enough (the paper); "both": they must look and sound alike (the released code).
+        audio_threshold: a_t, smallest cosine of similar audio segments.
+        visual_threshold: v_t, smallest cosine of similar visual segments.
+        connect: "either": similarity in one modality is enough (the paper); "both": in both (the released code).
 
     Returns:
-        (B, T, T) bool, GT(u, v): u and v are in one group; every segment is in one with itself.
+        (B, T, T) bool, GT(u, v): u and v are in one group; a segment is in one group with itself.
     """
-    looks = cosine_similarity(visual, visual) >= visual_threshold
-    sounds = cosine_similarity(audio, audio) >= audio_threshold
-    similar = looks | sounds if connect == "either" else looks & sounds
+    visual_similar = cosine_similarity(visual, visual) >= visual_threshold
+    audio_similar = cosine_similarity(audio, audio) >= audio_threshold
+    similar = visual_similar | audio_similar if connect == "either" else visual_similar & audio_similar
     return connected(similar)
 
 
 def connected(edges: Tensor) -> Tensor:
-    """Which nodes a path joins: (B, T, T) bool, symmetric -> (B, T, T) bool, every node with itself."""
+    """Which nodes a path connects: (B, T, T) bool, symmetric -> (B, T, T) bool; a node is connected with itself."""
     nodes = edges.shape[-1]
     reached = edges | torch.eye(nodes, dtype=torch.bool, device=edges.device)
     length = 1
-    while length < nodes - 1:  # squaring doubles the length of the paths that count
+    while length < nodes - 1:  # squaring doubles the length of the paths covered
         reached = reached.float() @ reached.float() > 0
         length *= 2
     return reached
 
 
 def first_of_group(same: Tensor) -> Tensor:
-    """Each segment's group, named by the first segment in it: (B, T, T) bool -> (B, T) int64."""
+    """Each segment's group, numbered by its first segment: (B, T, T) bool -> (B, T) int64."""
     return same.to(torch.uint8).argmax(dim=-1)
 
 
 def all_similarities(audio: Tensor, visual: Tensor) -> Tensor:
-    """Cosines of every segment with every other, within modalities and across.
+    """Cosines of every segment with every other, within and across modalities.
 
     Args:
-        audio: (B, T, D), of the joint space.
-        visual: (B, T, D).
+        audio, visual: (B, T, D), in the joint space.
 
     Returns:
         (B, 2, 2, T, T); entry [b, m, n, i, j] is of segment i in modality m with segment j in n, 0 audio and 1 visual.
@@ -76,7 +75,7 @@ def all_similarities(audio: Tensor, visual: Tensor) -> Tensor:
 
 
 def compared(objective: Objective) -> list[tuple[int, int]]:
-    """Pairs (asking, answering) of modalities whose similarities an objective trains; 0 audio, 1 visual."""
+    """Pairs (query, key) of modalities whose similarities an objective trains; 0 audio, 1 visual."""
     uni, cross = [(0, 0), (1, 1)], [(0, 1), (1, 0)]
     return {"uni": uni, "cross": cross, "multi": uni + cross}[objective]
 
@@ -90,21 +89,18 @@ def grounding_loss(
     positive_margin: float,
     negative_margin: float,
 ) -> Tensor:
-    """Equations 4 (uni), 5 (cross) and 6 (multi) of one segment i a clip, grounded in all segments j.
+    """Equations 4 (uni), 5 (cross) and 6 (multi), for one segment i a clip, grounded in all segments j; a scalar.
 
-    [p - <i, j>]_+ where i and j are in one group, [<i, j> - n]_+ where not; the mean over clips and j of each of the sums,
-    which are added (the released code's scale; the equations have sums).
+    [p - <i, j>]_+ where i and j are in one group, [<i, j> - n]_+ elsewhere. Each sum of the equations is a mean over
+    clips and j, as in the released code; these means are added.
 
     Args:
         similarity: (B, 2, 2, T, T), see `all_similarities`.
-        same: (B, T, T) bool.
+        same: (B, T, T) bool, see `same_group`.
         segments: (B,) int64, i of each clip.
         objective: which of the equations.
         positive_margin: p.
         negative_margin: n.
-
-    Returns:
-        A scalar.
     """
     clips = torch.arange(len(segments), device=segments.device)
     grounded = torch.stack([similarity[clips, m, n, segments] for m, n in compared(objective)])  # (K, B, T)

@@ -1,8 +1,8 @@
 """HAN: Tian, Li and Xu, Unified Multisensory Perception: Weakly-Supervised Audio-Visual Video Parsing, ECCV 2020.
 
-Each modality looks, in one layer, at all of its own segments and at all of the other's; both modalities share every
-weight from there on. What each segment says is pooled over time and modalities by weights that it decides itself.
-Sizes, dropout and losses are those of the released code (YapengTian/AVVP-ECCV20: nets/net_audiovisual.py, main_avvp.py).
+In one layer, each modality attends to all of its own segments and to all of the other's; from there on both share every
+weight. Segment probabilities are pooled over time and modalities with weights that the model predicts. Sizes, dropout
+and losses are those of the released code (YapengTian/AVVP-ECCV20: nets/net_audiovisual.py, main_avvp.py).
 """
 
 from typing import ClassVar
@@ -21,9 +21,9 @@ CARD = ModelCard(
     parameters=4_569_675,
     code="https://github.com/YapengTian/AVVP-ECCV20",
     assumptions=(
-        "Layers that the released code declares and never uses are left out: 4,569,675 of its 9,307,723 parameters.",
+        "Layers that the released code declares and never uses are left out: 4,569,675 of its 9,307,723 parameters remain.",
         "Frames are averaged before the linear map, not after it: the same numbers up to rounding.",
-        "Without a 3D network's features (`motion_dim: 0`): neither their map nor the fusion.",
+        "Without a 3D network's features (`motion_dim: 0`), their linear map and the fusion are left out.",
         "Maps in place of frames: their cells are averaged as frames are.",
     ),
 )
@@ -34,7 +34,7 @@ class SharedAttention(nn.Module):
 
     Args:
         dim: D.
-        across: keys and values are the other modality's.
+        across: take keys and values from the other modality.
         dropout: of the attention's weights.
     """
 
@@ -49,8 +49,8 @@ class SharedAttention(nn.Module):
         nn.init.zeros_(self.out.bias)
 
     def forward(self, both: Tensor) -> tuple[Tensor, Tensor]:
-        """(2, B, T, D), audio first -> (2, B, T, D), and the weights (2, B, T, T), asking segments as rows."""
-        query, key, value = self.project(both).chunk(3, dim=-1)
+        """(2, B, T, D), audio first -> (2, B, T, D), and the weights (2, B, T, T), queries as rows."""
+        query, key, value = self.project(both).chunk(3, dim=-1)  # (2, B, T, 3 D) -> three (2, B, T, D)
         if self.across:
             key, value = key.flip(0), value.flip(0)
         weights = (query @ key.mT / query.shape[-1] ** 0.5).softmax(dim=-1)
@@ -58,10 +58,10 @@ class SharedAttention(nn.Module):
 
 
 class HybridAttention(nn.Module):
-    """The paper's hybrid attention network: one layer, the same weights for audio and for visual.
+    """The paper's hybrid attention network: one layer, the same weights for audio and visual.
 
-    x' = LN(x + attention of x to itself + attention of x to the other modality), then a feed-forward layer with a
-    residual and LN. Both modalities are computed from those before the layer.
+    x' = LN(x + attention to the own modality + attention to the other), then a feed-forward layer with residual and
+    LN. Both modalities are computed from the layer's inputs.
 
     Args:
         dim: D, also the feed-forward layer's width.
@@ -80,24 +80,18 @@ class HybridAttention(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, audio: Tensor, visual: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        """Attend.
+        """Audio (B, T, D), visual (B, T, D) -> the same, and the weights (B, T, T), queries as rows.
 
-        Args:
-            audio: (B, T, D).
-            visual: (B, T, D).
-
-        Returns:
-            Both, (B, T, D), and the attention weights (B, T, T), asking segments as rows: "audio_from_audio",
-            "audio_from_visual" and so on.
+        The weights' names are "audio_from_audio", "audio_from_visual" and so on.
         """
         both = torch.stack([audio, visual])  # (2, B, T, D)
-        own, to_own = self.within(both)
-        other, to_other = self.across(both)
-        both = self.norm_attention(both + self.dropout(other) + self.dropout(own))
+        within, own_weights = self.within(both)
+        across, cross_weights = self.across(both)
+        both = self.norm_attention(both + self.dropout(across) + self.dropout(within))
         both = self.norm_feed_forward(both + self.dropout(self.feed_forward(both)))
-        seen = {"audio_from_audio": to_own[0], "visual_from_visual": to_own[1]}
-        seen |= {"audio_from_visual": to_other[0], "visual_from_audio": to_other[1]}
-        return both[0], both[1], seen
+        weights = {"audio_from_audio": own_weights[0], "visual_from_visual": own_weights[1]}
+        weights |= {"audio_from_visual": cross_weights[0], "visual_from_audio": cross_weights[1]}
+        return both[0], both[1], weights
 
 
 class HAN(nn.Module):
@@ -105,9 +99,8 @@ class HAN(nn.Module):
 
     Args:
         num_classes: C.
-        audio_dim: D_a.
-        visual_dim: D_v.
-        motion_dim: D_m; 0 for a model without a 3D network's features.
+        audio_dim, visual_dim: D_a and D_v.
+        motion_dim: D_m; 0 = no 3D network's features.
         hidden_dim: D, of everything between the inputs and the scores.
         dropout: see `HybridAttention`.
     """
@@ -131,20 +124,17 @@ class HAN(nn.Module):
         self.head = ParsingHead(hidden_dim, num_classes)
 
     def forward(self, batch: AVBatch) -> AVOutput:
-        """Parse.
+        """Parse each clip. Raises ValueError if a feature is missing or has another shape.
 
         Args:
             batch: audio (B, T, D_a); visual (B, T, D_v), frames (B, T, F, D_v) or maps (B, T, H, W, D_v); motion
                 (B, T, D_m) unless `motion_dim` is 0.
 
         Returns:
-            `parsing_probabilities` (B, T, 2, C), `modality_probabilities` (B, 2, C), `clip_probabilities` (B, C); `attention`
-            as in `HybridAttention`.
-
-        Raises:
-            ValueError: a feature is missing or has another shape.
+            `parsing_probabilities` (B, T, 2, C), `modality_probabilities` (B, 2, C), `clip_probabilities` (B, C);
+            `attention` of `HybridAttention`.
         """
-        audio, visual, seen = self.attention(*self.encoder(batch))
+        audio, visual, weights = self.attention(*self.encoder(batch))
         output = self.head(audio, visual)
-        output.attention = seen
+        output.attention = weights
         return output

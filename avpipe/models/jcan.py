@@ -1,7 +1,8 @@
-"""JCAN: Duan, Tang, Wang, Zong, Yang and Yan, Audio-Visual Event Localization via Recursive Fusion by Joint Co-Attention, WACV 2021.
+"""JCAN: Duan, Tang, Wang, Zong, Yang and Yan, Audio-Visual Event Localization via Recursive Fusion by Joint
+Co-Attention, WACV 2021.
 
-Both modalities side by side, the joint representation, ask each modality how its course over time agrees with them;
-the answers are added to the modality, and this is done again. Sizes, initialisation, dropout and loss are those of the
+The joint representation (both modalities, concatenated) is compared with each modality's course over time; the attended
+result is added to the modality, and the step is repeated. Sizes, initialisation, dropout and loss are those of the
 released code (tuffr5/Recursive-joint-co-attention, supervised only).
 """
 
@@ -10,15 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from avpipe.models.base import AVBatch, AVOutput, ModelCard
-from avpipe.models.layers import (
-    LSTM,
-    AudioGuidedAttention,
-    audio_of,
-    same_segments,
-    visual_of,
-    visual_vectors,
-    xavier_,
-)
+from avpipe.models.layers import LSTM, AudioGuidedAttention, audio_and_visual, visual_vectors, xavier_
 
 CARD = ModelCard(
     title="JCAN",
@@ -28,11 +21,11 @@ CARD = ModelCard(
     parameters=22_776_510,
     code="https://github.com/tuffr5/Recursive-joint-co-attention",
     assumptions=(
-        "Weakly supervised (not released): each class's maximum over time, the same loss, as in AVEL's code.",
-        "The keys mix exactly 10 segments; for clips of another number their matrix is resampled to it, its rows' sums kept.",
+        "Weakly supervised (not released): each class's maximum over time with the same loss, as in AVEL's code.",
+        "The key matrix mixes exactly 10 segments; for clips of T segments it is resampled to T x T, with the sums of its rows kept.",
         "Vectors in place of maps (`attention: false`): global average pooling in place of the attended sum.",
-        "Another `hidden_dim` scales every width of the released code but the inputs with it.",
-        "The released code reports the mean of its batches' accuracies, the last and smallest counting as much as the others; here every segment counts once.",
+        "Another `hidden_dim` scales every width of the released code with it, except the inputs.",
+        "The released code reports the mean of its batches' accuracies, in which the smaller last batch counts as much as the others; here every segment counts once.",
     ),
 )
 
@@ -40,7 +33,7 @@ SEGMENTS = 10
 
 
 class RecurrentEncoder(nn.Module):
-    """A two-layer LSTM in both directions, beside its input, projected, of length one.
+    """A two-layer bidirectional LSTM; its output is concatenated with its input, projected, and scaled to length one.
 
     Args:
         in_dim: of the input.
@@ -50,46 +43,44 @@ class RecurrentEncoder(nn.Module):
 
     def __init__(self, in_dim: int, dim: int, dropout: float) -> None:
         super().__init__()
-        self.lstm = LSTM(
-            in_dim, dim // 2, num_layers=2, dropout=dropout, batch_first=True, bidirectional=True
-        )
+        self.lstm = LSTM(in_dim, dim // 2, layers=2, dropout=dropout)
         self.initial = nn.Parameter(nn.init.xavier_uniform_(torch.empty(8, dim // 2)))
         self.dropout = nn.Dropout(dropout)
         self.project = nn.Linear(in_dim + 2 * (dim // 2), dim)
 
     def forward(self, features: Tensor) -> Tensor:
-        """(B, T, in_dim) -> (B, T, dim); the LSTM starts from learned states, the same for every clip."""
-        start = self.initial.unsqueeze(1).expand(-1, len(features), -1).contiguous()  # (8, B, dim / 2)
-        encoded = self.lstm(features, (start[:4], start[4:]))[0]  # (B, T, dim)
-        joined = torch.cat([features, encoded], dim=-1)
+        """(B, T, in_dim) -> (B, T, dim); the LSTM's initial states are learned, the same for every clip."""
+        states = self.initial.unsqueeze(1).expand(-1, len(features), -1).contiguous()  # (8, B, dim / 2)
+        encoded = self.lstm(features, (states[:4], states[4:]))[0]  # (B, T, dim)
+        joined = torch.cat([features, encoded], dim=-1)  # (B, T, in_dim + dim)
         return functional.normalize(self.project(self.dropout(joined)), dim=-1)
 
 
 class MixSegments(nn.Module):
-    """Every channel's course over T segments, times a matrix: the keys of the co-attention."""
+    """The keys of the co-attention: a linear map over the T segments of every channel."""
 
     def __init__(self) -> None:
         super().__init__()
         self.mix = nn.Linear(SEGMENTS, SEGMENTS)
 
-    def forward(self, courses: Tensor) -> Tensor:
+    def forward(self, channels: Tensor) -> Tensor:
         """(B, D, T) -> (B, D, T)."""
-        length = courses.shape[-1]
+        length = channels.shape[-1]
         if length == SEGMENTS:
-            return self.mix(courses)
+            return self.mix(channels)
         weight = functional.interpolate(
             self.mix.weight[None, None], (length, length), mode="bilinear", align_corners=True
         )[0, 0]
         bias = functional.interpolate(self.mix.bias[None, None], length, mode="linear", align_corners=True)[
             0, 0
         ]
-        return functional.linear(courses, weight * SEGMENTS / length, bias)
+        return functional.linear(channels, weight * SEGMENTS / length, bias)
 
 
 class JointCoAttention(nn.Module):
-    """One recursion: both modalities attended by their joint representation, and renewed.
+    """One recursion: both modalities are attended with their joint representation, and updated.
 
-    With x one modality, j = W_j [visual, audio] and courses over time as rows of x^T,
+    With x one modality (T, D) and j = W_j [visual, audio],
 
         S = tanh(mix(x^T) j / sqrt(2 D)),   y = ReLU(tanh(W_x x S)),   x' = x + ReLU(W y)
 
@@ -111,15 +102,17 @@ class JointCoAttention(nn.Module):
         return torch.tanh(key(features.mT) @ joint / joint.shape[-1] ** 0.5)
 
     def forward(self, audio: Tensor, visual: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, T, D), (B, T, D) -> the same, renewed."""
+        """(B, T, D), (B, T, D) -> the same, updated."""
         joint = self.joint(torch.cat([visual, audio], dim=-1))  # (B, T, 2 D)
-        heard = self.dropout(self.agreement(self.audio_key, audio, joint))  # (B, D, 2 D)
-        looked = self.dropout(self.agreement(self.visual_key, visual, joint))
-        heard = torch.tanh(self.audio_value(audio) @ heard).relu()  # (B, T, D) @ (B, D, 2 D) -> (B, T, 2 D)
-        looked = torch.tanh(self.visual_value(visual) @ looked).relu()
+        from_audio = self.dropout(self.agreement(self.audio_key, audio, joint))  # (B, D, 2 D)
+        from_visual = self.dropout(self.agreement(self.visual_key, visual, joint))
+        from_audio = torch.tanh(
+            self.audio_value(audio) @ from_audio
+        ).relu()  # (B, T, D) @ (B, D, 2 D) -> (B, T, 2 D)
+        from_visual = torch.tanh(self.visual_value(visual) @ from_visual).relu()
         return (
-            audio + self.dropout(self.audio_out(heard).relu()),
-            visual + self.dropout(self.visual_out(looked).relu()),
+            audio + self.dropout(self.audio_out(from_audio).relu()),
+            visual + self.dropout(self.visual_out(from_visual).relu()),
         )
 
 
@@ -130,17 +123,13 @@ class JCAN(nn.Module):
 
     Args:
         num_classes: event categories C; the output has C + 1, background last.
-        audio_dim: D_a.
-        visual_dim: D_v.
-        visual_cells: H * W of the visual map; 1 where features are vectors.
+        audio_dim, visual_dim: D_a and D_v.
+        visual_cells: H * W of the visual map; 1 for vectors, for which `attention` raises ValueError.
         attention: audio-guided visual attention over a map's cells; without it their average.
         recursions: of the co-attention, each with weights of its own.
         hidden_dim: D, of each modality.
         dropout: of the co-attention and the classifier.
         lstm_dropout: of the encoders.
-
-    Raises:
-        ValueError: for attention over vectors.
     """
 
     default_loss = "soft_margin"
@@ -182,26 +171,20 @@ class JCAN(nn.Module):
                 nn.init.zeros_(layer.bias)
 
     def forward(self, batch: AVBatch) -> AVOutput:
-        """Classify every segment.
+        """Classify every segment. Raises ValueError if a modality is missing or has another shape.
 
         Args:
             batch: audio (B, T, D_a); visual (B, T, D_v) or (B, T, H, W, D_v).
 
         Returns:
-            `segment_logits` (B, T, C + 1); `attention["visual"]` (B, T, H, W) where there is attention.
-
-        Raises:
-            ValueError: a modality is missing or has another shape.
+            `segment_logits` (B, T, C + 1); `attention["visual"]` (B, T, H, W) with attention.
         """
-        heard = audio_of(batch.audio, self.audio_dim, "JCAN")
-        maps = visual_of(batch.visual, self.visual_dim, "JCAN", self.cells)
-        same_segments(heard, maps, "JCAN")
-        audio = self.audio_encoder(functional.normalize(heard, dim=-1))  # (B, T, D)
-        pooled, seen = visual_vectors(
-            self.attention, audio, functional.normalize(maps, dim=-1)
-        )  # (B, T, D_v)
+        features, maps = audio_and_visual(batch, self.audio_dim, self.visual_dim, "JCAN", self.cells)
+        audio = self.audio_encoder(functional.normalize(features, dim=-1))  # (B, T, D)
+        # pooled: (B, T, D_v); weights["visual"]: (B, T, H, W)
+        pooled, weights = visual_vectors(self.attention, audio, functional.normalize(maps, dim=-1))
         visual = self.visual_encoder(self.embed_visual(pooled))  # (B, T, D)
         for recursion in self.recursions:
             audio, visual = recursion(audio, visual)
         joint = self.joint_encoder(torch.cat([visual, audio], dim=-1))  # (B, T, D)
-        return AVOutput(segment_logits=self.classifier(joint), attention=seen)
+        return AVOutput(segment_logits=self.classifier(joint), attention=weights)

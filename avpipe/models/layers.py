@@ -1,9 +1,11 @@
-"""What several papers' models share: input checks, audio-guided visual attention, two fusions, the classifier's shape,
-and, for video parsing, the encoders of the features and attentive MMIL pooling.
+"""Parts that several models share: input checks, audio-guided visual attention, fusions, positions, the classifier,
+and, for video parsing, the feature encoders and attentive MMIL pooling.
 
-Letters as in design.md, section 5: B clips, T segments, H and W a map's cells, D feature width, C categories.
+Letters as in design.md, section 5: B clips, T segments, F frames a segment, C categories, D feature width; H x W cells
+of a map, K = H * W.
 """
 
+import math
 from typing import Any, Literal
 
 import torch
@@ -13,7 +15,7 @@ from avpipe.models.base import AVBatch, AVOutput
 
 
 def audio_of(audio: Tensor | None, dim: int, model: str) -> Tensor:
-    """The audio features (B, T, `dim`), checked. Raises ValueError where they are missing or of another shape."""
+    """Return the audio features (B, T, `dim`). Raises ValueError if they are missing or have another shape."""
     if audio is None:
         raise ValueError(
             f"{model} needs audio features (B, T, {dim}); the batch has none: name an extractor for the role `audio`"
@@ -26,13 +28,13 @@ def audio_of(audio: Tensor | None, dim: int, model: str) -> Tensor:
 
 
 def visual_of(visual: Tensor | None, dim: int, model: str, cells: int | None = None) -> Tensor:
-    """The visual features, (B, T, `dim`) or maps (B, T, H, W, `dim`), checked.
+    """Return the visual features, (B, T, `dim`) or maps (B, T, H, W, `dim`).
 
     Args:
-        cells: H * W of the maps that the model was built for; None if it takes maps of any size, and vectors.
+        cells: H * W that the maps must have; None allows maps of any size, and vectors.
 
     Raises:
-        ValueError: where they are missing or of another shape.
+        ValueError: if they are missing or have another shape.
     """
     form = (
         f"(B, T, {dim}) or maps (B, T, H, W, {dim})"
@@ -51,10 +53,10 @@ def visual_of(visual: Tensor | None, dim: int, model: str, cells: int | None = N
 
 
 def frames_of(visual: Tensor | None, dim: int, model: str) -> Tensor:
-    """The visual features of a segment's F frames, (B, T, F, `dim`), checked.
+    """Return the visual features of each frame, (B, T, F, `dim`).
 
-    Vectors (B, T, `dim`) count as one frame, a map's cells (B, T, H, W, `dim`) as H * W frames. Raises ValueError
-    where they are missing or of another shape.
+    Vectors (B, T, `dim`) count as one frame, the cells of a map (B, T, H, W, `dim`) as H * W frames. Raises ValueError
+    if they are missing or have another shape.
     """
     form = f"(B, T, {dim}), frames (B, T, F, {dim}) or maps (B, T, H, W, {dim})"
     if visual is None:
@@ -65,11 +67,11 @@ def frames_of(visual: Tensor | None, dim: int, model: str) -> Tensor:
         raise ValueError(
             f"{model} needs visual features {form}, found {tuple(visual.shape)}; set `visual_dim`, or another extractor"
         )
-    return visual.unsqueeze(2) if visual.ndim == 3 else visual.flatten(2, -2)
+    return visual.unsqueeze(2) if visual.ndim == 3 else visual.flatten(2, -2)  # (B, T, F, D_v)
 
 
 def motion_of(motion: Tensor | None, dim: int, model: str) -> Tensor:
-    """A 3D network's features (B, T, `dim`), checked. Raises ValueError where they are missing or of another shape."""
+    """Return a 3D network's features (B, T, `dim`). Raises ValueError if they are missing or have another shape."""
     if motion is None:
         raise ValueError(
             f"{model} was built for motion features (B, T, {dim}) and the batch has none: name an extractor for the "
@@ -83,7 +85,7 @@ def motion_of(motion: Tensor | None, dim: int, model: str) -> Tensor:
 
 
 def same_segments(audio: Tensor, visual: Tensor, model: str) -> None:
-    """Raise ValueError unless both modalities have the same clips and segments."""
+    """Raise ValueError unless both modalities have the same B and T."""
     if audio.shape[:2] != visual.shape[:2]:
         raise ValueError(
             f"{model}: audio has (B, T) = {tuple(audio.shape[:2])} but visual has {tuple(visual.shape[:2])}; "
@@ -91,13 +93,36 @@ def same_segments(audio: Tensor, visual: Tensor, model: str) -> None:
         )
 
 
+def audio_and_visual(
+    batch: AVBatch, audio_dim: int, visual_dim: int, model: str, cells: int | None = None
+) -> tuple[Tensor, Tensor]:
+    """Return `audio_of` and `visual_of` of the batch. Raises as they do, and ValueError for other clips or segments."""
+    audio = audio_of(batch.audio, audio_dim, model)
+    visual = visual_of(batch.visual, visual_dim, model, cells)
+    same_segments(audio, visual, model)
+    return audio, visual
+
+
+def segment_features(batch: AVBatch, audio_dim: int, visual_dim: int, model: str) -> tuple[Tensor, Tensor]:
+    """Return audio (B, T, D_a) and visual (B, T, D_v), averaged over frames or cells. Raises as `audio_and_visual`."""
+    audio = audio_of(batch.audio, audio_dim, model)
+    frames = frames_of(batch.visual, visual_dim, model)
+    same_segments(audio, frames, model)
+    return audio, frames.mean(dim=2)  # (B, T, F, D_v) -> (B, T, D_v)
+
+
 def spatial_average(visual: Tensor) -> Tensor:
-    """(B, T, H, W, D) -> (B, T, D), global average pooling; vectors (B, T, D) as they are."""
+    """Global average pooling: (B, T, H, W, D) -> (B, T, D); vectors (B, T, D) are returned as they are."""
     return visual.mean(dim=(2, 3)) if visual.ndim == 5 else visual
 
 
 class LSTM(nn.LSTM):
-    """torch's, in float32 whatever the recipe's precision: on a GPU torch.autocast would give it float16."""
+    """torch's LSTM, batch first, always in float32: on a GPU, torch.autocast would run it in float16."""
+
+    def __init__(
+        self, in_dim: int, dim: int, bidirectional: bool = True, layers: int = 1, dropout: float = 0.0
+    ) -> None:
+        super().__init__(in_dim, dim, layers, dropout=dropout, batch_first=True, bidirectional=bidirectional)
 
     def forward(self, features: Tensor, state: tuple[Tensor, Tensor] | None = None) -> Any:  # type: ignore[override]
         """As `nn.LSTM`'s."""
@@ -107,26 +132,21 @@ class LSTM(nn.LSTM):
 
 
 class AudioGuidedAttention(nn.Module):
-    """Where to look, asked by what is heard: a weighted sum of a map's cells (Tian et al., ECCV 2018, sec. 3.3).
+    """A weighted sum of a map's cells, with weights from the audio (Tian et al., ECCV 2018, sec. 3.3).
 
-    With v the K = H * W cells and a the audio of one segment, v' = ReLU(U_v v), a' = ReLU(U_a a),
+    For one segment with K = H * W cells v and audio a, v' = ReLU(U_v v), a' = ReLU(U_a a),
 
         w = softmax over cells of W_f tanh(W_v v' + W_a a'),   output = sum over cells of w_k v_k
 
-    W_v and W_a give K numbers (49 for 7 x 7) and W_f turns the K numbers of a cell into its score. In the released
-    code (AVE-ECCV18, models.py) the k-th number of W_a a' is added to all K numbers of *cell* k, so the audio
-    moves each cell by a scalar of its own. In the equation (as recalled, the paper is not at hand) it
-    is added to the k-th number of every cell. `audio_term` chooses.
+    W_v and W_a give K numbers (49 for 7 x 7); W_f turns the K numbers of a cell into its score. The released code
+    (AVE-ECCV18, models.py) adds the k-th number of W_a a' to all K numbers of *cell* k: one scalar a cell. The equation
+    (recalled; we did not have the paper) adds it to the k-th number of every cell. `audio_term` chooses.
 
     Args:
-        audio_dim: D_a.
-        visual_dim: D_v.
-        cells: K; 49 with the released sizes.
+        audio_dim, visual_dim: D_a and D_v.
+        cells: K; 49 with the released sizes. ValueError for 1, where attention has no choice.
         hidden_dim: width of v' and a'; 512 as released.
         audio_term: "per_cell" as released, "per_channel" as in the equation.
-
-    Raises:
-        ValueError: for a single cell, which leaves nothing to choose.
     """
 
     def __init__(
@@ -140,7 +160,7 @@ class AudioGuidedAttention(nn.Module):
         super().__init__()
         if cells < 2:
             raise ValueError(
-                "audio-guided attention chooses among a map's cells, and these visual features are vectors: set "
+                "audio-guided attention needs maps, and these visual features are vectors: set "
                 "`attention: false` (AVIN: `visual_attention: false`), or use an extractor with `pooling: map`"
             )
         self.audio_term = audio_term
@@ -152,14 +172,9 @@ class AudioGuidedAttention(nn.Module):
         xavier_(self)
 
     def forward(self, audio: Tensor, visual: Tensor) -> tuple[Tensor, Tensor]:
-        """Attend.
+        """Audio (B, T, D_a), visual (B, T, H, W, D_v) -> attended features (B, T, D_v), and the weights (B, T, H, W).
 
-        Args:
-            audio: (B, T, D_a).
-            visual: (B, T, H, W, D_v).
-
-        Returns:
-            The attended features (B, T, D_v) and the weights (B, T, H, W), which sum to one over the cells.
+        The weights sum to one over the cells.
         """
         batch, segments, height, width, dim = visual.shape
         cells = visual.reshape(batch, segments, height * width, dim)  # (B, T, H, W, D_v) -> (B, T, K, D_v)
@@ -168,21 +183,18 @@ class AudioGuidedAttention(nn.Module):
         from_audio = from_audio.unsqueeze(-1 if self.audio_term == "per_cell" else -2)
         weights = self.score(torch.tanh(from_visual + from_audio)).squeeze(-1).softmax(dim=-1)  # (B, T, K)
         attended = (weights.unsqueeze(-2) @ cells).squeeze(-2)  # (B, T, 1, K) @ (B, T, K, D_v) -> (B, T, D_v)
-        return attended, weights.view(batch, segments, height, width)
+        return attended, weights.view(batch, segments, height, width)  # (B, T, K) -> (B, T, H, W)
 
 
 class ResidualFusion(nn.Module):
-    """One vector of two: the dual multimodal residual block of AVEL's DMRN (Tian et al., ECCV 2018, sec. 3.4).
+    """Fuse two vectors of width `dim`: the residual block of AVEL's DMRN (Tian et al., ECCV 2018, sec. 3.4).
 
-    With m = (U_a(a) + U_v(v)) / 2 and U = Linear, tanh, Linear, each modality is renewed from the *other* one,
+    With m = (U_a(a) + U_v(v)) / 2 and U = Linear, tanh, Linear, each modality is updated from the *other* one,
 
         v' = tanh(a + m),   a' = tanh(v + m),   output = (a' + v') / 2
 
-    The crossed residuals are the released code's (AVE-ECCV18, models_fusion.py). With one block, which is what
-    the released sizes have, the output is the same as without crossing.
-
-    Args:
-        dim: width of a, v and the output.
+    The crossed residuals are the released code's (AVE-ECCV18, models_fusion.py). With one block, as released, crossing
+    does not change the output.
     """
 
     def __init__(self, dim: int) -> None:
@@ -197,39 +209,39 @@ class ResidualFusion(nn.Module):
 
 
 def visual_vectors(
-    attention: AudioGuidedAttention | None, audio: Tensor, visual: Tensor
+    attention: AudioGuidedAttention | None, audio: Tensor | None, visual: Tensor
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """One visual vector a segment: the attended sum of a map's cells or, without attention, their average.
 
     Args:
         attention: None for the average.
-        audio: (B, T, D_a), what the attention is asked by.
+        audio: (B, T, D_a), guides the attention; ignored without it.
         visual: (B, T, H, W, D_v); (B, T, D_v) without attention.
 
     Returns:
-        (B, T, D_v), and what can be looked at: "visual" (B, T, H, W) where there is attention.
+        (B, T, D_v), and the weights {"visual": (B, T, H, W)}; {} without attention.
     """
     if attention is None:
         return spatial_average(visual), {}
-    attended, where = attention(audio, visual)
-    return attended, {"visual": where}
+    attended, weights = attention(audio, visual)
+    return attended, {"visual": weights}
 
 
 def draw_biases_(std: float, *factors: nn.Linear) -> None:
-    """Biases of what is to be multiplied: normal, as wide as `std`.
+    """Draw the biases of a product's factors from a normal distribution with standard deviation `std`.
 
-    With standardized features, whose mean is zero, a product has no part that depends on one factor alone. Published
-    features, after a ReLU, have a mean; biases take its place.
+    Standardized features have mean zero, so their product has no part that depends on one factor alone. Published
+    features, taken after a ReLU, have a positive mean; the biases take its place.
     """
     for factor in factors:
         nn.init.normal_(factor.bias, std=std)
 
 
 def power_normalize(z: Tensor) -> Tensor:
-    """sign(z) |z|^0.5, with a slope that stays finite (1e4) at zero.
+    """sign(z) |z|^0.5 with a finite slope (1e4) at zero.
 
-    Computed as z / sqrt(|z| + 1e-8): the difference is below 1e-4 everywhere and below float32's precision from
-    |z| = 0.1 on.
+    Computed as z / sqrt(|z| + 1e-8): it differs by less than 1e-4 everywhere, and by less than float32's precision for
+    |z| >= 0.1.
     """
     return z * torch.rsqrt(z.abs() + 1e-8)
 
@@ -237,16 +249,15 @@ def power_normalize(z: Tensor) -> Tensor:
 class MFB(nn.Module):
     """Multi-modal factorized bilinear pooling (Yu et al., ICCV 2017; equations 2 and 3 of AVIN's slides).
 
-    Output i is the bilinear form v^T W_i a with W_i = sum over j < q of U[:, iq + j] V[:, iq + j]^T, then power
+    Output i is the bilinear form v^T W_i a with W_i = sum over j < q of U[:, iq + j] V[:, iq + j]^T, followed by power
     and L2 normalisation over the p outputs.
 
     Args:
-        visual_dim: d_v.
-        audio_dim: d_a.
+        visual_dim, audio_dim: d_v and d_a.
         p: outputs.
         q: latent dimensionality, the rank of each W_i.
         dropout: after the element-wise product, before sum pooling, as in the authors' code.
-        bias: standard deviation of the biases that U and V begin with; 0: none, as in the equations.
+        bias: std of the initial biases of U and V; 0 = none, as in the equations.
     """
 
     def __init__(
@@ -261,61 +272,51 @@ class MFB(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def bilinear(self, visual: Tensor, audio: Tensor) -> Tensor:
-        """Equation 2: (..., d_v), (..., d_a) -> (..., p), not normalised."""
+        """Equation 2: (..., d_v), (..., d_a) -> (..., p), without normalisation."""
         product = self.dropout(self.visual(visual) * self.audio(audio))  # (..., p * q)
         return product.unflatten(-1, (-1, self.q)).sum(dim=-1)  # (..., p, q) -> (..., p)
 
     def forward(self, visual: Tensor, audio: Tensor) -> Tensor:
-        """Equations 2 and 3: (..., d_v), (..., d_a) -> (..., p) of length one (zero where a modality is zero)."""
+        """Equations 2 and 3: (..., d_v), (..., d_a) -> (..., p) of length one (zero if either input is zero)."""
         return nn.functional.normalize(power_normalize(self.bilinear(visual, audio)), dim=-1, eps=1e-6)
 
 
 class ParsingEncoder(nn.Module):
-    """HAN's inputs: each feature to D by one linear map, nothing else (no activation, no dropout, no positions).
+    """HAN's encoders: one linear map a feature to D, without activation, dropout or positions.
 
-    Frames of a segment are mapped, then averaged; a 3D network's features are mapped too, and both are fused by
-    Linear(2 D, D) (AVVP-ECCV20, nets/net_audiovisual.py: fc_a, fc_v, fc_st, fc_fusion).
+    Frames of a segment are mapped, then averaged. Visual and 3D features are fused by Linear(2 D, D) (AVVP-ECCV20,
+    nets/net_audiovisual.py: fc_a, fc_v, fc_st, fc_fusion).
 
     Args:
-        audio_dim: D_a.
-        visual_dim: D_v.
-        motion_dim: D_m; 0 for a model without a 3D network's features, which then has no fusion either.
+        audio_dim, visual_dim: D_a and D_v.
+        motion_dim: D_m; 0 = no 3D network's features and no fusion.
         dim: D.
         model: its title, for error messages.
     """
 
     def __init__(self, audio_dim: int, visual_dim: int, motion_dim: int, dim: int, model: str) -> None:
         super().__init__()
-        self.audio_dim, self.visual_dim, self.motion_dim, self.model = (
-            audio_dim,
-            visual_dim,
-            motion_dim,
-            model,
-        )
+        self.audio_dim, self.visual_dim = audio_dim, visual_dim
+        self.motion_dim, self.model = motion_dim, model
         self.audio = nn.Linear(audio_dim, dim)
         self.visual = nn.Linear(visual_dim, dim)
         self.motion = nn.Linear(motion_dim, dim) if motion_dim else None
         self.fuse = nn.Linear(2 * dim, dim) if motion_dim else None
 
     def forward(self, batch: AVBatch) -> tuple[Tensor, Tensor]:
-        """Encode.
+        """Encode both modalities. Raises ValueError if a feature is missing, has another shape, or other clips and
+        segments.
 
         Args:
             batch: audio (B, T, D_a); visual (B, T, D_v), frames (B, T, F, D_v) or maps (B, T, H, W, D_v), averaged;
-                motion (B, T, D_m) if the model has it.
+                motion (B, T, D_m) unless `motion_dim` is 0.
 
         Returns:
-            Audio and visual, (B, T, D).
-
-        Raises:
-            ValueError: a feature is missing, has another shape, or other clips and segments.
+            Audio and visual, (B, T, D) each.
         """
-        audio = audio_of(batch.audio, self.audio_dim, self.model)
-        frames = frames_of(batch.visual, self.visual_dim, self.model)
-        same_segments(audio, frames, self.model)
-        visual = self.visual(
-            frames.mean(dim=2)
-        )  # (B, T, F, D_v) -> (B, T, D); the map is linear: mean first is the same
+        # The linear map commutes with the average over frames.
+        audio, frame = segment_features(batch, self.audio_dim, self.visual_dim, self.model)
+        visual = self.visual(frame)  # (B, T, D)
         if self.motion is not None and self.fuse is not None:
             motion = motion_of(batch.motion, self.motion_dim, self.model)
             same_segments(audio, motion, self.model)
@@ -328,11 +329,11 @@ def attentive_mmil_pooling(
 ) -> tuple[Tensor, Tensor]:
     """Attentive multimodal multiple-instance pooling (Tian et al., ECCV 2020, sec. 4.3).
 
-    W_t = softmax over time of `time_scores`, W_av = softmax over the two modalities of `modality_scores`;
+    With W_t = softmax over time of `time_scores` and W_av = softmax over the two modalities of `modality_scores`,
 
         P_m = sum over t of W_t p   (m = audio, visual),     P_clip = sum over t and m of W_t W_av p
 
-    W_t sums to one in each modality and W_av in each segment, so that W_t W_av need not: P_clip can reach 2.
+    W_t sums to one in each modality and W_av in each segment, but W_t W_av need not: P_clip can reach 2.
 
     Args:
         probabilities: p (B, T, 2, C), 0 to 1; index 0 audio, 1 visual.
@@ -348,7 +349,7 @@ def attentive_mmil_pooling(
 
 
 class ParsingHead(nn.Module):
-    """HAN's output: three linear maps that both modalities share (fc_prob, fc_frame_att, fc_av_att), then pooling.
+    """HAN's output: three linear maps shared by both modalities (fc_prob, fc_frame_att, fc_av_att), then pooling.
 
     Args:
         dim: D.
@@ -362,7 +363,7 @@ class ParsingHead(nn.Module):
         self.modality = nn.Linear(dim, num_classes)
 
     def forward(self, audio: Tensor, visual: Tensor) -> AVOutput:
-        """Audio and visual (B, T, D) -> the three probabilities of a parsing model."""
+        """Audio and visual, (B, T, D) each -> the three probabilities of a parsing model."""
         both = torch.stack([audio, visual], dim=2)  # (B, T, 2, D)
         probabilities = self.probability(both).float().sigmoid()  # (B, T, 2, C)
         clip, of_modality = attentive_mmil_pooling(probabilities, self.time(both), self.modality(both))
@@ -371,8 +372,15 @@ class ParsingHead(nn.Module):
         )
 
 
+def sinusoidal_positions(length: int, dim: int) -> Tensor:
+    """(length, dim): sin and cos of t / 10000^(2 k / dim), alternating (Vaswani et al., 2017); dim is even."""
+    rates = torch.exp(torch.arange(0, dim, 2) * (-math.log(10000.0) / dim))  # (dim / 2)
+    angles = torch.arange(length).unsqueeze(1) * rates  # (length, dim / 2)
+    return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(1)  # (length, dim)
+
+
 def classifier(in_dim: int, classes: int, hidden_dim: int = 64, bias: bool = True) -> nn.Sequential:
-    """Linear, ReLU, Linear with Xavier weights: the released AVEL's classifier (64 hidden units); PSP's without bias."""
+    """Linear, ReLU, Linear with Xavier weights: the released AVEL's classifier (64 hidden units); PSP's has no bias."""
     head = nn.Sequential(
         nn.Linear(in_dim, hidden_dim, bias=bias), nn.ReLU(), nn.Linear(hidden_dim, classes, bias=bias)
     )
@@ -381,14 +389,14 @@ def classifier(in_dim: int, classes: int, hidden_dim: int = 64, bias: bool = Tru
 
 
 def xavier_(module: nn.Module) -> None:
-    """Xavier-uniform weights for every Linear below `module`; biases keep torch's default."""
+    """Xavier-uniform weights for every Linear in `module`; biases keep torch's default."""
     for layer in module.modules():
         if isinstance(layer, nn.Linear):
             nn.init.xavier_uniform_(layer.weight)
 
 
 def intervals(segments: int) -> Tensor:
-    """Every run of segments that a clip of T has: (I, T) bool, I = T (T + 1) / 2, by first segment, then by length."""
+    """Every interval of a clip of T segments: (I, T) bool, I = T (T + 1) / 2, sorted by first segment, then by length."""
     runs = [(onset, end) for onset in range(segments) for end in range(onset + 1, segments + 1)]
     first, end = torch.tensor(runs).T.unsqueeze(-1)  # (I, 1) each
     segment = torch.arange(segments)

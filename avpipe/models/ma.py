@@ -1,8 +1,8 @@
 """MA: Wu and Yang, Exploring Heterogeneous Clues for Weakly-Supervised Audio-Visual Video Parsing, CVPR 2021.
 
-HAN, and a contrastive loss that ties an audio segment to the visual segment of the same second. What the paper is known for, labels
-that are refined a modality at a time, is how it is trained: the task `refined_parsing`. Sizes and losses are those of the released code
-(Yu-Wu/Modaily-Aware-Audio-Visual-Video-Parsing: step1_train_base_model, step3_retrain).
+HAN with a contrastive loss that ties each audio segment to the visual segment at the same time. The paper's main idea,
+labels refined for each modality, is a matter of training: the task `refined_parsing`. Sizes and losses are those of the
+released code (Yu-Wu/Modaily-Aware-Audio-Visual-Video-Parsing: step1_train_base_model, step3_retrain).
 """
 
 from typing import ClassVar
@@ -23,10 +23,10 @@ CARD = ModelCard(
     parameters=4_569_675,
     code="https://github.com/Yu-Wu/Modaily-Aware-Audio-Visual-Video-Parsing",
     assumptions=(
-        "Layers that the released code declares and never uses are left out; what is left is HAN.",
-        "One direction of the contrast, audio segments among visual ones, as released.",
-        "Labels are refined once, by the base model's last epoch, as released; a clip that shares a label with every other keeps its own.",
-        "A label that is removed stays a label of the clip. In the released code one array serves as the clip's and as audio's label, so that what audio loses the clip loses too, and what visual loses it does not.",
+        "Layers that the released code declares and never uses are left out; HAN remains.",
+        "The contrastive loss has one direction, audio segments among visual ones, as released.",
+        "Labels are refined once, by the base model's last epoch, as released; a clip that shares a label with every other clip keeps its labels.",
+        "A label removed from a modality remains a label of the clip. In the released code one array holds both the clip's and audio's labels, so that a label removed from audio is removed from the clip too; one removed from visual is not.",
     ),
 )
 
@@ -35,16 +35,10 @@ SMOOTHING = 0.1
 
 
 def segment_contrast(audio: Tensor, visual: Tensor) -> Tensor:
-    """Which visual segment of its clip belongs to an audio segment? The mean cross-entropy over audio segments.
+    """Mean cross-entropy, over audio segments, of choosing the matching visual segment of the same clip.
 
-    The logits are cosines divided by 0.2; the target has 0.9 at the segment of the same second, and the others share 0.1.
-
-    Args:
-        audio: (B, T, D).
-        visual: (B, T, D).
-
-    Returns:
-        A scalar.
+    Audio (B, T, D), visual (B, T, D) -> scalar. The logits are cosines divided by 0.2; the target is 0.9 at the same
+    time, and the other segments share 0.1.
     """
     segments = audio.shape[1]
     cosine = cosine_similarity(audio, visual)  # (B, T, T)
@@ -53,13 +47,12 @@ def segment_contrast(audio: Tensor, visual: Tensor) -> Tensor:
 
 
 class MA(nn.Module):
-    """HAN with the contrast of audio after the attention layer and visual before it.
+    """HAN with a contrastive loss between audio after the attention layer and visual before it.
 
     Args:
         num_classes: C.
-        audio_dim: D_a.
-        visual_dim: D_v.
-        motion_dim: D_m; 0 for a model without a 3D network's features.
+        audio_dim, visual_dim: D_a and D_v.
+        motion_dim: D_m; 0 = no 3D network's features.
         contrastive: the contrastive loss, in training; without it the model is HAN.
         hidden_dim: D.
         dropout: see `avpipe.models.han.HybridAttention`.
@@ -91,22 +84,20 @@ class MA(nn.Module):
         self.head = ParsingHead(hidden_dim, num_classes)
 
     def forward(self, batch: AVBatch) -> AVOutput:
-        """Parse.
+        """Parse each clip. Raises ValueError if a feature is missing or has another shape.
 
         Args:
             batch: audio (B, T, D_a); visual (B, T, D_v), frames (B, T, F, D_v) or maps (B, T, H, W, D_v); motion
                 (B, T, D_m) unless `motion_dim` is 0.
 
         Returns:
-            The three probabilities of a parsing model; `losses["contrastive"]` in training; `attention` as HAN's.
-
-        Raises:
-            ValueError: a feature is missing or has another shape.
+            `parsing_probabilities` (B, T, 2, C), `modality_probabilities` (B, 2, C), `clip_probabilities` (B, C);
+            `losses["contrastive"]` in training; `attention` of `HybridAttention`.
         """
         audio_before, visual_before = self.encoder(batch)
-        audio, visual, seen = self.attention(audio_before, visual_before)
+        audio, visual, weights = self.attention(audio_before, visual_before)
         output: AVOutput = self.head(audio, visual)
-        output.attention = seen
+        output.attention = weights
         if self.contrastive and self.training:
             output.losses["contrastive"] = segment_contrast(audio, visual_before)
         return output

@@ -1,9 +1,9 @@
 """PSP: Zhou, Zheng, Zhong, Hao and Wang, Positive Sample Propagation along the Audio-Visual Event Line, CVPR 2021.
 
-Every visual segment is compared with every audio segment; pairs that share less than a threshold of a segment's
-similarity are cut, and what is left carries features from one modality to the other. Sizes, initialisation, dropout
-and losses are those of the released code (jasongief/PSP_CVPR_2021: fully_model.py, weakly_model.py), which has two
-networks, one a setting.
+Every visual segment is compared with every audio segment. Pairs whose share of a segment's similarity is below a
+threshold are cut; features flow along the others from one modality to the other. Sizes, initialisation, dropout and
+losses are those of the released code (jasongief/PSP_CVPR_2021: fully_model.py, weakly_model.py), which has one network
+for each setting.
 """
 
 from typing import Literal
@@ -32,8 +32,8 @@ CARD = ModelCard(
     parameters=1_548_657,
     code="https://github.com/jasongief/PSP_CVPR_2021",
     assumptions=(
-        "Layers that the released code declares and never uses are left out: 1,548,657 of its 1,667,251 parameters (supervised), 1,253,902 of 1,254,251 (weakly supervised).",
-        "For another number of segments than 10 the threshold keeps its ratio to a uniform row: tau * 10 / T.",
+        "Layers that the released code declares and never uses are left out: 1,548,657 of its 1,667,251 parameters remain (supervised), 1,253,902 of 1,254,251 (weakly supervised).",
+        "For T other than 10 segments the threshold keeps its ratio to an equal share: tau * 10 / T.",
         "Weakly supervised, the released target holds the shares of event and background segments, which a video tag does not tell; here the target is the tag.",
         "Vectors in place of maps (`attention: false`): global average pooling in place of the attended sum.",
         "Features of another width than the released ones change the first layers only.",
@@ -45,12 +45,12 @@ PAIR_SIMILARITY_WEIGHT = 100.0
 
 
 def positive_pairs(similarity: Tensor, tau: float, renormalise: bool) -> Tensor:
-    """Which pairs propagate, and how much (the paper's gamma).
+    """Weights of the pairs that propagate (the paper's gamma).
 
     Args:
-        similarity: (B, T, T), not negative; a row's segment receives, a column's sends.
-        tau: what a pair must have of its row's sum, at T = 10 (0.1 is an equal share); tau * 10 / T otherwise.
-        renormalise: make the pairs that are left of each row sum to one.
+        similarity: (B, T, T), not negative; row = receiving segment, column = sending segment.
+        tau: smallest share of its row's sum that a pair needs at T = 10 (0.1 is an equal share), else tau * 10 / T.
+        renormalise: make the remaining pairs of each row sum to one.
 
     Returns:
         (B, T, T), zero where the pair is cut.
@@ -64,13 +64,12 @@ def pair_similarity_loss(audio: Tensor, visual: Tensor, target: Tensor) -> Tenso
     """The paper's AVPS loss: audio and visual features agree where there is an event, and only there.
 
     Args:
-        audio: (B, T, D).
-        visual: (B, T, D).
+        audio, visual: (B, T, D).
         target: (B, T, C + 1), 0 or 1, background last.
 
     Returns:
-        Mean squared difference between each segment's share of the clip's (positive) cosine similarities and an equal
-        share on the n event segments, 1 / n; a clip without an event has it on its background.
+        A scalar: the mean squared difference between each segment's share of the clip's (positive) cosine similarities
+        and an equal share 1 / n on the n event segments (on background segments in a clip without an event).
     """
     similarity = functional.cosine_similarity(audio, visual, dim=-1).relu()  # (B, T)
     share = similarity / (similarity.sum(dim=-1, keepdim=True) + 1e-8)
@@ -85,7 +84,7 @@ class PositiveSamplePropagation(nn.Module):
     Args:
         dim: D, of both modalities.
         tau: threshold, see `positive_pairs`.
-        supervised: with the supervised network's second normalisation and the layer of each modality after it.
+        supervised: renormalise the pairs, and add a layer for each modality, as the released supervised network does.
         dropout: after each ReLU.
     """
 
@@ -104,27 +103,21 @@ class PositiveSamplePropagation(nn.Module):
         xavier_(self)
 
     def forward(self, audio: Tensor, visual: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        """Propagate.
+        """Audio (B, T, D), visual (B, T, D) -> the same, and the pairs (B, T, T), receiving segments as rows.
 
-        Args:
-            audio: (B, T, D).
-            visual: (B, T, D).
-
-        Returns:
-            Both modalities, (B, T, D), and the pairs (B, T, T), receiving segments as rows: "audio_from_visual",
-            "visual_from_audio".
+        The pairs' names are "audio_from_visual" and "visual_from_audio".
         """
-        asks, asked = self._branch(self.visual_asks, visual), self._branch(self.audio_asked, audio)
-        similarity = (asks @ asked.mT / asks.shape[-1] ** 0.5).relu()  # (B, T, T), visual rows
+        query, key = self._branch(self.visual_asks, visual), self._branch(self.audio_asked, audio)
+        similarity = (query @ key.mT / query.shape[-1] ** 0.5).relu()  # (B, T, T), visual rows
         to_visual = positive_pairs(similarity, self.tau, self.supervised)
         to_audio = positive_pairs(similarity.mT, self.tau, self.supervised)
         from_audio = to_visual @ self._branch(self.audio_sends, audio)  # (B, T, D)
         from_visual = to_audio @ self._branch(self.visual_sends, visual)
-        seen = {"audio_from_visual": to_audio, "visual_from_audio": to_visual}
+        pairs = {"audio_from_visual": to_audio, "visual_from_audio": to_visual}
         return (
             self.norm(self.audio_out(audio + from_visual)),
             self.norm(self.visual_out(visual + from_audio)),
-            seen,
+            pairs,
         )
 
     def _branch(self, layer: nn.Module, features: Tensor) -> Tensor:
@@ -134,26 +127,22 @@ class PositiveSamplePropagation(nn.Module):
 class PSP(nn.Module):
     """Audio-visual event localization by positive sample propagation.
 
-    Supervised, the loss is cross-entropy over segments and 100 times the pair-similarity loss. Weakly supervised,
-    a segment's scores are multiplied by a weight in [0.5, 1) that they decide themselves, averaged over time, and
-    compared by binary cross-entropy on softmax probabilities.
+    Supervised, the loss is cross-entropy over segments plus 100 times the pair-similarity loss. Weakly supervised, each
+    segment's scores are multiplied by a weight in [0.5, 1) computed from them, then averaged over time; the loss is
+    binary cross-entropy on softmax probabilities.
 
     Args:
         num_classes: event categories C; the output has C + 1, background last.
-        audio_dim: D_a.
-        visual_dim: D_v.
-        visual_cells: H * W of the visual map; 1 where features are vectors.
-        setting: which of the released code's two networks; the training loop fills it in.
+        audio_dim, visual_dim: D_a and D_v.
+        visual_cells: H * W of the visual map; 1 for vectors, for which `attention` raises ValueError.
+        setting: which of the released code's two networks; set by the training loop.
         tau: threshold of the supervised network, see `positive_pairs`.
-        weak_tau: threshold of the weakly-supervised network.
-        pair_similarity: the pair-similarity loss; it needs the labels of segments, so supervised only.
+        weak_tau: threshold of the weakly supervised network.
+        pair_similarity: the pair-similarity loss; it needs labels of segments, so supervised only.
         attention: audio-guided visual attention over a map's cells; without it their average.
         attention_dim: hidden width of that attention.
         hidden_dim: of each direction of the LSTMs; the supervised network first projects both modalities to it.
         dropout: inside the propagation.
-
-    Raises:
-        ValueError: for attention over vectors.
     """
 
     default_loss = "cross_entropy"
@@ -182,40 +171,37 @@ class PSP(nn.Module):
         self.pair_similarity = pair_similarity and supervised
         self.project_audio: nn.Module = nn.Identity()
         self.project_visual: nn.Module = nn.Linear(visual_dim, hidden_dim)
-        heard = audio_dim
+        audio_width = audio_dim
         if supervised:
             self.project_audio = _two_linear(audio_dim, hidden_dim)
             self.project_visual = _two_linear(visual_dim, hidden_dim)
-            heard = hidden_dim
+            audio_width = hidden_dim
         self.attention = (
-            AudioGuidedAttention(heard, visual_dim, visual_cells, attention_dim) if attention else None
+            AudioGuidedAttention(audio_width, visual_dim, visual_cells, attention_dim) if attention else None
         )
         self.cells = visual_cells if attention else None
-        self.audio_lstm = LSTM(heard, hidden_dim, batch_first=True, bidirectional=True)
-        self.visual_lstm = LSTM(hidden_dim, hidden_dim, batch_first=True, bidirectional=True)
+        self.audio_lstm = LSTM(audio_width, hidden_dim)
+        self.visual_lstm = LSTM(hidden_dim, hidden_dim)
         threshold = tau if supervised else weak_tau
         self.propagation = PositiveSamplePropagation(2 * hidden_dim, threshold, supervised, dropout)
         self.classifier = classifier(2 * hidden_dim, num_classes + 1, bias=False)
         self.weigh = None if supervised else nn.Linear(num_classes + 1, 1, bias=False)
 
     def forward(self, batch: AVBatch) -> AVOutput:
-        """Classify every segment.
+        """Classify every segment. Raises ValueError if a modality is missing or has another shape.
 
         Args:
             batch: audio (B, T, D_a); visual (B, T, D_v) or (B, T, H, W, D_v); `targets` for the pair-similarity loss.
 
         Returns:
-            `segment_logits` (B, T, C + 1); `losses["pair_similarity"]` while it is trained supervised; `attention` with
+            `segment_logits` (B, T, C + 1); `losses["pair_similarity"]` in supervised training; `attention`:
             "audio_from_visual" and "visual_from_audio" (B, T, T), the pairs that propagate, and "visual" (B, T, H, W);
             `embeddings`.
-
-        Raises:
-            ValueError: a modality is missing or has another shape.
         """
         audio = self.project_audio(audio_of(batch.audio, self.audio_dim, "PSP"))  # (B, T, hidden), or D_a
         visual = visual_of(batch.visual, self.visual_dim, "PSP", self.cells)
         same_segments(audio, visual, "PSP")
-        pooled, seen = visual_vectors(self.attention, audio, visual)  # (B, T, D_v)
+        pooled, weights = visual_vectors(self.attention, audio, visual)  # (B, T, D_v)
         h_audio = self.audio_lstm(audio)[0]  # (B, T, 2 * hidden)
         h_visual = self.visual_lstm(self.project_visual(pooled))[0]
         embeddings = {"audio": h_audio, "visual": h_visual}
@@ -226,9 +212,11 @@ class PSP(nn.Module):
             logits = logits * self.weigh(logits).relu().sigmoid()
         losses = {}
         if self.pair_similarity and batch.targets is not None:
-            unlike = pair_similarity_loss(h_audio, h_visual, batch.targets["target"])
-            losses["pair_similarity"] = PAIR_SIMILARITY_WEIGHT * unlike
-        return AVOutput(segment_logits=logits, losses=losses, attention=seen | pairs, embeddings=embeddings)
+            difference = pair_similarity_loss(h_audio, h_visual, batch.targets["target"])
+            losses["pair_similarity"] = PAIR_SIMILARITY_WEIGHT * difference
+        return AVOutput(
+            segment_logits=logits, losses=losses, attention=weights | pairs, embeddings=embeddings
+        )
 
 
 def _linear(dim: int) -> nn.Linear:
@@ -236,7 +224,7 @@ def _linear(dim: int) -> nn.Linear:
 
 
 def _two_linear(in_dim: int, out_dim: int) -> nn.Sequential:
-    """The code's fa and fv: two matrices, nothing between them."""
+    """The released code's fa and fv: two matrices with nothing between them."""
     return nn.Sequential(
         nn.Linear(in_dim, 2 * out_dim, bias=False), nn.Linear(2 * out_dim, out_dim, bias=False)
     )

@@ -1,4 +1,4 @@
-"""Features with mean 0 and standard deviation 1: a part of the trained model, for its weights mean nothing without."""
+"""Standardized input features. The scales are part of the trained model: its weights are of no use without them."""
 
 import copy
 from collections.abc import Mapping
@@ -10,17 +10,17 @@ from torch import Tensor, nn
 from avpipe.models.base import AVBatch
 
 Scales = Mapping[str, tuple[Tensor, Tensor]]
-"""Role ("audio", "visual", ...) -> mean and standard deviation of each dimension of its features, both (D,)."""
+"""Role ("audio", "visual", ...) -> mean and standard deviation of its features, both (D,)."""
 
 
 def standardize_inputs(model: nn.Module, scales: Scales) -> None:
-    """From now on the model sees (feature - mean) / sd, a dimension at a time; a dimension that never changes gives 0.
+    """Make the model standardize its inputs: (feature - mean) / sd in each dimension; a constant dimension gives 0.
 
-    The scales become buffers of the model, `input_{role}_mean` and `input_{role}_sd`, and so a part of its state.
+    The scales become the model's buffers `input_{role}_mean` and `input_{role}_sd`, and so part of its state.
 
     Args:
         model: takes an `AVBatch`; changed in place.
-        scales: of its features; other roles are left as they are.
+        scales: features without an entry are left as they are.
     """
     for role, (mean, sd) in scales.items():
         model.register_buffer(f"input_{role}_mean", mean.clone())
@@ -29,7 +29,7 @@ def standardize_inputs(model: nn.Module, scales: Scales) -> None:
 
 
 def _standardize(roles: tuple[str, ...], model: nn.Module, inputs: tuple[AVBatch]) -> tuple[AVBatch]:
-    batch = copy.copy(inputs[0])  # with its targets and progress
+    batch = copy.copy(inputs[0])  # keeps targets and progress
     for role in roles:
         feature = getattr(batch, role)
         if feature is not None:

@@ -1,9 +1,9 @@
 """TACMA: temporally adaptive cross-modal attention, from "Self-Supervised Video Representation and Temporally Adaptive
 Attention for Audio-Visual Event Localization", Applied Sciences 12(24), 12622, 2022. Equations 3 to 9.
 
-Each audio segment is compared with each visual segment, and what a pair may tell is weakened by the time between the two,
-the more the less they have in common. The paper feeds it the fixed features of its own self-supervised encoders
-(AV-BT, `encoder="none"`); by default the encoders, of the same form, are trained with it on CNN features.
+Each audio segment attends to each visual segment and the reverse. The weight of a pair shrinks with the time between
+its segments, and the faster the less similar they are. The paper feeds it fixed features of its own self-supervised
+encoders (AV-BT, `encoder="none"`); by default, encoders of the same form are trained with it on CNN features.
 """
 
 from typing import Literal
@@ -12,35 +12,34 @@ import torch
 from torch import Tensor, nn
 
 from avpipe.models.base import AVBatch, AVOutput, ModelCard
-from avpipe.models.layers import LSTM, audio_of, same_segments, spatial_average, visual_of, xavier_
+from avpipe.models.layers import LSTM, audio_and_visual, spatial_average, xavier_
 
 CARD = ModelCard(
     title="TACMA",
     paper="Self-Supervised Video Representation and Temporally Adaptive Attention for Audio-Visual Event Localization, Applied Sciences 12(24), 12622, 2022",
     task="localization",
-    inputs="features of AV-BT's encoders, which see VGGish (128) and ResNet-50 features (512)",
+    inputs="features of AV-BT's encoders, whose inputs are VGGish (128) and ResNet-50 features (512)",
     parameters=1_358_365,
     code="none public",
     assumptions=(
-        "Encoders before it: an LSTM in both directions a modality, 128 each, as in AVEL, whose structure the paper calls similar; d_l = 256. Maps are averaged over their cells, since the paper's encoders have no visual attention.",
+        "Encoders in front: a bidirectional LSTM a modality, 128 each direction, as in AVEL, whose structure the paper calls similar; d_l = 256. Maps are averaged over their cells, since the paper's encoders have no visual attention.",
         "d_h = d_e = d_l; the weight matrices have no bias; both modalities share equation 7's layer normalisation, which is one symbol there.",
         "Equation 3 divides by the square root of d_l: the text says scaled dot-product, and the root sign is lost in print.",
-        "Equation 6 is read as cross-modal attention, which theta = 0 is to give: the audio asks, visual segments answer, the audio is added. With equation 3's names that is W^av (f_v W_v2) + f_a; printed is W^va (option `equation_6`).",
-        "Where a softmax is below 1e-6, equation 4 takes 1e-6: the weight is zero either way, and its slope is finite.",
+        "Equation 6 is read as cross-modal attention, which theta = 0 must give: audio is the query, visual segments are the values, the audio is added. With equation 3's names that is W^av (f_v W_v2) + f_a; printed is W^va (option `equation_6`).",
+        "Where a softmax is below 1e-6, equation 4 takes 1e-6: the weight is zero either way, and the slope stays finite.",
         "Xavier's initialisation of the block's and the classifier's matrices; PyTorch's of the LSTMs.",
         "Three-layer MLP: Linear, ReLU (128), Linear, ReLU (64), Linear.",
-        "Weakly supervised (not in the paper): each class's mean over time (on the demo the maximum, as in AVEL's code, trains it less well; recipe: `pooling`).",
+        "Weakly supervised (not in the paper): each class's mean over time; on the demo the maximum, as in AVEL's code, trains less well (recipe: `pooling`).",
     ),
 )
 
 
 def cross_modal_attention(audio: Tensor, visual: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-    """Equation 3, with the ReLU and the softmax along rows that follow it.
+    """Equation 3, and the ReLU and row-wise softmax that follow it.
 
     Args:
-        audio: (B, T, d_h), f_a W_a1.
-        visual: (B, T, d_h), f_v W_v1.
-        scale: what the products are divided by.
+        audio, visual: (B, T, d_h), f_a W_a1 and f_v W_v1.
+        scale: divides the products.
 
     Returns:
         M^av (B, T, T), audio segments as rows, and M^va, visual segments as rows. Rows sum to one.
@@ -50,14 +49,9 @@ def cross_modal_attention(audio: Tensor, visual: Tensor, scale: float) -> tuple[
 
 
 def temporal_weights(attention: Tensor, theta: float) -> Tensor:
-    """Equation 4: exp(-theta |i - j| / M_ij).
+    """Equation 4, exp(-theta |i - j| / M_ij): attention M (..., T, T) -> (..., T, T).
 
-    Args:
-        attention: M, (..., T, T), not negative.
-        theta: not negative; 0 gives ones.
-
-    Returns:
-        (..., T, T): one on the diagonal, smaller the further apart in time and the smaller M.
+    M and theta are not negative. One on the diagonal; smaller the further apart in time and the smaller M.
     """
     time = torch.arange(attention.shape[-1], device=attention.device, dtype=attention.dtype)
     distance = (time[:, None] - time).abs()  # (T, T)
@@ -83,27 +77,21 @@ class TemporallyAdaptiveAttention(nn.Module):
         xavier_(self)
 
     def forward(self, audio: Tensor, visual: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        """Attend.
+        """f_a (B, T, d_l), f_v (B, T, d_l) -> f_{a<-v} and f_{v<-a}, (B, T, d_l), and equation 5's matrices (B, T, T).
 
-        Args:
-            audio: f_a, (B, T, d_l).
-            visual: f_v, (B, T, d_l).
-
-        Returns:
-            f_{a<-v} and f_{v<-a}, (B, T, d_l), in this order; and equation 5's matrices (B, T, T), asking segments as
-            rows: "audio_from_visual" (W^av), "visual_from_audio" (W^va).
+        Their rows are queries: "audio_from_visual" is W^av, "visual_from_audio" W^va.
         """
-        asked_by_audio, asked_by_visual = cross_modal_attention(
+        audio_weights, visual_weights = cross_modal_attention(
             self.audio_key(audio), self.visual_key(visual), audio.shape[-1] ** 0.5
         )
-        asked_by_audio = temporal_weights(asked_by_audio, self.theta) * asked_by_audio  # W^av
-        asked_by_visual = temporal_weights(asked_by_visual, self.theta) * asked_by_visual  # W^va
-        seen = {"audio_from_visual": asked_by_audio, "visual_from_audio": asked_by_visual}
+        audio_weights = temporal_weights(audio_weights, self.theta) * audio_weights  # W^av
+        visual_weights = temporal_weights(visual_weights, self.theta) * visual_weights  # W^va
+        weights = {"audio_from_visual": audio_weights, "visual_from_audio": visual_weights}
         if self.equation_6 == "as_printed":
-            asked_by_audio, asked_by_visual = asked_by_visual, asked_by_audio
-        visual_fused = asked_by_audio @ self.visual_value(visual) + audio  # V_fuse
-        audio_fused = asked_by_visual @ self.audio_value(audio) + visual  # A_fuse
-        return self.norm(self.audio_out(audio_fused)), self.norm(self.visual_out(visual_fused)), seen
+            audio_weights, visual_weights = visual_weights, audio_weights
+        visual_fused = audio_weights @ self.visual_value(visual) + audio  # V_fuse
+        audio_fused = visual_weights @ self.audio_value(audio) + visual  # A_fuse
+        return self.norm(self.audio_out(audio_fused)), self.norm(self.visual_out(visual_fused)), weights
 
 
 class TACMA(nn.Module):
@@ -111,12 +99,10 @@ class TACMA(nn.Module):
 
     Args:
         num_classes: event categories C; the output has C + 1, background last.
-        audio_dim: D_a.
-        visual_dim: D_v.
-        encoder: "lstm" in front of the attention, trained with it; "none" for features that are encoded already and
-            have one width.
-        theta: how much time between segments weakens their connection; 0 is plain cross-modal attention.
-        equation_6: which attention matrix meets which values: as the text describes them or as printed.
+        audio_dim, visual_dim: D_a and D_v.
+        encoder: "lstm", trained with the attention; "none" for features that are encoded already, of one width.
+        theta: how fast a pair's weight shrinks with the time between its segments; 0 is plain cross-modal attention.
+        equation_6: pairing of attention matrices and values: as the text describes them or as printed.
         hidden_dim: of each direction of the LSTMs.
 
     Raises:
@@ -152,8 +138,8 @@ class TACMA(nn.Module):
         self.visual_lstm: LSTM | None = None
         dim = audio_dim  # d_l
         if encoder == "lstm":
-            self.audio_lstm = LSTM(audio_dim, hidden_dim, batch_first=True, bidirectional=True)
-            self.visual_lstm = LSTM(visual_dim, hidden_dim, batch_first=True, bidirectional=True)
+            self.audio_lstm = LSTM(audio_dim, hidden_dim)
+            self.visual_lstm = LSTM(visual_dim, hidden_dim)
             dim = 2 * hidden_dim
         self.attention = TemporallyAdaptiveAttention(dim, theta, equation_6)
         self.classifier = nn.Sequential(
@@ -162,28 +148,24 @@ class TACMA(nn.Module):
         xavier_(self.classifier)
 
     def forward(self, batch: AVBatch) -> AVOutput:
-        """Classify every segment.
+        """Classify every segment. Raises ValueError if a modality is missing or has another shape.
 
         Args:
             batch: audio (B, T, D_a); visual (B, T, D_v) or (B, T, H, W, D_v), averaged.
 
         Returns:
-            `segment_logits` (B, T, C + 1); `attention` with "audio_from_visual" and "visual_from_audio" (B, T, T); `embeddings`.
-
-        Raises:
-            ValueError: a modality is missing or has another shape.
+            `segment_logits` (B, T, C + 1); `attention` "audio_from_visual" and "visual_from_audio" (B, T, T);
+            `embeddings`.
         """
-        audio = audio_of(batch.audio, self.audio_dim, "TACMA")
-        maps = visual_of(batch.visual, self.visual_dim, "TACMA")
-        same_segments(audio, maps, "TACMA")
+        audio, maps = audio_and_visual(batch, self.audio_dim, self.visual_dim, "TACMA")
         visual = spatial_average(maps)  # (B, T, D_v)
         if self.audio_lstm is not None and self.visual_lstm is not None:
             audio, visual = self.audio_lstm(audio)[0], self.visual_lstm(visual)[0]  # (B, T, d_l)
-        heard, looked, seen = self.attention(audio, visual)
-        fused = looked + heard
+        audio_fused, visual_fused, weights = self.attention(audio, visual)
+        fused = visual_fused + audio_fused
         return AVOutput(
             segment_logits=self.classifier(fused),
-            attention=seen,
+            attention=weights,
             embeddings={"audio": audio, "visual": visual, "fused": fused},
         )
 

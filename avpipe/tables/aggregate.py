@@ -66,7 +66,7 @@ def _baselines(spec: TableSpec, runs: Iterable[RunRecord]) -> tuple[str, ...]:
     """A phrase for each model-free baseline in the runs' metrics.json; two phrases if runs have different test clips."""
     found: dict[str, None] = {}
     for run in runs:
-        for name, scores in (run.record.get("floors") or {}).items():
+        for name, scores in (run.record.get("baselines") or {}).items():
             shown = [
                 f"{heading} {100 * scores[metric]:.{spec.decimals}f}"
                 for metric, heading in spec.metrics.items()

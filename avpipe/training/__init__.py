@@ -9,4 +9,4 @@ TASKS: LazyTable = {
     "pretraining": "avpipe.training.pretraining:Pretraining",
     "refined_parsing": "avpipe.training.refined_parsing:RefinedParsing",
 }
-"""What `Experiment.task` may be: a class made as `Task(experiment, data, model_class)`, see `avpipe.training.task`."""
+"""Values of `Experiment.task` -> the task's class, see `avpipe.training.task.Task`."""

@@ -1,11 +1,12 @@
-"""Cross-modality localization: find what is heard in the picture (A2V), and what is seen in the sound (V2A).
+"""Cross-modality localization: find an audio event in the visual segments (A2V), and a visual event in the audio (V2A).
 
-Trained with the segments of the event, on every training clip, those that the event fills too, as the released AVDLN
-is. Evaluated on clips that make a query (`avpipe.metrics.cross_modality`): the model answers every query that one could ask of
-a clip, without being told which; only the metrics know.
+Trained with the event's segments on every training clip, including those that the event fills, as the released AVDLN.
+Evaluated on clips that make a query (`avpipe.metrics.cross_modality`): the model answers every possible query of a
+clip; which one is asked, only the metrics know.
 
-AVE's authors divide the same clips anew for this task (`*_order_match.h5`): all 402 test clips have a short event, of the
-usual test split 141 do. Where the annotations have that division (`match_split` in manifest.parquet) it is used, else the usual one.
+AVE's authors split the clips anew for this task (`*_order_match.h5`): all 402 clips of the new test split have a short
+event, only 141 of the usual one. The new splits are used if the annotations have them (`match_split` in
+manifest.parquet), else the usual ones.
 """
 
 from typing import Any
@@ -16,20 +17,15 @@ import torch
 from torch import Tensor
 
 from avpipe.datasets.labels import segment_labels
-from avpipe.metrics.cross_modality import (
-    chance_accuracy,
-    exact_match_accuracy,
-    locate,
-    query_intervals,
-)
+from avpipe.metrics.cross_modality import chance_accuracy, exact_match_accuracy, locate, query_intervals
 from avpipe.models.base import AVOutput
 from avpipe.models.layers import intervals
 from avpipe.plan.experiment import Experiment
-from avpipe.training.data import Data, Division
+from avpipe.training.data import Data, SplitSet
 from avpipe.training.task import Predictions
 
 DIRECTIONS = {"audio_to_visual": "a2v", "visual_to_audio": "v2a"}
-"""Direction -> how the papers write it."""
+"""Direction -> its name in metrics.json, after the papers' A2V and V2A."""
 
 
 class CrossModality:
@@ -38,16 +34,16 @@ class CrossModality:
     The loss is the model's own (AVDLN's contrastive loss, DAM's cross-entropy, DCCA's correlation).
 
     Args:
-        experiment: setting and recipe are checked.
+        experiment: its setting and recipe are checked.
         data: clips and events.
-        model: not looked at; every model of this task brings its loss.
+        model: ignored; every model of this task has its own loss.
 
     Raises:
         ValueError: for a setting, or a key of the recipe, that the task does not have.
     """
 
     main_metric = "accuracy"
-    division: Division = "match"
+    split_set: SplitSet = "match"
 
     def __init__(self, experiment: Experiment, data: Data, model: type[Any]) -> None:
         if experiment.setting != "supervised":
@@ -58,7 +54,7 @@ class CrossModality:
         recipe = experiment.recipe
         if recipe.loss != "default" or recipe.pooling != "default":
             raise ValueError(
-                "a cross-modality model brings its own loss; leave `loss` and `pooling` of the recipe at default"
+                "a cross-modality model has its own loss; leave `loss` and `pooling` of the recipe at default"
             )
         self.data, self.needed = data, {"test"}
         if recipe.needs_validation:
@@ -70,7 +66,7 @@ class CrossModality:
         }
 
     def problem(self) -> str | None:
-        """A split that is needed and makes no query, in words; None where there is none."""
+        """Name a split that is needed and makes no query; None if every one makes one."""
         for name in self.needed:
             if not (query_intervals(self.events[name])[1] > 0).any():
                 return f"no clip of the split {name} has one event that is shorter than the clip"
@@ -81,13 +77,13 @@ class CrossModality:
         return {"event": torch.from_numpy(self.events["train"]).to(device, torch.float32)}
 
     def loss(self, output: AVOutput, targets: dict[str, Tensor]) -> Tensor:
-        """The sum of the model's terms. Raises ValueError if it has none."""
+        """The sum of the model's loss terms. Raises ValueError if it has none."""
         if not output.losses:
             raise ValueError("a cross-modality model must give its loss in `losses` where there are targets")
         return torch.stack(list(output.losses.values())).sum()
 
     def predict(self, output: AVOutput) -> dict[str, Tensor]:
-        """What the model answers with: `similarity` (B, T, T), or the two directions (B, I, T)."""
+        """The model's answers: `similarity` (B, T, T), or both directions (B, I, T). Raises ValueError if it gave neither."""
         if output.similarity is not None:
             return {"similarity": output.similarity}
         if output.audio_to_visual is None or output.visual_to_audio is None:
@@ -100,7 +96,8 @@ class CrossModality:
         """The queries of a split and where the model finds them.
 
         Returns:
-            `clip` (Q,) positions in the split, `onset` and `length` (Q,), and for each direction the first segment (Q,) found.
+            `clip` (Q,), positions in the split; `onset` and `length` (Q,); for each direction the first segment found
+            (Q,).
         """
         onset, length = query_intervals(self.events[split])
         clip = np.flatnonzero(length)
@@ -112,9 +109,9 @@ class CrossModality:
         return answers
 
     def metrics(self, predictions: Predictions, split: str) -> dict[str, float]:
-        """`accuracy_a2v`, `accuracy_v2a` and `accuracy`, their mean; `chance`, what a position drawn at random gets.
+        """`accuracy_a2v`, `accuracy_v2a`, their mean `accuracy`, and `chance`, the accuracy of a random position.
 
-        NaN where no clip of the split makes a query.
+        NaN if no clip of the split makes a query.
         """
         answers = self._answers(predictions, split)
         if not len(answers["clip"]):
@@ -126,16 +123,16 @@ class CrossModality:
         chance = chance_accuracy(answers["length"], self.events[split].shape[1])
         return {**both, "accuracy": sum(both.values()) / len(both), "chance": chance}
 
-    def floors(self, split: str) -> dict[str, dict[str, float]]:
-        """The first, or the last, segments of the clip, as many as the query has, whatever it is."""
+    def baselines(self, split: str) -> dict[str, dict[str, float]]:
+        """Always answer with the clip's first, or last, segments, as many as the query has."""
         onset, length = query_intervals(self.events[split])
         onset, length = onset[length > 0], length[length > 0]
         if not len(onset):
             return {}
         ends = {"first": np.zeros_like(onset), "last": self.events[split].shape[1] - length}
         return {
-            f"always the {end} segments": {"accuracy": exact_match_accuracy(found, onset)}
-            for end, found in ends.items()
+            f"always the {end} segments": {"accuracy": exact_match_accuracy(answer, onset)}
+            for end, answer in ends.items()
         }
 
     def table(self, predictions: Predictions, split: str) -> pd.DataFrame:
@@ -154,7 +151,7 @@ class CrossModality:
         )
 
     def empty_table(self) -> pd.DataFrame:
-        """The columns of `table`, no row."""
+        """The columns of `table` without rows."""
         count, segments = self.events["test"].shape
         return self.table({"similarity": np.zeros((count, segments, segments))}, "test").head(0)
 
@@ -162,14 +159,14 @@ class CrossModality:
 def _pairs(
     predictions: Predictions, direction: str, clip: np.ndarray, events: np.ndarray
 ) -> np.ndarray[Any, np.dtype[np.floating[Any]]]:
-    """(Q, T, T) similarities for the clips that make a query: of the query's modality (axis 1) and the other (axis 2).
+    """(Q, T, T) similarities of the query's modality (axis 1) and the other (axis 2), for the clips that make a query.
 
-    Of a model that compares whole queries, each segment of the query has the query's similarities.
+    For a model that compares whole queries, every segment of a query has the query's similarities.
     """
     if "similarity" in predictions:
         pairs = predictions["similarity"][clip]
         return pairs if direction == "audio_to_visual" else pairs.swapaxes(1, 2)
     members = intervals(events.shape[1]).numpy()
-    asked = (events[clip][:, None] == members).all(axis=2).argmax(axis=1)  # (Q,) which interval
-    rows = predictions[direction][clip, asked]  # (Q, T)
+    interval = (events[clip][:, None] == members).all(axis=2).argmax(axis=1)  # (Q,)
+    rows = predictions[direction][clip, interval]  # (Q, T)
     return np.broadcast_to(rows[:, None], (*rows.shape[:1], events.shape[1], events.shape[1]))

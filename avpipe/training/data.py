@@ -1,8 +1,8 @@
-"""An experiment's clips and features: which clips can be used, and batches of their features.
+"""An experiment's usable clips, and batches of their features.
 
-Features are held in memory, on the device where they fit; else in the computer's memory; else they are read from
-the zarr arrays batch by batch, one batch ahead. The numbers of a run do not depend on which: the same clips make
-the same batches. Stored float16 stays float16 until a batch is made, which is float32.
+Features are held on the device if they fit, else in main memory, else they are read from the zarr arrays batch by
+batch, one batch ahead. A run's numbers do not depend on which: the same clips make the same batches. Stored float16
+stays float16 until a batch is made; batches are float32.
 """
 
 import csv
@@ -25,29 +25,29 @@ from avpipe.plan.experiment import Role
 
 SPLITS = ("train", "val", "test")
 TABLES = ("clips.parquet", "events.parquet", "categories.csv", "manifest.parquet")
-Division = Literal["usual", "match"]
-"""Which division of the clips a task learns and tests on: the usual one, or that of cross-modality localization."""
+SplitSet = Literal["usual", "match"]
+"""Which splits a task uses: the usual ones, or those made for cross-modality localization."""
 EXCLUDED = "excluded"
-"""Status of clips that the study's frozen list leaves out, though they may have features."""
+"""Status of clips left out by the study's frozen list; they may have features."""
 FILL = 0.5
-"""The share of free memory that features may take; the rest is for the model and its batches."""
+"""Share of free memory for features; the rest is for the model and its batches."""
 SLAB = 256
-"""Clips that are looked at together while features are loaded."""
+"""Clips a step, in passes over all features."""
 
 
 class Reader(Protocol):
-    """Batches of features by position among the usable clips."""
+    """Batches of features, by position among the usable clips."""
 
     where: str
 
     def batches(self, order: Sequence[Tensor]) -> Iterator[AVBatch]:
-        """One batch for each tensor of positions, on the device, float32."""
+        """One batch for each tensor of positions; on the device, float32."""
 
     def finite(self) -> np.ndarray:
-        """(N,) bool: every number of the clip, in every feature, is finite."""
+        """(N,) bool: all numbers of the clip are finite, in every feature."""
 
     def keep(self, chosen: np.ndarray) -> "Reader":
-        """The same for the chosen clips only; (N,) bool."""
+        """A reader of the chosen clips only; `chosen` is (N,) bool."""
 
 
 @dataclass(frozen=True)
@@ -56,8 +56,8 @@ class Split:
 
     Args:
         clips: their rows of clips.parquet, in the order of the split's file.
-        named: clips that the annotations name, usable or not.
-        start: position of the first among the usable clips of all splits, which lie one after another.
+        named: number of clips that the annotations name, usable or not.
+        start: position of its first clip among all usable clips; splits follow one another.
     """
 
     clips: pd.DataFrame
@@ -73,11 +73,11 @@ class Data:
     """What an experiment is trained and evaluated on.
 
     Args:
-        categories: names, in the order of the class indices; background, not listed, is the last class.
+        categories: names, in the order of the class indices. Background is not listed; its index is the last.
         events: events.parquet.
         splits: "train", "val" and "test"; any may be empty.
         features: role ("audio", "visual", ...) -> open array.
-        digest: changes when the clips, the annotations or a feature's files do.
+        digest: changes with the clips, the annotations and the features' files.
     """
 
     categories: tuple[str, ...]
@@ -92,10 +92,10 @@ class Data:
         return int(next(iter(self.features.values())).array.shape[1])
 
     def sizes(self) -> dict[str, int]:
-        """What a model's arguments of these names are when the experiment does not set them.
+        """Values for a model's size options that the experiment does not set.
 
-        `num_classes`, and for each role `{role}_dim` and `{role}_cells` (H * W; 1 where features are vectors). `motion_dim`
-        is 0 without that role.
+        `num_classes`, and for each role `{role}_dim` and `{role}_cells` (H * W; 1 where features are vectors).
+        `motion_dim` is 0 without that role.
         """
         sizes = {"num_classes": len(self.categories), "motion_dim": 0}
         for role, feature in self.features.items():
@@ -105,16 +105,16 @@ class Data:
         return sizes
 
     def counts(self) -> dict[str, int]:
-        """Usable clips a split, and clips that the annotations name, for example `test` and `test_named`."""
+        """Number of usable clips and of clips that the annotations name, for each split: `test`, `test_named` and so on."""
         usable = {name: len(split) for name, split in self.splits.items()}
         return usable | {f"{name}_named": split.named for name, split in self.splits.items()}
 
     def rows(self) -> np.ndarray:
-        """(N,) rows of the usable clips in the feature arrays, in the order of positions."""
+        """(N,) rows of the usable clips in the feature arrays, by position."""
         return np.concatenate([split.clips["row"].to_numpy(np.int64) for split in self.splits.values()])
 
     def keep(self, chosen: np.ndarray) -> "Data":
-        """The same with the chosen usable clips only; (N,) bool, by position."""
+        """The same with the chosen usable clips only; `chosen` is (N,) bool, by position."""
         splits, start = {}, 0
         for name, split in self.splits.items():
             own = chosen[split.start : split.start + len(split)]
@@ -128,36 +128,36 @@ def open_data(
     results: Path,
     device: torch.device,
     resident_bytes: int | None = None,
-    division: Division = "usual",
+    split_set: SplitSet = "usual",
     weak: bool = False,
 ) -> tuple[Data, Reader]:
-    """The usable clips of a dataset and a reader of their features, in memory where they fit.
+    """The usable clips of a dataset, and a reader of their features.
 
-    A clip is usable if every feature that the experiment needs is there for it, with finite numbers only.
+    A clip is usable if all features that the experiment needs have it, with finite numbers only.
 
     Args:
         features: role -> extractor.
         results: R, the dataset's folder.
         device: where batches go.
-        resident_bytes: memory that features may take, on the device as in the computer; None: half of what is free.
-        division: "match" falls back on the usual one where the annotations have no other.
-        weak: whether the clips of the split weak (AVE's noisy set) are training clips, too.
+        resident_bytes: memory for features, on the device and in main memory alike; None: half of what is free.
+        split_set: "match" for cross-modality localization's splits; the usual ones if the annotations have no others.
+        weak: use the clips of the split weak (AVE's noisy set) for training, too.
 
     Raises:
         FileNotFoundError: a table is missing; names it.
         FeaturesError: an array is missing, unfinished or damaged.
-        ValueError: no feature is asked for, or features of different segments.
+        ValueError: no feature is named, or their numbers of segments differ.
     """
-    data = read_tables(features, results, division, weak)
+    data = read_tables(features, results, split_set, weak)
     reader = _open_reader(data, device, resident_bytes)
     finite = reader.finite()
     return (data, reader) if finite.all() else (data.keep(finite), reader.keep(finite))
 
 
 def read_tables(
-    features: Mapping[Role, str], results: Path, division: Division = "usual", weak: bool = False
+    features: Mapping[Role, str], results: Path, split_set: SplitSet = "usual", weak: bool = False
 ) -> Data:
-    """What `open_data` knows before it reads a feature: a clip counts as usable if the arrays have a row for it."""
+    """`open_data` without reading features: a clip counts as usable if the arrays have a valid row for it."""
     if not features:
         raise ValueError(
             "the experiment names no features: give `features`, for example {audio: vggish, visual: resnet152}"
@@ -175,7 +175,7 @@ def read_tables(
         raise ValueError(
             f"the features have different numbers of segments: {lengths}; extract them from the same clips"
         )
-    clips, where = _in_file_order(results, division)
+    clips, where = _in_file_order(results, split_set)
     usable = np.logical_and.reduce([_valid(feature, clips["row"].to_numpy()) for feature in arrays.values()])
     usable &= (clips["status"] != EXCLUDED).to_numpy()
     splits, start = {}, 0
@@ -190,10 +190,10 @@ def read_tables(
 
 
 def feature_scales(reader: Reader, split: Split) -> dict[str, tuple[Tensor, Tensor]]:
-    """Role -> mean and standard deviation of each dimension of its features over a split: its clips, segments, cells.
+    """Role -> mean and standard deviation of its features over a split's clips, segments and cells.
 
     Returns:
-        Both (D,), float32, in the computer's memory.
+        Both (D,), float32, in main memory.
     """
     sums: dict[str, list[Tensor]] = {}
     for batch in reader.batches(torch.arange(split.start, split.start + len(split)).split(SLAB)):
@@ -201,8 +201,8 @@ def feature_scales(reader: Reader, split: Split) -> dict[str, tuple[Tensor, Tens
             feature = getattr(batch, role)
             if feature is not None:
                 values = feature.flatten(0, -2).double()  # (B, T, ..., D) -> (rows, D)
-                found = [torch.tensor(float(len(values))), values.sum(0).cpu(), values.square().sum(0).cpu()]
-                sums[role] = [a + b for a, b in zip(sums.get(role, [0.0] * 3), found, strict=True)]
+                parts = [torch.tensor(float(len(values))), values.sum(0).cpu(), values.square().sum(0).cpu()]
+                sums[role] = [a + b for a, b in zip(sums.get(role, [0.0] * 3), parts, strict=True)]
     scales = {}
     for role, (count, total, squares) in sums.items():
         mean = total / count
@@ -210,27 +210,26 @@ def feature_scales(reader: Reader, split: Split) -> dict[str, tuple[Tensor, Tens
     return scales
 
 
-def _in_file_order(results: Path, division: Division) -> tuple[pd.DataFrame, np.ndarray]:
-    """clips.parquet in the order of the splits' files, and which split each clip is in, (N,)."""
+def _in_file_order(results: Path, split_set: SplitSet) -> tuple[pd.DataFrame, np.ndarray]:
+    """clips.parquet in the order of the splits' files, and each clip's split, (N,)."""
     manifest = pd.read_parquet(results / "manifest.parquet").set_index("clip")
-    match = division == "match" and "match_split" in manifest
+    match = split_set == "match" and "match_split" in manifest
     split, order = ("match_split", "match_order") if match else ("split", "split_order")
     clips = pd.read_parquet(results / "clips.parquet")
     place = manifest.loc[clips["clip"], [split, order]].reset_index(drop=True)
-    sorted_rows = np.lexsort(
-        (place[order], place[split] == "weak")
-    )  # stable; weak ones follow those of train
+    # Weak clips come last, so that they follow those of train; the sort is stable.
+    sorted_rows = np.lexsort((place[order], place[split] == "weak"))
     return clips.iloc[sorted_rows].reset_index(drop=True), place[split].to_numpy()[sorted_rows]
 
 
 def _valid(feature: Features, rows: np.ndarray) -> np.ndarray:
-    """(N,) bool: the clip's row exists in the array and is valid."""
+    """(N,) bool: the array has a valid row for the clip."""
     inside = (rows >= 0) & (rows < len(feature.valid))
     return inside & np.asarray(feature.valid)[np.where(inside, rows, 0)]
 
 
 def _digest(results: Path, arrays: Iterable[Features]) -> str:
-    """A hash of the tables' bytes and of name, size and time of every file of the arrays."""
+    """A hash of the tables' bytes and of name, size and time of each of the arrays' files."""
     digest = hashlib.sha256()
     for name in TABLES:
         digest.update((results / name).read_bytes())
@@ -241,7 +240,7 @@ def _digest(results: Path, arrays: Iterable[Features]) -> str:
 
 
 def _open_reader(data: Data, device: torch.device, resident_bytes: int | None) -> Reader:
-    """Hold the usable clips' features where they fit: on the device, else in memory, else leave them on disk."""
+    """Read the usable clips' features onto the device if they fit, else into main memory, else leave them on disk."""
     rows, features = data.rows(), data.features
     clip = sum(int(np.prod(f.array.shape[1:])) * f.array.dtype.itemsize for f in features.values())
     for place in [device] if device.type == "cpu" else [device, torch.device("cpu")]:
@@ -251,7 +250,7 @@ def _open_reader(data: Data, device: torch.device, resident_bytes: int | None) -
 
 
 class Resident:
-    """Features in memory, of the device or of the computer."""
+    """Features in the memory of the device or in main memory."""
 
     def __init__(self, tensors: Mapping[Role, Tensor], device: torch.device) -> None:
         self.tensors, self.device = tensors, device
@@ -269,7 +268,7 @@ class Resident:
         per_clip = [
             torch.cat([t.isfinite().flatten(1).all(1) for t in tensor.split(SLAB)]) for tensor in tensors
         ]
-        return torch.stack(per_clip).all(0).cpu().numpy()
+        return torch.stack(per_clip).all(0).cpu().numpy()  # (features, N) -> (N,)
 
     def keep(self, chosen: np.ndarray) -> "Resident":
         """See `Reader`."""
@@ -280,7 +279,7 @@ class Resident:
 
 
 class Lazy:
-    """Features in their zarr arrays; a thread reads one batch ahead."""
+    """Features read from their zarr arrays, one batch ahead, in a thread."""
 
     def __init__(self, features: Mapping[Role, Features], rows: np.ndarray, device: torch.device) -> None:
         self.features, self.rows, self.device = features, rows, device
@@ -298,7 +297,7 @@ class Lazy:
                 yield self._batch(ahead.result())
 
     def finite(self) -> np.ndarray:
-        """See `Reader`. One pass over the arrays; training makes one an epoch."""
+        """See `Reader`. Reads the arrays once; training does so in every epoch."""
         finite = np.ones(len(self.rows), bool)
         for first in range(0, len(finite), SLAB):
             for block in self._read(np.arange(first, min(first + SLAB, len(finite)))).values():
@@ -317,7 +316,7 @@ class Lazy:
 
 
 def _load(feature: Features, rows: np.ndarray, place: torch.device) -> Tensor:
-    """The rows of an array as one tensor of the stored type, without a second copy of all of it on the way."""
+    """Rows of an array as one tensor of the stored type, read in slabs so that no second copy of them is in memory."""
     dtype = torch.from_numpy(np.empty(0, feature.array.dtype)).dtype
     tensor = torch.empty((len(rows), *feature.array.shape[1:]), dtype=dtype, device=place)
     for first in range(0, len(rows), SLAB):
@@ -326,12 +325,12 @@ def _load(feature: Features, rows: np.ndarray, place: torch.device) -> Tensor:
 
 
 def _free(place: torch.device) -> int:
-    """Free bytes of a device's memory or, within the limit of a container or a batch job, of the computer's."""
+    """Free bytes of a device's memory, or of main memory within the limit of a container or batch job."""
     if place.type == "cuda":
         return int(torch.cuda.mem_get_info(place)[0])
     free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     meminfo = Path("/proc/meminfo")
-    if meminfo.is_file():  # what the page cache would give back counts as free
+    if meminfo.is_file():  # counts memory that the page cache can give back
         fields = dict(line.split(":") for line in meminfo.read_text().splitlines())
         free = int(fields["MemAvailable"].split()[0]) * 1024
     limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")

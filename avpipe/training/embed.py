@@ -1,4 +1,4 @@
-"""What a trained model makes of the test segments on their way through it, for figures: embeddings.npz beside its weights."""
+"""Save a trained model's test-set embeddings, for t-SNE figures."""
 
 from pathlib import Path
 
@@ -18,9 +18,9 @@ from avpipe.training.loop import EVALUATION_BATCH, deterministic
 def embed_run(
     experiment: Experiment, results: Path, seed: int, device: str = "auto", threads: int | None = None
 ) -> None:
-    """Write runs/{experiment.id}/seed{n}/embeddings.npz: `clips` (N,) and each of the model's `embeddings` (N, T, D), float32.
+    """Write runs/{experiment.id}/seed{n}/embeddings.npz: `clips` (N,) and `embeddings` (N, T, D) float32.
 
-    A run that failed has no model; its file has no clips.
+    The file of a failed run has no clips.
 
     Args:
         experiment: what was trained.
@@ -31,26 +31,26 @@ def embed_run(
 
     Raises:
         FileNotFoundError: the run is missing.
-        ValueError: the model shows no embeddings.
+        ValueError: the model gives no embeddings.
     """
     if threads is not None:
         torch.set_num_threads(threads)
     folder = results / "runs" / experiment.id / f"seed{seed}"
-    found: dict[str, np.ndarray] = {"clips": np.array([], dtype=str)}
+    arrays: dict[str, np.ndarray] = {"clips": np.array([], dtype=str)}
     if read_json(folder / "metrics.json")["status"] == "ok":
-        found = embeddings_of(experiment, results, folder / "checkpoint.pt", device)
+        arrays = embeddings_of(experiment, results, folder / "checkpoint.pt", device)
     with whole_file(folder / "embeddings.npz") as temporary, temporary.open("wb") as file:
-        np.savez(file, allow_pickle=False, **found)
+        np.savez(file, allow_pickle=False, **arrays)
 
 
 def embeddings_of(
     experiment: Experiment, results: Path, checkpoint: Path, device: str
 ) -> dict[str, np.ndarray]:
     """`clips` (N,), the test split's usable clips in its order, and the embeddings (N, T, D) of their segments."""
-    division = registry.load(TASKS, experiment.task, "task").division
+    split_set = registry.load(TASKS, experiment.task, "task").split_set
     parts: dict[str, list[torch.Tensor]] = {}
     with claim_device(device, default_locks()) as place, deterministic(place), torch.inference_mode():
-        data, reader = open_data(experiment.features, results, place, division=division)
+        data, reader = open_data(experiment.features, results, place, split_set=split_set)
         model, split = load_model(checkpoint).to(place), data.splits["test"]
         order = torch.arange(split.start, split.start + len(split)).split(EVALUATION_BATCH)
         for batch in reader.batches(order):

@@ -1,8 +1,9 @@
-"""Audio-visual event localization: which event, or background, is each segment of a clip?
+"""Audio-visual event localization: label each segment of a clip with an event category or background.
 
-Supervised, a clip's truth is the category of each segment. Weakly supervised it is the set of the clip's categories
-(background, for a clip without any event) and segment scores are pooled over time. Both are evaluated on segments. The
-released weak PSP and AVSDN's paper tell more, how much of the clip each category and background take (`weak_labels: durations`).
+Supervised, the labels are the category of each segment. Weakly supervised, they are the set of the clip's categories
+(background, for a clip without an event), and segment scores are pooled over time. Both are evaluated on segments. With
+`weak_labels: durations` the weak labels also tell what share of the clip each category and background take, as in the
+released weak PSP and in AVSDN's paper.
 """
 
 from typing import Any
@@ -18,22 +19,15 @@ from avpipe.metrics.localization import segment_accuracy
 from avpipe.models.base import AVOutput
 from avpipe.plan.experiment import Experiment
 from avpipe.plan.registry import suggest
-from avpipe.training.data import Data, Division
+from avpipe.training.data import Data, SplitSet
 from avpipe.training.task import Predictions
 
 
 def soft_margin(logits: Tensor, target: Tensor) -> Tensor:
     """The released AVEL's loss: MultiLabelSoftMarginLoss on softmax probabilities.
 
-    The loss applies a sigmoid to the probabilities once more, so that it moves only between about 0.709 (uniform over
-    29 classes) and 0.680 (certain and right).
-
-    Args:
-        logits: (..., K).
-        target: (..., K), 0 or 1.
-
-    Returns:
-        (...), the mean over the K classes.
+    Logits (..., K), target (..., K), 0 or 1 -> (...), the mean over the K classes. It applies a sigmoid to the
+    probabilities once more, so its values lie between about 0.709 (uniform over 29 classes) and 0.680 (certain and right).
     """
     return functional.multilabel_soft_margin_loss(logits.softmax(dim=-1), target, reduction="none")
 
@@ -41,12 +35,7 @@ def soft_margin(logits: Tensor, target: Tensor) -> Tensor:
 def cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
     """Cross-entropy with the target as a distribution; several categories of a clip share it equally.
 
-    Args:
-        logits: (..., K).
-        target: (..., K), 0 to 1.
-
-    Returns:
-        (...); 0 where the target is all zero.
+    Logits (..., K), target (..., K), 0 to 1 -> (...); 0 if the target is all zero.
     """
     target = target / target.sum(dim=-1, keepdim=True).clamp(min=1e-6)
     return -(target * logits.log_softmax(dim=-1)).sum(dim=-1)
@@ -55,12 +44,7 @@ def cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
 def binary_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
     """Binary cross-entropy of each class on softmax probabilities: the released weak PSP's loss, and AVSDN's.
 
-    Args:
-        logits: (..., K).
-        target: (..., K), 0 to 1.
-
-    Returns:
-        (...), the mean over the K classes.
+    Logits (..., K), target (..., K), 0 to 1 -> (...), the mean over the K classes.
     """
     return functional.binary_cross_entropy(logits.softmax(dim=-1), target, reduction="none").mean(dim=-1)
 
@@ -80,25 +64,26 @@ def pool_over_time(scores: Tensor, pooling: str) -> Tensor:
 class Localization:
     """The task of an experiment; see `avpipe.training.task.Task`.
 
-    A model that answers with `segment_logits` is trained by the recipe's loss on them, and each segment is predicted to be
-    the largest of C + 1. A model with `event_logits` and `category_logits` (CMRAN's and CPSP's released rule) is
-    trained, supervised, by binary cross-entropy on the event and the recipe's loss on the category of clips that have one; weakly, by the
-    recipe's loss on the pooled products sigmoid(event) * category over C classes, clips without an event left out, or
-    over C + 1 classes where the model scores background too.
-    A segment of it is predicted to be the clip's largest category where sigmoid(event) > 0.5, else background.
+    For a model with `segment_logits`, the recipe's loss is on them, and a segment's prediction is the largest of C + 1.
+
+    A model with `event_logits` and `category_logits` follows the rule of CMRAN's and CPSP's released code. Supervised,
+    the loss is binary cross-entropy on the event plus the recipe's loss on the category of clips with an event. Weakly
+    supervised, it is the recipe's loss on the pooled products sigmoid(event) * category, over C + 1 classes if the
+    model scores background too, else over C classes without the clips that have no event. A segment's prediction is
+    the clip's largest category where sigmoid(event) > 0.5, else background.
 
     Args:
-        experiment: setting and recipe (loss, pooling, weak_labels) are used.
+        experiment: its setting and recipe (loss, pooling, weak_labels) are used.
         data: clips and events.
         model: its `default_loss` and `default_pooling` are what "default" means; weakly supervised,
-            `default_weak_loss` where it has one.
+            `default_weak_loss` if it has one.
 
     Raises:
         ValueError: for a loss that does not exist.
     """
 
     main_metric = "accuracy"
-    division: Division = "usual"
+    split_set: SplitSet = "usual"
 
     def __init__(self, experiment: Experiment, data: Data, model: type[Any]) -> None:
         recipe = experiment.recipe
@@ -117,7 +102,7 @@ class Localization:
         }
 
     def problem(self) -> str | None:
-        """Nothing that the loop does not see by itself."""
+        """None: the training loop finds every problem of this task."""
         return None
 
     def targets(self, device: torch.device) -> dict[str, Tensor]:
@@ -136,7 +121,7 @@ class Localization:
         return {"target": torch.from_numpy(target).to(device, torch.float32)}
 
     def loss(self, output: AVOutput, targets: dict[str, Tensor]) -> Tensor:
-        """The recipe's loss and the model's own further terms."""
+        """The recipe's loss plus the model's own loss terms."""
         target = targets["target"]
         if output.segment_logits is not None:
             scores = (
@@ -148,11 +133,10 @@ class Localization:
         return torch.stack([loss, *output.losses.values()]).sum()
 
     def _two_part_loss(self, event: Tensor, category: Tensor, target: Tensor) -> Tensor:
-        """Of event (B, T) and category (B, C) logits; weakly supervised (B, C + 1) too."""
+        """The loss of event (B, T) and category (B, C) logits; weakly supervised, categories may be (B, C + 1)."""
         if self.weak:
-            scores = pool_over_time(
-                event.sigmoid().unsqueeze(-1) * category.unsqueeze(1), self.pooling
-            )  # (B, C) or (B, C + 1)
+            # (B, T, 1) * (B, 1, C or C + 1) -> (B, C or C + 1)
+            scores = pool_over_time(event.sigmoid().unsqueeze(-1) * category.unsqueeze(1), self.pooling)
             if scores.shape[-1] == target.shape[-1]:
                 return self.criterion(scores, target).mean()
             return self._category_loss(scores, target[:, :-1])
@@ -160,7 +144,7 @@ class Localization:
         return event_loss + self._category_loss(category, target[..., :-1].amax(dim=1))
 
     def _category_loss(self, logits: Tensor, present: Tensor) -> Tensor:
-        """The recipe's loss over the clips with an event, (B, C) and (B, C); zero if there is none."""
+        """The recipe's loss over the clips with an event, (B, C) and (B, C); zero without such clips."""
         has_event = (present.amax(dim=-1) > 0).float()  # (B,), 0 or 1
         return (self.criterion(logits, present) * has_event).sum() / has_event.sum().clamp(min=1)
 
@@ -179,11 +163,11 @@ class Localization:
         }
 
     def metrics(self, predictions: Predictions, split: str) -> dict[str, float]:
-        """`accuracy`: right segments over all segments of the split."""
+        """`accuracy`: the share of right segments among all segments of the split."""
         return {"accuracy": segment_accuracy(self.truth[split], predictions["prediction"])}
 
-    def floors(self, split: str) -> dict[str, dict[str, float]]:
-        """Background in every segment."""
+    def baselines(self, split: str) -> dict[str, dict[str, float]]:
+        """Predict background in every segment."""
         nothing = np.full_like(self.truth[split], self.background)
         return {"background everywhere": self.metrics({"prediction": nothing}, split)}
 
@@ -201,7 +185,7 @@ class Localization:
         )
 
     def empty_table(self) -> pd.DataFrame:
-        """The columns of `table`, no row."""
+        """The columns of `table` without rows."""
         shape = self.truth["test"].shape
         blank = {"prediction": np.zeros(shape, np.int64), "confidence": np.zeros(shape)}
         return self.table(blank, "test").head(0)

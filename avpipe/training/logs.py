@@ -1,4 +1,4 @@
-"""What a person sees of a run: lines or a progress bar, log.csv, TensorBoard."""
+"""A run's progress: lines or a progress bar, log.csv, TensorBoard."""
 
 import csv
 import io
@@ -13,7 +13,7 @@ from torch.utils.tensorboard import SummaryWriter
 from avpipe.files import write_text
 
 LINES = 20
-"""Plain lines a run, about, where there is no terminal."""
+"""About how many lines a run prints without a terminal."""
 
 Row = dict[str, float]
 
@@ -23,9 +23,9 @@ class RunLog:
 
     Args:
         folder: runs/{experiment}/seed{n}; gets log.csv and tensorboard/.
-        name: stands before every line.
+        name: starts every line.
         epochs: of the whole run.
-        rows: epochs already done by a job that was killed; they are logged again first.
+        rows: epochs done by a job that was killed; TensorBoard's log is written again from them.
     """
 
     def __init__(self, folder: Path, name: str, epochs: int, rows: list[Row]) -> None:
@@ -58,7 +58,7 @@ class RunLog:
         self.tensorboard.close()
 
     def epoch(self, row: Row) -> None:
-        """Record an epoch; scores are there for the epochs that were evaluated."""
+        """Record an epoch; `row` has scores if the epoch was evaluated."""
         self.rows.append(row)
         self._to_tensorboard(row)
         numbers = "  ".join(f"{name} {value:.4g}" for name, value in row.items() if name != "epoch")
@@ -68,7 +68,7 @@ class RunLog:
             say(f"{self.name}: epoch {row['epoch']:.0f}/{self.epochs}  {numbers}")
 
     def write_csv(self) -> None:
-        """Write log.csv: one row an epoch, the columns in the order in which they first came."""
+        """Write log.csv: one row an epoch, columns in order of first appearance."""
         columns = list(dict.fromkeys(name for row in self.rows for name in row))
         text = io.StringIO()
         writer = csv.DictWriter(text, columns, lineterminator="\n")
@@ -83,5 +83,5 @@ class RunLog:
 
 
 def say(line: str) -> None:
-    """A plain line on stderr, where Snakemake's log picks it up."""
+    """Print a line to stderr, which Snakemake's log keeps."""
     print(line, file=sys.stderr, flush=True)

@@ -1,9 +1,9 @@
-"""The one training loop: every task, every model.
+"""The one training loop, for every task and model.
 
-An experiment's seeds are trained one after another on features that are loaded once. A run is decided by the seed:
-weights are drawn on the CPU from it, batches are shuffled by a generator of its own, algorithms are
-deterministic where torch has deterministic ones. After each evaluation the three protocols' checkpoints are kept as
-their scores and predictions on the test split, so every run records what each protocol would have reported.
+An experiment's seeds are trained one after another on features that are loaded once. All randomness of a run follows
+from its seed: weights are drawn on the CPU, batches are shuffled by a generator of their own, and algorithms are
+deterministic where torch has deterministic ones. After each evaluation the loop keeps, for each of the three protocols,
+its checkpoint's scores and predictions on the test split, so that every run records what each protocol would report.
 Within an epoch nothing waits for the device.
 """
 
@@ -31,7 +31,7 @@ from avpipe.training.data import Data, Reader, feature_scales, open_data
 from avpipe.training.logs import RunLog, say
 from avpipe.training.optimizers import make_optimizer, make_schedule
 from avpipe.training.pretrained import Pretrained, read_pretrained, start_from
-from avpipe.training.results import Checkpoint, Outcome, better, weights_of, write_run
+from avpipe.training.results import Checkpoint, RunOutcome, better, weights_of, write_run
 from avpipe.training.resume import load_state, save_state
 from avpipe.training.task import Predictions, RefiningTask, Task
 
@@ -49,24 +49,25 @@ def train_experiment(
     save_every: float = 30.0,
     resident_bytes: int | None = None,
 ) -> None:
-    """Train and evaluate every seed; write metrics.json, predictions.parquet and checkpoint.pt to `runs/{experiment.id}/seed{n}/`.
+    """Train and evaluate every seed; write metrics.json, predictions.parquet and checkpoint.pt to
+    `runs/{experiment.id}/seed{n}/`.
 
-    A run without usable clips or with a loss that is not finite is written as failed, with the reason. A job that was
-    killed goes on from the last state saved, with the same numbers as if it had not been. An experiment with `pretraining`
-    starts from the model of that experiment's run of the same seed; it fails where that one failed.
+    A run without usable clips, or whose loss is not finite, is written as failed, with the reason. A killed job
+    continues from the last saved state and gives the same numbers. An experiment with `pretraining` starts from the
+    model of that experiment's run of the same seed, and fails if that run failed.
 
     Args:
         experiment: what to train.
         results: R, the dataset's folder.
         seeds: of the runs.
         device: "auto" (a GPU if there is one), "cpu", "cuda" or "cuda:N".
-        log: the job's log file, to be named in metrics.json; lines go to stderr.
+        log: the job's log file, named in metrics.json; lines go to stderr.
         threads: of the processor; None leaves torch's choice.
         save_every: seconds between saved states.
-        resident_bytes: memory that features may take; None: half of what is free. Decides speed, not numbers.
+        resident_bytes: memory for features; None: half of what is free. Changes speed, not numbers.
 
     Raises:
-        FileNotFoundError: a table is missing, or the run that this one starts from.
+        FileNotFoundError: a table is missing, or the pretraining run that this one starts from.
         FeaturesError: features are missing, unfinished or damaged.
         ValueError: the experiment does not fit the model, the task or the features.
     """
@@ -75,7 +76,7 @@ def train_experiment(
     folder = results / "runs" / experiment.id
     with claim_device(device, default_locks()) as place, deterministic(place):
         task_class = registry.load(TASKS, experiment.task, "task")
-        which = task_class.division, experiment.setting == "weakly-supervised"
+        which = task_class.split_set, experiment.setting == "weakly-supervised"
         data, reader = open_data(experiment.features, results, place, resident_bytes, *which)
         task: Task = task_class(experiment, data, registry.load(MODELS, experiment.model, "model"))
         reason = why_not(experiment, data) or task.problem()
@@ -89,14 +90,14 @@ def train_experiment(
             "code": code_fingerprint(experiment),
             "device": place.type,
         }
-        facts = describe_run(experiment, data, log) | {"floors": {} if reason else task.floors("test")}
+        facts = describe_run(experiment, data, log) | {"baselines": {} if reason else task.baselines("test")}
         options = model_options(experiment, data)
         standardize = experiment.recipe.standardize and reason is None
         scales = feature_scales(reader, data.splits["train"]) if standardize else {}
         for seed in seeds:
             start = read_pretrained(experiment, results, seed)
             which_run = {**about, "seed": seed} | ({"pretraining": start.describe()} if start else {})
-            outcome = Outcome(reason=reason or (start.problem if start else None))
+            outcome = RunOutcome(reason=reason or (start.problem if start else None))
             if outcome.reason is None:
                 identity = {**which_run, "data": data.digest, "torch": str(torch.__version__)}
                 run = Run(experiment, data, task, reader, place, seed, folder, identity, start, scales)
@@ -107,7 +108,7 @@ def train_experiment(
 
 
 def why_not(experiment: Experiment, data: Data) -> str | None:
-    """Why the experiment cannot run on these clips, or None."""
+    """Why the experiment cannot run on these clips; None if it can."""
     recipe = experiment.recipe
     needed = ["train", "test"]
     if recipe.needs_validation:
@@ -132,14 +133,14 @@ def code_fingerprint(experiment: Experiment) -> str:
 
 
 def model_options(experiment: Experiment, data: Data) -> dict[str, Any]:
-    """The experiment's options; sizes and `setting`, where the model has such options, are filled in."""
+    """The experiment's options. Sizes, and `setting`, are filled in if the model has such options."""
     known = registry.options_of(registry.target(MODELS, experiment.model, "model"))
     given = data.sizes() | {"setting": experiment.setting}
     return {**{name: value for name, value in given.items() if name in known}, **experiment.options}
 
 
 def describe_run(experiment: Experiment, data: Data, log: Path | None) -> dict[str, Any]:
-    """What metrics.json says of clips, features, log and environment."""
+    """What metrics.json says about clips, features, log and environment."""
     return {
         "counts": data.counts(),
         "features": describe_features(experiment, data),
@@ -148,14 +149,14 @@ def describe_run(experiment: Experiment, data: Data, log: Path | None) -> dict[s
     }
 
 
-def table_of(task: Task, outcome: Outcome, protocol: str) -> pd.DataFrame:
-    """The predictions on the test split of the protocol's checkpoint; no row if the run failed."""
+def table_of(task: Task, outcome: RunOutcome, protocol: str) -> pd.DataFrame:
+    """The predictions on the test split of the protocol's checkpoint; no rows if the run failed."""
     chosen = outcome.checkpoints.get(protocol)
     return task.table(chosen.predictions, "test") if chosen and not outcome.reason else task.empty_table()
 
 
 def describe_features(experiment: Experiment, data: Data) -> dict[str, dict[str, Any]]:
-    """Role -> extractor, and weights and their hash as the array's attributes have them."""
+    """Role -> extractor, weights and their hash, from the array's attributes."""
     described: dict[str, dict[str, Any]] = {}
     for role, extractor in experiment.features.items():
         attributes = dict(data.features[role].array.attrs)
@@ -168,28 +169,28 @@ def describe_features(experiment: Experiment, data: Data) -> dict[str, dict[str,
 
 
 def forget_states(folder: Path, seeds: Sequence[int]) -> None:
-    """Remove the states of finished seeds."""
+    """Remove the saved states of finished seeds."""
     for seed in seeds:
         resume_file(folder, seed).unlink(missing_ok=True)
-    with contextlib.suppress(OSError):  # the folder stays where other seeds are being trained
+    with contextlib.suppress(OSError):  # not empty while other seeds are in training
         (folder / ".resume").rmdir()
 
 
 def resume_file(folder: Path, seed: int) -> Path:
-    """Where the state of a seed is kept."""
+    """The file of a seed's saved state."""
     return folder / ".resume" / f"seed{seed}.pt"
 
 
 @contextlib.contextmanager
 def deterministic(device: torch.device) -> Iterator[None]:
-    """Deterministic algorithms where torch has them (a warning where not), and the caller's random state kept."""
+    """Use deterministic algorithms where torch has them (it warns otherwise), and restore the caller's random state."""
     before = torch.get_deterministic_debug_mode()
     debugging: Any = torch.utils.deterministic
     fill = debugging.fill_uninitialized_memory
     if device.type == "cuda":
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what cuBLAS needs to be deterministic
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is deterministic only with this
     torch.set_deterministic_debug_mode("warn")  # use_deterministic_algorithms would import the compiler
-    debugging.fill_uninitialized_memory = False  # a debugging aid that costs time
+    debugging.fill_uninitialized_memory = False  # costs time
     try:
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
             yield
@@ -200,7 +201,7 @@ def deterministic(device: torch.device) -> Iterator[None]:
 
 @dataclass
 class Run:
-    """One seed of an experiment: what stays the same while it is trained."""
+    """One seed of an experiment: all that does not change during training."""
 
     experiment: Experiment
     data: Data
@@ -213,21 +214,23 @@ class Run:
     pretrained: Pretrained | None = None
     scales: Scales = field(default_factory=dict)
 
-    def train(self, save_every: float) -> Outcome:
+    def train(self, save_every: float) -> RunOutcome:
         """Train from the last saved state, or from the start."""
         recipe, begun = self.experiment.recipe, time.perf_counter()
         state = self._saved_state()
         targets = self._targets(state)
         model, optimizer, schedule, shuffler = self._start()
         parts = {"model": model, "optimizer": optimizer, "schedule": schedule}
-        outcome = Outcome(parameters=sum(p.numel() for p in model.parameters()))
+        outcome = RunOutcome(parameters=sum(p.numel() for p in model.parameters()))
         rows = self._restore(state, parts, shuffler, outcome) if state else []
         name = f"{self.experiment.id} seed {self.seed}"
         started, saved = begun - outcome.seconds, time.perf_counter()
         with RunLog(self.folder / f"seed{self.seed}", name, recipe.epochs, rows) as log:
             if targets is None:
                 outcome.seconds = time.perf_counter() - started
-                outcome.reason = "the loss of the first training became infinite or no number; try a smaller lr, or clip_norm"
+                outcome.reason = (
+                    "the loss of the first training became infinite or NaN; try a smaller lr, or clip_norm"
+                )
             for epoch in range(len(rows) + 1, recipe.epochs + 1):
                 if outcome.reason or targets is None:
                     break
@@ -253,9 +256,9 @@ class Run:
         return outcome
 
     def _start(self) -> tuple[nn.Module, torch.optim.Optimizer, Any, torch.Generator]:
-        """Model, optimizer, schedule and shuffler before the first step; all that is random follows from the seed."""
+        """Model, optimizer, schedule and shuffler before the first step; all randomness follows from the seed."""
         recipe = self.experiment.recipe
-        torch.manual_seed(self.seed)  # weights, then dropout
+        torch.manual_seed(self.seed)  # for weights, then dropout
         options = model_options(self.experiment, self.data)
         model = create_model(self.experiment.model, **options)
         if self.pretrained is not None:
@@ -267,15 +270,15 @@ class Run:
         return model, optimizer, make_schedule(recipe, optimizer), shuffler
 
     def _targets(self, state: dict[str, Any] | None) -> dict[str, Tensor] | None:
-        """The task's targets; where the recipe says so, those that a first training of the same seed leads to.
+        """The task's targets; if the recipe has `refine_epochs`, refined by a first training with the same seed.
 
-        None if that training came to nothing.
+        None if the first training's loss became infinite or NaN.
 
         Args:
-            state: the saved one, in which the first training's targets are kept, or None.
+            state: the saved one, which has the refined targets, or None.
 
         Raises:
-            ValueError: if the recipe asks for a first training and the task has no use for it.
+            ValueError: if the recipe has a first training and the task cannot refine targets.
         """
         targets = self.task.targets(self.device)
         recipe = self.experiment.recipe
@@ -311,7 +314,7 @@ class Run:
         targets: dict[str, Tensor],
         at: tuple[int, int],
     ) -> float:
-        """One pass over the training clips, epoch `at[0]` of `at[1]`; the mean loss a clip."""
+        """Train on all training clips once, epoch `at[0]` of `at[1]`; returns the mean loss a clip."""
         recipe = self.experiment.recipe
         count = len(self.data.splits["train"])
         order = torch.randperm(count, generator=shuffler) if recipe.shuffle else torch.arange(count)
@@ -321,8 +324,8 @@ class Run:
         model.train()
         total = torch.zeros((), device=self.device)
         start = self.data.splits["train"].start
-        ready = zip(batches, self.reader.batches([b + start for b in batches]), strict=True)
-        for step, (positions, batch) in enumerate(ready):
+        pairs = zip(batches, self.reader.batches([b + start for b in batches]), strict=True)
+        for step, (positions, batch) in enumerate(pairs):
             picked = {name: target.index_select(0, positions) for name, target in targets.items()}
             optimizer.zero_grad(set_to_none=True)
             batch.targets, batch.progress = picked, (at[0] - 1 + step / len(batches)) / at[1]
@@ -334,8 +337,8 @@ class Run:
             total += loss.detach() * len(positions)
         return float(total) / sum(len(positions) for positions in batches)
 
-    def _evaluate(self, model: nn.Module, epoch: int, outcome: Outcome) -> dict[str, float]:
-        """Score the validation and test splits; keep the checkpoints that a protocol would choose."""
+    def _evaluate(self, model: nn.Module, epoch: int, outcome: RunOutcome) -> dict[str, float]:
+        """Score the validation and test splits; keep the checkpoints that the protocols choose."""
         main = self.task.main_metric
         scores: dict[str, float] = {}
         predictions = self.predict(model, "test")
@@ -365,7 +368,7 @@ class Run:
         return {name: torch.cat([part[name] for part in parts]).cpu().numpy() for name in parts[0]}
 
     def _apply(self, model: nn.Module, batch: AVBatch) -> AVOutput:
-        """What the model says of a batch, in float32, computed in the recipe's precision."""
+        """The model's output for a batch, in float32, computed in the recipe's precision."""
         with self._arithmetic():
             output: AVOutput = model(batch)
         return output.in_float32()
@@ -377,7 +380,7 @@ class Run:
         return torch.autocast(self.device.type, torch.bfloat16)
 
     def _step_schedule(self, schedule: Any, row: dict[str, float]) -> None:
-        """An epoch of the learning rate's schedule; a plateau of the validation score looks at evaluated epochs."""
+        """Step the learning rate's schedule after an epoch. A plateau of the validation score counts evaluated epochs only."""
         if isinstance(schedule, torch.optim.lr_scheduler.ReduceLROnPlateau):
             of_loss = self.experiment.recipe.watch == "loss"
             watched = "loss" if of_loss else f"val_{self.task.main_metric}"
@@ -390,11 +393,11 @@ class Run:
         self,
         parts: dict[str, Any],
         shuffler: torch.Generator,
-        outcome: Outcome,
+        outcome: RunOutcome,
         rows: list[dict[str, float]],
         targets: dict[str, Tensor],
     ) -> None:
-        """Save where the run stands; the targets too where a first training made them."""
+        """Save the run's state; with the targets if a first training made them."""
         state = {name: part.state_dict() if part is not None else None for name, part in parts.items()}
         state |= {
             "reason": outcome.reason,
@@ -411,16 +414,16 @@ class Run:
         save_state(resume_file(self.folder, self.seed), self.identity, state)
 
     def _saved_state(self) -> dict[str, Any] | None:
-        """The last saved state, if there is one of this very run."""
+        """The last saved state of this very run, if any."""
         state, problem = load_state(resume_file(self.folder, self.seed), self.identity)
         if problem:
             say(f"starting seed {self.seed} from the beginning: {problem}")
         return state
 
     def _restore(
-        self, state: dict[str, Any], parts: dict[str, Any], shuffler: torch.Generator, outcome: Outcome
+        self, state: dict[str, Any], parts: dict[str, Any], shuffler: torch.Generator, outcome: RunOutcome
     ) -> list[dict[str, float]]:
-        """Go to a saved state; the rows of its log."""
+        """Load a saved state into the run's parts; returns the rows of its log."""
         for name, part in parts.items():
             if part is not None:
                 part.load_state_dict(state[name])

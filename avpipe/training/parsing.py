@@ -1,7 +1,7 @@
-"""Audio-visual video parsing: which categories are heard, and which are seen, in each segment of a clip?
+"""Audio-visual video parsing: which categories occur in the audio, and which in the visual track, of each segment?
 
-Training knows a clip's categories only (its weak labels, events of the modality "video"), not whether they are heard or
-seen, nor when. Validation and test clips have the events of each modality.
+Training labels name a clip's categories only (weak labels, events of the modality "video"), neither their modality nor
+their time. Validation and test clips have the events of each modality.
 """
 
 from typing import Any
@@ -18,42 +18,43 @@ from avpipe.metrics.parsing import parsing_scores
 from avpipe.models.base import AVOutput
 from avpipe.plan.experiment import Experiment
 from avpipe.plan.registry import suggest
-from avpipe.training.data import Data, Division
+from avpipe.training.data import Data, SplitSet
 from avpipe.training.task import Predictions
 
 MODALITIES = ("audio", "visual")
 EPSILON = 1e-7
-"""Probabilities are kept this far from 0 and 1 before the loss, as in the released HAN; P_clip can exceed 1."""
+"""Distance from 0 and 1 to which the loss clamps probabilities, as the released HAN; P_clip can exceed 1."""
 
 
 def smooth_labels(labels: Tensor, smoothing: float) -> Tensor:
-    """y (1 - e) + e / 2: 0.1 makes 0.95 of 1 and 0.05 of 0, as the released HAN does for visual."""
+    """y (1 - e) + e / 2: with e = 0.1, 1 becomes 0.95 and 0 becomes 0.05, as the released HAN does for visual."""
     return labels * (1 - smoothing) + smoothing / 2
 
 
 def clamped_binary_cross_entropy(probabilities: Tensor, target: Tensor) -> Tensor:
-    """Mean binary cross-entropy of probabilities that pooling may have carried beyond 1; both (B, C)."""
+    """Mean binary cross-entropy of probabilities, clamped since pooling can exceed 1; both (B, C)."""
     return functional.binary_cross_entropy(probabilities.clamp(EPSILON, 1 - EPSILON), target)
 
 
 class Parsing:
     """The task of an experiment; see `avpipe.training.task.Task`.
 
-    The loss is the weighted sum of binary cross-entropies of the clip's probabilities and of each modality's, the latter with smoothed
-    labels, and of the model's own terms. A segment has a category where its probability reaches `threshold` and the gate lets
-    the category through: for both modalities the clip's probability (HAN's evaluation), or for each its own (MA's).
+    The loss is the weighted sum of binary cross-entropies of the clip's probabilities and of each modality's, the
+    latter with smoothed labels, and of the model's own terms. A segment has a category if its probability reaches
+    `threshold` and the gate is open: for both modalities if the clip's probability reaches `gate_threshold` (HAN's
+    evaluation), or for each if its own does (MA's).
 
     Args:
-        experiment: setting and recipe (loss_weights, label_smoothing, gate, threshold, gate_threshold) are used.
+        experiment: its setting and recipe (loss_weights, label_smoothing, gate, threshold, gate_threshold) are used.
         data: clips and events.
-        model: its `default_loss_weights` and `default_label_smoothing` stand where the recipe says nothing.
+        model: its `default_loss_weights` and `default_label_smoothing` are used where the recipe sets nothing.
 
     Raises:
         ValueError: for another setting than weakly-supervised.
     """
 
     main_metric = "segment_type"
-    division: Division = "usual"
+    split_set: SplitSet = "usual"
 
     def __init__(self, experiment: Experiment, data: Data, model: type[Any]) -> None:
         recipe = experiment.recipe
@@ -63,9 +64,8 @@ class Parsing:
             )
         self.recipe, self.data = recipe, data
         self.weights = {**model.default_loss_weights, **recipe.loss_weights}
-        self.known_terms = frozenset(
-            model.default_loss_weights
-        )  # with those that the model's options switch off
+        # Includes terms that the model's options switch off.
+        self.known_terms = frozenset(model.default_loss_weights)
         self.smoothing = recipe.label_smoothing or model.default_label_smoothing
         self.truth = {
             name: self._truth(split.clips) for name, split in data.splits.items() if name != "train"
@@ -77,14 +77,14 @@ class Parsing:
         return np.stack([parsing_labels(events, clips, categories, m, segments) for m in MODALITIES], axis=2)
 
     def problem(self) -> str | None:
-        """Nothing that the loop does not see by itself."""
+        """None: the training loop finds every problem of this task."""
         return None
 
     def targets(self, device: torch.device) -> dict[str, Tensor]:
         """`clip`, `audio` and `visual`, (N, C) float32, 0 or 1: the weak label three times.
 
         Raises:
-            ValueError: if no training clip has one.
+            ValueError: if no training clip has a weak label.
         """
         clips = self.data.splits["train"].clips
         weak = torch.from_numpy(clip_labels(self.data.events, clips, self.data.categories, "video")).to(
@@ -98,17 +98,19 @@ class Parsing:
         return {"clip": weak, "audio": weak.clone(), "visual": weak.clone()}
 
     def loss(self, output: AVOutput, targets: dict[str, Tensor]) -> Tensor:
-        """The weighted sum of the terms. A label that one modality has lost (`audio` or `visual` 0, `clip` 1) is 0, not e / 2.
+        """The weighted sum of the terms.
+
+        A label removed from one modality (`audio` or `visual` 0, `clip` 1) is 0, not e / 2.
 
         Raises:
-            ValueError: for a weight of a term that there is not.
+            ValueError: for a weight of an unknown term.
         """
         _, of_modality, of_clip = probabilities_of(output)
         terms = {"clip": clamped_binary_cross_entropy(of_clip, targets["clip"]), **output.losses}
         for index, modality in enumerate(MODALITIES):
-            lost = targets[modality] < targets["clip"]
-            wanted = smooth_labels(targets[modality], self.smoothing[index]).masked_fill(lost, 0.0)
-            terms[modality] = clamped_binary_cross_entropy(of_modality[:, index], wanted)
+            removed = targets[modality] < targets["clip"]
+            smoothed = smooth_labels(targets[modality], self.smoothing[index]).masked_fill(removed, 0.0)
+            terms[modality] = clamped_binary_cross_entropy(of_modality[:, index], smoothed)
         known = {*terms, *self.known_terms}
         for name in self.recipe.loss_weights:
             if name not in known:
@@ -129,20 +131,17 @@ class Parsing:
         truth, prediction = self.truth[split], predictions["prediction"]
         return parsing_scores(truth[:, :, 0], truth[:, :, 1], prediction[:, :, 0], prediction[:, :, 1])
 
-    def floors(self, split: str) -> dict[str, dict[str, float]]:
-        """The split's own weak labels in every segment of both tracks: no floor but a yardstick, for no parser knows them."""
+    def baselines(self, split: str) -> dict[str, dict[str, float]]:
+        """The split's own weak labels in every segment of both tracks. No lower bound but an oracle: no parser knows them."""
         clips = self.data.splits[split].clips
         weak = clip_labels(self.data.events, clips, self.data.categories, "video") > 0
         everywhere = np.broadcast_to(weak[:, None, None], self.truth[split].shape)
-        return {
-            "the clips' true weak labels everywhere": self.metrics({"prediction": everywhere}, split),
-        }
+        return {"the clips' true weak labels everywhere": self.metrics({"prediction": everywhere}, split)}
 
     def table(self, predictions: Predictions, split: str) -> pd.DataFrame:
-        """One row a clip, modality, segment and category that is true or predicted.
+        """One row for each true or predicted combination of clip, modality, segment and category.
 
-        Columns clip, modality, segment, category (its name), truth, prediction (both bool), confidence. What has no
-        row is neither true nor predicted.
+        Columns clip, modality, segment, category (its name), truth, prediction (both bool), confidence.
         """
         truth, prediction = self.truth[split], predictions["prediction"]
         where = np.nonzero(truth | prediction)
@@ -161,14 +160,14 @@ class Parsing:
         )
 
     def empty_table(self) -> pd.DataFrame:
-        """The columns of `table`, no row."""
+        """The columns of `table` without rows."""
         shape = self.truth["test"].shape
         blank = {"prediction": np.zeros(shape, bool), "confidence": np.zeros(shape)}
         return self.table(blank, "test").head(0)
 
 
 def probabilities_of(output: AVOutput) -> tuple[Tensor, Tensor, Tensor]:
-    """(B, T, 2, C), (B, 2, C), (B, C). Raises ValueError unless the model gave all three."""
+    """Of segments (B, T, 2, C), modalities (B, 2, C) and clip (B, C). Raises ValueError unless the model gave all."""
     found = output.parsing_probabilities, output.modality_probabilities, output.clip_probabilities
     segments, of_modality, of_clip = found
     if segments is None or of_modality is None or of_clip is None:

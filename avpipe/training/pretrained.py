@@ -1,4 +1,4 @@
-"""Where a run starts that does not start from random numbers: the model of another experiment's run, of the same seed."""
+"""Initialize a run from its pretraining checkpoint of the same seed."""
 
 import hashlib
 from dataclasses import dataclass
@@ -13,12 +13,12 @@ from avpipe.plan.experiment import Experiment
 
 @dataclass(frozen=True)
 class Pretrained:
-    """What a pretraining run left.
+    """The result of a pretraining run.
 
     Args:
         experiment_id: of the pretraining.
-        weights: name -> tensor; empty where the run failed.
-        digest: of names and numbers; part of what the dependent run is.
+        weights: name -> tensor; empty if the run failed.
+        digest: hash of names and numbers; part of the dependent run's identity.
         problem: why there are no weights, or None.
     """
 
@@ -28,12 +28,12 @@ class Pretrained:
     problem: str | None = None
 
     def describe(self) -> dict[str, str]:
-        """For metrics.json."""
+        """The entry in metrics.json."""
         return {"experiment_id": self.experiment_id, "weights": self.digest}
 
 
 def checkpoint_before(experiment: Experiment, results: Path, seed: int) -> Path | None:
-    """Where the weights lie that a run starts from: in its dataset's results, or in another's beside them."""
+    """The checkpoint that a run starts from, in its own dataset's results or in those of another dataset beside them."""
     before, other = experiment.pretraining, experiment.pretrained_on
     if before is None:
         return None
@@ -42,7 +42,7 @@ def checkpoint_before(experiment: Experiment, results: Path, seed: int) -> Path 
 
 
 def read_pretrained(experiment: Experiment, results: Path, seed: int) -> Pretrained | None:
-    """What the experiment's pretraining left for this seed; None where it has none.
+    """Read the experiment's pretraining checkpoint of this seed; None if it has no pretraining.
 
     Args:
         experiment: the dependent one.
@@ -51,7 +51,7 @@ def read_pretrained(experiment: Experiment, results: Path, seed: int) -> Pretrai
 
     Raises:
         FileNotFoundError: if that run is missing.
-        ValueError: if its checkpoint is none of ours.
+        ValueError: if its checkpoint is not one of avpipe's.
     """
     before, path = experiment.pretraining, checkpoint_before(experiment, results, seed)
     if before is None or path is None:
@@ -63,8 +63,7 @@ def read_pretrained(experiment: Experiment, results: Path, seed: int) -> Pretrai
             else "Snakemake does; by hand: `avpipe train` with the `pretraining` of this experiment as --experiment"
         )
         raise FileNotFoundError(
-            f"{path} is missing: {experiment.id} starts from the model that {before.id} trains with seed {seed}. Train that "
-            f"first ({who})"
+            f"{path} is missing: {experiment.id} starts from the model of {before.id}, seed {seed}. Train that first ({who})"
         )
     saved = torch.load(path, map_location="cpu", weights_only=True)
     if not isinstance(saved, dict) or "weights" not in saved:
@@ -75,7 +74,7 @@ def read_pretrained(experiment: Experiment, results: Path, seed: int) -> Pretrai
 
 
 def _reason(checkpoint: Path) -> str:
-    """Why a run without weights has none, as its metrics.json says."""
+    """Why the run has no weights, from its metrics.json."""
     try:
         return read_json(checkpoint.with_name("metrics.json"))["reason"] or "no reason given"
     except (OSError, ValueError, KeyError):
@@ -83,7 +82,7 @@ def _reason(checkpoint: Path) -> str:
 
 
 def digest_of(weights: dict[str, Tensor]) -> str:
-    """Sixteen hex digits of names, types, shapes and numbers, whatever file they came from."""
+    """Sixteen hex digits that depend on names, types, shapes and numbers only, not on the file."""
     digest = hashlib.sha256()
     for name in sorted(weights):
         tensor = weights[name].detach().cpu().contiguous()
@@ -93,13 +92,13 @@ def digest_of(weights: dict[str, Tensor]) -> str:
 
 
 def start_from(model: nn.Module, pretrained: Pretrained) -> list[str]:
-    """Give the model every pretrained weight that it has under the same name; the others stay as they were drawn.
+    """Copy every pretrained weight whose name the model has; its other weights stay as initialized.
 
     Returns:
         Names of the weights that were copied.
 
     Raises:
-        ValueError: if there are none, or one of another shape.
+        ValueError: if no name is shared, or a shape differs.
     """
     own = model.state_dict()
     shared = {name: weight for name, weight in pretrained.weights.items() if name in own}

@@ -1,7 +1,7 @@
-"""Pretraining by audio-visual grounding: which segments of a clip belong together? No label is read.
+"""Pretraining by audio-visual grounding, without labels: which segments of a clip belong together?
 
-Lamba et al., Cross-Modal learning for Audio-Visual Video Parsing, Interspeech 2021, section 3.2. What a model learns here is
-where the model of another experiment starts from (`Experiment.pretraining`).
+Lamba et al., Cross-Modal learning for Audio-Visual Video Parsing, Interspeech 2021, section 3.2. The trained model
+initializes that of another experiment (`Experiment.pretraining`).
 """
 
 from typing import Any
@@ -17,32 +17,33 @@ from avpipe.models.base import AVOutput
 from avpipe.models.grounding import compared
 from avpipe.plan import registry
 from avpipe.plan.experiment import Experiment
-from avpipe.training.data import Data, Division
+from avpipe.training.data import Data, SplitSet
 from avpipe.training.task import Predictions
 
 KINDS = {"uni": ((0, 0), (1, 1)), "cross": ((0, 1),)}
-"""Similarities that are scored, (asking, answering) modality, 0 audio and 1 visual; (1, 0) is the transpose of (0, 1)."""
+"""Scored similarities, (query, key) modality, 0 audio and 1 visual; (1, 0) is the transpose of (0, 1)."""
 
 
 class Pretraining:
     """The task of an experiment; see `avpipe.training.task.Task`.
 
-    The loss is the model's own. Scored is whether two segments' cosine, compared with the middle of the two margins, says
-    rightly if they are in one group: `grounding_uni` for two segments of one modality, `grounding_cross` for sound and
-    picture, `grounding` for what the model's objective compares. Pairs in one group and pairs that are not weigh the same;
-    so chance is 0.5 whatever their number, and so is a model that finds all segments alike.
+    The loss is the model's own. Two segments are predicted to be in one group if their cosine reaches the middle of
+    the two margins. The scores are balanced accuracies of this prediction: `grounding_uni` for pairs within a modality,
+    `grounding_cross` for an audio with a visual segment, `grounding` for those that the model's objective compares.
+    Pairs in one group and other pairs weigh the same, so that chance is 0.5 whatever their number; a model that finds
+    all segments alike has 0.5 too.
 
     Args:
         experiment: the model's options objective, positive_margin and negative_margin are used.
-        data: clips; their events are not looked at.
-        model: not looked at; every model of this task brings its loss.
+        data: clips; their events are ignored.
+        model: ignored; every model of this task has its own loss.
 
     Raises:
         ValueError: for another setting than self-supervised.
     """
 
     main_metric = "grounding"
-    division: Division = "usual"
+    split_set: SplitSet = "usual"
 
     def __init__(self, experiment: Experiment, data: Data, model: type[Any]) -> None:
         if experiment.setting != "self-supervised":
@@ -57,49 +58,49 @@ class Pretraining:
         self.threshold = (options["positive_margin"] + options["negative_margin"]) / 2
 
     def problem(self) -> str | None:
-        """Nothing that the loop does not see by itself."""
+        """None: the training loop finds every problem of this task."""
         return None
 
     def targets(self, device: torch.device) -> dict[str, Tensor]:
-        """None: what the model is to find follows from its inputs."""
+        """Empty: the groups follow from the model's inputs."""
         return {}
 
     def loss(self, output: AVOutput, targets: dict[str, Tensor]) -> Tensor:
-        """The sum of the model's terms. Raises ValueError if it has none."""
+        """The sum of the model's loss terms. Raises ValueError if it has none."""
         if not output.losses:
             raise ValueError(
-                "a model to be pretrained must bring its loss in `losses`; avpipe.models.avg does"
+                "a model for pretraining must bring its loss in `losses`, as avpipe.models.avg does"
             )
         return torch.stack(list(output.losses.values())).sum()
 
     def predict(self, output: AVOutput) -> dict[str, Tensor]:
         """`grounding` (B, 2, 2, T, T) and `groups` (B, T). Raises ValueError unless the model gave both."""
         if output.grounding is None or output.groups is None:
-            raise ValueError("a model to be pretrained must give `grounding` and `groups`")
+            raise ValueError("a model for pretraining must give `grounding` and `groups`")
         return {"grounding": output.grounding, "groups": output.groups}
 
     def metrics(self, predictions: Predictions, split: str) -> dict[str, float]:
-        """`grounding_uni`, `grounding_cross`, `grounding`, and `one_group`: the share of pairs that are in one group."""
+        """`grounding_uni`, `grounding_cross`, `grounding`, and `one_group`, the share of pairs that are in one group."""
         same = _same(predictions["groups"])
         others = ~np.eye(same.shape[1], dtype=bool)
         scores = {}
         for kind, members in KINDS.items():
-            asked = others if kind == "uni" else np.ones_like(others)  # a segment is always like itself
-            said = np.stack([predictions["grounding"][:, m, n][:, asked] for m, n in members])
-            truth = np.broadcast_to(same[:, asked], said.shape)
-            scores[f"grounding_{kind}"] = balanced_accuracy(said >= self.threshold, truth)
+            pairs = others if kind == "uni" else np.ones_like(others)  # a segment is always similar to itself
+            predicted = np.stack([predictions["grounding"][:, m, n][:, pairs] for m, n in members])
+            truth = np.broadcast_to(same[:, pairs], predicted.shape)
+            scores[f"grounding_{kind}"] = balanced_accuracy(predicted >= self.threshold, truth)
         mean = float(np.mean([scores[f"grounding_{kind}"] for kind in self.kinds]))
         return scores | {"grounding": mean, "one_group": float(same[:, others].mean())}
 
-    def floors(self, split: str) -> dict[str, dict[str, float]]:
-        """None."""
+    def baselines(self, split: str) -> dict[str, dict[str, float]]:
+        """Empty: chance is 0.5 by the metric's definition."""
         return {}
 
     def table(self, predictions: Predictions, split: str) -> pd.DataFrame:
         """One row for every ordered pair of a clip's segments.
 
-        Columns clip, segment, other, same_group (bool), and the cosines audio_audio, visual_visual and audio_visual, the
-        last of the sound of `segment` with the picture of `other`.
+        Columns clip, segment, other, same_group (bool), and the cosines audio_audio, visual_visual and audio_visual,
+        the last of the audio of `segment` with the visual of `other`.
         """
         same = _same(predictions["groups"])
         clip, segment, other = np.nonzero(np.ones_like(same))
@@ -117,7 +118,7 @@ class Pretraining:
         )
 
     def empty_table(self) -> pd.DataFrame:
-        """The columns of `table`, no row."""
+        """The columns of `table` without rows."""
         clips, segments = len(self.data.splits["test"]), self.data.segments
         blank: Predictions = {
             "groups": np.zeros((clips, segments), np.int64),
@@ -127,11 +128,13 @@ class Pretraining:
 
 
 def _same(groups: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
-    """(N, T) -> (N, T, T): in one group?"""
+    """(N, T) -> (N, T, T) bool: both segments are in one group."""
     return groups[:, :, None] == groups[:, None, :]
 
 
-def balanced_accuracy(said: npt.NDArray[np.bool_], truth: npt.NDArray[np.bool_]) -> float:
-    """The mean of the accuracies on true and on false pairs; of one of them where there are no others; NaN of nothing."""
-    parts = [float((said[truth == kind] == kind).mean()) for kind in (True, False) if (truth == kind).any()]
+def balanced_accuracy(predicted: npt.NDArray[np.bool_], truth: npt.NDArray[np.bool_]) -> float:
+    """The mean of the accuracies on true and on false pairs; of the existing kind if one is missing; NaN without pairs."""
+    parts = [
+        float((predicted[truth == kind] == kind).mean()) for kind in (True, False) if (truth == kind).any()
+    ]
     return float(np.mean(parts)) if parts else float("nan")

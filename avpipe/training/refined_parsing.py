@@ -1,9 +1,10 @@
-"""Video parsing with labels refined a modality at a time: Wu and Yang, CVPR 2021 (MA).
+"""Video parsing with labels refined for each modality: Wu and Yang, CVPR 2021 (MA).
 
-A clip's weak label does not say whether a category is heard or seen. So a base model is trained first. Then each training clip gets,
-once, the audio of an unrelated clip and, once, its pictures: what the base model no longer finds with the clip's own pictures and a foreign
-sound cannot be seen in it, and the other way round. A fresh model is then trained with what is left of the labels.
-Thresholds are those of the released code (Modaily-Aware-Audio-Visual-Video-Parsing: step2_find_exchange/main_avvp.py).
+A clip's weak label does not say in which modality a category occurs. A base model is trained first. Then each training
+clip is combined once with the audio and once with the visual features of an unrelated clip. A category that the base
+model no longer finds with the clip's own visual features and foreign audio is removed from the visual label, and the
+other way round. A new model is trained with the remaining labels. Thresholds are those of the released code
+(Modaily-Aware-Audio-Visual-Video-Parsing: step2_find_exchange/main_avvp.py).
 """
 
 from typing import Any
@@ -19,9 +20,9 @@ from avpipe.training.parsing import Parsing
 from avpipe.training.task import Batches
 
 PRESENT = 0.5
-"""From which probability a category counts as found."""
+"""Smallest probability of a category that counts as found."""
 SLAB = 256
-"""Clips whose possible partners are looked up together."""
+"""Clips a step, in the search for unrelated clips."""
 
 
 class RefinedParsing(Parsing):
@@ -42,7 +43,7 @@ class RefinedParsing(Parsing):
     def refine(
         self, targets: dict[str, Tensor], model: nn.Module, batches: Batches, seed: int
     ) -> dict[str, Tensor]:
-        """`audio` and `visual` without the labels that are absent; `clip` as it is."""
+        """`audio` and `visual` without the labels absent from that modality; `clip` unchanged."""
         random = torch.Generator().manual_seed(seed)
         return targets | refine_labels(targets["clip"], model, batches, random)
 
@@ -50,16 +51,16 @@ class RefinedParsing(Parsing):
 def refine_labels(
     labels: Tensor, model: nn.Module, batches: Batches, random: torch.Generator
 ) -> dict[str, Tensor]:
-    """What is left of the clips' labels for audio and for visual.
+    """The labels that remain for audio and for visual.
 
     Args:
         labels: (N, C), 0 or 1, on the model's device: the clips' weak labels.
         model: a parsing model in evaluation mode.
         batches: features of training clips.
-        random: what draws the unrelated clips, on the CPU.
+        random: draws the unrelated clips, on the CPU.
 
     Returns:
-        "audio" and "visual", (N, C), 0 or 1. A clip that shares a label with every other keeps its own.
+        "audio" and "visual", (N, C), 0 or 1. A clip that shares a label with every other clip keeps its labels.
     """
     partners, found = (x.to(labels.device) for x in unrelated_clips(labels.cpu(), random))
     own = torch.arange(len(labels), device=labels.device)
@@ -70,30 +71,25 @@ def refine_labels(
     }
     refined = {}
     for index, (modality, probabilities) in enumerate(exchanged.items()):
-        gone = not_there(probabilities, labels, difficulty(unswapped[:, index], labels)) & found[:, None]
-        refined[modality] = labels.masked_fill(gone, 0.0)
-        say(f"{modality} loses {int(gone.sum())} of {int(labels.sum())} labels")
+        removed = not_there(probabilities, labels, difficulty(unswapped[:, index], labels)) & found[:, None]
+        refined[modality] = labels.masked_fill(removed, 0.0)
+        say(f"{modality} loses {int(removed.sum())} of {int(labels.sum())} labels")
     return refined
 
 
 def modality_probabilities(model: nn.Module, batches: Batches, audio: Tensor, visual: Tensor) -> Tensor:
-    """(N, 2, C): what the model says of the audio of some clips with the pictures of others, positions (N,) both."""
-    said = []
-    for heard, seen in zip(batches(audio), batches(visual), strict=True):
-        exchanged = AVBatch(audio=heard.audio, visual=seen.visual, motion=seen.motion)
-        said.append(model(exchanged).in_float32().modality_probabilities)
-    return torch.cat(said)
+    """(N, 2, C): the model's `modality_probabilities` for audio and visual features of the clips at positions (N,) each."""
+    probabilities = []
+    for audio_batch, visual_batch in zip(batches(audio), batches(visual), strict=True):
+        exchanged = AVBatch(audio=audio_batch.audio, visual=visual_batch.visual, motion=visual_batch.motion)
+        probabilities.append(model(exchanged).in_float32().modality_probabilities)
+    return torch.cat(probabilities)  # (N, 2, C)
 
 
 def unrelated_clips(labels: Tensor, random: torch.Generator) -> tuple[Tensor, Tensor]:
-    """For each clip a random clip that shares no label with it.
+    """For each clip a random clip that shares no label with it: labels (N, C), 0 or 1 -> positions (N,) int64.
 
-    Args:
-        labels: (N, C), 0 or 1.
-        random: what draws.
-
-    Returns:
-        Positions (N,) int64, and (N,) bool: whether there is such a clip. Where there is none, the clip itself.
+    The second result, (N,) bool, says whether there is such a clip. Without one, the position is the clip's own.
     """
     partners, found = torch.arange(len(labels)), torch.zeros(len(labels), dtype=torch.bool)
     for first in range(0, len(labels), SLAB):
@@ -106,31 +102,26 @@ def unrelated_clips(labels: Tensor, random: torch.Generator) -> tuple[Tensor, Te
 
 
 def difficulty(probabilities: Tensor, labels: Tensor) -> Tensor:
-    """How often the base model is wrong about a category, as a share of the category that it is wrong about most.
+    """The base model's error rate in each category, divided by the largest one; zeros if it is never wrong.
 
-    Args:
-        probabilities: (N, C), of one modality.
-        labels: (N, C), 0 or 1.
-
-    Returns:
-        (C,), 0 to 1; zeros where it is never wrong.
+    Probabilities (N, C) of one modality, labels (N, C), 0 or 1 -> (C,), 0 to 1.
     """
     errors = ((probabilities > PRESENT) != labels.bool()).float().mean(dim=0)
     return errors / errors.max().clamp(min=torch.finfo(errors.dtype).tiny)
 
 
 def not_there(exchanged: Tensor, labels: Tensor, hard: Tensor) -> Tensor:
-    """Which labels a modality loses: those that neither probability of the clip with a foreign other modality supports.
+    """Labels that a modality loses: neither probability of the clip, with a foreign other modality, supports them.
 
-    A probability is divided by the category's `difficulty` first: what the base model finds easily, it must be sure not
-    to find.
+    Each probability is first divided by the category's `difficulty`, so that labels of easy categories are removed
+    only at low probabilities.
 
     Args:
-        exchanged: (N, 2, C), the clip's `modality_probabilities`, its other modality being that of an unrelated clip.
+        exchanged: (N, 2, C), `modality_probabilities` of the clip, with the other modality of an unrelated clip.
         labels: (N, C), 0 or 1.
-        hard: (C,), `difficulty` of the modality that is the clip's own.
+        hard: (C,), `difficulty` of the clip's own modality.
 
     Returns:
-        (N, C) bool; never where there is no label.
+        (N, C) bool; False where there is no label.
     """
     return labels.bool() & (exchanged < PRESENT * hard).all(dim=1)

@@ -1,4 +1,4 @@
-"""A run's outcome and the three files of it: numbers, predictions, weights."""
+"""A run's outcome and its three files: numbers, predictions, weights."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,12 +13,12 @@ from avpipe.files import whole_file, write_json
 from avpipe.training.task import Predictions
 
 PROTOCOLS = ("validation", "last", "best_test")
-"""How the checkpoint is chosen: best on the validation split (first of equals), the last epoch, best on the test split."""
+"""How the checkpoint is chosen: best on the validation split (first of equals), last epoch, best on the test split."""
 
 
 @dataclass
 class Checkpoint:
-    """What the model of one epoch does on the test split."""
+    """One epoch's scores and predictions on the test split."""
 
     epoch: int
     chosen_by: float | None
@@ -36,8 +36,8 @@ class Checkpoint:
 
 
 @dataclass
-class Outcome:
-    """How a run ended; `reason` is None unless it failed, `weights` are those of the protocol's checkpoint."""
+class RunOutcome:
+    """How a run ended. `reason` is why it failed, else None; `weights` are those of the protocol's checkpoint."""
 
     reason: str | None = None
     checkpoints: dict[str, Checkpoint] = field(default_factory=dict)
@@ -47,28 +47,28 @@ class Outcome:
 
 
 def better(new: float, old: Checkpoint | None) -> bool:
-    """Strictly better than the checkpoint kept; anything but NaN beats none."""
+    """Whether the score beats the kept checkpoint's, strictly; any number but NaN beats none."""
     if old is None or old.chosen_by is None:
         return not np.isnan(new)
     return new > old.chosen_by
 
 
 def weights_of(model: nn.Module) -> dict[str, Tensor]:
-    """A copy of a model's parameters and buffers in the computer's memory."""
+    """A copy of a model's parameters and buffers in main memory."""
     return {name: tensor.detach().to("cpu", copy=True) for name, tensor in model.state_dict().items()}
 
 
 def write_run(
-    folder: Path, outcome: Outcome, table: pd.DataFrame, facts: dict[str, Any], options: dict[str, Any]
+    folder: Path, outcome: RunOutcome, table: pd.DataFrame, facts: dict[str, Any], options: dict[str, Any]
 ) -> None:
     """Write predictions.parquet and checkpoint.pt, then metrics.json.
 
     Args:
         folder: runs/{experiment}/seed{n}.
         outcome: how the run ended.
-        table: predictions on the test split of the protocol's checkpoint; no row if the run failed.
-        facts: what else metrics.json says: experiment, seed, counts, environment, ...
-        options: every keyword argument with which `create_model` built the model, sizes too.
+        table: predictions on the test split of the protocol's checkpoint; no rows if the run failed.
+        facts: further entries of metrics.json: experiment, seed, counts, environment, ...
+        options: all keyword arguments with which `create_model` built the model, sizes included.
     """
     model = {"model": facts["experiment"]["model"], "options": options}
     with whole_file(folder / "checkpoint.pt") as temporary:

@@ -1,8 +1,7 @@
-"""Where a run stands, kept so that a killed job goes on with the same numbers.
+"""Save a run's state, so that a killed job continues with the same numbers.
 
-One file a seed, `runs/{experiment}/.resume/seed{n}.pt`: outside the outputs that Snakemake deletes when a job fails. A
-finished seed keeps its file until every seed of the job is written, so a job killed at its third seed does not
-train the first two again.
+One file a seed, `runs/{experiment}/.resume/seed{n}.pt`, outside the outputs that Snakemake deletes when a job fails. It
+is kept until every seed of the job is written, so a job killed at its third seed keeps the first two.
 """
 
 import pickle
@@ -15,16 +14,16 @@ from avpipe.files import whole_file
 
 
 def save_state(path: Path, identity: dict[str, Any], state: dict[str, Any]) -> None:
-    """Write `state` (tensors, numbers, strings, lists and dictionaries) whole, with what it belongs to."""
+    """Write `state` (tensors, numbers, strings, lists and dictionaries) and the `identity` of its run in one piece."""
     with whole_file(path) as temporary:
         torch.save({"identity": identity, "state": state}, temporary)
 
 
 def load_state(path: Path, identity: dict[str, Any]) -> tuple[dict[str, Any] | None, str]:
-    """The state saved for exactly this `identity`, and why there is none.
+    """Load the state saved for exactly this `identity`.
 
     Returns:
-        (state, "") or (None, reason), the reason being empty where there is no file.
+        (state, "") or (None, why there is none); the reason is empty if there is no file.
     """
     if not path.is_file():
         return None, ""

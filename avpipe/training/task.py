@@ -1,4 +1,4 @@
-"""What the one loop asks of a task: batch -> loss -> scores. Data and metrics are the task's."""
+"""The protocol between the training loop and a task. Data and metrics are the task's."""
 
 from collections.abc import Callable, Iterator
 from typing import Protocol, runtime_checkable
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from avpipe.models.base import AVBatch, AVOutput
-from avpipe.training.data import Division
+from avpipe.training.data import SplitSet
 
 Predictions = dict[str, np.ndarray]
 """Name -> array whose first axis is the clips of a split, in the split's order."""
@@ -18,38 +18,38 @@ Predictions = dict[str, np.ndarray]
 class Task(Protocol):
     """A task of one experiment, made as `Task(experiment, data, model_class)` (see `avpipe.training.TASKS`).
 
-    Args of the constructor: the `Experiment`, the `Data`, and the model's class, whose `default_...` attributes
-    say what "default" in the recipe means. It raises ValueError for a recipe that the task cannot follow.
+    The model class's `default_...` attributes say what "default" in the recipe means. The constructor raises
+    ValueError for a recipe that the task cannot follow.
     """
 
     main_metric: str
     """The metric that chooses checkpoints; larger is better."""
-    division: Division
-    """Which division of the clips into splits the task uses."""
+    split_set: SplitSet
+    """Which splits the task uses."""
 
     def problem(self) -> str | None:
-        """Why the task can do nothing with these clips, in words; None where it can."""
+        """Why the task cannot use these clips, or None."""
 
     def targets(self, device: torch.device) -> dict[str, Tensor]:
-        """What the loss compares with: name -> tensor, first axis the training split's clips."""
+        """The loss's targets: name -> tensor, first axis the training split's clips."""
 
     def loss(self, output: AVOutput, targets: dict[str, Tensor]) -> Tensor:
-        """The scalar to minimise, of one batch; `targets` are those of the batch's clips."""
+        """The scalar to minimise for one batch; `targets` are those of the batch's clips."""
 
     def predict(self, output: AVOutput) -> dict[str, Tensor]:
         """What the metrics need of one batch: name -> tensor, first axis the batch's clips."""
 
     def metrics(self, predictions: Predictions, split: str) -> dict[str, float]:
-        """Name -> fraction 0 to 1 over the whole split ("val" or "test")."""
+        """Name -> score of the whole split ("val" or "test"), a fraction from 0 to 1."""
 
-    def floors(self, split: str) -> dict[str, dict[str, float]]:
-        """What predictions without a model score, in words -> `metrics`; empty where there is nothing to compare with."""
+    def baselines(self, split: str) -> dict[str, dict[str, float]]:
+        """Scores of model-free baselines: description -> metrics."""
 
     def table(self, predictions: Predictions, split: str) -> pd.DataFrame:
-        """The predictions as predictions.parquet has them."""
+        """The predictions as a table, for predictions.parquet."""
 
     def empty_table(self) -> pd.DataFrame:
-        """The columns of `table` without a row, for a run that failed."""
+        """The columns of `table` without rows, for a failed run."""
 
 
 Batches = Callable[[Tensor], Iterator[AVBatch]]
@@ -58,7 +58,7 @@ Batches = Callable[[Tensor], Iterator[AVBatch]]
 
 @runtime_checkable
 class RefiningTask(Task, Protocol):
-    """A task that trains twice: what the first model says changes what the second one is told."""
+    """A task that trains twice: the first model's predictions change the targets of the second training."""
 
     def refine(
         self, targets: dict[str, Tensor], model: nn.Module, batches: Batches, seed: int
@@ -67,7 +67,7 @@ class RefiningTask(Task, Protocol):
 
         Args:
             targets: those of the first.
-            model: what it trained, in evaluation mode.
+            model: the first model, in evaluation mode.
             batches: features of training clips.
             seed: of the run.
         """

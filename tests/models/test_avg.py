@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from avpipe.models import AVBatch, create_model
-from avpipe.models.avg import sinusoidal_positions
 
 SMALL = {
     "audio_dim": 6,
@@ -115,13 +114,6 @@ def test_segments_are_drawn_at_random():
 def test_a_width_that_heads_cannot_share_is_refused():
     with pytest.raises(ValueError, match="hidden_dim 15 must be even and a multiple of heads 2"):
         create_model("avg", **{**SMALL, "hidden_dim": 15})
-
-
-def test_positions_are_vaswanis():
-    positions = sinusoidal_positions(3, 4)
-    angle = torch.tensor(2.0)
-    expected = torch.stack([angle.sin(), angle.cos(), (angle / 100).sin(), (angle / 100).cos()])
-    torch.testing.assert_close(positions[2], expected)
 
 
 def test_the_parser_s_transformer_is_that_of_pretraining():

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from avpipe.models import AVBatch
-from avpipe.models.avt import AVT, sinusoidal_positions
+from avpipe.models.avt import AVT
+from avpipe.models.layers import sinusoidal_positions
 
 SIZES = {"num_classes": 3, "audio_dim": 4, "visual_dim": 5, "hidden_dim": 8, "heads": 2}
 
@@ -32,7 +33,7 @@ def test_positions_are_sines_and_cosines_of_slower_and_slower_waves():
 
 def test_co_attention_lets_each_of_the_three_change_each_other():
     model = small()
-    tokens = {"heard": torch.randn(1, 2, 8), "inter": torch.randn(1, 2, 8), "intra": torch.randn(1, 2, 3, 8)}
+    tokens = {"audio": torch.randn(1, 2, 8), "inter": torch.randn(1, 2, 8), "intra": torch.randn(1, 2, 3, 8)}
     before = model.attend_together(**tokens)
     for name in tokens:
         changed = model.attend_together(**(tokens | {name: tokens[name] + torch.randn_like(tokens[name])}))
@@ -42,7 +43,7 @@ def test_co_attention_lets_each_of_the_three_change_each_other():
 
 def test_co_attention_stays_within_a_segment():
     model = small()
-    tokens = {"heard": torch.randn(1, 2, 8), "inter": torch.randn(1, 2, 8), "intra": torch.randn(1, 2, 3, 8)}
+    tokens = {"audio": torch.randn(1, 2, 8), "inter": torch.randn(1, 2, 8), "intra": torch.randn(1, 2, 3, 8)}
     before = model.attend_together(**tokens)
     tokens["intra"][:, 1] += 1.0
     for one, other in zip(before, model.attend_together(**tokens), strict=True):
@@ -55,11 +56,11 @@ def test_an_instance_is_chosen_by_what_is_heard_and_seen_over_time():
     model.instance_query.bias.data.zero_()
     model.instance_key.weight.data = torch.eye(8)
     cells = torch.eye(8)[:3].expand(1, 1, 3, 8)
-    heard, inter = torch.eye(8)[1].view(1, 1, 8), torch.zeros(1, 1, 8)
-    chosen, weights = model.attend_instances(heard, inter, cells)
+    audio, inter = torch.eye(8)[1].view(1, 1, 8), torch.zeros(1, 1, 8)
+    chosen, weights = model.attend_instances(audio, inter, cells)
     torch.testing.assert_close(weights, torch.tensor([[[0.0, 1.0, 0.0]]]))
     torch.testing.assert_close(chosen, cells[:, :, 1])
-    chosen, _ = model.attend_instances(heard, 2 * cells[:, :, 2], cells)  # what is seen over time weighs more
+    chosen, _ = model.attend_instances(audio, 2 * cells[:, :, 2], cells)  # what is seen over time weighs more
     torch.testing.assert_close(chosen, cells[:, :, 2])
 
 

@@ -112,7 +112,7 @@ def test_a_cell_names_the_recipe_that_its_row_asks_for(toy: Toy) -> None:
 
 
 def test_scores_of_model_free_baselines_are_written_once(toy: Toy) -> None:
-    toy.write(0.5, 0.5, 0.5, floors={"background everywhere": {"accuracy": 0.384, "other": 1.0}})
+    toy.write(0.5, 0.5, 0.5, baselines={"background everywhere": {"accuracy": 0.384, "other": 1.0}})
     table = fill_table("small", toy.spec, toy.study, toy.results)
     assert table.baselines == ("background everywhere: Acc. 38.4",)
     for render in (as_markdown, as_html, as_latex):

@@ -54,8 +54,8 @@ def test_targets_are_the_segments_of_events(study, task):
 def test_the_ends_of_the_clip_are_right_as_often_as_events_begin_or_end_there(study, task):
     onset, length = queries(study, "test")
     asked = length > 0
-    floors = task().floors("test")
-    assert floors == {
+    baselines = task().baselines("test")
+    assert baselines == {
         "always the first segments": {"accuracy": np.mean(onset[asked] == 0)},
         "always the last segments": {
             "accuracy": np.mean((onset + length)[asked] == study.split("test").shape[1])
@@ -173,12 +173,12 @@ def test_splits_without_a_query_are_a_problem_if_they_are_needed(make_study, mat
     assert read_json(study.results / "runs" / other / "seed0" / "metrics.json")["status"] == "ok"
 
 
-def test_another_division_of_the_clips_is_used_where_there_is_one(make_study, matching):
+def test_other_splits_of_the_clips_are_used_where_there_are_some(make_study, matching):
     study = make_study(splits=(("train", 16), ("val", 8), ("test", 8)))
     usual = pd.read_parquet(study.results / "manifest.parquet")
     match = usual.assign(match_split=["test"] * 8 + ["val"] * 8 + ["train"] * 16, match_order=range(32)[::-1])
     match.to_parquet(study.results / "manifest.parquet")
-    data = read_tables(matching().features, study.results, CrossModality.division)
+    data = read_tables(matching().features, study.results, CrossModality.split_set)
     assert data.splits["test"].clips["clip"].tolist() == [f"clip{i}" for i in reversed(range(8))]
     assert len(data.splits["train"]) == 16
     assert len(read_tables(matching().features, study.results).splits["test"]) == 8

@@ -210,7 +210,9 @@ def test_accuracy_and_table_of_a_split(study, task):
     wrong[0, :4] = (wrong[0, :4] + 1) % 4
     predictions = {"prediction": wrong, "confidence": np.full(truth.shape, 0.5, np.float32)}
     assert loc.metrics(predictions, "test") == {"accuracy": 156 / 160}
-    assert loc.floors("test") == {"background everywhere": {"accuracy": pytest.approx((truth == 3).mean())}}
+    assert loc.baselines("test") == {
+        "background everywhere": {"accuracy": pytest.approx((truth == 3).mean())}
+    }
     table = loc.table(predictions, "test")
     assert table.columns.tolist() == ["clip", "segment", "truth", "prediction", "confidence"]
     assert table["clip"].tolist() == [f"clip{i}" for i in range(64, 80) for _ in range(10)]

@@ -309,7 +309,7 @@ def test_a_first_training_may_be_as_long_as_the_second_and_one_that_diverges_fai
 
 def test_a_run_says_what_the_true_weak_labels_everywhere_score(study, describe):
     metrics, _ = run(describe("han", WEAK, task="parsing", epochs=1), study)
-    (scores,) = metrics["floors"].values()
+    (scores,) = metrics["baselines"].values()
     assert set(scores) == set(METRICS)
     # the toy's clips have one category: precision is the share of segments in which it happens, recall 1
     assert 0.3 < scores["segment_audio"] < 1.0

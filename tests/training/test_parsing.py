@@ -270,7 +270,7 @@ class Refining(Parsing):
 
 
 def test_a_first_training_decides_what_the_second_is_told(study, describe, monkeypatch):
-    monkeypatch.setattr(loop.lazy, "load", lambda table, name, kind: Refining if kind == "task" else HAN)
+    monkeypatch.setattr(loop.registry, "load", lambda table, name, kind: Refining if kind == "task" else HAN)
     told = []
     loss = Parsing.loss
 
@@ -291,7 +291,7 @@ def test_a_first_training_decides_what_the_second_is_told(study, describe, monke
 def test_a_first_training_may_be_as_long_as_the_second_and_one_that_diverges_fails_the_run(
     study, describe, monkeypatch
 ):
-    monkeypatch.setattr(loop.lazy, "load", lambda table, name, kind: Refining if kind == "task" else HAN)
+    monkeypatch.setattr(loop.registry, "load", lambda table, name, kind: Refining if kind == "task" else HAN)
     epochs = []
     epoch = loop.Run._epoch
     monkeypatch.setattr(

@@ -1,6 +1,7 @@
 """The cross-modal parser: each of its parts does what it is there for, and the released sizes."""
 
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -15,17 +16,13 @@ from avpipe.models.crossmodal_parser import (
     reverse_gradient,
 )
 
+from .builders import random_clips
+
 SIZES = {"num_classes": 3, "audio_dim": 4, "visual_dim": 5, "motion_dim": 6, "hidden_dim": 8}
 BASE = {"context": "none", "skip": False, "adversarial": False}
 
 
-def features(clips: int = 2, segments: int = 5, seed: int = 0) -> AVBatch:
-    random = torch.Generator().manual_seed(seed)
-    return AVBatch(
-        audio=torch.randn(clips, segments, 4, generator=random),
-        visual=torch.randn(clips, segments, 8, 5, generator=random),
-        motion=torch.randn(clips, segments, 6, generator=random),
-    )
+features = partial(random_clips, visual=(8, 5), motion=6, segments=5)
 
 
 def small(**options) -> CrossModalParser:

@@ -1,6 +1,7 @@
 """JCAN: one recursion written out, the recursion at work, and the released size."""
 
 import math
+from functools import partial
 from itertools import pairwise
 
 import pytest
@@ -9,13 +10,12 @@ import torch
 from avpipe.models import AVBatch
 from avpipe.models.jcan import JCAN, JointCoAttention, MixSegments, RecurrentEncoder
 
+from .builders import random_clips
+
 SIZES = {"num_classes": 3, "audio_dim": 4, "visual_dim": 5, "visual_cells": 4, "hidden_dim": 8}
 
 
-def features(segments: int = 10, seed: int = 0) -> AVBatch:
-    random = torch.Generator().manual_seed(seed)
-    audio = torch.randn(2, segments, 4, generator=random)
-    return AVBatch(audio=audio, visual=torch.randn(2, segments, 2, 2, 5, generator=random))
+features = partial(random_clips, visual=(2, 2, 5), segments=10)
 
 
 def model(**options) -> JCAN:

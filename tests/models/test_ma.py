@@ -1,24 +1,20 @@
 """MA's base model: HAN with a contrastive loss, on numbers worked by hand."""
 
 import math
+from functools import partial
 
 import pytest
 import torch
 
-from avpipe.models import AVBatch
 from avpipe.models.han import HAN
 from avpipe.models.ma import MA, segment_contrast
+
+from .builders import random_clips
 
 SIZES = {"num_classes": 3, "audio_dim": 4, "visual_dim": 5, "motion_dim": 6, "hidden_dim": 8}
 
 
-def features(clips: int = 2, segments: int = 5) -> AVBatch:
-    random = torch.Generator().manual_seed(0)
-    return AVBatch(
-        audio=torch.randn(clips, segments, 4, generator=random),
-        visual=torch.randn(clips, segments, 5, generator=random),
-        motion=torch.randn(clips, segments, 6, generator=random),
-    )
+features = partial(random_clips, motion=6, segments=5)
 
 
 def test_is_han_with_one_more_loss():

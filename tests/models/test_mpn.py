@@ -1,18 +1,19 @@
 """MPN: two subnetworks that share nothing but their inputs, and what each does with time."""
 
+from functools import partial
+
 import pytest
 import torch
 
 from avpipe.models import AVBatch
 from avpipe.models.mpn import MPN, BottleneckAttention, CoAttention
 
+from .builders import random_clips
+
 SIZES = {"num_classes": 3, "audio_dim": 4, "visual_dim": 5, "visual_cells": 4, "hidden_dim": 8}
 
 
-def features(seed: int = 0) -> AVBatch:
-    random = torch.Generator().manual_seed(seed)
-    audio = torch.randn(2, 6, 4, generator=random)
-    return AVBatch(audio=audio, visual=torch.randn(2, 6, 2, 2, 5, generator=random))
+features = partial(random_clips, visual=(2, 2, 5), segments=6)
 
 
 def model(**options) -> MPN:

@@ -1,5 +1,6 @@
 """PSP: the propagation and its losses on numbers worked by hand, and the released sizes."""
 
+from functools import partial
 from itertools import pairwise
 
 import pytest
@@ -8,13 +9,12 @@ import torch
 from avpipe.models import AVBatch
 from avpipe.models.psp import PSP, PositiveSamplePropagation, pair_similarity_loss, positive_pairs
 
+from .builders import random_clips
+
 SIZES = {"num_classes": 3, "audio_dim": 4, "visual_dim": 5, "visual_cells": 4, "hidden_dim": 6}
 
 
-def features(segments: int = 10, seed: int = 0) -> AVBatch:
-    random = torch.Generator().manual_seed(seed)
-    audio = torch.randn(2, segments, 4, generator=random)
-    return AVBatch(audio=audio, visual=torch.randn(2, segments, 2, 2, 5, generator=random))
+features = partial(random_clips, visual=(2, 2, 5), segments=10)
 
 
 def propagation(tau: float, supervised: bool = True) -> PositiveSamplePropagation:

@@ -1,6 +1,7 @@
 """TACMA: equations 3 to 7 on numbers worked by hand, and what theta and time do."""
 
 import math
+from functools import partial
 from itertools import pairwise
 
 import pytest
@@ -13,6 +14,8 @@ from avpipe.models.tacma import (
     cross_modal_attention,
     temporal_weights,
 )
+
+from .builders import random_clips
 
 SIZES = {"num_classes": 3, "audio_dim": 4, "visual_dim": 5, "hidden_dim": 3}
 
@@ -27,10 +30,7 @@ def encoded(dim: int = 6) -> tuple[torch.Tensor, torch.Tensor]:
     return tuple(torch.randn(2, 10, dim, generator=random, dtype=torch.float64) for _ in range(2))
 
 
-def features(seed: int = 0) -> AVBatch:
-    random = torch.Generator().manual_seed(seed)
-    audio = torch.randn(2, 10, 4, generator=random)
-    return AVBatch(audio=audio, visual=torch.randn(2, 10, 2, 2, 5, generator=random))
+features = partial(random_clips, visual=(2, 2, 5), segments=10)
 
 
 def test_equation_3_compares_every_audio_with_every_visual_segment():

@@ -2,7 +2,9 @@
 
 import os
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported; test processes run beside each other
+os.environ.setdefault(
+    "OMP_NUM_THREADS", "1"
+)  # before torch is imported; test processes run beside each other
 
 from pathlib import Path
 

@@ -187,14 +187,8 @@ def test_metrics_describe_the_run(study, describe):
     assert metrics["experiment"] == experiment.model_dump(mode="json")
     assert (metrics["experiment_id"], metrics["seed"], metrics["device"]) == (experiment.id, 4, "cpu")
     assert (metrics["status"], metrics["reason"]) == ("ok", None)
-    assert metrics["counts"] == {
-        "train": 48,
-        "val": 16,
-        "test": 16,
-        "train_named": 48,
-        "val_named": 16,
-        "test_named": 16,
-    }
+    counts = {"train": 48, "val": 16, "test": 16}
+    assert metrics["counts"] == counts | {f"{split}_named": count for split, count in counts.items()}
     assert metrics["features"]["audio"] == {"extractor": "ears", "weights": "random", "sha256": "0" * 64}
     assert metrics["log"] == "logs/train.log"
     assert metrics["code"] == train_code(experiment)  # what the workflow watches

@@ -143,3 +143,16 @@ def test_a_figure_of_the_annotations_reads_no_run_and_needs_no_clip() -> None:
 def test_a_task_or_model_that_does_not_exist_is_told(name: str, meant: str) -> None:
     with pytest.raises(ConfigError, match=f"training_of: .*did you mean '{meant}'"):
         plan(**IMPORTED, training_of={name: {"lr": 0.1}})
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"tables": ["avin_fusio"]}, "did you mean 'avin_fusion'"),
+        ({"extractors": {"sound": {"backbone": "vggis"}}, "features": ["sound"]}, "did you mean 'vggish'"),
+    ],
+    ids=["table", "backbone"],
+)
+def test_a_mistyped_name_gets_a_suggestion(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        plan(**{**IMPORTED, **changes})

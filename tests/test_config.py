@@ -1,3 +1,5 @@
+"""A study's file: defaults, mistakes by their key, and the order in which recipes are merged."""
+
 from pathlib import Path
 
 import pytest
@@ -90,7 +92,7 @@ def test_the_studies_that_come_with_avpipe_are_valid(path: Path) -> None:
     validate_study(yaml.safe_load(path.read_text()), path.name)
 
 
-def test_a_named_recipe_changes_the_default_one_and_a_row_changes_that() -> None:
+def test_recipes_are_changed_by_a_named_recipe_then_by_a_row() -> None:
     study = validate_study({**MINIMAL, "training": {"epochs": 7}, "recipes": {"paper": {"lr": 0.5}}})
     recipe = study.recipe("localization", "avel", "paper", {"batch_size": 3})
     assert (recipe.epochs, recipe.lr, recipe.batch_size) == (7, 0.5, 3)
@@ -98,7 +100,7 @@ def test_a_named_recipe_changes_the_default_one_and_a_row_changes_that() -> None
         study.recipe("localization", "avel", "papr")
 
 
-def test_a_task_or_a_model_may_be_trained_otherwise_and_a_row_changes_that_too() -> None:
+def test_recipes_are_changed_by_task_then_model_then_row() -> None:
     changes = {"han": {"epochs": 5}, "parsing": {"lr": 0.5, "epochs": 9}}
     study = validate_study({**MINIMAL, "training_of": changes, "recipes": {"paper": {"lr": 0.1}}})
     assert study.recipe("localization", "avel", None) == study.training
@@ -124,7 +126,7 @@ def test_the_folder_shorthand_fills_in_the_dataset(tmp_path: Path) -> None:
         ({**MINIMAL, "folder": "/tmp"}, "add --configfile workflow/configs/folder.yaml"),
     ],
 )
-def test_a_wrong_folder_says_what_to_do(config: dict[str, object], message: str) -> None:
+def test_a_wrong_folder_is_refused_with_advice(config: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         resolve(validate_study(config))
 

@@ -13,9 +13,7 @@ def test_there_is_an_ffmpeg_with_libx264() -> None:
     assert ffmpeg_version()
 
 
-def test_an_ffmpeg_on_the_path_without_libx264_is_passed_over(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_ffmpeg_without_libx264_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "ffmpeg").write_text("#!/bin/sh\necho ' V..... mpeg4 '\n")
     (tmp_path / "ffmpeg").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")

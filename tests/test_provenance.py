@@ -73,7 +73,7 @@ def test_the_closure_follows_imports_of_every_form(package: Path) -> None:
         ),
     ],
 )
-def test_what_does_not_change_the_meaning_keeps_the_fingerprint(
+def test_edits_that_change_no_meaning_keep_the_fingerprint(
     package: Path, name: str, old: str, new: str
 ) -> None:
     before = provenance.fingerprint("avpipe.models.a", "avpipe.training")
@@ -90,7 +90,7 @@ def test_what_does_not_change_the_meaning_keeps_the_fingerprint(
         ("lazy.py", "dict", "list"),
     ],
 )
-def test_what_changes_the_meaning_changes_the_fingerprint(
+def test_edits_that_change_the_meaning_change_the_fingerprint(
     package: Path, name: str, old: str, new: str
 ) -> None:
     before = provenance.fingerprint("avpipe.models.a", "avpipe.training")
@@ -123,7 +123,7 @@ def test_the_environment_names_versions_and_machine() -> None:
     assert found["cores"] >= 1
 
 
-def test_a_file_that_a_module_reads_counts_as_its_code_and_no_other_file_does(package: Path) -> None:
+def test_data_files_of_a_module_count_as_its_code(package: Path) -> None:
     (package / "models/c.py").write_text('C = 1\nDATA_FILES = ("pages/*.txt",)\n')
     (package / "models/pages").mkdir()
     page = package / "models/pages/a.txt"

@@ -26,7 +26,7 @@ GOOD = (
 
 
 @pytest.mark.parametrize("source", GOOD, ids=json.dumps)
-def test_every_kind_survives_the_way_to_a_job(source: dict[str, object]) -> None:
+def test_every_kind_can_be_read_back_from_json(source: dict[str, object]) -> None:
     read = Source.model_validate(source)
     assert Source.model_validate_json(read.model_dump_json()) == read
     assert json.loads(read.model_dump_json(exclude_defaults=True)) == source
@@ -65,7 +65,7 @@ def test_a_mistake_is_named_with_its_key(source: dict[str, object], message: str
 
 
 @given(st.text(max_size=30))
-def test_ids_that_become_parts_of_urls_hold_nothing_of_a_url(text: str) -> None:
+def test_ids_that_become_parts_of_urls_have_no_characters_of_urls(text: str) -> None:
     for key, other in (("drive", {"kind": "archive"}), ("repo", {"kind": "huggingface"})):
         try:
             Source.model_validate({**other, key: text})
@@ -74,7 +74,7 @@ def test_ids_that_become_parts_of_urls_hold_nothing_of_a_url(text: str) -> None:
         assert not set(text) & set("?#%&@: \\\n")
 
 
-def test_speed_patience_and_secrets_make_nothing_stale() -> None:
+def test_rates_timeouts_and_secrets_are_not_part_of_the_identity() -> None:
     slow = Source(
         kind="youtube", rate=10, cookies="a", proxy="http://p", timeout=5, cookies_from_browser="firefox"
     )

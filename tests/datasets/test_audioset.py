@@ -57,7 +57,7 @@ def test_a_line_is_a_clip_with_weak_labels(tmp_path: Path) -> None:
     assert Counter(found.issues["code"]) == {"odd_window": 1, "id_in_train_and_test": 1}
 
 
-def test_one_set_needs_its_file_only(tmp_path: Path) -> None:
+def test_a_set_needs_only_its_own_file(tmp_path: Path) -> None:
     (write(tmp_path) / "balanced_train_segments.csv").unlink()
     assert read_audioset(tmp_path, sets=["eval"]).clips["split"].tolist() == ["test"]
     with pytest.raises(AnnotationError, match=r"balanced_train_segments\.csv"):
@@ -65,7 +65,7 @@ def test_one_set_needs_its_file_only(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("wanted", [["Gush", "Speech"], ["/t/dd00088", "Speech"]])
-def test_classes_keep_their_clips_and_their_labels_alone(tmp_path: Path, wanted: list[str]) -> None:
+def test_chosen_classes_keep_only_their_clips_and_labels(tmp_path: Path, wanted: list[str]) -> None:
     lines = [*TRAIN, 'both_______, 0.000, 10.000, "/m/05zppz,/m/09x0r"']
     found = read_audioset(write(tmp_path, lines), classes=wanted)
     assert found.categories == ("Speech", "Gush")
@@ -89,7 +89,7 @@ def test_sizes_are_kept_by_set_and_class(tmp_path: Path) -> None:
     assert Counter(rare.events["category"]) == {"Speech": 30, "Gush": 20}
 
 
-def test_a_larger_subset_holds_the_smaller_one_and_a_seed_makes_another(tmp_path: Path) -> None:
+def test_a_larger_subset_contains_the_smaller_one_and_seeds_differ(tmp_path: Path) -> None:
     write(tmp_path, many(100))
 
     def names(**options: int) -> list[str]:
@@ -114,9 +114,7 @@ def test_a_larger_subset_holds_the_smaller_one_and_a_seed_makes_another(tmp_path
         ({"total": -1}, "total: 0 .all. or more, not -1"),
     ],
 )
-def test_options_that_mean_nothing_are_refused(
-    tmp_path: Path, options: dict[str, object], message: str
-) -> None:
+def test_wrong_options_are_refused(tmp_path: Path, options: dict[str, object], message: str) -> None:
     with pytest.raises((UnknownNameError, ValueError), match=message):
         read_annotations("audioset", write(tmp_path), **options)
 
@@ -158,7 +156,7 @@ def test_a_clip_listed_twice_is_two_rows(tmp_path: Path) -> None:
 
 @settings(max_examples=50, deadline=None)
 @given(identifier=st.text(st.characters(exclude_characters=",\n\r", exclude_categories=["Cs"]), max_size=30))
-def test_whatever_stands_for_an_id_nothing_unsafe_becomes_a_name(
+def test_any_text_in_place_of_an_id_gets_a_safe_name(
     tmp_path_factory: pytest.TempPathFactory, identifier: str
 ) -> None:
     folder = write(

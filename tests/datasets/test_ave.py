@@ -84,7 +84,7 @@ def test_match_splits_are_those_of_the_released_files(ave: Annotations, shared: 
         assert (len(own), own["clip"].isin(short).sum()) == (count, queries)
     usual = ave.clips[ave.clips["split"] == "test"]
     assert usual["clip"].isin(short).sum() == 141
-    assert (usual["match_split"] == "test").sum() == 36  # another division, not a choice of the usual one
+    assert (usual["match_split"] == "test").sum() == 36  # other splits, not a selection of the usual ones
 
 
 def test_the_two_rows_with_two_labels_can_be_left_out(ave: Annotations, shared: Path) -> None:
@@ -117,7 +117,7 @@ def test_ids_of_a_later_split_can_be_left_out_of_the_earlier_ones(ave: Annotatio
     assert (dropped.clips["split"] == "test").sum() == 402
 
 
-def test_the_quirks_are_reported(ave: Annotations) -> None:
+def test_all_irregularities_are_reported(ave: Annotations) -> None:
     assert Counter(ave.issues["code"]) == {
         "repeated_id": 45,
         "conflicting_labels": 45,
@@ -131,12 +131,12 @@ def test_the_quirks_are_reported(ave: Annotations) -> None:
     assert empty not in set(ave.events["clip"])
 
 
-def test_event_lengths_are_the_reference_s(ave: Annotations) -> None:
+def test_event_lengths_are_those_of_the_reference(ave: Annotations) -> None:
     lengths = Counter((ave.events["offset"] - ave.events["onset"]).astype(int))
     assert lengths == {2: 214, 3: 220, 4: 217, 5: 196, 6: 200, 7: 139, 8: 111, 9: 95, 10: 2750}
 
 
-def test_background_s_share_of_the_segments_is_the_reference_s(ave: Annotations) -> None:
+def test_the_share_of_background_is_that_of_the_reference(ave: Annotations) -> None:
     for split, percent in (("train", 16.9), ("val", 18.2), ("test", 17.79)):
         own = ave.clips[ave.clips["split"] == split]
         background = segment_labels(ave.events, own, ave.categories) == 28
@@ -151,16 +151,14 @@ def test_segments_are_those_of_the_released_label_file(ave: Annotations, shared:
     assert np.array_equal(segment_labels(ave.events, ave.clips, ave.categories) < 28, has_event == 1)
 
 
-def test_weak_labels_are_those_of_the_released_file_but_for_the_event_of_no_length(
+def test_weak_labels_are_those_of_the_released_file_except_for_the_event_of_length_zero(
     ave: Annotations, shared: Path
 ) -> None:
     released = (shared / "data/ave/mil_labels.h5").read_bytes()[H5_HEADER:]
     theirs = np.frombuffer(released, "<f4").reshape(4143, 29)
     ours = clip_labels(ave.events, ave.clips, ave.categories)
     differ = np.flatnonzero((theirs[:, :28] != ours).any(axis=1))
-    assert ave.clips["clip"][differ].tolist() == [
-        "VWi2ENBuTbw"
-    ]  # theirs: Church bell, though no second of it is one
+    assert ave.clips["clip"][differ].tolist() == ["VWi2ENBuTbw"]  # theirs: Church bell, in no second
 
 
 def test_a_train_category_has_152_to_48_clips(ave: Annotations) -> None:
@@ -173,7 +171,7 @@ def test_a_train_category_has_152_to_48_clips(ave: Annotations) -> None:
 # Small files.
 
 
-def test_a_header_byte_order_marks_and_carriage_returns_change_nothing(tmp_path: Path) -> None:
+def test_headers_byte_order_marks_and_carriage_returns_change_nothing(tmp_path: Path) -> None:
     plain = read_ave(small(tmp_path / "plain"))
     folder = small(tmp_path / "windows")
     for file in folder.iterdir():
@@ -190,10 +188,8 @@ def test_the_same_line_twice_is_two_clips_each_in_its_own_set(tmp_path: Path) ->
     found = read_ave(write(tmp_path, [ROWS[0], ROWS[1], ROWS[0]], [ROWS[0]], [ROWS[1]], [ROWS[0]]))
     assert found.clips["clip"].tolist() == ["AAAAAAAAAAA", "BBBBBBBBBBB", "AAAAAAAAAAA~2"]
     assert found.clips["split"].tolist() == ["train", "val", "test"]
-    assert Counter(found.issues["code"]) == {
-        "repeated_id": 1,
-        "id_in_train_and_test": 1,
-    }  # no conflict: same category
+    # no conflict: the category is the same
+    assert Counter(found.issues["code"]) == {"repeated_id": 1, "id_in_train_and_test": 1}
 
 
 def test_a_line_in_no_set_is_kept_and_reported(tmp_path: Path) -> None:
@@ -210,7 +206,7 @@ def write_match_files(folder: Path, **rows: list[int]) -> Path:
     return folder
 
 
-def test_another_division_stands_beside_the_usual_one(tmp_path: Path) -> None:
+def test_match_splits_are_read_beside_the_usual_ones(tmp_path: Path) -> None:
     assert "match_split" not in read_ave(small(tmp_path / "without")).clips
     folder = write_match_files(small(tmp_path / "with"), train=[2, 1], val=[], test=[0])
     found = read_annotations("ave", folder, noisy=1)
@@ -230,14 +226,12 @@ def test_another_division_stands_beside_the_usual_one(tmp_path: Path) -> None:
         ({"train": [0, 0], "val": [1], "test": [2]}, "entry 1: 0 is not .* that no set has named before"),
     ],
 )
-def test_a_division_that_is_none_is_an_error(
-    tmp_path: Path, rows: dict[str, list[int]], message: str
-) -> None:
+def test_wrong_match_files_are_an_error(tmp_path: Path, rows: dict[str, list[int]], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         read_ave(write_match_files(small(tmp_path), **rows))
 
 
-def test_a_clip_that_leaks_leaves_the_earlier_split_of_each_division(tmp_path: Path) -> None:
+def test_a_clip_shared_by_splits_is_removed_from_the_earlier_one(tmp_path: Path) -> None:
     again = "Cat&AAAAAAAAAAA&good&6&8"
     folder = write(tmp_path, [*ROWS, again], [ROWS[0]], [ROWS[1]], [ROWS[2], again])
     write_match_files(folder, train=[3, 1], val=[0], test=[2])
@@ -283,7 +277,7 @@ def test_a_malformed_line_is_an_error_with_file_line_and_content(
     assert repr(line) in str(caught.value)
 
 
-def test_a_set_that_names_a_line_annotations_do_not_have_is_broken(tmp_path: Path) -> None:
+def test_a_set_with_an_unknown_line_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(AnnotationError, match=r"valSet\.txt, line 1.*Annotations\.txt"):
         read_ave(write(tmp_path, ROWS, ROWS[:2], [ROWS[1]], [ROWS[2]]))  # named by train before
 
@@ -297,7 +291,7 @@ def test_a_missing_file_is_named(tmp_path: Path, name: str) -> None:
 
 @settings(deadline=None)
 @given(identifier=st.text(st.characters(exclude_characters="&\n", exclude_categories=["Cs"]), max_size=30))
-def test_whatever_stands_for_an_id_the_clip_keeps_its_row_and_nothing_unsafe_its_name(
+def test_any_text_in_place_of_an_id_keeps_its_row_and_gets_a_safe_name(
     tmp_path_factory: pytest.TempPathFactory, identifier: str
 ) -> None:
     folder = small(tmp_path_factory.mktemp("ave"), f"Bark&{identifier}&good&0&10")
@@ -312,7 +306,7 @@ def test_whatever_stands_for_an_id_the_clip_keeps_its_row_and_nothing_unsafe_its
         assert repr(identifier) in found.issues["message"][0]
 
 
-def test_two_different_refused_ids_are_two_clips_and_leak_nothing(tmp_path: Path) -> None:
+def test_different_refused_ids_are_different_clips_and_cause_no_leak(tmp_path: Path) -> None:
     rows = ["Bark&../../x&good&0&10", "Bark&&good&0&10", "Bark&../../x&good&0&10"]
     found = read_ave(write(tmp_path, rows, [rows[0]], [rows[1]], [rows[2]]))
     first, second, third = found.clips["clip"]
@@ -355,7 +349,7 @@ def test_labels_of_another_dataset_are_refused(tmp_path: Path) -> None:
         read_ave(tmp_path, labels="labels.h5")
 
 
-def test_the_noisy_set_is_a_split_of_its_own_of_background(tmp_path: Path) -> None:
+def test_the_noisy_set_is_a_split_of_background_clips(tmp_path: Path) -> None:
     plain, found = read_ave(small(tmp_path)), read_ave(tmp_path, noisy=2)
     assert found.clips[:3].equals(plain.clips)
     assert found.clips[3:].to_dict("list") == {

@@ -57,7 +57,7 @@ def test_only_line_feeds_end_a_line(tmp_path: Path) -> None:
     assert [line.text for line in read_lines(file)] == ["a\x0bb\x85c\u2028d\re"]
 
 
-def test_a_missing_file_is_reported_with_what_lies_beside_it(tmp_path: Path) -> None:
+def test_a_missing_file_is_reported_with_its_neighbours(tmp_path: Path) -> None:
     (tmp_path / "annotations.txt").touch()
     with pytest.raises(AnnotationError, match=r"Annotations\.txt: No such file.*annotations\.txt"):
         list(read_lines(tmp_path / "Annotations.txt"))
@@ -76,7 +76,7 @@ def test_an_empty_file_and_one_that_is_not_utf8_are_broken(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("text", ["", "-1", "11", "1e1", "nan", "inf", "3 ", "٣", "1.", "0x1"])
-def test_what_is_no_time_inside_a_clip_is_an_error_that_shows_the_line(text: str) -> None:
+def test_a_wrong_time_is_an_error_that_shows_the_line(text: str) -> None:
     with pytest.raises(AnnotationError, match=re.escape(repr(f"Bark {text}"))):
         Line(Path("f.txt"), 3, f"Bark {text}").seconds(text)
 
@@ -101,7 +101,7 @@ def test_a_source_is_a_youtube_id_or_nothing(identifier: str) -> None:
     assert source == "" or re.fullmatch(r"[A-Za-z0-9_-]{11}", source, re.ASCII)
 
 
-def test_ids_of_youtube_are_kept_dash_in_front_or_not() -> None:
+def test_youtube_ids_may_start_with_a_dash() -> None:
     assert youtube_name("-ccciEuH9FE") == ("-ccciEuH9FE", "-ccciEuH9FE")
 
 
@@ -114,7 +114,7 @@ def test_repeats_are_numbered_in_order(names: list[str]) -> None:
         assert new == (name if earlier == 0 else f"{name}~{earlier + 1}")
 
 
-def test_an_id_in_three_splits_is_three_leaks() -> None:
+def test_an_id_in_three_splits_is_three_issues() -> None:
     clips = table([(f"x~{s}", s, "x", NAN, NAN) for s in ("test", "train", "val")], CLIP_COLUMNS)
     assert [code for code, *_ in shared_id_issues(clips)] == [
         "id_in_train_and_val",
@@ -123,7 +123,7 @@ def test_an_id_in_three_splits_is_three_leaks() -> None:
     ]
 
 
-def test_refused_clips_and_clips_without_split_leak_nothing() -> None:
+def test_refused_clips_and_clips_without_split_cause_no_issue() -> None:
     clips = [
         ("a", "train", "", NAN, NAN),
         ("b", "test", "", NAN, NAN),
@@ -152,7 +152,7 @@ def test_refused_clips_and_clips_without_split_leak_nothing() -> None:
         ({"categories": ("Bark", "Bark")}, "categories repeat"),
     ],
 )
-def test_tables_that_contradict_each_other_are_refused(parts: dict, message: str) -> None:
+def test_inconsistent_tables_are_refused(parts: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         annotations(**parts)
 

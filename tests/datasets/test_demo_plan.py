@@ -35,7 +35,7 @@ def test_intervals_are_whole_seconds_inside_the_clip(plan: ClipPlan) -> None:
 
 
 @given(any_plan)
-def test_look_and_sound_of_a_class_meet_in_its_event_and_nowhere_else(plan: ClipPlan) -> None:
+def test_look_and_sound_of_a_class_coincide_in_its_event_only(plan: ClipPlan) -> None:
     assert meetings(plan.heard, plan.seen) == {(second, plan.event.category) for second in plan.event.seconds}
 
 
@@ -46,12 +46,12 @@ def test_nothing_hides_the_ends_of_an_event(plan: ClipPlan) -> None:
 
 
 @given(any_plan)
-def test_bystanders_are_of_another_class(plan: ClipPlan) -> None:
+def test_distractors_are_of_another_class(plan: ClipPlan) -> None:
     for event, *others in (plan.heard, plan.seen):
         assert event.category == plan.event.category not in {other.category for other in others}
 
 
-def test_every_class_meets_every_split_in_56_clips_about_60_15_25() -> None:
+def test_every_class_is_in_every_split_of_56_clips() -> None:
     counts = Counter((plan.split, plan.event.category) for plan in PLANS[:56])
     # 56 = 7 x 8: of each class 4 train, 1 val, 2 test
     assert counts == {(split, k): n for split, n in (("train", 4), ("val", 1), ("test", 2)) for k in range(8)}
@@ -63,7 +63,7 @@ def test_ids_look_like_youtube_ids_and_differ() -> None:
     assert all(len(name) == 11 for name in ids)
 
 
-def test_all_that_makes_it_hard_is_common_and_nothing_is_universal() -> None:
+def test_each_difficulty_occurs_in_15_to_75_percent_of_the_clips() -> None:
     shares = {
         "heard, not seen": sum(set(p.heard[0].seconds) > set(p.event.seconds) for p in PLANS),
         "seen, not heard": sum(set(p.seen[0].seconds) > set(p.event.seconds) for p in PLANS),

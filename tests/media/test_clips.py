@@ -33,7 +33,7 @@ def outcomes(path: Path, clips: list[str]) -> None:
     pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), path)
 
 
-def test_rows_follow_the_manifest_whatever_the_order_in_the_tables(tmp_path: Path) -> None:
+def test_rows_follow_the_manifest(tmp_path: Path) -> None:
     manifest = manifest_of(tmp_path, ["d", "c", "b", "a"], 2)
     outcomes(tmp_path / "tables" / "1.parquet", ["a", "b"])
     outcomes(tmp_path / "tables" / "0.parquet", ["d", "c"])
@@ -70,7 +70,7 @@ def test_a_clip_with_two_outcomes_is_an_error(tmp_path: Path) -> None:
         gather_clips(manifest, tmp_path / "tables", tmp_path / "clips.parquet")
 
 
-def test_where_nothing_is_fetched_every_clip_says_so(tmp_path: Path) -> None:
+def test_without_fetching_every_clip_has_the_status_not_fetched(tmp_path: Path) -> None:
     gather_clips(manifest_of(tmp_path, ["a", "b"], 1), None, tmp_path / "clips.parquet")
     clips = pd.read_parquet(tmp_path / "clips.parquet")
     assert list(clips.columns) == COLUMNS
@@ -121,7 +121,7 @@ def test_a_frozen_clip_that_is_missing_is_named_with_its_reason(tmp_path: Path) 
     assert "x (not in the annotations)" in str(raised.value)
 
 
-def test_freezing_before_the_study_ran_says_what_to_run(tmp_path: Path) -> None:
+def test_freezing_before_the_study_ran_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="snakemake"):
         freeze_clips(tmp_path / "clips.parquet", tmp_path / "usable.txt")
 

@@ -125,7 +125,7 @@ def test_a_variable_rate_shows_each_picture_when_its_time_has_come(
     source = media.write(tmp_path / "vfr.mp4", times=times, level=level, size=size)
     converted = convert(source, group, start)
     first = 0 if math.isnan(start) else start
-    end = min(10, times[-1] - first)  # what the file lasts beyond its last picture is its own affair
+    end = min(10, times[-1] - first)  # how long the last picture is shown depends on the file
     frames = math.floor(end * 16)
     np.testing.assert_allclose(levels_of(converted)[:frames], on_screen(times, first)[:frames], atol=3)
     assert converted.status is Status.NO_AUDIO
@@ -164,20 +164,17 @@ def test_containers_and_codecs_keep_time(
     converted = convert(source, group, start)
     first = 0 if math.isnan(start) else start
     assert (converted.status, converted.reason) == (Status.PRESENT, "complete")
-    borders = (
-        np.abs((first + (np.arange(160) + 0.5) / 16 + 0.5) % 1 - 0.5) < 0.05
-    )  # rounded time stamps, lossy codecs
+    moments = first + (np.arange(160) + 0.5) / 16
+    borders = np.abs((moments + 0.5) % 1 - 0.5) < 0.05  # rounded time stamps, lossy codecs
     np.testing.assert_allclose(levels_of(converted)[~borders], on_screen(times, first)[~borders], atol=12)
     loud = np.abs(samples_of(converted)) > 0.2
-    heard = first + np.flatnonzero(loud) / 16_000
+    beeping = first + np.flatnonzero(loud) / 16_000
     # An MPEG transport stream begins with the AAC encoder's 1024 empty samples, and so does its time.
     begun = 1024 / 48_000 if name == "a.ts" else 0.0
-    assert np.all((heard % 1 > 0.39 + begun) & (heard % 1 < 0.51 + begun))
+    assert np.all((beeping % 1 > 0.39 + begun) & (beeping % 1 < 0.51 + begun))
 
 
-def test_pictures_that_start_late_are_preceded_by_the_first(
-    media: Any, group: FFmpegGroup, tmp_path: Path
-) -> None:
+def test_before_late_pictures_the_first_is_shown(media: Any, group: FFmpegGroup, tmp_path: Path) -> None:
     times = media.times(30, 6, start=2.0)
     source = media.write(tmp_path / "late.mp4", times=times, level=level, sound=beeps(10, range(10)))
     converted = convert(source, group)
@@ -189,9 +186,7 @@ def test_pictures_that_start_late_are_preceded_by_the_first(
     assert converted.duration == 10.0
 
 
-def test_sound_that_starts_late_is_preceded_by_silence(
-    media: Any, group: FFmpegGroup, tmp_path: Path
-) -> None:
+def test_before_late_sound_there_is_silence(media: Any, group: FFmpegGroup, tmp_path: Path) -> None:
     source = media.write(
         tmp_path / "late.mp4",
         times=media.times(30, 10),
@@ -206,7 +201,7 @@ def test_sound_that_starts_late_is_preceded_by_silence(
     assert converted.reason == "silence from 3.50 s"
 
 
-def test_a_short_clip_holds_its_last_picture_and_goes_silent(
+def test_a_short_clip_holds_its_last_picture_then_silence(
     media: Any, group: FFmpegGroup, tmp_path: Path
 ) -> None:
     source = media.write(
@@ -255,9 +250,7 @@ def test_a_picture_keeps_its_colours_and_fills_the_square(group: FFmpegGroup, tm
     np.testing.assert_allclose(frame[128, 196], (30, 30, 200), atol=8)
 
 
-def test_a_picture_that_changes_its_size_goes_on_in_time(
-    media: Any, group: FFmpegGroup, tmp_path: Path
-) -> None:
+def test_a_change_of_picture_size_keeps_the_times(media: Any, group: FFmpegGroup, tmp_path: Path) -> None:
     times = media.times(25, 10)
     parts = []
     for name, size, some in (("a.ts", (64, 48), times[:75]), ("b.ts", (96, 80), times[75:])):
@@ -269,7 +262,7 @@ def test_a_picture_that_changes_its_size_goes_on_in_time(
     np.testing.assert_allclose(levels_of(converted), on_screen(times, 0), atol=3)
 
 
-def test_a_turned_phone_video_is_upright(shared: Path, group: FFmpegGroup, tmp_path: Path) -> None:
+def test_a_rotated_phone_video_is_upright(shared: Path, group: FFmpegGroup, tmp_path: Path) -> None:
     source = shared / "data/clips/edge/rotated_90.mov"
     converted = convert_clip(source, NAN, NAN, CANONICAL, tmp_path / "canonical", group, 60)
     assert (converted.width, converted.height) == (320, 568)
@@ -327,9 +320,7 @@ def test_cover_art_is_no_video(media: Any, group: FFmpegGroup, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("name", ["a.mp4", "a.mkv"])
-def test_a_download_cut_off_in_the_middle_is_corrupt(
-    media: Any, group: FFmpegGroup, tmp_path: Path, name: str
-) -> None:
+def test_a_truncated_download_is_corrupt(media: Any, group: FFmpegGroup, tmp_path: Path, name: str) -> None:
     noise = np.random.default_rng(0).normal(0, 0.1, (1, 160_000))
     options = {"g": "25"}
     whole = media.write(
@@ -363,7 +354,9 @@ def test_a_download_cut_off_in_the_middle_is_corrupt(
     ],
     ids=["empty", "web page", "playlist", "concat script", "noise"],
 )
-def test_garbage_is_corrupt_with_a_reason(group: FFmpegGroup, tmp_path: Path, content: bytes) -> None:
+def test_files_that_are_no_media_are_corrupt_with_a_reason(
+    group: FFmpegGroup, tmp_path: Path, content: bytes
+) -> None:
     (tmp_path / "a.mp4").write_bytes(content)
     converted = convert(tmp_path / "a.mp4", group)
     assert converted.status is Status.CORRUPT

@@ -1,4 +1,4 @@
-"""A shard becomes a tar and a table: whole, in order, the same bytes however often it was killed."""
+"""A shard becomes a tar and a table: whole, in order, with the same bytes also after a kill."""
 
 import errno
 import io
@@ -30,20 +30,11 @@ from avpipe.media.normalise import normalise_shard
 from avpipe.media.segments import decode_audio, decode_frames, read_shard
 
 COLUMNS = [
-    "clip",
-    "status",
-    "reason",
-    "duration",
-    "fps",
-    "width",
-    "height",
-    "sample_rate",
-    "channels",
-    "bytes",
-    "sha256",
+    *("clip", "status", "reason", "duration", "fps", "width", "height"),
+    *("sample_rate", "channels", "bytes", "sha256"),
 ]
 EXPECTED = {
-    # clip: status, display size, rate of pictures, of sound, channels, length in s: as ffmpeg and exiftool show the files
+    # clip: status, display size, frame rate, sample rate, channels, length in s: as ffmpeg and exiftool show the files
     "bbb_480p_5s": ("present", (854, 480), 24, 48_000, 6, 5.0),
     "flower_mp4": ("present", (960, 540), 29.97, 48_000, 2, 5.055),
     "flower_webm": ("present", (960, 540), 29.97, 44_100, 2, 5.059),
@@ -71,9 +62,9 @@ def run(
 
 @pytest.fixture(scope="module")
 def real(shared: Path, shard_of: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The shard of all real clips, `edge/` included: a folder with its 0.tar and 0.parquet."""
-    folder = tmp_path_factory.mktemp("real")
-    files = sorted((shared / "data" / "clips").rglob("*.*"))
+    """A folder with 0.tar and 0.parquet of the real clips, `edge/` included."""
+    folder, clips_folder = tmp_path_factory.mktemp("real"), shared / "data" / "clips"
+    files = sorted([*clips_folder.glob("*.*"), *clips_folder.glob("edge/*.*")])
     names = [path.stem for path in files]
     clips = {
         path.stem if names.count(path.stem) == 1 else f"{path.stem}_{path.suffix[1:]}": path for path in files
@@ -119,23 +110,14 @@ def test_every_clip_in_the_shard_is_canonical(real: Path) -> None:
     assert rows == sorted(rows) == list(range(len(EXPECTED)))
 
 
-def test_the_tar_says_nothing_of_the_machine_or_the_moment(real: Path) -> None:
+def test_the_tar_depends_neither_on_the_machine_nor_on_the_time(real: Path) -> None:
     with tarfile.open(real / "0.tar") as archive:
         members = archive.getmembers()
     assert {(m.mtime, m.uid, m.gid, m.uname, m.gname, m.mode) for m in members} == {(0, 0, 0, "", "", 0o644)}
     assert [m.name for m in members[:3]] == ["bbb_480p_5s.mp4", "bbb_480p_5s.flac", "bbb_480p_5s.json"]
     meta = next(read_shard(real / "0.tar")).meta
-    assert set(meta) == {
-        *COLUMNS,
-        "row",
-        "dataset",
-        "split",
-        "source",
-        "start",
-        "end",
-        "preset",
-        "ffmpeg",
-    } - {"reason"}
+    added = {"row", "dataset", "split", "source", "start", "end", "preset", "ffmpeg"}
+    assert set(meta) == {*COLUMNS} - {"reason"} | added
     assert "/" not in json.dumps(meta)
 
 
@@ -181,7 +163,7 @@ def test_the_number_of_workers_changes_no_byte(small: tuple[Path, Path], tmp_pat
         assert one.read_bytes() == three.read_bytes()
 
 
-def test_an_unsafe_clip_name_never_touches_a_path(
+def test_an_unsafe_clip_name_is_refused(
     media: Any, shard_of: Callable[..., tuple[Path, Path]], tmp_path: Path
 ) -> None:
     source = media.write(tmp_path / "a.mp4", times=media.times(10, 1))
@@ -190,7 +172,7 @@ def test_an_unsafe_clip_name_never_touches_a_path(
     assert [clip.clip for clip in read_shard(tar)] == ["good"]
 
 
-def test_a_file_that_vanished_after_fetching_is_missing(small: tuple[Path, Path], tmp_path: Path) -> None:
+def test_a_file_deleted_after_fetching_is_missing(small: tuple[Path, Path], tmp_path: Path) -> None:
     (tmp_path / "0.mp4").unlink()
     row = pd.read_parquet(run(tmp_path, *small)[1]).iloc[0]
     assert row["status"] == "missing"
@@ -247,7 +229,7 @@ def wait_for(condition: Callable[[], bool], seconds: float = 20) -> None:
         time.sleep(0.002)
 
 
-def test_two_writers_of_one_shard_are_told(small: tuple[Path, Path], tmp_path: Path) -> None:
+def test_a_second_writer_of_a_shard_is_refused(small: tuple[Path, Path], tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     with (
         normalise._scratch(tmp_path / "out" / "0.tar", tmp_path / "out" / "0.parquet"),
@@ -262,7 +244,7 @@ def test_a_folder_that_cannot_be_written_is_a_clear_error(small: tuple[Path, Pat
         run(tmp_path, *small)
 
 
-def test_a_full_disk_is_our_error_not_the_clips(
+def test_a_full_disk_is_an_error_of_the_job_not_of_the_clip(
     small: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     program = tmp_path / "ffmpeg"
@@ -280,7 +262,7 @@ def test_a_full_disk_is_our_error_not_the_clips(
 @pytest.mark.skipif(
     shutil.which("mount") is None or os.geteuid() != 0, reason="mounting a small disk needs root"
 )
-def test_a_really_full_disk_is_a_clear_error(small: tuple[Path, Path], tmp_path: Path) -> None:
+def test_a_mounted_full_disk_is_a_clear_error(small: tuple[Path, Path], tmp_path: Path) -> None:
     disk = tmp_path / "out"
     disk.mkdir()
     mounted = subprocess.run(
@@ -299,12 +281,12 @@ def test_a_really_full_disk_is_a_clear_error(small: tuple[Path, Path], tmp_path:
         subprocess.run(["umount", str(disk)], check=True)
 
 
-def test_a_typo_in_the_preset_is_told(small: tuple[Path, Path], tmp_path: Path) -> None:
+def test_a_mistyped_preset_gets_a_suggestion(small: tuple[Path, Path], tmp_path: Path) -> None:
     with pytest.raises(UnknownNameError, match="did you mean 'canonical'"):
         normalise_shard(small[1], small[0], 0, "canonicle", tmp_path / "0.tar", tmp_path / "0.parquet", 60, 1)
 
 
-def test_downloads_of_another_shard_are_told(small: tuple[Path, Path], tmp_path: Path) -> None:
+def test_downloads_of_another_shard_are_refused(small: tuple[Path, Path], tmp_path: Path) -> None:
     pd.read_parquet(small[1]).iloc[1:].to_parquet(small[1])
     with pytest.raises(ValueError, match=re.escape("['clip0']")):
         run(tmp_path, *small)

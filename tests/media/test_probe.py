@@ -33,7 +33,7 @@ def test_sizes_rates_and_times_are_those_of_the_file(media: Any, tmp_path: Path)
     assert found.duration == pytest.approx(4.0, abs=0.05)
 
 
-def test_a_file_that_begins_late_has_its_own_zero(shared: Path) -> None:
+def test_times_count_from_the_first_time_stamp(shared: Path) -> None:
     found = probe(shared / "data/clips/edge/non_zero_start.mp4")  # its first time stamp is 8.333 s
     assert found.video is not None
     assert found.video.start == pytest.approx(0, abs=1e-3)
@@ -49,7 +49,7 @@ def test_of_several_streams_the_largest_picture_and_the_best_sound_count(shared:
     assert (found.audio.index, found.audio.sample_rate) == (4, 16_000)
 
 
-def test_a_turned_video_has_the_size_that_is_seen(shared: Path) -> None:
+def test_a_rotated_video_has_its_displayed_size(shared: Path) -> None:
     found = probe(shared / "data/clips/edge/rotated_90.mov")
     assert found.video is not None
     assert (found.video.width, found.video.height, found.video.rotation) == (320, 568, 270)
@@ -58,7 +58,7 @@ def test_a_turned_video_has_the_size_that_is_seen(shared: Path) -> None:
 @pytest.mark.parametrize(
     "content", [b"", b"RIFF\0\0\0\0AVI ", b"\x1aE\xdf\xa3" * 10, b"#EXTM3U\na.ts\n", b"\0" * 4096]
 )
-def test_garbage_raises_a_probe_error(tmp_path: Path, content: bytes) -> None:
+def test_files_that_are_no_media_raise_a_probe_error(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "a.mp4").write_bytes(content)
     with pytest.raises(ProbeError, match="not a media file"):
         probe(tmp_path / "a.mp4")
@@ -93,6 +93,6 @@ def test_bytes_out_of_place_give_media_or_a_probe_error(
         assert found.video.fps > 0 or math.isnan(found.video.fps)
 
 
-def test_a_file_that_is_not_there_is_said_so(tmp_path: Path) -> None:
+def test_a_missing_file_raises(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         probe(tmp_path / "absent.mp4")

@@ -38,10 +38,8 @@ class Study:
         return self.truth[(self.clips["split"] == name).to_numpy()]
 
 
-def write_features(
-    results: Path, name: str, values: np.ndarray, rows: int | None = None, shard: int = SHARD
-) -> None:
-    """One zarr array, (rows, T, ...), chunk = clip, zarr shard = workflow shard."""
+def write_features(results: Path, name: str, values: np.ndarray, shard: int = SHARD, chunk: int = 1) -> None:
+    """One zarr array, (N, T, ...), chunk = clip unless said otherwise, zarr shard = workflow shard."""
     path = results / "features" / f"{name}.zarr"
     shape = values.shape[1:]
     attributes = {
@@ -52,16 +50,16 @@ def write_features(
     }
     array = zarr.create_array(
         store=path,
-        shape=(rows or len(values), *shape),
+        shape=values.shape,
         dtype=values.dtype,
-        chunks=(1, *shape),
+        chunks=(chunk, *shape),
         shards=(shard, *shape),
         fill_value=np.nan,
         overwrite=True,
         attributes=attributes,
         config={"write_empty_chunks": False},
     )
-    array[:] = values[: array.shape[0]]
+    array[:] = values
 
 
 def write_study(

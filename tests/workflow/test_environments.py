@@ -129,10 +129,6 @@ def test_every_rule_has_its_environment_and_every_environment_a_rule() -> None:
 
 
 def test_no_file_names_a_package_index() -> None:
-    for path in (
-        ROOT / "requirements.lock",
-        ROOT / "pyproject.toml",
-        ROOT / "Makefile",
-        *(ROOT / "envs").glob("*.yaml"),
-    ):
+    files = (ROOT / name for name in ("requirements.lock", "pyproject.toml", "Makefile"))
+    for path in (*files, *(ROOT / "envs").glob("*.yaml")):
         assert not re.search(r"https?://|--(extra-)?index-url|--find-links", path.read_text()), path.name

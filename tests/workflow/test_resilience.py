@@ -145,16 +145,14 @@ def test_broken_and_missing_clips_become_outcomes_with_a_reason_and_a_count_in_t
     ("changes", "message"),
     [
         ({"shard_sise": 4}, "did you mean 'shard_size'"),
-        (
-            {"dataset": {"name": "small", "kind": "avee", "annotations": "data/annotations"}},
-            "did you mean 'ave'",
-        ),
+        ({"dataset": {"name": "small", "kind": "avee", "annotations": "data"}}, "did you mean 'ave'"),
+        ({"extractors": {"sound": {"backbone": "vggis"}}, "bundles": []}, "did you mean 'vggish'"),
         (
             {"dataset": {"name": "small", "kind": "ave", "annotations": "data/nothing"}},
             "no files in data/nothing",
         ),
     ],
-    ids=["key", "dataset", "folder"],
+    ids=["key", "dataset", "backbone", "folder"],
 )
 def test_a_wrong_study_is_refused_before_any_job_without_a_traceback(
     checkout: Checkout, changes: dict[str, object], message: str

@@ -14,13 +14,7 @@ from hypothesis import strategies as st
 from avpipe.datasets import manifest as manifest_module
 from avpipe.datasets import read_annotations
 from avpipe.datasets.base import CLIP_COLUMNS, EVENT_COLUMNS, ISSUE_COLUMNS, Annotations, table
-from avpipe.datasets.manifest import (
-    LedgerError,
-    assign_rows,
-    inventory,
-    local_file,
-    write_manifest,
-)
+from avpipe.datasets.manifest import LedgerError, assign_rows, inventory, local_file, write_manifest
 
 NAN = float("nan")
 

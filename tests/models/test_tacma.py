@@ -7,12 +7,7 @@ import pytest
 import torch
 
 from avpipe.models import AVBatch
-from avpipe.models.tacma import (
-    TACMA,
-    TemporallyAdaptiveAttention,
-    cross_modal_attention,
-    temporal_weights,
-)
+from avpipe.models.tacma import TACMA, TemporallyAdaptiveAttention, cross_modal_attention, temporal_weights
 
 from .builders import count_parameters, lstm_parameters, random_clips
 

@@ -8,13 +8,7 @@ from torch import nn
 
 from avpipe.experiment import Experiment
 from avpipe.training import loop
-from avpipe.training.pretrained import (
-    Pretrained,
-    checkpoint_before,
-    digest_of,
-    read_pretrained,
-    start_from,
-)
+from avpipe.training.pretrained import Pretrained, checkpoint_before, digest_of, read_pretrained, start_from
 
 from .conftest import assert_same, read, run, write_study
 

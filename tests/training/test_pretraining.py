@@ -58,12 +58,7 @@ def test_the_score_covers_what_the_objective_compares(task, objective, score):
     # Across, sound 0 and picture 0 are together (right), 1 and 1 are not; 0 with 1 and 1 with 0 are apart (right).
     said = predictions([[1, 0.1], [0.1, 1]], [[1, 0.9], [0.9, 1]], [[0.8, 0.2], [0.3, 0.4]], [0, 1])
     scores = task(objective=objective).metrics(said, "test")
-    assert scores == {
-        "grounding_uni": 0.5,
-        "grounding_cross": 0.75,
-        "grounding": score,
-        "one_group": 0.0,
-    }
+    assert scores == {"grounding_uni": 0.5, "grounding_cross": 0.75, "grounding": score, "one_group": 0.0}
 
 
 def test_a_segment_is_not_compared_with_itself_within_a_modality(task):

@@ -19,7 +19,7 @@ def wrong(**changes: object) -> str:
     return str(caught.value)
 
 
-def test_a_minimal_study_gets_the_defaults() -> None:
+def test_a_minimal_study_gets_the_defaults():
     study = validate_study(MINIMAL)
     assert (study.shard_size, study.seeds, study.training) == (256, (0, 1, 2), Recipe())
 
@@ -57,27 +57,13 @@ def test_a_minimal_study_gets_the_defaults() -> None:
         ({"recipes": {"paper": {"lr": 0}}}, "recipes.paper:   lr: Input should be greater than 0"),
         ({"dataset": {"name": "../x", "kind": "demo"}}, "dataset.name"),
         ({"dataset": {"name": "x"}}, "dataset.kind: is missing"),
-        (
-            {"dataset": {"name": "x", "kind": "ave", "sources": [{"kind": "local"}]}},
-            "a local source needs `path`",
-        ),
-        (
-            {
-                "dataset": {
-                    "name": "x",
-                    "kind": "ave",
-                    "sources": [{"kind": "http", "url": "ftp://x/{source}"}],
-                }
-            },
-            "an http source needs `url`",
-        ),
     ],
 )
-def test_a_mistake_is_named_with_its_key(changes: dict[str, object], message: str) -> None:
+def test_a_mistake_is_named_with_its_key(changes, message):
     assert message in wrong(**changes)
 
 
-def test_every_mistake_is_reported_at_once() -> None:
+def test_every_mistake_is_reported_at_once():
     message = wrong(shard_sise=3, training={"epocs": 1})
     assert "shard_sise" in message
     assert "training.epocs" in message
@@ -88,11 +74,11 @@ def test_every_mistake_is_reported_at_once() -> None:
     [ROOT / "config.yaml", *sorted((ROOT / "workflow" / "configs").glob("*.yaml"))],
     ids=lambda p: p.name,
 )
-def test_the_studies_that_come_with_avpipe_are_valid(path: Path) -> None:
+def test_the_studies_that_come_with_avpipe_are_valid(path):
     validate_study(yaml.safe_load(path.read_text()), path.name)
 
 
-def test_recipes_are_changed_by_a_named_recipe_then_by_a_row() -> None:
+def test_recipes_are_changed_by_a_named_recipe_then_by_a_row():
     study = validate_study({**MINIMAL, "training": {"epochs": 7}, "recipes": {"paper": {"lr": 0.5}}})
     recipe = study.recipe("localization", "avel", "paper", {"batch_size": 3})
     assert (recipe.epochs, recipe.lr, recipe.batch_size) == (7, 0.5, 3)
@@ -100,7 +86,7 @@ def test_recipes_are_changed_by_a_named_recipe_then_by_a_row() -> None:
         study.recipe("localization", "avel", "papr")
 
 
-def test_recipes_are_changed_by_task_then_model_then_row() -> None:
+def test_recipes_are_changed_by_task_then_model_then_row():
     changes = {"han": {"epochs": 5}, "parsing": {"lr": 0.5, "epochs": 9}}
     study = validate_study({**MINIMAL, "training_of": changes, "recipes": {"paper": {"lr": 0.1}}})
     assert study.recipe("localization", "avel", None) == study.training
@@ -112,7 +98,7 @@ def test_recipes_are_changed_by_task_then_model_then_row() -> None:
         validate_study({**MINIMAL, "training_of": {"parsing": {"lrr": 0.5}}})
 
 
-def test_the_folder_shorthand_fills_in_the_dataset(tmp_path: Path) -> None:
+def test_the_folder_shorthand_fills_in_the_dataset(tmp_path):
     study = resolve(validate_study({"dataset": {"name": "f", "kind": "folder"}, "folder": str(tmp_path)}))
     assert study.dataset.annotations == str(tmp_path)
     assert [source.path for source in study.dataset.sources] == [str(tmp_path)]
@@ -126,12 +112,12 @@ def test_the_folder_shorthand_fills_in_the_dataset(tmp_path: Path) -> None:
         ({**MINIMAL, "folder": "/tmp"}, "add --configfile workflow/configs/folder.yaml"),
     ],
 )
-def test_a_wrong_folder_is_refused_with_advice(config: dict[str, object], message: str) -> None:
+def test_a_wrong_folder_is_refused_with_advice(config, message):
     with pytest.raises(ConfigError, match=message):
         resolve(validate_study(config))
 
 
-def test_the_weights_shorthand_reaches_every_extractor() -> None:
+def test_the_weights_shorthand_reaches_every_extractor():
     extractors = {"a": {"backbone": "vggish"}, "b": {"backbone": "resnet18", "weights": "random"}}
     study = resolve(validate_study({**MINIMAL, "extractors": extractors, "weights": "random"}))
     assert {e.weights for e in study.extractors.values()} == {"random"}

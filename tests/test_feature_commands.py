@@ -32,7 +32,7 @@ def avpipe(*arguments: object) -> tuple[int, str]:
     return done.exit_code, done.output
 
 
-def test_imported_features_can_be_exported(study: Path) -> None:
+def test_imported_features_can_be_exported(study):
     rows = study / "annotations" / "Annotations.txt"
     common = ("--results", study / "R")
     code, said = avpipe(
@@ -55,14 +55,14 @@ def test_imported_features_can_be_exported(study: Path) -> None:
         (("--name", "a", "--shape", "10,4"), "a clip has shape (80, 4), expected (10, 4)"),
     ],
 )
-def test_mistakes_give_one_message(study: Path, arguments: tuple[str, ...], message: str) -> None:
+def test_mistakes_give_one_message(study, arguments, message):
     code, said = avpipe("import", study / "x.h5", *arguments, "--results", study / "R")
     assert code == 1
     assert said.startswith("error: ")
     assert message in said
 
 
-def test_a_mistyped_format_of_export_gets_a_suggestion(study: Path) -> None:
+def test_a_mistyped_format_of_export_gets_a_suggestion(study):
     code, output = avpipe("export", "a", "--format", "numpy", "--results", study / "R", "--out", study)
     assert code == 1
     assert "did you mean 'npy'?" in output

@@ -29,7 +29,7 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     return "lazy_example"
 
 
-def test_options_are_read_without_running_the_module(module: str) -> None:
+def test_options_are_read_without_running_the_module(module):
     options = lazy.options_of(f"{module}:Model")
     defaults = {name: facts["default"] for name, facts in options.items()}
     assert defaults == {"width": 3, "kind": "a", "rate": 0.5, "flag": False}
@@ -48,16 +48,16 @@ def test_options_are_read_without_running_the_module(module: str) -> None:
         ({"flag": 1}, "of type bool"),
     ],
 )
-def test_wrong_options_are_named(module: str, options: dict[str, object], message: str) -> None:
+def test_wrong_options_are_named(module, options, message):
     with pytest.raises(lazy.UnknownNameError, match=message):
         lazy.check_options(f"{module}:Model", options, "model 'm'")
 
 
-def test_right_options_pass(module: str) -> None:
+def test_right_options_pass(module):
     lazy.check_options(f"{module}:Model", {"width": 4, "kind": "b", "rate": 1, "flag": True}, "model 'm'")
 
 
-def test_an_unknown_name_lists_what_there_is() -> None:
+def test_an_unknown_name_lists_what_there_is():
     with pytest.raises(lazy.UnknownNameError, match="did you mean 'avel'"):
         lazy.target({"avel": "x:Y", "dam": "x:Z"}, "avil", "model")
 
@@ -70,7 +70,7 @@ def test_an_unknown_name_lists_what_there_is() -> None:
     ],
     ids=["avpipe", "planning"],
 )
-def test_light_modules_import_nothing_heavy(imported: str, heavy: str) -> None:
+def test_light_modules_import_nothing_heavy(imported, heavy):
     code = f"import sys, {imported}; print({{*{heavy.split()}}} & {{*sys.modules}})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"

@@ -1,19 +1,15 @@
 """Programs are found where they are installed, and only if they can do the work."""
 
-from pathlib import Path
-
-import pytest
-
 from avpipe import programs
 from avpipe.programs import ffmpeg_binary, ffmpeg_version, javascript_runtimes
 
 
-def test_there_is_an_ffmpeg_with_libx264() -> None:
+def test_there_is_an_ffmpeg_with_libx264():
     assert programs._encodes_x264(ffmpeg_binary())
     assert ffmpeg_version()
 
 
-def test_an_ffmpeg_without_libx264_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_ffmpeg_without_libx264_is_not_used(tmp_path, monkeypatch):
     (tmp_path / "ffmpeg").write_text("#!/bin/sh\necho ' V..... mpeg4 '\n")
     (tmp_path / "ffmpeg").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
@@ -24,9 +20,7 @@ def test_an_ffmpeg_without_libx264_is_not_used(tmp_path: Path, monkeypatch: pyte
         ffmpeg_binary.cache_clear()
 
 
-def test_javascript_runtimes_are_found_on_the_path_and_beside_python_best_first(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_javascript_runtimes_are_found_on_the_path_and_beside_python_best_first(tmp_path, monkeypatch):
     on_path, beside = tmp_path / "path", tmp_path / "venv"
     for folder, name in ((on_path, "bun"), (on_path, "qjs"), (beside, "deno")):
         folder.mkdir(exist_ok=True)

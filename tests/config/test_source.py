@@ -26,7 +26,7 @@ GOOD = (
 
 
 @pytest.mark.parametrize("source", GOOD, ids=json.dumps)
-def test_every_kind_can_be_read_back_from_json(source: dict[str, object]) -> None:
+def test_every_kind_can_be_read_back_from_json(source):
     read = Source.model_validate(source)
     assert Source.model_validate_json(read.model_dump_json()) == read
     assert json.loads(read.model_dump_json(exclude_defaults=True)) == source
@@ -58,14 +58,14 @@ def test_every_kind_can_be_read_back_from_json(source: dict[str, object]) -> Non
         ({"kind": "torrent"}, "sources.0.kind"),
     ],
 )
-def test_a_mistake_is_named_with_its_key(source: dict[str, object], message: str) -> None:
+def test_a_mistake_is_named_with_its_key(source, message):
     with pytest.raises(ConfigError) as caught:
         validate_study({"dataset": {"name": "d", "kind": "ave", "sources": [source]}})
     assert message in str(caught.value)
 
 
 @given(st.text(max_size=30))
-def test_ids_that_become_parts_of_urls_have_no_characters_of_urls(text: str) -> None:
+def test_ids_that_become_parts_of_urls_have_no_characters_of_urls(text):
     for key, other in (("drive", {"kind": "archive"}), ("repo", {"kind": "huggingface"})):
         try:
             Source.model_validate({**other, key: text})
@@ -74,7 +74,7 @@ def test_ids_that_become_parts_of_urls_have_no_characters_of_urls(text: str) -> 
         assert not set(text) & set("?#%&@: \\\n")
 
 
-def test_rates_timeouts_and_secrets_are_not_part_of_the_identity() -> None:
+def test_rates_timeouts_and_secrets_are_not_part_of_the_identity():
     slow = Source(
         kind="youtube", rate=10, cookies="a", proxy="http://p", timeout=5, cookies_from_browser="firefox"
     )
@@ -88,5 +88,5 @@ def test_rates_timeouts_and_secrets_are_not_part_of_the_identity() -> None:
     ("path", "archive"),
     [("a.zip", True), ("a.TAR.GZ", True), ("a.tgz", True), ("a", False), ("a.mp4", False)],
 )
-def test_a_local_path_is_an_archive_by_its_name(path: str, archive: bool) -> None:
+def test_a_local_path_is_an_archive_by_its_name(path, archive):
     assert (Source(kind="local", path=path).local_archive == path) is archive

@@ -74,7 +74,7 @@ def real(shared: Path, shard_of: Any, tmp_path_factory: pytest.TempPathFactory) 
     return folder
 
 
-def test_every_real_file_ends_with_an_outcome_and_a_reason(real: Path) -> None:
+def test_every_real_file_ends_with_an_outcome_and_a_reason(real):
     table = pd.read_parquet(real / "0.parquet").set_index("clip", drop=False)
     assert list(table.columns) == COLUMNS
     assert set(table.index) == set(EXPECTED)
@@ -90,7 +90,7 @@ def test_every_real_file_ends_with_an_outcome_and_a_reason(real: Path) -> None:
     assert "6 decoding errors" in table.loc["corrupted"]["reason"]
 
 
-def test_every_clip_in_the_shard_is_canonical(real: Path) -> None:
+def test_every_clip_in_the_shard_is_canonical(real):
     rows = []
     for clip in read_shard(real / "0.tar"):
         rows.append(clip.row)
@@ -110,7 +110,7 @@ def test_every_clip_in_the_shard_is_canonical(real: Path) -> None:
     assert rows == sorted(rows) == list(range(len(EXPECTED)))
 
 
-def test_the_tar_depends_neither_on_the_machine_nor_on_the_time(real: Path) -> None:
+def test_the_tar_depends_neither_on_the_machine_nor_on_the_time(real):
     with tarfile.open(real / "0.tar") as archive:
         members = archive.getmembers()
     assert {(m.mtime, m.uid, m.gid, m.uname, m.gname, m.mode) for m in members} == {(0, 0, 0, "", "", 0o644)}
@@ -121,7 +121,7 @@ def test_the_tar_depends_neither_on_the_machine_nor_on_the_time(real: Path) -> N
     assert "/" not in json.dumps(meta)
 
 
-def test_nothing_temporary_is_left(real: Path) -> None:
+def test_nothing_temporary_is_left(real):
     assert sorted(path.name for path in real.iterdir()) == [
         "0.parquet",
         "0.tar",
@@ -146,7 +146,7 @@ def noise(seed: int) -> Any:
     return np.random.default_rng(seed).normal(0, 0.1, (1, 32_000))
 
 
-def test_clips_that_failed_are_rows_of_the_table_only(small: tuple[Path, Path], tmp_path: Path) -> None:
+def test_clips_that_failed_are_rows_of_the_table_only(small, tmp_path):
     tar, table = run(tmp_path, *small)
     rows = pd.read_parquet(table).set_index("clip")
     assert rows["status"].tolist() == ["present", "no_audio", "present", "present", "unavailable", "corrupt"]
@@ -154,7 +154,7 @@ def test_clips_that_failed_are_rows_of_the_table_only(small: tuple[Path, Path], 
     assert [clip.clip for clip in read_shard(tar)] == ["clip0", "clip1", "clip2", "clip3"]
 
 
-def test_the_number_of_workers_changes_no_byte(small: tuple[Path, Path], tmp_path: Path) -> None:
+def test_the_number_of_workers_changes_no_byte(small, tmp_path):
     for one, three in zip(
         run(tmp_path, *small, workers=1, out="one"),
         run(tmp_path, *small, workers=3, out="three"),
@@ -163,16 +163,14 @@ def test_the_number_of_workers_changes_no_byte(small: tuple[Path, Path], tmp_pat
         assert one.read_bytes() == three.read_bytes()
 
 
-def test_an_unsafe_clip_name_is_refused(
-    media: Any, shard_of: Callable[..., tuple[Path, Path]], tmp_path: Path
-) -> None:
+def test_an_unsafe_clip_name_is_refused(media, shard_of, tmp_path):
     source = media.write(tmp_path / "a.mp4", times=media.times(10, 1))
     tar, table = run(tmp_path, *shard_of(tmp_path, {"../../evil": source, "a.b": source, "good": source}))
     assert pd.read_parquet(table)["status"].tolist() == ["refused_id", "refused_id", "no_audio"]
     assert [clip.clip for clip in read_shard(tar)] == ["good"]
 
 
-def test_a_file_deleted_after_fetching_is_missing(small: tuple[Path, Path], tmp_path: Path) -> None:
+def test_a_file_deleted_after_fetching_is_missing(small, tmp_path):
     (tmp_path / "0.mp4").unlink()
     row = pd.read_parquet(run(tmp_path, *small)[1]).iloc[0]
     assert row["status"] == "missing"
@@ -199,10 +197,9 @@ def five(
     return manifest, downloads, [path.read_bytes() for path in run(folder, manifest, downloads)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
-def test_killed_in_the_middle_and_run_again_gives_the_same_bytes(
-    five: tuple[Path, Path, list[bytes]], tmp_path: Path, how: signal.Signals
-) -> None:
+def test_killed_in_the_middle_and_run_again_gives_the_same_bytes(five, tmp_path, how):
     manifest, downloads, untouched = five
     tar, table = tmp_path / "out" / "0.tar", tmp_path / "out" / "0.parquet"
     command = [sys.executable, "-c", KILLED, *map(str, (downloads, manifest, tar, table))]
@@ -229,7 +226,7 @@ def wait_for(condition: Callable[[], bool], seconds: float = 20) -> None:
         time.sleep(0.002)
 
 
-def test_a_second_writer_of_a_shard_is_refused(small: tuple[Path, Path], tmp_path: Path) -> None:
+def test_a_second_writer_of_a_shard_is_refused(small, tmp_path):
     (tmp_path / "out").mkdir()
     with (
         normalise._scratch(tmp_path / "out" / "0.tar", tmp_path / "out" / "0.parquet"),
@@ -238,15 +235,13 @@ def test_a_second_writer_of_a_shard_is_refused(small: tuple[Path, Path], tmp_pat
         run(tmp_path, *small)
 
 
-def test_a_folder_that_cannot_be_written_is_a_clear_error(small: tuple[Path, Path], tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_written_is_a_clear_error(small, tmp_path):
     (tmp_path / "out").write_text("a file")
     with pytest.raises(OutputError, match="folder is needed"):
         run(tmp_path, *small)
 
 
-def test_a_full_disk_is_an_error_of_the_job_not_of_the_clip(
-    small: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_disk_is_an_error_of_the_job_not_of_the_clip(small, tmp_path, monkeypatch):
     program = tmp_path / "ffmpeg"
     program.write_text(
         "#!/bin/sh\necho '[out#0/mp4 @ 0x1] [error] av_write: No space left on device' >&2\nexit 228\n"
@@ -262,7 +257,7 @@ def test_a_full_disk_is_an_error_of_the_job_not_of_the_clip(
 @pytest.mark.skipif(
     shutil.which("mount") is None or os.geteuid() != 0, reason="mounting a small disk needs root"
 )
-def test_a_mounted_full_disk_is_a_clear_error(small: tuple[Path, Path], tmp_path: Path) -> None:
+def test_a_mounted_full_disk_is_a_clear_error(small, tmp_path):
     disk = tmp_path / "out"
     disk.mkdir()
     mounted = subprocess.run(
@@ -281,12 +276,12 @@ def test_a_mounted_full_disk_is_a_clear_error(small: tuple[Path, Path], tmp_path
         subprocess.run(["umount", str(disk)], check=True)
 
 
-def test_a_mistyped_preset_gets_a_suggestion(small: tuple[Path, Path], tmp_path: Path) -> None:
+def test_a_mistyped_preset_gets_a_suggestion(small, tmp_path):
     with pytest.raises(UnknownNameError, match="did you mean 'canonical'"):
         normalise_shard(small[1], small[0], 0, "canonicle", tmp_path / "0.tar", tmp_path / "0.parquet", 60, 1)
 
 
-def test_downloads_of_another_shard_are_refused(small: tuple[Path, Path], tmp_path: Path) -> None:
+def test_downloads_of_another_shard_are_refused(small, tmp_path):
     pd.read_parquet(small[1]).iloc[1:].to_parquet(small[1])
     with pytest.raises(ValueError, match=re.escape("['clip0']")):
         run(tmp_path, *small)

@@ -81,18 +81,6 @@ def test_training_tells_scenes_apart_in_what_the_objective_compares(objective, m
         assert gap(after[:, m, n]) > gap(before[:, m, n]) + 0.2
 
 
-def test_a_positive_pair_becomes_more_alike_across_modalities_only_if_that_is_trained():
-    batch = clips()
-    same = torch.arange(T) // (T // 2)
-    positive = same[:, None] == same[None, :]
-    across = {
-        objective: float(grounding(trained(objective), batch)[:, 0, 1][:, positive].mean())
-        for objective in ("uni", "cross")
-    }
-    assert across["cross"] > 0.6
-    assert across["cross"] > across["uni"] + 0.1
-
-
 @pytest.mark.parametrize("objective", ["uni", "cross", "multi"])
 def test_each_objective_moves_every_weight(objective):
     torch.manual_seed(0)

@@ -46,27 +46,6 @@ def test_channels_are_weighed_then_cells_as_the_definition_says():
     torch.testing.assert_close(attended[0, 0], expected)
 
 
-def test_channels_are_amplified_up_to_twofold_and_never_weakened():
-    layer, cells = SpatialChannelAttention(3, 8), torch.rand(1, 1, 1, 8)
-    attended, channels, weights = layer(torch.randn(1, 1, 3), cells)
-    assert weights.item() == 1  # one cell: nothing to choose
-    torch.testing.assert_close(attended, cells[:, :, 0] * (1 + channels))
-    assert ((channels > 0) & (channels < 1)).all()
-
-
-def test_a_modality_attends_to_the_other_and_to_itself():
-    torch.manual_seed(0)
-    layer = RelationLayer(8, 4, dropout=0.0)
-    query, memory = torch.randn(1, 6, 8, requires_grad=True), torch.randn(1, 6, 8, requires_grad=True)
-    layer(query, memory)[0, 2].norm().backward()
-    assert (memory.grad[0].abs().sum(dim=-1) > 0).all()
-    assert (query.grad[0].abs().sum(dim=-1) > 0).all()  # other segments of its own too
-    # with equal keys everywhere the two modalities count by their numbers of segments
-    layer.attention.in_proj_weight.data[:16] = 0  # queries and keys
-    _, weights = layer.attention(query, torch.cat([memory, query], 1), memory.repeat(1, 2, 1))
-    torch.testing.assert_close(weights, torch.full((1, 6, 12), 1 / 12))
-
-
 def test_the_relation_layer_is_attention_then_feed_forward_each_added_and_normalised():
     torch.manual_seed(0)
     layer = RelationLayer(8, 4, dropout=0.1).eval()
@@ -100,12 +79,6 @@ def test_the_clips_category_does_not_depend_on_the_order_of_its_segments():
     moved = model()(AVBatch(audio=batch.audio[:, order], visual=batch.visual[:, order]))
     torch.testing.assert_close(moved.category_logits, first.category_logits)
     torch.testing.assert_close(moved.event_logits, first.event_logits[:, order])
-
-
-def test_weights_of_the_cells_sum_to_one():
-    where = model()(features()).attention["visual"]
-    assert where.shape == (2, 6, 2, 2)
-    torch.testing.assert_close(where.sum(dim=(2, 3)), torch.ones(2, 6))
 
 
 def test_a_vector_is_a_map_of_one_cell():

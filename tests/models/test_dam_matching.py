@@ -51,24 +51,6 @@ def test_a_query_is_compared_with_each_segment_of_the_other_modality():
     torch.testing.assert_close(output.audio_to_visual[:, number(1, 2)], expected)
 
 
-def test_segments_outside_the_query_do_not_matter():
-    model, clips = small(), batch()
-    other = batch(seed=1)
-    query = slice(1, 3)
-    other.audio[:, query] = clips.audio[:, query]
-    other.visual = clips.visual
-    before, after = model(clips).audio_to_visual, model(other).audio_to_visual
-    torch.testing.assert_close(after[:, number(1, 2)], before[:, number(1, 2)])
-    assert not torch.allclose(after[:, number(0, 2)], before[:, number(0, 2)])
-
-
-def test_positions_in_the_other_modality_do_not_matter():
-    model, clips = small(), batch()
-    order = torch.tensor([4, 2, 0, 3, 1])
-    moved = model(AVBatch(audio=clips.audio, visual=clips.visual[:, order]))
-    torch.testing.assert_close(moved.audio_to_visual, model(clips).audio_to_visual[:, :, order])
-
-
 def test_the_loss_asks_for_the_event_and_nothing_else():
     members = intervals(T)
     by_audio, by_visual = torch.randn(2, 2, len(members), T)

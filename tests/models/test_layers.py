@@ -40,17 +40,6 @@ def test_attention_weights_are_those_of_the_definition(audio_term):
     torch.testing.assert_close(attended[0, 0], (expected[:, None] * visual[0, 0].reshape(6, 5)).sum(0))
 
 
-def test_weights_of_a_segment_sum_to_one_over_its_cells():
-    _, weights = attention()(torch.randn(2, 4, 3).double(), torch.randn(2, 4, 2, 3, 5).double())
-    torch.testing.assert_close(weights.sum(dim=(2, 3)), torch.ones(2, 4).double())
-
-
-def test_the_attended_vector_of_equal_cells_is_that_cell():
-    cell = torch.randn(5).double()
-    attended, _ = attention()(torch.randn(1, 1, 3).double(), cell.expand(1, 1, 2, 3, 5))
-    torch.testing.assert_close(attended[0, 0], cell)
-
-
 def test_spatial_average_keeps_vectors_and_averages_maps():
     grid = torch.arange(8.0).reshape(1, 1, 2, 2, 2)  # cells (0, 1), (2, 3), (4, 5), (6, 7)
     assert spatial_average(grid).tolist() == [[[3.0, 4.0]]]

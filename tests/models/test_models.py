@@ -16,6 +16,7 @@ B, T, C = 3, 5, 4
 SIZES = {"num_classes": C, "audio_dim": 6, "visual_dim": 8, "visual_cells": 4, "motion_dim": 7}
 _TRANSFORMER = {"hidden_dim": 16, "layers": 2, "heads": 2, "feed_forward_dim": 32}
 SMALLER = {"avg": _TRANSFORMER, "avg_parser": _TRANSFORMER}
+SMALLER |= {name: {"hidden_dim": 16} for name in ("avrb", "avsdn", "cmran", "jcan")}
 """Options of models whose own sizes are too large for a test."""
 every_model = pytest.mark.parametrize("name", list_models())
 PARSERS = [name for name in list_models() if "parsing" in model_card(name).task]

@@ -59,18 +59,16 @@ def background_everywhere(study: Study) -> float:
 ROWS = list(dict.fromkeys(row for row, _ in GRID))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("row", ROWS)
-def test_every_model_of_the_grid_learns_which_segments_are_of_which_category(
-    lasting: Study, row: str
-) -> None:
+def test_every_model_of_the_grid_learns_which_segments_are_of_which_category(lasting, row):
     accuracy, _ = learn(row, "supervised", lasting)
     assert accuracy > 0.95 > background_everywhere(lasting) + 0.5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("row", ROWS)
-def test_every_model_of_the_grid_learns_the_category_of_events_from_clip_labels_alone(
-    lasting: Study, row: str
-) -> None:
+def test_every_model_of_the_grid_learns_the_category_of_events_from_clip_labels_alone(lasting, row):
     """Onsets are not tested: a model may predict the clip's category in every segment."""
     accuracy, table = learn(row, "weakly-supervised", lasting)
     floor = background_everywhere(lasting)
@@ -121,16 +119,14 @@ def stated_parameters(experiment: Experiment) -> int | None:
     return STATED.get(name, of_card)
 
 
-def test_aves_study_has_features_of_these_shapes_and_no_unused_recipe() -> None:
+def test_aves_study_has_features_of_these_shapes_and_no_unused_recipe():
     assert set(PLAN.features) == set(SHAPES)
     assert set(PLAN.study.recipes) == set().union(*(table.recipe_names() for table in PLAN.tables.values()))
 
 
 @pytest.mark.full_size
 @pytest.mark.parametrize("asked", PLAN.experiments.values(), ids=lambda experiment: experiment.id)
-def test_every_experiment_of_aves_study_trains_a_step_on_features_of_the_real_shapes(
-    ave: Path, asked: Experiment
-) -> None:
+def test_every_experiment_of_aves_study_trains_a_step_on_features_of_the_real_shapes(ave, asked):
     """By its own recipe except `epochs` and `batch_size`: 12 clips make a batch of 8 and, unless dropped, one of 4."""
     size = min(asked.recipe.batch_size, 8)
     recipe = asked.recipe.model_copy(update={"epochs": 1, "batch_size": size})

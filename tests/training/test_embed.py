@@ -1,7 +1,5 @@
 """Saved embeddings are those that the checkpoint's model gives for the test split."""
 
-from collections.abc import Callable
-
 import numpy as np
 import pytest
 import torch
@@ -21,9 +19,7 @@ def embedded(experiment: Experiment, study: Study) -> dict[str, np.ndarray]:
         return {name: file[name] for name in file.files}
 
 
-def test_embeddings_are_those_of_the_checkpoint_for_every_test_clip(
-    study: Study, describe: Callable[..., Experiment]
-) -> None:
+def test_embeddings_are_those_of_the_checkpoint_for_every_test_clip(study, describe):
     experiment = describe("tacma")
     run(experiment, study.results)
     found = embedded(experiment, study)
@@ -42,7 +38,7 @@ def test_embeddings_are_those_of_the_checkpoint_for_every_test_clip(
     assert again.flatten().tolist() == predictions["prediction"].tolist()
 
 
-def test_the_file_is_the_same_every_time(study: Study, describe: Callable[..., Experiment]) -> None:
+def test_the_file_is_the_same_every_time(study, describe):
     experiment = describe("avel")
     run(experiment, study.results)
     path = seed_folder(experiment, study.results) / "embeddings.npz"
@@ -52,9 +48,7 @@ def test_the_file_is_the_same_every_time(study: Study, describe: Callable[..., E
     assert path.read_bytes() == first
 
 
-def test_a_failed_run_has_no_embeddings(
-    make_study: Callable[..., Study], describe: Callable[..., Experiment]
-) -> None:
+def test_a_failed_run_has_no_embeddings(make_study, describe):
     study = make_study(splits=(("train", 16), ("val", 8)))
     experiment = describe("tacma")
     assert run(experiment, study.results)[0]["status"] == "failed"
@@ -62,13 +56,13 @@ def test_a_failed_run_has_no_embeddings(
     assert (list(found), len(found["clips"])) == (["clips"], 0)
 
 
-def test_a_model_without_embeddings_is_named(study: Study, describe: Callable[..., Experiment]) -> None:
+def test_a_model_without_embeddings_is_named(study, describe):
     experiment = describe("jcan", epochs=1)
     run(experiment, study.results)
     with pytest.raises(ValueError, match="jcan shows no embeddings"):
         embed_run(experiment, study.results, 0, "cpu")
 
 
-def test_a_missing_run_is_named(study: Study, describe: Callable[..., Experiment]) -> None:
+def test_a_missing_run_is_named(study, describe):
     with pytest.raises(FileNotFoundError, match=r"metrics\.json"):
         embed_run(describe("tacma", epochs=77), study.results, 0, "cpu")

@@ -140,6 +140,7 @@ train_experiment(Experiment.from_json(sys.argv[1]), Path(sys.argv[2]), [0], "cpu
 """
 
 
+@pytest.mark.slow
 def test_a_run_killed_and_started_again_gives_the_numbers_of_an_uninterrupted_one(study, describe):
     experiment = describe(epochs=20, batch_size=4)
     arguments = [sys.executable, "-c", CHILD, experiment.to_json(), str(study.results)]

@@ -57,5 +57,6 @@ assert "_AbsentCompiler" not in type(sys.modules["torch._dynamo"]).__name__
 """
 
 
+@pytest.mark.slow
 def test_a_job_imports_neither_torchvision_nor_the_compiler_until_someone_asks_for_it():
     subprocess.run([sys.executable, "-c", ALONE], check=True)

@@ -55,7 +55,7 @@ def parsing_study(checkout: Checkout) -> None:
     (checkout.root / "workflow" / "tables" / "parsed.yaml").write_text(yaml.safe_dump(TABLE))
 
 
-def test_pretraining_comes_first_and_only_its_rows_follow_it(checkout: Checkout) -> None:
+def test_pretraining_comes_first_and_only_its_rows_follow_it(checkout):
     parsing_study(checkout)
     checkout.run()
     results = checkout.root / "results" / "parsed"

@@ -64,9 +64,7 @@ def measured(checkout: Checkout, experiment: str) -> dict[str, object]:
 
 
 @pytest.mark.parametrize("after", [0.5, 2.0])
-def test_killed_while_normalising_the_tars_are_the_same_after_a_second_run(
-    checkout: Checkout, finished: Checkout, after: float
-) -> None:
+def test_killed_while_normalising_the_tars_are_the_same_after_a_second_run(checkout, finished, after):
     segments = checkout.results / "segments" / "canonical"
     for path in segments.iterdir():
         path.unlink()
@@ -80,9 +78,7 @@ def test_killed_while_normalising_the_tars_are_the_same_after_a_second_run(
 
 
 @pytest.mark.parametrize("after", [1.0, 4.0])
-def test_killed_while_extracting_the_features_are_the_same_after_a_second_run(
-    checkout: Checkout, finished: Checkout, after: float
-) -> None:
+def test_killed_while_extracting_the_features_are_the_same_after_a_second_run(checkout, finished, after):
     features = checkout.results / "features"
     for path in features.glob("*.zarr/c/*/*/*"):
         path.unlink()
@@ -97,9 +93,7 @@ def test_killed_while_extracting_the_features_are_the_same_after_a_second_run(
 
 
 @pytest.mark.parametrize("after", [1.0, 4.0])
-def test_killed_while_training_the_metrics_are_the_same_after_a_second_run(
-    checkout: Checkout, finished: Checkout, after: float
-) -> None:
+def test_killed_while_training_the_metrics_are_the_same_after_a_second_run(checkout, finished, after):
     experiment = checkout.experiment("avin")
     for path in (checkout.results / experiment).glob("seed*/*.*"):
         path.unlink()
@@ -110,7 +104,7 @@ def test_killed_while_training_the_metrics_are_the_same_after_a_second_run(
     assert len(measured(checkout, experiment)) == 2
 
 
-def test_ctrl_c_keeps_finished_work_and_needs_no_unlocking(checkout: Checkout) -> None:
+def test_ctrl_c_keeps_finished_work_and_needs_no_unlocking(checkout):
     tar = checkout.results / "segments" / "canonical" / "1.tar"
     tar.unlink()
     with checkout.start(str(tar.relative_to(checkout.root)), **ALONE) as process:
@@ -124,9 +118,7 @@ def test_ctrl_c_keeps_finished_work_and_needs_no_unlocking(checkout: Checkout) -
     assert tar.exists()
 
 
-def test_broken_and_missing_clips_become_outcomes_with_a_reason_and_a_count_in_tables(
-    checkout: Checkout,
-) -> None:
+def test_broken_and_missing_clips_become_outcomes_with_a_reason_and_a_count_in_tables(checkout):
     clips = pd.read_parquet(checkout.results / "clips.parquet")
     tests = clips[clips.split == "test"]
     broken, gone = tests.iloc[0], tests.iloc[1]
@@ -154,9 +146,7 @@ def test_broken_and_missing_clips_become_outcomes_with_a_reason_and_a_count_in_t
     ],
     ids=["key", "dataset", "backbone", "folder"],
 )
-def test_a_wrong_study_is_refused_before_any_job_without_a_traceback(
-    checkout: Checkout, changes: dict[str, object], message: str
-) -> None:
+def test_a_wrong_study_is_refused_before_any_job_without_a_traceback(checkout, changes, message):
     checkout.configure(**changes)
     done = checkout.run("--dry-run", check=False)
     assert done.returncode
@@ -164,7 +154,7 @@ def test_a_wrong_study_is_refused_before_any_job_without_a_traceback(
     assert "Traceback (most recent call last)" not in done.stdout + done.stderr
 
 
-def test_a_broken_annotation_file_is_reported_with_name_and_line(checkout: Checkout) -> None:
+def test_a_broken_annotation_file_is_reported_with_name_and_line(checkout):
     path = checkout.root / "data" / "annotations" / "Annotations.txt"
     path.write_text(path.read_text() + "Church bell&only two fields\n")
     done = checkout.run(check=False)
@@ -173,7 +163,7 @@ def test_a_broken_annotation_file_is_reported_with_name_and_line(checkout: Check
     assert "only two fields" in done.stdout + done.stderr
 
 
-def test_a_full_disk_is_reported_and_finished_work_is_kept(checkout: Checkout, tmp_path: Path) -> None:
+def test_a_full_disk_is_reported_and_finished_work_is_kept(checkout, tmp_path):
     small_disk = tmp_path / "disk"
     small_disk.mkdir()
     mounted = subprocess.run(
@@ -198,7 +188,7 @@ def test_a_full_disk_is_reported_and_finished_work_is_kept(checkout: Checkout, t
     assert (segments / "0.tar").exists()
 
 
-def test_a_file_in_place_of_a_results_folder_is_reported(checkout: Checkout) -> None:
+def test_a_file_in_place_of_a_results_folder_is_reported(checkout):
     downloads = checkout.results / "downloads"
     downloads.rename(checkout.root / "elsewhere")
     downloads.write_text("a file")

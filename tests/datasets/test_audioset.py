@@ -69,12 +69,8 @@ def test_chosen_classes_keep_only_their_clips_and_labels(tmp_path, wanted):
     lines = [*TRAIN, 'both_______, 0.000, 10.000, "/m/05zppz,/m/09x0r"']
     found = read_audioset(write(tmp_path, lines), classes=wanted)
     assert found.categories == ("Speech", "Gush")
-    assert found.clips["clip"].tolist() == [
-        "--PJHxphWEs_30",
-        "abcdefghijk_0",
-        "both________0",
-        "--ZhevVpy1s_2500ms",
-    ]
+    kept = ["--PJHxphWEs_30", "abcdefghijk_0", "both________0", "--ZhevVpy1s_2500ms"]
+    assert found.clips["clip"].tolist() == kept
     assert found.events[found.events["clip"] == "both________0"]["category"].tolist() == ["Speech"]
     left_out = found.issues[found.issues["code"] == "left_out"]["message"].tolist()
     assert left_out == ["balanced_train_segments.csv: 1 of 4 clips are not asked for"]
@@ -106,12 +102,12 @@ def test_a_larger_subset_contains_the_smaller_one_and_seeds_differ(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"sets": ["balance"]}, "no set 'balance' of AudioSet; did you mean 'balanced'?"),
-        ({"sets": "eval"}, "a list of one or more of balanced, unbalanced, eval"),
-        ({"classes": ["Spech"]}, "no class 'Spech'; did you mean 'Speech'?"),
-        ({"classes": ["xyzzy"]}, "no class 'xyzzy'; class_labels_indices.csv lists them"),
+        ({"sets": ["balance"]}, "did you mean 'balanced'"),
+        ({"sets": "eval"}, "balanced, unbalanced, eval"),
+        ({"classes": ["Spech"]}, "did you mean 'Speech'"),
+        ({"classes": ["xyzzy"]}, "'xyzzy'.*class_labels_indices.csv"),
         ({"classes": "Speech"}, "a list of names or mids"),
-        ({"total": -1}, "total: 0 .all. or more, not -1"),
+        ({"total": -1}, "total: .*-1"),
     ],
 )
 def test_wrong_options_are_refused(tmp_path, options, message):
@@ -144,7 +140,7 @@ def test_a_broken_list_of_classes_is_an_error(tmp_path, content):
 
 
 def test_a_file_of_comments_is_cut_off(tmp_path):
-    with pytest.raises(AnnotationError, match="lists no clip; is it cut off"):
+    with pytest.raises(AnnotationError, match="no clip"):
         read_audioset(write(tmp_path, []))
 
 

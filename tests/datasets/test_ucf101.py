@@ -57,7 +57,7 @@ def test_a_clip_is_a_whole_video(tmp_path):
 
 
 def test_other_splits_are_refused(tmp_path):
-    with pytest.raises(UnknownNameError, match=r"option split is one of \[1, 2, 3\], not 4"):
+    with pytest.raises(UnknownNameError, match=r"split.*\[1, 2, 3\]"):
         read_annotations("ucf101", write(tmp_path), split=4)
     with pytest.raises(AnnotationError, match=r"trainlist02\.txt"):
         read_annotations("ucf101", tmp_path, split=2)
@@ -68,9 +68,9 @@ def test_other_splits_are_refused(tmp_path):
     [
         ("Archery/v_Archery_g08_c09.avi", "a path and the number of a class"),
         ("Archery/v_Archery_g08_c09.avi 3", "a path and the number of a class"),
-        ("Archery/v_Archery_g08_c09.avi 2", "the number of Archery; 2 is Jump"),
+        ("Archery/v_Archery_g08_c09.avi 2", "2 is Jump"),
         ("Biking/v_Biking_g08_c09.avi 1", "a folder that classInd.txt lists"),
-        (TRAIN[0], r"a video that is listed once; trainlist01\.txt:1 has it as well"),
+        (TRAIN[0], r"trainlist01\.txt:1"),
     ],
 )
 def test_a_malformed_line_is_an_error_with_file_and_line(tmp_path, line, message):

@@ -58,7 +58,7 @@ def test_tables_left_from_another_shard_size_do_not_count(tmp_path):
 def test_a_clip_without_an_outcome_is_named(tmp_path):
     manifest = manifest_of(tmp_path, ["a", "b"], 2)
     outcomes(tmp_path / "tables" / "0.parquet", ["a"])
-    with pytest.raises(ValueError, match=r"1 of 2 clips.*\['b'\].*normalise"):
+    with pytest.raises(ValueError, match=r"1 of 2 clips.*\['b'\]"):
         gather_clips(manifest, tmp_path / "tables", tmp_path / "clips.parquet")
     assert not (tmp_path / "clips.parquet").exists()
 
@@ -93,7 +93,7 @@ STATUSES = {"a": "present", "b": "private", "c": "no_audio", "d": "present"}
 
 def test_a_split_with_too_few_usable_clips_stops_the_study(tmp_path):
     gathered(tmp_path, STATUSES, minimum={"train": 0.75})
-    with pytest.raises(ValueError, match=r"train: 3 of 4 clips are usable \(75\.0%\), .* asks for 80\.0%"):
+    with pytest.raises(ValueError, match=r"train: 3 of 4 .*75\.0%.*80\.0%"):
         gathered(tmp_path, STATUSES, minimum={"train": 0.8})
     with pytest.raises(ValueError, match="no split 'val'"):
         gathered(tmp_path, STATUSES, minimum={"val": 0.5})

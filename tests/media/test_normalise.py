@@ -122,12 +122,8 @@ def test_the_tar_depends_neither_on_the_machine_nor_on_the_time(real):
 
 
 def test_nothing_temporary_is_left(real):
-    assert sorted(path.name for path in real.iterdir()) == [
-        "0.parquet",
-        "0.tar",
-        "downloads.parquet",
-        "manifest.parquet",
-    ]
+    names = sorted(path.name for path in real.iterdir())
+    assert names == ["0.parquet", "0.tar", "downloads.parquet", "manifest.parquet"]
 
 
 @pytest.fixture

@@ -39,16 +39,7 @@ def test_a_shard_gives_its_clips_in_order_with_their_rows(tar):
 
 def test_the_tar_holds_webdataset_samples(tar):
     with tarfile.open(tar) as archive:
-        assert archive.getnames() == [
-            "a.mp4",
-            "a.flac",
-            "a.json",
-            "b.mp4",
-            "b.flac",
-            "b.json",
-            "c.flac",
-            "c.json",
-        ]
+        assert " ".join(archive.getnames()) == "a.mp4 a.flac a.json b.mp4 b.flac b.json c.flac c.json"
 
 
 def test_decord_gives_the_same_bytes_as_pyav(tar):
@@ -109,12 +100,9 @@ def test_other_files_than_canonical_clips_are_refused(tmp_path, media):
         with pytest.raises(ValueError, match="20 frames instead of 160"):
             decode()
     for junk in (b"", b"junk" * 100):
-        with pytest.raises(ValueError, match="not a canonical clip"):
-            decode_frames(junk, 1)
-        with pytest.raises(ValueError, match="not a canonical clip"):
-            decode_with_pyav(junk, frame_indices(1))
-        with pytest.raises(ValueError, match="not a canonical clip"):
-            decode_audio(junk)
+        for decode, *options in ((decode_frames, 1), (decode_with_pyav, frame_indices(1)), (decode_audio,)):
+            with pytest.raises(ValueError, match="not a canonical clip"):
+                decode(junk, *options)
     buffer = io.BytesIO()
     soundfile.write(buffer, np.zeros(8_000), 8_000, format="FLAC")
     with pytest.raises(ValueError, match="8000 samples at 8000 Hz"):

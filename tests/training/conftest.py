@@ -38,8 +38,8 @@ class Study:
         return self.truth[(self.clips["split"] == name).to_numpy()]
 
 
-def write_features(results: Path, name: str, values: np.ndarray, shard: int = SHARD, chunk: int = 1) -> None:
-    """One zarr array, (N, T, ...), chunk = clip unless said otherwise, zarr shard = workflow shard."""
+def write_features(results: Path, name: str, values: np.ndarray, shard: int = SHARD) -> None:
+    """One zarr array, (N, T, ...), chunk = clip, zarr shard = workflow shard."""
     path = results / "features" / f"{name}.zarr"
     shape = values.shape[1:]
     attributes = {
@@ -52,7 +52,7 @@ def write_features(results: Path, name: str, values: np.ndarray, shard: int = SH
         store=path,
         shape=values.shape,
         dtype=values.dtype,
-        chunks=(chunk, *shape),
+        chunks=(1, *shape),
         shards=(shard, *shape),
         fill_value=np.nan,
         overwrite=True,

@@ -127,7 +127,7 @@ def test_what_is_missing_is_named(make_study):
     with pytest.raises(ValueError, match=r"'audio': 10, 'visual': 9"):
         read_tables(BOTH, study.results)
     (study.results / "events.parquet").unlink()
-    with pytest.raises(FileNotFoundError, match=r"events\.parquet is missing"):
+    with pytest.raises(FileNotFoundError, match=r"events\.parquet"):
         read_tables({"audio": "ears"}, study.results)
 
 

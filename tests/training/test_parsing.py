@@ -315,12 +315,8 @@ def llp(shared, tmp_path_factory):
     write_manifest(found, "llp", folder, 512, [])
     gather_clips(folder / "manifest.parquet", None, folder / "clips.parquet")
     random, clips = np.random.default_rng(0), len(found.clips)
-    write_features(
-        folder, "ears", random.normal(size=(clips, 10, 4)).astype(np.float32), shard=512, chunk=512
-    )
-    write_features(
-        folder, "eyes", random.normal(size=(clips, 10, 8, 4)).astype(np.float32), shard=512, chunk=512
-    )
+    write_features(folder, "ears", random.normal(size=(clips, 10, 4)).astype(np.float32), shard=512)
+    write_features(folder, "eyes", random.normal(size=(clips, 10, 8, 4)).astype(np.float32), shard=512)
     return folder
 
 

@@ -29,18 +29,14 @@ every_localizer = pytest.mark.parametrize("name", LOCALIZERS)
 RELEASED = [
     ("avel", {}, 1_335_246),
     ("avel", {"fusion": "dmrn"}, 1_571_150),
-    (
-        "avsdn",
-        {"attention": True},
-        2_162_510,
-    ),  # two heads, 256 -> 1 and 256 -> 28, are as many weights as 256 -> 29
+    ("avsdn", {"attention": True}, 2_162_510),
     ("cmran", {}, 9_509_150),
     ("cmran", {"setting": "weakly-supervised"}, 9_509_407),
     ("jcan", {}, 22_776_510),
     ("psp", {}, 1_548_657),
     ("psp", {"setting": "weakly-supervised"}, 1_253_902),
 ]
-"""Numbers of parameters of released code."""
+"""Numbers of parameters of released code (of AVSDN: two heads, 256 -> 1 and 256 -> 28, in place of 256 -> 29)."""
 AVERAGED = [
     *((name, {"attention": False}) for name in ("avel", "avrb", "avsdn", "cman", "mpn", "psp")),
     ("psp", {"attention": False, "setting": "weakly-supervised"}),

@@ -25,7 +25,7 @@ STUDY = {
         "annotations": "data/annotations",
         "sources": [{"kind": "local", "path": "data/clips"}],
     },
-    "shard_size": 8,
+    "shard_size": 12,
     "extractors": {
         "sound": {"backbone": "vggish", "weights": "random"},
         "look": {"backbone": "resnet18", "weights": "random", "image_size": 32},

@@ -42,6 +42,7 @@ def parsing_study(checkout: Checkout) -> None:
             "options": {"clips": 16, "seed": 0},
             "sources": [source],
         },
+        "shard_size": 16,
         "tables": ["parsed"],
         "seeds": [0],
         "training": {"epochs": 1, "batch_size": 8},

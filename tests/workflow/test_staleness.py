@@ -70,7 +70,7 @@ def test_changing_one_clip_reruns_its_shard_and_what_reads_features(checkout):
     assert all(shards_of(written[stage]) == {"1"} for stage in ("downloads", "segments", "features"))
 
 
-def test_adding_clips_runs_the_new_shards_and_the_unfinished_last_one(checkout):
+def test_added_clips_make_a_new_shard_and_renumber_no_row(checkout):
     data = checkout.root / "data"
     before = (checkout.results / "rows.csv").read_text()
     lines = (data / "annotations" / "Annotations.txt").read_text().splitlines()
@@ -83,7 +83,7 @@ def test_adding_clips_runs_the_new_shards_and_the_unfinished_last_one(checkout):
         path.write_text(path.read_text().rstrip("\n") + "\n" + old.replace(source, new) + "\n")
     written = stages(checkout.rerun())
     assert (checkout.results / "rows.csv").read_text().startswith(before), "rows are never renumbered"
-    assert all(shards_of(written[stage]) == {"3"} for stage in ("downloads", "segments", "features"))
+    assert all(shards_of(written[stage]) == {"2"} for stage in ("downloads", "segments", "features"))
     assert {"runs", "tables"} <= set(written)
 
 

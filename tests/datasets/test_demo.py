@@ -20,6 +20,7 @@ from avpipe.datasets.demo_frames import render_frames
 from avpipe.datasets.demo_plan import CLASSES, SECONDS, ClipPlan, Interval, plan_clip
 from avpipe.datasets.demo_sounds import render_sound
 
+pytestmark = pytest.mark.slow  # as a whole, so that a worker renders the clips once
 CLIPS = 8
 PLANS = [plan_clip(index, seed=0) for index in range(CLIPS)]
 
@@ -35,7 +36,6 @@ def rendered(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-@pytest.mark.slow
 def test_a_seed_gives_the_same_bytes_for_any_number_of_processes(rendered, tmp_path):
     render_demo(tmp_path, clips=CLIPS, workers=2)
     assert contents(tmp_path) == contents(rendered)
@@ -46,7 +46,6 @@ def test_another_seed_gives_other_clips():
     assert plan_clip(0, seed=1).heard != plan_clip(0, seed=0).heard
 
 
-@pytest.mark.slow
 def test_more_clips_do_not_change_the_first_ones(rendered, tmp_path):
     shutil.copytree(rendered, tmp_path, dirs_exist_ok=True)
     before = {file: file.stat().st_mtime_ns for file in (tmp_path / "source").iterdir()}
@@ -138,7 +137,6 @@ def test_a_failure_while_rendering_leaves_no_file(tmp_path, monkeypatch):
     assert contents(tmp_path) == {}
 
 
-@pytest.mark.slow
 def test_killed_while_rendering_every_clip_is_whole_or_absent(rendered, tmp_path):
     code = f"from pathlib import Path; from avpipe.datasets.demo import render_demo; render_demo(Path({str(tmp_path)!r}), clips={CLIPS}, workers=1)"
     process = subprocess.Popen([sys.executable, "-c", code])

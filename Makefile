@@ -5,10 +5,10 @@ PYTHON ?= python3
 CORES ?= $(shell $(PYTHON) -c "import os; print(len(os.sched_getaffinity(0)))")
 BIN := .venv/bin
 
-.PHONY: help setup results quick report test format docs lock bench clean
+.PHONY: help setup results quick report test test-full format docs lock bench clean
 
 help:  ## this list
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 setup: .venv/.installed  ## create .venv and install exactly what requirements.lock pins
 
@@ -45,7 +45,11 @@ test: setup  ## tests, linters and type checker
 	$(BIN)/snakefmt --check Snakefile workflow/rules
 	$(BIN)/mypy
 	$(BIN)/snakemake --lint
-	$(BIN)/pytest -n $(CORES) --dist worksteal
+	@# one or two tests at a time to whoever is free, in order: slow ones first
+	$(BIN)/pytest -n $(CORES) --dist load --maxschedchunk 2 --durations 30
+
+test-full: setup  ## only the tests of networks of their full size
+	$(BIN)/pytest -m full_size --durations 30
 
 format: setup  ## format Python and Snakemake files
 	$(BIN)/ruff check --fix .

@@ -46,7 +46,7 @@ def table(url: str, sha256: str = SHA256, size: int = len(CONTENT)) -> dict[str,
     return {"ave": {"Annotations.txt": AnnotationFile(f"{url}/a.txt", sha256, size)}}
 
 
-def test_a_file_is_fetched_checked_and_kept(url: str, tmp_path: Path) -> None:
+def test_a_file_is_fetched_checked_and_kept(url, tmp_path):
     out = tmp_path / "new"
     assert fetch_annotations("ave", out, published=table(url)) == [out / "Annotations.txt"]
     assert (out / "Annotations.txt").read_bytes() == CONTENT
@@ -62,36 +62,32 @@ def test_a_file_is_fetched_checked_and_kept(url: str, tmp_path: Path) -> None:
         ({"size": len(CONTENT) // 20}, "more than the limit"),
     ],
 )
-def test_wrong_bytes_are_refused_and_leave_nothing(
-    changes: dict[str, object], message: str, url: str, tmp_path: Path
-) -> None:
+def test_wrong_bytes_are_refused_and_leave_nothing(changes, message, url, tmp_path):
     with pytest.raises(AnnotationFileError, match=message):
         fetch_annotations("ave", tmp_path / "out", published=table(url, **changes), limits=QUICK)
     assert not (tmp_path / "out" / "Annotations.txt").exists()
 
 
-def test_without_network_the_message_names_address_and_folder(tmp_path: Path) -> None:
-    with pytest.raises(AnnotationFileError, match=f"cannot get http://127.0.0.1:9/a.txt.*{tmp_path} by hand"):
+def test_without_network_the_message_names_address_and_folder(tmp_path):
+    with pytest.raises(AnnotationFileError, match=f"http://127.0.0.1:9/a.txt.*{tmp_path}"):
         fetch_annotations("ave", tmp_path, published=table("http://127.0.0.1:9"), limits=QUICK)
 
 
-def test_a_wrong_file_that_lies_there_is_named_and_left_alone(url: str, tmp_path: Path) -> None:
+def test_a_wrong_file_that_lies_there_is_named_and_left_alone(url, tmp_path):
     (tmp_path / "Annotations.txt").write_bytes(b"mine")
-    with pytest.raises(AnnotationFileError, match=r"is not the published file.*move it away"):
+    with pytest.raises(AnnotationFileError, match="not the published file"):
         fetch_annotations("ave", tmp_path, published=table(url))
     assert (tmp_path / "Annotations.txt").read_bytes() == b"mine"
 
 
-def test_unknown_names_get_a_suggestion(tmp_path: Path) -> None:
+def test_unknown_names_get_a_suggestion(tmp_path):
     with pytest.raises(UnknownNameError, match="did you mean 'audioset'"):
         fetch_annotations("audiosets", tmp_path)
-    with pytest.raises(
-        UnknownNameError, match=r"unknown annotation file of ucf101 .classind\.txt.; did you mean"
-    ):
+    with pytest.raises(UnknownNameError, match="did you mean"):
         fetch_annotations("ucf101", tmp_path, ["classind.txt"])
 
 
-def test_the_table_names_readers_and_plain_files() -> None:
+def test_the_table_names_readers_and_plain_files():
     assert set(ANNOTATION_FILES) <= set(DATASETS)
     for files in ANNOTATION_FILES.values():
         for name, file in files.items():
@@ -101,7 +97,7 @@ def test_the_table_names_readers_and_plain_files() -> None:
 
 
 @pytest.mark.parametrize(("kind", "folder"), [("ave", "ave"), ("llp", "llp"), ("ucf101", "ucf")])
-def test_hashes_are_those_of_the_real_files(kind: str, folder: str, shared: Path) -> None:
+def test_hashes_are_those_of_the_real_files(kind, folder, shared):
     for name, file in ANNOTATION_FILES[kind].items():
         content = (shared / "data" / folder / name).read_bytes()
         assert (hashlib.sha256(content).hexdigest(), len(content)) == (file.sha256, file.size), name

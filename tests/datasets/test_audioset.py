@@ -38,7 +38,7 @@ def many(count: int) -> list[str]:
     return [f'id{number:09d}, 0.000, 10.000, "{mid}"' for number, mid in enumerate(mids)]
 
 
-def test_a_line_is_a_clip_with_weak_labels(tmp_path: Path) -> None:
+def test_a_line_is_a_clip_with_weak_labels(tmp_path):
     found = read_annotations("audioset", write(tmp_path))
     assert found.categories == ("Speech", "Male speech, man speaking", "Gush")
     assert found.clips.to_dict("list") == {
@@ -57,7 +57,7 @@ def test_a_line_is_a_clip_with_weak_labels(tmp_path: Path) -> None:
     assert Counter(found.issues["code"]) == {"odd_window": 1, "id_in_train_and_test": 1}
 
 
-def test_one_set_needs_its_file_only(tmp_path: Path) -> None:
+def test_a_set_needs_only_its_own_file(tmp_path):
     (write(tmp_path) / "balanced_train_segments.csv").unlink()
     assert read_audioset(tmp_path, sets=["eval"]).clips["split"].tolist() == ["test"]
     with pytest.raises(AnnotationError, match=r"balanced_train_segments\.csv"):
@@ -65,22 +65,18 @@ def test_one_set_needs_its_file_only(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("wanted", [["Gush", "Speech"], ["/t/dd00088", "Speech"]])
-def test_classes_keep_their_clips_and_their_labels_alone(tmp_path: Path, wanted: list[str]) -> None:
+def test_chosen_classes_keep_only_their_clips_and_labels(tmp_path, wanted):
     lines = [*TRAIN, 'both_______, 0.000, 10.000, "/m/05zppz,/m/09x0r"']
     found = read_audioset(write(tmp_path, lines), classes=wanted)
     assert found.categories == ("Speech", "Gush")
-    assert found.clips["clip"].tolist() == [
-        "--PJHxphWEs_30",
-        "abcdefghijk_0",
-        "both________0",
-        "--ZhevVpy1s_2500ms",
-    ]
+    kept = ["--PJHxphWEs_30", "abcdefghijk_0", "both________0", "--ZhevVpy1s_2500ms"]
+    assert found.clips["clip"].tolist() == kept
     assert found.events[found.events["clip"] == "both________0"]["category"].tolist() == ["Speech"]
     (left_out,) = found.issues[found.issues["code"] == "left_out"]["message"]
     assert left_out.startswith("balanced_train_segments.csv: 1 of 4 clips")
 
 
-def test_sizes_are_kept_by_set_and_class(tmp_path: Path) -> None:
+def test_sizes_are_kept_by_set_and_class(tmp_path):
     write(tmp_path, many(100))
     assert Counter(read_audioset(tmp_path, total=10).clips["split"]) == {"train": 10, "test": 1}
     few = read_audioset(tmp_path, sets=["balanced"], per_class=7)
@@ -89,7 +85,7 @@ def test_sizes_are_kept_by_set_and_class(tmp_path: Path) -> None:
     assert Counter(rare.events["category"]) == {"Speech": 30, "Gush": 20}
 
 
-def test_a_larger_subset_holds_the_smaller_one_and_a_seed_makes_another(tmp_path: Path) -> None:
+def test_a_larger_subset_contains_the_smaller_one_and_seeds_differ(tmp_path):
     write(tmp_path, many(100))
 
     def names(**options: int) -> list[str]:
@@ -106,17 +102,15 @@ def test_a_larger_subset_holds_the_smaller_one_and_a_seed_makes_another(tmp_path
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"sets": ["balance"]}, "no set 'balance' of AudioSet; did you mean 'balanced'?"),
-        ({"sets": "eval"}, "a list of balanced, unbalanced, eval"),
-        ({"classes": ["Spech"]}, "no class 'Spech'; did you mean 'Speech'?"),
-        ({"classes": ["xyzzy"]}, "no class 'xyzzy'; class_labels_indices.csv lists them"),
+        ({"sets": ["balance"]}, "did you mean 'balanced'"),
+        ({"sets": "eval"}, "balanced, unbalanced, eval"),
+        ({"classes": ["Spech"]}, "did you mean 'Speech'"),
+        ({"classes": ["xyzzy"]}, "'xyzzy'.*class_labels_indices.csv"),
         ({"classes": "Speech"}, "a list of names or mids"),
-        ({"total": -1}, "total: 0 .all. or more, not -1"),
+        ({"total": -1}, "total: .*-1"),
     ],
 )
-def test_options_that_mean_nothing_are_refused(
-    tmp_path: Path, options: dict[str, object], message: str
-) -> None:
+def test_wrong_options_are_refused(tmp_path, options, message):
     with pytest.raises((UnknownNameError, ValueError), match=message):
         read_annotations("audioset", write(tmp_path), **options)
 
@@ -132,25 +126,25 @@ def test_options_that_mean_nothing_are_refused(
         ('--PJHxphWEs, 30.000, 9999999.000, "/m/09x0r"', "a number of seconds"),
     ],
 )
-def test_a_malformed_line_is_an_error_with_file_and_line(tmp_path: Path, line: str, message: str) -> None:
+def test_a_malformed_line_is_an_error_with_file_and_line(tmp_path, line, message):
     with pytest.raises(AnnotationError, match=message) as caught:
         read_audioset(write(tmp_path, [*TRAIN, line]))
     assert "balanced_train_segments.csv, line 7" in str(caught.value)
 
 
 @pytest.mark.parametrize("content", ["", "index,mid\n", CLASSES + "4,/m/x,X\n", CLASSES + '3,/m/x,"Gush"\n', CLASSES + "3,/m/x\n"])  # fmt: skip
-def test_a_broken_list_of_classes_is_an_error(tmp_path: Path, content: str) -> None:
+def test_a_broken_list_of_classes_is_an_error(tmp_path, content):
     (write(tmp_path) / "class_labels_indices.csv").write_text(content)
     with pytest.raises(AnnotationError, match=r"class_labels_indices\.csv"):
         read_audioset(tmp_path)
 
 
-def test_a_file_of_comments_is_cut_off(tmp_path: Path) -> None:
-    with pytest.raises(AnnotationError, match="lists no clip; is it cut off"):
+def test_a_file_of_comments_is_cut_off(tmp_path):
+    with pytest.raises(AnnotationError, match="no clip"):
         read_audioset(write(tmp_path, []))
 
 
-def test_a_clip_listed_twice_is_two_rows(tmp_path: Path) -> None:
+def test_a_clip_listed_twice_is_two_rows(tmp_path):
     found = read_audioset(write(tmp_path, [TRAIN[0], TRAIN[0]]), sets=["balanced"])
     assert found.clips["clip"].tolist() == ["--PJHxphWEs_30", "--PJHxphWEs_30~2"]
     assert found.issues["code"].tolist() == ["repeated_id"]
@@ -158,9 +152,7 @@ def test_a_clip_listed_twice_is_two_rows(tmp_path: Path) -> None:
 
 @settings(max_examples=50, deadline=None)
 @given(identifier=st.text(st.characters(exclude_characters=",\n\r", exclude_categories=["Cs"]), max_size=30))
-def test_whatever_stands_for_an_id_nothing_unsafe_becomes_a_name(
-    tmp_path_factory: pytest.TempPathFactory, identifier: str
-) -> None:
+def test_any_text_in_place_of_an_id_gets_a_safe_name(tmp_path_factory, identifier):
     folder = write(
         tmp_path_factory.mktemp("audioset"), [f'{identifier}, 0.000, 10.000, "/m/09x0r"', TRAIN[1]]
     )
@@ -179,7 +171,7 @@ def test_whatever_stands_for_an_id_nothing_unsafe_becomes_a_name(
 
 @settings(max_examples=50, deadline=None)
 @given(line=st.text(max_size=60))
-def test_any_line_is_read_or_named_in_an_error(tmp_path_factory: pytest.TempPathFactory, line: str) -> None:
+def test_any_line_is_read_or_named_in_an_error(tmp_path_factory, line):
     folder = tmp_path_factory.mktemp("audioset")
     write(folder)
     with (folder / "eval_segments.csv").open("wb") as file:

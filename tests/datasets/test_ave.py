@@ -44,7 +44,7 @@ def small(folder: Path, first: str = ROWS[0]) -> Path:
 # The real files. The numbers are those of the shared reference, section 1 of ave_localization.md, which counted otherwise.
 
 
-def test_every_line_is_a_clip_in_the_files_order(ave: Annotations, shared: Path) -> None:
+def test_every_line_is_a_clip_in_the_files_order(ave, shared):
     ids = [line.split("&")[1] for line in (shared / "data/ave/Annotations.txt").read_text().splitlines()]
     assert len(ids) == 4143
     assert ave.clips["source"].tolist() == ids
@@ -53,12 +53,12 @@ def test_every_line_is_a_clip_in_the_files_order(ave: Annotations, shared: Path)
     assert ave.clips[["start", "end"]].isna().all(axis=None)
 
 
-def test_there_are_28_categories_by_first_appearance(ave: Annotations, shared: Path) -> None:
+def test_there_are_28_categories_by_first_appearance(ave, shared):
     assert ave.categories == tuple((shared / "data/ave/categories.txt").read_text().splitlines())
     assert (len(ave.categories), ave.categories[0], ave.categories[27]) == (28, "Church bell", "Mandolin")
 
 
-def test_splits_have_the_set_files_lines_in_their_order(ave: Annotations, shared: Path) -> None:
+def test_splits_have_the_set_files_lines_in_their_order(ave, shared):
     rows = (shared / "data/ave/Annotations.txt").read_text().splitlines()
     for split, count in (("train", 3339), ("val", 402), ("test", 402)):
         own = ave.clips[ave.clips["split"] == split].sort_values("split_order")
@@ -67,14 +67,14 @@ def test_splits_have_the_set_files_lines_in_their_order(ave: Annotations, shared
         assert own["split_order"].tolist() == list(range(count))
 
 
-def test_splits_are_those_of_the_released_order_files(ave: Annotations, shared: Path) -> None:
+def test_splits_are_those_of_the_released_order_files(ave, shared):
     for split in ("train", "val", "test"):
         own = ave.clips[ave.clips["split"] == split].sort_values("split_order")
         released = (shared / f"data/ave/{split}_order.h5").read_bytes()[H5_HEADER:]
         assert own.index.tolist() == np.frombuffer(released, "<i8").tolist()
 
 
-def test_match_splits_are_those_of_the_released_files(ave: Annotations, shared: Path) -> None:
+def test_match_splits_are_those_of_the_released_files(ave, shared):
     """Reference, section 5: the same sizes as the usual splits; all test clips have short events, 792 train clips do."""
     short = set(ave.events["clip"][ave.events["offset"] - ave.events["onset"] < 10])
     for split, count, queries in (("train", 3339, 792), ("val", 402, 198), ("test", 402, 402)):
@@ -84,10 +84,10 @@ def test_match_splits_are_those_of_the_released_files(ave: Annotations, shared: 
         assert (len(own), own["clip"].isin(short).sum()) == (count, queries)
     usual = ave.clips[ave.clips["split"] == "test"]
     assert usual["clip"].isin(short).sum() == 141
-    assert (usual["match_split"] == "test").sum() == 36  # not a subset of the usual test split
+    assert (usual["match_split"] == "test").sum() == 36  # other splits, not a selection of the usual ones
 
 
-def test_the_two_rows_with_two_labels_can_be_left_out(ave: Annotations, shared: Path) -> None:
+def test_the_two_rows_with_two_labels_can_be_left_out(ave, shared):
     """AVE-ECCV18 issue 10: rows 171 and 2189, both test."""
     dropped = read_annotations("ave", shared / "data" / "ave", conflicts="drop")
     changed = ave.clips["split"] != dropped.clips["split"]
@@ -100,7 +100,7 @@ def test_the_two_rows_with_two_labels_can_be_left_out(ave: Annotations, shared: 
     assert dropped.clips[["clip", "source"]].equals(ave.clips[["clip", "source"]])
 
 
-def test_ids_of_a_later_split_can_be_left_out_of_the_earlier_ones(ave: Annotations, shared: Path) -> None:
+def test_ids_of_a_later_split_can_be_left_out_of_the_earlier_ones(ave, shared):
     """Reference, section 1: 10 ids shared by train and val, 8 by train and test."""
     dropped = read_annotations("ave", shared / "data" / "ave", shared_ids="drop")
     for column in ("split", "match_split"):
@@ -117,7 +117,7 @@ def test_ids_of_a_later_split_can_be_left_out_of_the_earlier_ones(ave: Annotatio
     assert (dropped.clips["split"] == "test").sum() == 402
 
 
-def test_the_quirks_are_reported(ave: Annotations) -> None:
+def test_all_irregularities_are_reported(ave):
     assert Counter(ave.issues["code"]) == {
         "repeated_id": 45,
         "conflicting_labels": 45,
@@ -131,12 +131,12 @@ def test_the_quirks_are_reported(ave: Annotations) -> None:
     assert empty not in set(ave.events["clip"])
 
 
-def test_event_lengths_are_the_reference_s(ave: Annotations) -> None:
+def test_event_lengths_are_those_of_the_reference(ave):
     lengths = Counter((ave.events["offset"] - ave.events["onset"]).astype(int))
     assert lengths == {2: 214, 3: 220, 4: 217, 5: 196, 6: 200, 7: 139, 8: 111, 9: 95, 10: 2750}
 
 
-def test_background_s_share_of_the_segments_is_the_reference_s(ave: Annotations) -> None:
+def test_the_share_of_background_is_that_of_the_reference(ave):
     for split, percent in (("train", 16.9), ("val", 18.2), ("test", 17.79)):
         own = ave.clips[ave.clips["split"] == split]
         background = segment_labels(ave.events, own, ave.categories) == 28
@@ -145,25 +145,21 @@ def test_background_s_share_of_the_segments_is_the_reference_s(ave: Annotations)
         assert round(100 * full, 1) == {"train": 66.8, "val": 64.2, "test": 64.9}[split]
 
 
-def test_segments_are_those_of_the_released_label_file(ave: Annotations, shared: Path) -> None:
+def test_segments_are_those_of_the_released_label_file(ave, shared):
     released = (shared / "data/ave/labels_closs.h5").read_bytes()[H5_HEADER:]
     has_event = np.frombuffer(released, "<f4").reshape(4143, 10)
     assert np.array_equal(segment_labels(ave.events, ave.clips, ave.categories) < 28, has_event == 1)
 
 
-def test_weak_labels_are_those_of_the_released_file_but_for_the_event_of_no_length(
-    ave: Annotations, shared: Path
-) -> None:
+def test_weak_labels_are_those_of_the_released_file_except_for_the_event_of_length_zero(ave, shared):
     released = (shared / "data/ave/mil_labels.h5").read_bytes()[H5_HEADER:]
     theirs = np.frombuffer(released, "<f4").reshape(4143, 29)
     ours = clip_labels(ave.events, ave.clips, ave.categories)
     differ = np.flatnonzero((theirs[:, :28] != ours).any(axis=1))
-    assert ave.clips["clip"][differ].tolist() == [
-        "VWi2ENBuTbw"
-    ]  # theirs: Church bell, though no second of it is one
+    assert ave.clips["clip"][differ].tolist() == ["VWi2ENBuTbw"]  # theirs: Church bell, in no second
 
 
-def test_a_train_category_has_152_to_48_clips(ave: Annotations) -> None:
+def test_a_train_category_has_152_to_48_clips(ave):
     own = ave.clips[ave.clips["split"] == "train"]
     per_category = clip_labels(ave.events, own, ave.categories).sum(axis=0)
     assert (per_category.max(), per_category.min()) == (152, 48)
@@ -173,7 +169,7 @@ def test_a_train_category_has_152_to_48_clips(ave: Annotations) -> None:
 # Small files.
 
 
-def test_a_header_byte_order_marks_and_carriage_returns_change_nothing(tmp_path: Path) -> None:
+def test_headers_byte_order_marks_and_carriage_returns_change_nothing(tmp_path):
     plain = read_ave(small(tmp_path / "plain"))
     folder = small(tmp_path / "windows")
     for file in folder.iterdir():
@@ -186,17 +182,15 @@ def test_a_header_byte_order_marks_and_carriage_returns_change_nothing(tmp_path:
     assert windows.events.equals(plain.events)
 
 
-def test_the_same_line_twice_is_two_clips_each_in_its_own_set(tmp_path: Path) -> None:
+def test_the_same_line_twice_is_two_clips_each_in_its_own_set(tmp_path):
     found = read_ave(write(tmp_path, [ROWS[0], ROWS[1], ROWS[0]], [ROWS[0]], [ROWS[1]], [ROWS[0]]))
     assert found.clips["clip"].tolist() == ["AAAAAAAAAAA", "BBBBBBBBBBB", "AAAAAAAAAAA~2"]
     assert found.clips["split"].tolist() == ["train", "val", "test"]
-    assert Counter(found.issues["code"]) == {
-        "repeated_id": 1,
-        "id_in_train_and_test": 1,
-    }  # no conflict: same category
+    # no conflict: the category is the same
+    assert Counter(found.issues["code"]) == {"repeated_id": 1, "id_in_train_and_test": 1}
 
 
-def test_a_line_in_no_set_is_kept_and_reported(tmp_path: Path) -> None:
+def test_a_line_in_no_set_is_kept_and_reported(tmp_path):
     found = read_ave(write(tmp_path, [*ROWS, "Cat&DDDDDDDDDDD&good&0&1"], [ROWS[0]], [ROWS[1]], [ROWS[2]]))
     assert found.clips["split"].tolist() == ["train", "val", "test", "none"]
     assert found.issues[["code", "clip"]].to_numpy().tolist() == [["no_split", "DDDDDDDDDDD"]]
@@ -210,7 +204,7 @@ def write_match_files(folder: Path, **rows: list[int]) -> Path:
     return folder
 
 
-def test_match_splits_are_read_beside_the_usual_splits(tmp_path: Path) -> None:
+def test_match_splits_are_read_beside_the_usual_ones(tmp_path):
     assert "match_split" not in read_ave(small(tmp_path / "without")).clips
     folder = write_match_files(small(tmp_path / "with"), train=[2, 1], val=[], test=[0])
     found = read_annotations("ave", folder, noisy=1)
@@ -222,20 +216,20 @@ def test_match_splits_are_read_beside_the_usual_splits(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ({"train": [0], "val": [1]}, "test_order_match.h5 is not a file"),
+        ({"train": [0], "val": [1]}, "test_order_match.h5"),
         (
             {"train": [0], "val": [1], "test": [3]},
             "test_order_match.h5, entry 0: 3 is not the number of a line",
         ),
-        ({"train": [0, 0], "val": [1], "test": [2]}, "entry 1: 0 is not .* is listed twice"),
+        ({"train": [0, 0], "val": [1], "test": [2]}, "entry 1: 0"),
     ],
 )
-def test_impossible_split_files_are_refused(tmp_path: Path, rows: dict[str, list[int]], message: str) -> None:
+def test_wrong_match_files_are_an_error(tmp_path, rows, message):
     with pytest.raises(ValueError, match=message):
         read_ave(write_match_files(small(tmp_path), **rows))
 
 
-def test_a_clip_that_leaks_leaves_the_earlier_split_of_each_division(tmp_path: Path) -> None:
+def test_a_clip_shared_by_splits_is_removed_from_the_earlier_one(tmp_path):
     again = "Cat&AAAAAAAAAAA&good&6&8"
     folder = write(tmp_path, [*ROWS, again], [ROWS[0]], [ROWS[1]], [ROWS[2], again])
     write_match_files(folder, train=[3, 1], val=[0], test=[2])
@@ -248,13 +242,13 @@ def test_a_clip_that_leaks_leaves_the_earlier_split_of_each_division(tmp_path: P
     ]
 
 
-def test_a_reversed_event_leaves_background(tmp_path: Path) -> None:
+def test_a_reversed_event_leaves_background(tmp_path):
     found = read_ave(small(tmp_path, "Bark&AAAAAAAAAAA&good&7&3"))
     assert found.issues["code"].tolist() == ["reversed_event"]
     assert (segment_labels(found.events, found.clips.head(1), found.categories) == 2).all()
 
 
-def test_the_same_id_with_another_category_at_another_time_is_no_conflict(tmp_path: Path) -> None:
+def test_the_same_id_with_another_category_at_another_time_is_no_conflict(tmp_path):
     later = "Cat&AAAAAAAAAAA&good&6&8"
     first = "Bark&AAAAAAAAAAA&good&0&6"
     found = read_ave(write(tmp_path, [first, later, ROWS[1], ROWS[2]], [first, later], [ROWS[1]], [ROWS[2]]))
@@ -264,30 +258,28 @@ def test_the_same_id_with_another_category_at_another_time_is_no_conflict(tmp_pa
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("Bark&AAAAAAAAAAA&good&0", "expected 5 fields separated by '&'.*not 4"),
+        ("Bark&AAAAAAAAAAA&good&0", "not 4"),
         ("Bark&AAAAAAAAAAA&good&0&10&", "not 6"),
-        ("Bark&AAAAAAAAAAA&good&zero&10", "seconds from 0 to 10 where it has 'zero'"),
-        ("Bark&AAAAAAAAAAA&good&0&11", "where it has '11'"),
+        ("Bark&AAAAAAAAAAA&good&zero&10", "'zero'"),
+        ("Bark&AAAAAAAAAAA&good&0&11", "'11'"),
         ("&AAAAAAAAAAA&good&0&10", "a category's name"),
         ("B\0rk&AAAAAAAAAAA&good&0&10", "a category's name"),
     ],
 )
-def test_a_malformed_line_is_an_error_with_file_line_and_content(
-    tmp_path: Path, line: str, message: str
-) -> None:
+def test_a_malformed_line_is_an_error_with_file_line_and_content(tmp_path, line, message):
     with pytest.raises(AnnotationError, match=message) as caught:
         read_ave(write(tmp_path, [ROWS[0], line], [ROWS[0]], [ROWS[0]], [ROWS[0]]))
     assert "Annotations.txt, line 2" in str(caught.value)
     assert repr(line) in str(caught.value)
 
 
-def test_a_set_that_names_a_line_annotations_do_not_have_is_broken(tmp_path: Path) -> None:
+def test_a_set_with_an_unknown_line_is_an_error(tmp_path):
     with pytest.raises(AnnotationError, match=r"valSet\.txt, line 1.*Annotations\.txt"):
         read_ave(write(tmp_path, ROWS, ROWS[:2], [ROWS[1]], [ROWS[2]]))  # named by train before
 
 
 @pytest.mark.parametrize("name", ["Annotations.txt", "trainSet.txt", "valSet.txt", "testSet.txt"])
-def test_a_missing_file_is_named(tmp_path: Path, name: str) -> None:
+def test_a_missing_file_is_named(tmp_path, name):
     (small(tmp_path) / name).unlink()
     with pytest.raises(AnnotationError, match=name):
         read_ave(tmp_path)
@@ -295,9 +287,7 @@ def test_a_missing_file_is_named(tmp_path: Path, name: str) -> None:
 
 @settings(deadline=None)
 @given(identifier=st.text(st.characters(exclude_characters="&\n", exclude_categories=["Cs"]), max_size=30))
-def test_whatever_stands_for_an_id_the_clip_keeps_its_row_and_nothing_unsafe_its_name(
-    tmp_path_factory: pytest.TempPathFactory, identifier: str
-) -> None:
+def test_any_text_in_place_of_an_id_keeps_its_row_and_gets_a_safe_name(tmp_path_factory, identifier):
     folder = small(tmp_path_factory.mktemp("ave"), f"Bark&{identifier}&good&0&10")
     found = read_ave(folder)
     clip, source = found.clips.loc[0, ["clip", "source"]]
@@ -310,7 +300,7 @@ def test_whatever_stands_for_an_id_the_clip_keeps_its_row_and_nothing_unsafe_its
         assert repr(identifier) in found.issues["message"][0]
 
 
-def test_two_different_refused_ids_are_two_clips_and_leak_nothing(tmp_path: Path) -> None:
+def test_different_refused_ids_are_different_clips_and_cause_no_leak(tmp_path):
     rows = ["Bark&../../x&good&0&10", "Bark&&good&0&10", "Bark&../../x&good&0&10"]
     found = read_ave(write(tmp_path, rows, [rows[0]], [rows[1]], [rows[2]]))
     first, second, third = found.clips["clip"]
@@ -327,7 +317,7 @@ def h5(path: Path, key: str, values: object) -> None:
         file[key] = np.asarray(values)
 
 
-def test_labels_of_a_file_replace_the_intervals_and_differences_are_reported(tmp_path: Path) -> None:
+def test_labels_of_a_file_replace_the_intervals_and_differences_are_reported(tmp_path):
     folder = small(tmp_path)  # Bark 0-10, Cat 2-5, Bark 3-7
     labels = np.zeros((3, 10, 3))
     labels[0, :, 0] = 1
@@ -347,13 +337,13 @@ def test_labels_of_a_file_replace_the_intervals_and_differences_are_reported(tmp
     assert found.issues["message"][0] == "labels.h5: Cat 0-2, Cat 6-7; Annotations.txt: Cat 2-5"
 
 
-def test_labels_of_another_dataset_are_refused(tmp_path: Path) -> None:
+def test_labels_of_another_dataset_are_refused(tmp_path):
     h5(small(tmp_path) / "labels.h5", "avadataset", np.zeros((3, 10, 29)))
-    with pytest.raises(H5Error, match=r"has shape \(3, 10, 29\), expected \(3, segments, 3\)"):
+    with pytest.raises(H5Error, match=r"\(3, 10, 29\), expected \(3, segments, 3\)"):
         read_ave(tmp_path, labels="labels.h5")
 
 
-def test_the_noisy_set_is_a_split_of_its_own_of_background(tmp_path: Path) -> None:
+def test_the_noisy_set_is_a_split_of_background_clips(tmp_path):
     plain, found = read_ave(small(tmp_path)), read_ave(tmp_path, noisy=2)
     assert found.clips[:3].equals(plain.clips)
     assert found.clips[3:].to_dict("list") == {
@@ -364,7 +354,7 @@ def test_the_noisy_set_is_a_split_of_its_own_of_background(tmp_path: Path) -> No
     assert (segment_labels(found.events, found.clips[3:], found.categories) == 2).all()
 
 
-def test_order_files_are_read_where_the_set_files_are_missing(tmp_path: Path) -> None:
+def test_order_files_are_read_where_the_set_files_are_missing(tmp_path):
     plain = read_ave(small(tmp_path))
     for split in ("train", "val", "test"):
         h5(tmp_path / f"{split}_order.h5", "order", {"train": [0], "val": [1], "test": [2]}[split])
@@ -375,5 +365,5 @@ def test_order_files_are_read_where_the_set_files_are_missing(tmp_path: Path) ->
     assert read_ave(tmp_path).clips["split_order"].tolist() == [0, 1, 0]
     for wrong in ([3], [-1], [0], [0.5]):
         h5(tmp_path / "test_order.h5", "order", wrong)
-        with pytest.raises(H5Error, match=r"entry 0: .* is not the number of a line .* \(0 to 2\)"):
+        with pytest.raises(H5Error, match=r"entry 0: .*\(0 to 2\)"):
             read_ave(tmp_path)

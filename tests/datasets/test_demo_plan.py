@@ -5,14 +5,14 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from avpipe.datasets.demo_plan import CLASSES, SECONDS, ClipPlan, co_occurrences, plan_clip
+from avpipe.datasets.demo_plan import CLASSES, SECONDS, co_occurrences, plan_clip
 
 PLANS = [plan_clip(index, seed=0) for index in range(400)]
 
 any_plan = st.builds(plan_clip, index=st.integers(0, 10**6), seed=st.integers(0, 2**32))
 
 
-def test_every_class_shares_its_look_with_one_other_and_its_sound_with_another() -> None:
+def test_every_class_shares_its_look_with_one_other_and_its_sound_with_another():
     for kind in CLASSES:
         alike = [other for other in CLASSES if other != kind and other.look == kind.look]
         same_voice = [other for other in CLASSES if other != kind and other.sound == kind.sound]
@@ -23,49 +23,49 @@ def test_every_class_shares_its_look_with_one_other_and_its_sound_with_another()
         assert same_voice[0].lively != kind.lively
 
 
-def test_look_and_sound_together_name_one_class() -> None:
+def test_look_and_sound_together_name_one_class():
     assert len({(kind.look, kind.sound) for kind in CLASSES}) == len({kind.name for kind in CLASSES}) == 8
 
 
 @given(any_plan)
-def test_intervals_are_whole_seconds_inside_the_clip(plan: ClipPlan) -> None:
+def test_intervals_are_whole_seconds_inside_the_clip(plan):
     for interval in (*plan.audio, *plan.visual):
         assert 0 <= interval.onset < interval.offset <= SECONDS
     assert len(plan.event.seconds) == 0 or len(plan.event.seconds) >= 2
 
 
 @given(any_plan)
-def test_look_and_sound_of_a_class_coincide_in_its_event_only(plan: ClipPlan) -> None:
+def test_look_and_sound_of_a_class_coincide_in_its_event_only(plan):
     assert co_occurrences(plan.audio, plan.visual) == {
         (second, plan.event.category) for second in plan.event.seconds
     }
 
 
 @given(any_plan)
-def test_the_ends_of_an_event_are_neither_occluded_nor_masked(plan: ClipPlan) -> None:
+def test_nothing_hides_the_ends_of_an_event(plan):
     ends = {*plan.event.seconds[:1], *plan.event.seconds[-1:]}
     assert not ends & (plan.occluded | plan.masked)
 
 
 @given(any_plan)
-def test_distractors_are_of_another_class(plan: ClipPlan) -> None:
+def test_distractors_are_of_another_class(plan):
     for event, *others in (plan.audio, plan.visual):
         assert event.category == plan.event.category not in {other.category for other in others}
 
 
-def test_every_class_meets_every_split_in_56_clips_about_60_15_25() -> None:
+def test_every_class_is_in_every_split_of_56_clips():
     counts = Counter((plan.split, plan.event.category) for plan in PLANS[:56])
     # 56 = 7 x 8: of each class 4 train, 1 val, 2 test
     assert counts == {(split, k): n for split, n in (("train", 4), ("val", 1), ("test", 2)) for k in range(8)}
 
 
-def test_ids_look_like_youtube_ids_and_differ() -> None:
+def test_ids_look_like_youtube_ids_and_differ():
     ids = {plan.id for plan in PLANS}
     assert len(ids) == len(PLANS)
     assert all(len(name) == 11 for name in ids)
 
 
-def test_all_that_makes_it_hard_is_common_and_nothing_is_universal() -> None:
+def test_each_difficulty_occurs_in_15_to_75_percent_of_the_clips():
     shares = {
         "audio without visual": sum(set(p.audio[0].seconds) > set(p.event.seconds) for p in PLANS),
         "visual without audio": sum(set(p.visual[0].seconds) > set(p.event.seconds) for p in PLANS),
@@ -79,7 +79,7 @@ def test_all_that_makes_it_hard_is_common_and_nothing_is_universal() -> None:
     assert all(0.15 <= count / len(PLANS) <= 0.75 for count in shares.values()), shares
 
 
-def test_disturbances_do_not_tell_events_from_background() -> None:
+def test_disturbances_do_not_tell_events_from_background():
     """Of the seconds with and without an event, about as many are occluded, the ends of events left out."""
     inside = [(s, p) for p in PLANS for s in p.event.seconds[1:-1]]
     outside = [(s, p) for p in PLANS for s in range(SECONDS) if s not in p.event.seconds]

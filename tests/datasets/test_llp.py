@@ -49,7 +49,7 @@ def small(folder: Path, **changed: str) -> Path:
 # The real files. The numbers are those of the shared reference, section 1 of video_parsing.md, which counted otherwise.
 
 
-def test_the_splits_are_the_three_files_in_their_order(llp: Annotations, shared: Path) -> None:
+def test_the_splits_are_the_three_files_in_their_order(llp, shared):
     rows = (shared / "data/llp/AVVP_dataset_full.csv").read_text().splitlines()[1:]
     assert llp.clips["source"].tolist() == [row[:11] for row in rows]
     assert Counter(llp.clips["split"]) == {"train": 10_000, "val": 649, "test": 1_200}
@@ -60,7 +60,7 @@ def test_the_splits_are_the_three_files_in_their_order(llp: Annotations, shared:
     }
 
 
-def test_clips_are_called_by_id_and_last_ten_seconds(llp: Annotations) -> None:
+def test_clips_are_named_by_id_and_last_ten_seconds(llp):
     assert llp.clips["clip"].equals(llp.clips["source"])
     assert (llp.clips["end"] - llp.clips["start"]).round(6).eq(10).all()
     by_name = llp.clips.set_index("clip")
@@ -68,16 +68,12 @@ def test_clips_are_called_by_id_and_last_ten_seconds(llp: Annotations) -> None:
     assert by_name.loc["Br4mum2rWtY", "start"] == 9.3
 
 
-def test_there_are_25_categories_in_the_authors_order(llp: Annotations) -> None:
+def test_there_are_25_categories_in_the_authors_order(llp):
     assert len(llp.categories) == 25
-    assert (llp.categories[0], llp.categories[13], llp.categories[24]) == (
-        "Speech",
-        "Violin_fiddle",
-        "Clapping",
-    )
+    assert [llp.categories[i] for i in (0, 13, 24)] == ["Speech", "Violin_fiddle", "Clapping"]
 
 
-def test_weak_labels_a_video_are_the_reference_s(llp: Annotations) -> None:
+def test_weak_labels_per_video_are_those_of_the_reference(llp):
     labels = clip_labels(llp.events, llp.clips, CATEGORIES, "video")
     train = labels[(llp.clips["split"] == "train").to_numpy()]
     test = labels[(llp.clips["split"] == "test").to_numpy()]
@@ -85,12 +81,8 @@ def test_weak_labels_a_video_are_the_reference_s(llp: Annotations) -> None:
     # The reference counts 403 videos with one label and 650 with two; `Clapping,Clapping` is one label here.
     assert Counter(test.sum(axis=1)) == {1: 403 + 1, 2: 650 - 1, 3: 118, 4: 25, 5: 3, 7: 1}
     counts = dict(zip(CATEGORIES, train.sum(axis=0), strict=True))
-    assert (counts["Speech"], counts["Violin_fiddle"], counts["Singing"], counts["Dog"]) == (
-        4988,
-        1457,
-        1172,
-        761,
-    )
+    some = [counts[name] for name in ("Speech", "Violin_fiddle", "Singing", "Dog")]
+    assert some == [4988, 1457, 1172, 761]
     assert min(counts.items(), key=lambda item: item[1]) == ("Telephone_bell_ringing", 99)
 
 
@@ -112,19 +104,19 @@ def runs(marks: np.ndarray) -> int:
     return int((np.diff(marks, axis=-1, prepend=0) == 1).sum())
 
 
-def test_dense_events_merged_on_the_grid_are_the_reference_s(llp: Annotations) -> None:
+def test_events_merged_on_the_grid_are_those_of_the_reference(llp):
     for split, audio, visual, both in (("val", 1440, 856, 872), ("test", 2638, 1625, 1617)):
-        heard, seen = grid(llp, split, "audio"), grid(llp, split, "visual")
-        assert (runs(heard), runs(seen), runs(heard * seen)) == (audio, visual, both)
+        marks = grid(llp, split, "audio"), grid(llp, split, "visual")
+        assert (runs(marks[0]), runs(marks[1]), runs(marks[0] * marks[1])) == (audio, visual, both)
     assert (grid(llp, "test", "audio").sum(), grid(llp, "test", "visual").sum()) == (14_576, 11_789)
 
 
-def test_train_clips_have_weak_labels_only(llp: Annotations) -> None:
+def test_train_clips_have_weak_labels_only(llp):
     train = llp.clips[llp.clips["split"] == "train"]["clip"]
     assert set(llp.events[llp.events["clip"].isin(train)]["modality"]) == {"video"}
 
 
-def test_clips_without_dense_events_are_as_many_as_the_reference_says(llp: Annotations) -> None:
+def test_clips_without_dense_events_are_as_many_as_the_reference_says(llp):
     def without(split: str, modality: str) -> int:
         return int((grid(llp, split, modality).sum(axis=(1, 2)) == 0).sum())
 
@@ -136,7 +128,7 @@ def test_clips_without_dense_events_are_as_many_as_the_reference_says(llp: Annot
     assert without("test", "visual") == 121
 
 
-def test_the_quirks_are_reported(llp: Annotations) -> None:
+def test_all_irregularities_are_reported(llp):
     assert Counter(llp.issues["code"]) == {
         "unknown_audio_name": 8,
         "unknown_visual_name": 7,
@@ -152,22 +144,17 @@ def test_the_quirks_are_reported(llp: Annotations) -> None:
         assert name in messages
 
 
-def test_the_audio_file_before_april_2024_has_three_broken_rows_more(shared: Path, llp: Annotations) -> None:
+def test_the_audio_file_before_april_2024_has_three_broken_rows_more(shared, llp):
     old = read_annotations("llp", shared / "data" / "llp", audio_csv=OLD_AUDIO)
     new_names = set(old.issues["message"]) - {
         m.replace("AVVP_eval_audio.csv", OLD_AUDIO) for m in llp.issues["message"]
     }
     rows = [message.split("left out: ")[1].split(", ") for message in new_names]
-    assert sorted(len(places) for places in rows) == [
-        1,
-        2,
-    ]  # KvIjsmANkxI_10_20` once, Baby_cry_infant_cry twice
+    assert sorted(len(places) for places in rows) == [1, 2]  # a wrong name once, a wrong category twice
     assert (llp.events["modality"] == "audio").sum() - (old.events["modality"] == "audio").sum() == 3
 
 
-def test_both_audio_files_are_found_by_their_content_whatever_they_are_called(
-    shared: Path, tmp_path: Path
-) -> None:
+def test_both_audio_files_are_found_by_content_under_any_name(shared, tmp_path):
     folder = tmp_path / "llp"
     folder.mkdir()
     for file in (shared / "data" / "llp").iterdir():
@@ -181,20 +168,20 @@ def test_both_audio_files_are_found_by_their_content_whatever_they_are_called(
 # Small files.
 
 
-def test_a_version_that_is_not_there_is_an_error_that_says_what_is(tmp_path: Path) -> None:
-    message = r"no csv file is the original file.*249122f65501.*AVVP_eval_audio\.csv [0-9a-f]{12}"
+def test_a_missing_version_is_an_error_that_lists_the_files(tmp_path):
+    message = r"249122f65501.*AVVP_eval_audio\.csv [0-9a-f]{12}"
     with pytest.raises(AnnotationError, match=message):
         read_llp(small(tmp_path), audio_csv="original")
 
 
-def test_names_are_cut_by_position(tmp_path: Path) -> None:
+def test_ids_and_times_are_cut_from_names_by_position(tmp_path):
     found = read_llp(small(tmp_path))
     assert found.clips["clip"].tolist() == ["AAAAAAAAAAA", "B_B-BBBBBBB", "-CCCCCCCCCC"]
     assert found.clips["start"].tolist() == [0, 20, 9.3]
     assert found.issues.empty
 
 
-def test_byte_order_marks_and_carriage_returns_change_nothing(tmp_path: Path) -> None:
+def test_byte_order_marks_and_carriage_returns_change_nothing(tmp_path):
     plain = read_llp(small(tmp_path / "plain"))
     folder = small(tmp_path / "windows")
     for file in folder.iterdir():
@@ -204,7 +191,7 @@ def test_byte_order_marks_and_carriage_returns_change_nothing(tmp_path: Path) ->
     assert windows.events.equals(plain.events)
 
 
-def test_a_second_window_of_a_video_is_a_clip_of_its_own_with_its_own_events(tmp_path: Path) -> None:
+def test_a_second_window_of_a_video_is_a_clip_of_its_own_with_its_own_events(tmp_path):
     folder = small(
         tmp_path,
         AVVP_train=weak("B_B-BBBBBBB_70_80\tDog"),
@@ -216,7 +203,7 @@ def test_a_second_window_of_a_video_is_a_clip_of_its_own_with_its_own_events(tmp
     assert found.issues["code"].tolist() == ["repeated_id", "id_in_train_and_val"]
 
 
-def test_a_window_that_is_not_ten_seconds_is_taken_to_be_and_reported(tmp_path: Path) -> None:
+def test_a_window_of_another_length_is_read_as_ten_seconds_and_reported(tmp_path):
     found = read_llp(small(tmp_path, AVVP_train=weak("AAAAAAAAAAA_30_400\tDog")))
     assert found.clips.loc[0, ["start", "end"]].tolist() == [30, 40]
     assert found.issues["code"].tolist() == ["odd_window"]
@@ -225,17 +212,17 @@ def test_a_window_that_is_not_ten_seconds_is_taken_to_be_and_reported(tmp_path: 
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"AVVP_train": weak("AAAAAAAAAAA_0_10")}, r"AVVP_train.csv, line 2.*2 fields.*not 1"),
+        ({"AVVP_train": weak("AAAAAAAAAAA_0_10")}, "AVVP_train.csv, line 2"),
         ({"AVVP_train": weak("AAAAAAAAAAA_0_10\tDgo")}, r"line 2.*'Dgo'; did you mean 'Dog'"),
         ({"AVVP_train": weak("AAAAAAAAAAA_0_10\tDog,")}, r"line 2.*where it has ''"),
         (
             {"AVVP_train": weak("AAAAAAAAAAA_0_10\tDog", "AAAAAAAAAAA_0_10\tCat")},
             r"line 3.*AVVP_train.csv:2 has it",
         ),
-        ({"AVVP_train": "AAAAAAAAAAA_0_10\tDog\n"}, r"line 1.*the header 'filename event_labels'"),
+        ({"AVVP_train": "AAAAAAAAAAA_0_10\tDog\n"}, "line 1.*header"),
         ({"AVVP_train": "filename,event_labels\n"}, r"line 1.*separated by '\\t'"),
-        ({"AVVP_eval_audio": dense("B_B-BBBBBBB_20_30\t0\tDog")}, r"AVVP_eval_audio.csv, line 2.*4 fields"),
-        ({"AVVP_eval_visual": dense("B_B-BBBBBBB_20_30\t0\t12\tDog")}, r"AVVP_eval_visual.csv, line 2.*'12'"),
+        ({"AVVP_eval_audio": dense("B_B-BBBBBBB_20_30\t0\tDog")}, "AVVP_eval_audio.csv, line 2"),
+        ({"AVVP_eval_visual": dense("B_B-BBBBBBB_20_30\t0\t12\tDog")}, "AVVP_eval_visual.csv, line 2.*'12'"),
         (
             {"AVVP_dataset_full": weak("AAAAAAAAAAA_0_10\tDog")},
             r"2 are not in AVVP_dataset_full.csv.*cut off",
@@ -243,21 +230,19 @@ def test_a_window_that_is_not_ten_seconds_is_taken_to_be_and_reported(tmp_path: 
         ({f"AVVP_{name}": weak() for name in ("train", "val_pd", "test_pd")}, "list no clip"),
     ],
 )
-def test_a_broken_file_is_an_error_that_says_where(
-    tmp_path: Path, changed: dict[str, str], message: str
-) -> None:
+def test_a_broken_file_is_an_error_that_says_where(tmp_path, changed, message):
     with pytest.raises(AnnotationError, match=message):
         read_llp(small(tmp_path, **changed))
 
 
-def test_a_split_file_that_was_cut_off_is_noticed_by_the_full_list(tmp_path: Path) -> None:
+def test_a_truncated_split_file_is_noticed_by_the_full_list(tmp_path):
     names = ["AAAAAAAAAAA_0_10", "B_B-BBBBBBB_20_30", "-CCCCCCCCCC_9.3_19.3", "DDDDDDDDDDD_0_10"]
     folder = small(tmp_path, AVVP_dataset_full=weak(*(f"{name}\tDog" for name in names)))
-    with pytest.raises(AnnotationError, match="1 are not in the split files, for example 'DDDDDDDDDDD_0_10'"):
+    with pytest.raises(AnnotationError, match="DDDDDDDDDDD_0_10"):
         read_llp(folder)
 
 
-def test_another_audio_file_can_be_chosen_and_a_wrong_one_is_named(tmp_path: Path) -> None:
+def test_another_audio_file_can_be_chosen_and_a_wrong_one_is_named(tmp_path):
     folder = small(tmp_path, other=dense("B_B-BBBBBBB_20_30\t5\t6\tSpeech"))
     found = read_llp(folder, audio_csv="other.csv")
     assert found.events[found.events["modality"] == "audio"]["onset"].tolist() == [5]
@@ -266,9 +251,7 @@ def test_another_audio_file_can_be_chosen_and_a_wrong_one_is_named(tmp_path: Pat
 
 
 @given(name=st.text(st.characters(exclude_characters="\t\n", exclude_categories=["Cs"]), max_size=30))
-def test_whatever_stands_for_a_name_the_clip_keeps_its_row_and_nothing_unsafe_its_name(
-    tmp_path_factory: pytest.TempPathFactory, name: str
-) -> None:
+def test_any_text_in_place_of_a_name_keeps_its_row_and_gets_a_safe_name(tmp_path_factory, name):
     found = read_llp(small(tmp_path_factory.mktemp("llp"), AVVP_train=weak(f"{name}\tDog")))
     assert len(found.clips) == 3
     if found.clips.loc[0, "source"]:
@@ -284,6 +267,6 @@ def test_whatever_stands_for_a_name_the_clip_keeps_its_row_and_nothing_unsafe_it
 @pytest.mark.parametrize(
     "name", ["../../../etc/passwd", "-rf_0_10", "AAAAAAAAAAA", "AAAAAAAAAA/_0_10", "", "AAAAAAAAAAA_0_10 "]
 )
-def test_hostile_names_are_refused(tmp_path: Path, name: str) -> None:
+def test_hostile_names_are_refused(tmp_path, name):
     found = read_llp(small(tmp_path, AVVP_train=weak(f"{name}\tDog")))
     assert found.issues["code"].tolist() == ["refused_id"]

@@ -25,34 +25,30 @@ def write(folder: Path, train: list[str] = TRAIN, test: list[str] = TEST) -> Pat
 
 
 @pytest.mark.parametrize(("split", "train", "test"), [(1, 9537, 3783), (2, 9586, 3734), (3, 9624, 3696)])
-def test_the_real_splits_have_their_counts(shared: Path, split: int, train: int, test: int) -> None:
+def test_the_real_splits_have_their_counts(shared, split, train, test):
     found = read_annotations("ucf101", shared / "data" / "ucf", split=split)
     assert found.clips["split"].value_counts().to_dict() == {"train": train, "test": test}
-    assert (len(found.categories), found.categories[0], found.categories[100]) == (
-        101,
-        "ApplyEyeMakeup",
-        "YoYo",
-    )
+    assert (len(found.categories), *found.categories[::100]) == (101, "ApplyEyeMakeup", "YoYo")
     assert len(found.issues) == 0
     assert found.events["clip"].tolist() == found.clips["clip"].tolist()
     assert set(found.events["modality"]) == {"video"}
     assert found.events["category"].nunique() == 101
 
 
-def test_the_real_splits_divide_the_same_videos(shared: Path) -> None:
+def test_the_real_splits_divide_the_same_videos(shared):
     read = [read_ucf101(shared / "data" / "ucf", split=split).clips for split in (1, 2, 3)]
     assert {len(clips) for clips in read} == {13320}
     assert set(read[0]["source"]) == set(read[1]["source"]) == set(read[2]["source"])
 
 
-def test_the_category_is_the_folder_s_though_the_file_is_spelt_otherwise(shared: Path) -> None:
+def test_the_category_is_that_of_the_folder(shared):
     found = read_ucf101(shared / "data" / "ucf")
     odd = found.clips[found.clips["clip"].str.contains("HandStandPushups")]
     assert len(odd) == len(found.events[found.events["category"] == "HandstandPushups"])
     assert odd["source"].str.startswith("HandstandPushups/v_HandStandPushups_").all()
 
 
-def test_a_clip_is_the_whole_of_its_video(tmp_path: Path) -> None:
+def test_a_clip_is_a_whole_video(tmp_path):
     found = read_ucf101(write(tmp_path))
     assert found.clips["clip"].tolist() == ["v_Archery_g08_c01", "v_Leap_g08_c02", "v_Archery_g01_c01"]
     assert found.clips["source"].tolist() == [line.split(" ")[0] for line in [*TRAIN, *TEST]]
@@ -60,8 +56,8 @@ def test_a_clip_is_the_whole_of_its_video(tmp_path: Path) -> None:
     assert found.events["category"].tolist() == ["Archery", "Jump", "Archery"]
 
 
-def test_there_are_three_splits(tmp_path: Path) -> None:
-    with pytest.raises(UnknownNameError, match=r"option split is one of \[1, 2, 3\], not 4"):
+def test_other_splits_are_refused(tmp_path):
+    with pytest.raises(UnknownNameError, match=r"split.*\[1, 2, 3\]"):
         read_annotations("ucf101", write(tmp_path), split=4)
     with pytest.raises(AnnotationError, match=r"trainlist02\.txt"):
         read_annotations("ucf101", tmp_path, split=2)
@@ -72,18 +68,18 @@ def test_there_are_three_splits(tmp_path: Path) -> None:
     [
         ("Archery/v_Archery_g08_c09.avi", "a path and the number of a class"),
         ("Archery/v_Archery_g08_c09.avi 3", "a path and the number of a class"),
-        ("Archery/v_Archery_g08_c09.avi 2", "the number of Archery; 2 is Jump"),
+        ("Archery/v_Archery_g08_c09.avi 2", "2 is Jump"),
         ("Biking/v_Biking_g08_c09.avi 1", "a folder that classInd.txt lists"),
-        (TRAIN[0], r"listed once; trainlist01\.txt:1"),
+        (TRAIN[0], r"trainlist01\.txt:1"),
     ],
 )
-def test_a_malformed_line_is_an_error_with_file_and_line(tmp_path: Path, line: str, message: str) -> None:
+def test_a_malformed_line_is_an_error_with_file_and_line(tmp_path, line, message):
     with pytest.raises(AnnotationError, match=message) as caught:
         read_ucf101(write(tmp_path, [*TRAIN, line]))
     assert "trainlist01.txt, line 3" in str(caught.value)
 
 
-def test_broken_classes_are_an_error(tmp_path: Path) -> None:
+def test_broken_classes_are_an_error(tmp_path):
     for content in ("1 Archery\n3 Jump\n", "1 Archery\n2 Archery\n", "1\n", "1 Arch/ery\n"):
         (write(tmp_path) / "classInd.txt").write_text(content)
         with pytest.raises(AnnotationError, match=r"classInd\.txt, line"):
@@ -93,7 +89,7 @@ def test_broken_classes_are_an_error(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "path", ["../../etc/passwd", "Archery/../v_Archery_g01_c01.avi", "-rf", "Archery/v.avi"]
 )
-def test_a_hostile_path_is_listed_and_never_looked_for(tmp_path: Path, path: str) -> None:
+def test_a_hostile_path_is_listed_without_a_source(tmp_path, path):
     found = read_ucf101(
         write(tmp_path, [*TRAIN, f"{path} 2" if not path.startswith("Arch") else f"{path} 1"])
     )
@@ -104,7 +100,7 @@ def test_a_hostile_path_is_listed_and_never_looked_for(tmp_path: Path, path: str
 
 @settings(max_examples=50, deadline=None)
 @given(line=st.text(max_size=60))
-def test_any_line_is_read_or_named_in_an_error(tmp_path_factory: pytest.TempPathFactory, line: str) -> None:
+def test_any_line_is_read_or_named_in_an_error(tmp_path_factory, line):
     folder = write(tmp_path_factory.mktemp("ucf"))
     with (folder / "testlist01.txt").open("wb") as file:
         file.write(line.encode("utf-8", "surrogatepass") + b"\n" + TEST[0].encode() + b"\n")

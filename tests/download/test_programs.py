@@ -1,15 +1,9 @@
 """JavaScript runtimes for yt-dlp are found."""
 
-from pathlib import Path
-
-import pytest
-
 from avpipe.download.programs import javascript_runtimes
 
 
-def test_javascript_runtimes_are_found_on_the_path_and_beside_python_best_first(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_javascript_runtimes_are_found_on_the_path_and_beside_python_best_first(tmp_path, monkeypatch):
     on_path, beside = tmp_path / "path", tmp_path / "venv"
     for folder, name in ((on_path, "bun"), (on_path, "qjs"), (beside, "deno")):
         folder.mkdir(exist_ok=True)

@@ -33,7 +33,7 @@ def outcomes(path: Path, clips: list[str]) -> None:
     pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), path)
 
 
-def test_rows_follow_the_manifest_whatever_the_order_in_the_tables(tmp_path: Path) -> None:
+def test_rows_follow_the_manifest(tmp_path):
     manifest = manifest_of(tmp_path, ["d", "c", "b", "a"], 2)
     outcomes(tmp_path / "tables" / "1.parquet", ["a", "b"])
     outcomes(tmp_path / "tables" / "0.parquet", ["d", "c"])
@@ -47,7 +47,7 @@ def test_rows_follow_the_manifest_whatever_the_order_in_the_tables(tmp_path: Pat
     assert clips["start"].tolist() == [0.5] * 4
 
 
-def test_tables_left_from_another_shard_size_do_not_count(tmp_path: Path) -> None:
+def test_tables_left_from_another_shard_size_do_not_count(tmp_path):
     manifest = manifest_of(tmp_path, ["a", "b"], 2)
     outcomes(tmp_path / "tables" / "0.parquet", ["a", "b"])
     outcomes(tmp_path / "tables" / "1.parquet", ["b"])
@@ -55,22 +55,22 @@ def test_tables_left_from_another_shard_size_do_not_count(tmp_path: Path) -> Non
     assert len(pd.read_parquet(tmp_path / "clips.parquet")) == 2
 
 
-def test_a_clip_without_an_outcome_is_named(tmp_path: Path) -> None:
+def test_a_clip_without_an_outcome_is_named(tmp_path):
     manifest = manifest_of(tmp_path, ["a", "b"], 2)
     outcomes(tmp_path / "tables" / "0.parquet", ["a"])
-    with pytest.raises(ValueError, match=r"1 of 2 clips.*\['b'\].*normalise"):
+    with pytest.raises(ValueError, match=r"1 of 2 clips.*\['b'\]"):
         gather_clips(manifest, tmp_path / "tables", tmp_path / "clips.parquet")
     assert not (tmp_path / "clips.parquet").exists()
 
 
-def test_a_clip_with_two_outcomes_is_an_error(tmp_path: Path) -> None:
+def test_a_clip_with_two_outcomes_is_an_error(tmp_path):
     manifest = manifest_of(tmp_path, ["a"], 2)
     outcomes(tmp_path / "tables" / "0.parquet", ["a", "a"])
     with pytest.raises(ValueError, match="two outcome tables"):
         gather_clips(manifest, tmp_path / "tables", tmp_path / "clips.parquet")
 
 
-def test_where_nothing_is_fetched_every_clip_says_so(tmp_path: Path) -> None:
+def test_without_fetching_every_clip_has_the_status_not_fetched(tmp_path):
     gather_clips(manifest_of(tmp_path, ["a", "b"], 1), None, tmp_path / "clips.parquet")
     clips = pd.read_parquet(tmp_path / "clips.parquet")
     assert list(clips.columns) == COLUMNS
@@ -91,15 +91,15 @@ def gathered(folder: Path, statuses: dict[str, str], **options: Any) -> pd.DataF
 STATUSES = {"a": "present", "b": "private", "c": "no_audio", "d": "present"}
 
 
-def test_a_split_with_too_few_usable_clips_stops_the_study(tmp_path: Path) -> None:
+def test_a_split_with_too_few_usable_clips_stops_the_study(tmp_path):
     gathered(tmp_path, STATUSES, minimum={"train": 0.75})
-    with pytest.raises(ValueError, match=r"train: 3 of 4 clips are usable \(75\.0%\), .* asks for 80\.0%"):
+    with pytest.raises(ValueError, match=r"train: 3 of 4 .*75\.0%.*80\.0%"):
         gathered(tmp_path, STATUSES, minimum={"train": 0.8})
     with pytest.raises(ValueError, match="no split 'val'"):
         gathered(tmp_path, STATUSES, minimum={"val": 0.5})
 
 
-def test_only_clips_of_the_frozen_list_are_used(tmp_path: Path) -> None:
+def test_only_clips_of_the_frozen_list_are_used(tmp_path):
     gathered(tmp_path, STATUSES)
     frozen = tmp_path / "usable.txt"
     assert freeze_clips(tmp_path / "clips.parquet", frozen) == (3, 4)
@@ -112,7 +112,7 @@ def test_only_clips_of_the_frozen_list_are_used(tmp_path: Path) -> None:
     assert clips.reason[1] == "why b"
 
 
-def test_a_frozen_clip_that_is_missing_is_named_with_its_reason(tmp_path: Path) -> None:
+def test_a_frozen_clip_that_is_missing_is_named_with_its_reason(tmp_path):
     frozen = tmp_path / "usable.txt"
     frozen.write_text("a\nb\nx\n")
     with pytest.raises(ValueError, match="2 of the 3 clips") as raised:
@@ -121,12 +121,12 @@ def test_a_frozen_clip_that_is_missing_is_named_with_its_reason(tmp_path: Path) 
     assert "x (not in the annotations)" in str(raised.value)
 
 
-def test_freezing_before_the_study_ran_says_what_to_run(tmp_path: Path) -> None:
+def test_freezing_before_the_study_ran_is_refused(tmp_path):
     with pytest.raises(ValueError, match="snakemake"):
         freeze_clips(tmp_path / "clips.parquet", tmp_path / "usable.txt")
 
 
-def test_imported_features_need_no_files(tmp_path: Path) -> None:
+def test_imported_features_need_no_files(tmp_path):
     manifest = manifest_of(tmp_path, ["a", "b"], 2)
     (tmp_path / "usable.txt").write_text("a\n")
     gather_clips(manifest, None, tmp_path / "c.parquet", {"train": 1.0}, tmp_path / "usable.txt")

@@ -4,7 +4,6 @@ import math
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
 
 import av
 import numpy as np
@@ -70,9 +69,7 @@ def beeps(seconds: float, at: Sequence[int], rate: int = 16_000) -> npt.NDArray[
 
 
 @pytest.mark.parametrize("fps", [Fraction(24000, 1001), Fraction(25), Fraction(30000, 1001), Fraction(30)])
-def test_the_flash_and_the_beep_of_a_second_land_in_its_segment(
-    media: Any, group: FFmpegGroup, tmp_path: Path, fps: Fraction
-) -> None:
+def test_the_flash_and_the_beep_of_a_second_land_in_its_segment(media, group, tmp_path, fps):
     at = [1, 4, 8]
     source = media.write(
         tmp_path / "a.mp4",
@@ -94,9 +91,7 @@ def test_the_flash_and_the_beep_of_a_second_land_in_its_segment(
 
 @pytest.mark.parametrize("fps", [Fraction(24000, 1001), Fraction(25), Fraction(10), Fraction(60)])
 @pytest.mark.parametrize("start", [NAN, 1.37])
-def test_each_frame_and_each_sample_is_that_of_its_moment(
-    media: Any, group: FFmpegGroup, tmp_path: Path, fps: Fraction, start: float
-) -> None:
+def test_each_frame_and_each_sample_is_that_of_its_moment(media, group, tmp_path, fps, start):
     times = media.times(fps, 12)  # one key frame, at 0: cutting at 1.37 s must decode what is before
     sound = beeps(12, range(0, 12, 3))
     source = media.write(tmp_path / "a.mp4", times=times, level=level, sound=sound)
@@ -118,14 +113,12 @@ def test_each_frame_and_each_sample_is_that_of_its_moment(
     start=st.sampled_from([NAN, 0.5, 2.0]),
     size=st.tuples(st.integers(8, 60), st.integers(8, 60)).map(lambda size: (2 * size[0], 2 * size[1])),
 )
-def test_a_variable_rate_shows_each_picture_when_its_time_has_come(
-    media: Any, group: FFmpegGroup, tmp_path: Path, gaps: list[int], start: float, size: tuple[int, int]
-) -> None:
+def test_a_variable_rate_shows_each_picture_when_its_time_has_come(media, group, tmp_path, gaps, start, size):
     times = (np.cumsum([0, *gaps, 60, 60, 60]) / 60).tolist()
     source = media.write(tmp_path / "vfr.mp4", times=times, level=level, size=size)
     converted = convert(source, group, start)
     first = 0 if math.isnan(start) else start
-    end = min(10, times[-1] - first)  # what the file lasts beyond its last picture is its own affair
+    end = min(10, times[-1] - first)  # how long the last picture is shown depends on the file
     frames = math.floor(end * 16)
     np.testing.assert_allclose(levels_of(converted)[:frames], on_screen(times, first)[:frames], atol=3)
     assert converted.status is Status.NO_AUDIO
@@ -144,9 +137,7 @@ def test_a_variable_rate_shows_each_picture_when_its_time_has_come(
         ("a.mov", "mjpeg", "pcm_s16le", 44_100),
     ],
 )
-def test_containers_and_codecs_keep_time(
-    media: Any, group: FFmpegGroup, tmp_path: Path, start: float, name: str, video: str, audio: str, rate: int
-) -> None:
+def test_containers_and_codecs_keep_time(media, group, tmp_path, start, name, video, audio, rate):
     times = media.times(25, 13)
     options = {"deadline": "realtime", "cpu-used": "8"} if "vp9" in video else {"g": "50"}
     sound = beeps(13, range(13), rate)
@@ -164,20 +155,17 @@ def test_containers_and_codecs_keep_time(
     converted = convert(source, group, start)
     first = 0 if math.isnan(start) else start
     assert (converted.status, converted.reason) == (Status.PRESENT, "complete")
-    borders = (
-        np.abs((first + (np.arange(160) + 0.5) / 16 + 0.5) % 1 - 0.5) < 0.05
-    )  # rounded time stamps, lossy codecs
+    moments = first + (np.arange(160) + 0.5) / 16
+    borders = np.abs((moments + 0.5) % 1 - 0.5) < 0.05  # rounded time stamps, lossy codecs
     np.testing.assert_allclose(levels_of(converted)[~borders], on_screen(times, first)[~borders], atol=12)
     loud = np.abs(samples_of(converted)) > 0.2
-    heard = first + np.flatnonzero(loud) / 16_000
+    beeping = first + np.flatnonzero(loud) / 16_000
     # An MPEG transport stream begins with the AAC encoder's 1024 empty samples, and so does its time.
     begun = 1024 / 48_000 if name == "a.ts" else 0.0
-    assert np.all((heard % 1 > 0.39 + begun) & (heard % 1 < 0.51 + begun))
+    assert np.all((beeping % 1 > 0.39 + begun) & (beeping % 1 < 0.51 + begun))
 
 
-def test_pictures_that_start_late_are_preceded_by_the_first(
-    media: Any, group: FFmpegGroup, tmp_path: Path
-) -> None:
+def test_before_late_pictures_the_first_is_shown(media, group, tmp_path):
     times = media.times(30, 6, start=2.0)
     source = media.write(tmp_path / "late.mp4", times=times, level=level, sound=beeps(10, range(10)))
     converted = convert(source, group)
@@ -189,9 +177,7 @@ def test_pictures_that_start_late_are_preceded_by_the_first(
     assert converted.duration == 10.0
 
 
-def test_sound_that_starts_late_is_preceded_by_silence(
-    media: Any, group: FFmpegGroup, tmp_path: Path
-) -> None:
+def test_before_late_sound_there_is_silence(media, group, tmp_path):
     source = media.write(
         tmp_path / "late.mp4",
         times=media.times(30, 10),
@@ -206,9 +192,7 @@ def test_sound_that_starts_late_is_preceded_by_silence(
     assert converted.reason == "silence from 3.50 s"
 
 
-def test_a_short_clip_holds_its_last_picture_and_goes_silent(
-    media: Any, group: FFmpegGroup, tmp_path: Path
-) -> None:
+def test_a_short_clip_holds_its_last_picture_then_silence(media, group, tmp_path):
     source = media.write(
         tmp_path / "short.mp4", times=media.times(30, 3), level=level, sound=np.full((1, 48_000), 0.25)
     )
@@ -221,7 +205,7 @@ def test_a_short_clip_holds_its_last_picture_and_goes_silent(
     assert not samples_of(converted)[48_000:].any()
 
 
-def test_the_annotations_end_is_an_end(media: Any, group: FFmpegGroup, tmp_path: Path) -> None:
+def test_the_annotations_end_is_an_end(media, group, tmp_path):
     source = media.write(
         tmp_path / "a.mp4", times=media.times(30, 12), level=level, sound=np.full((1, 192_000), 0.25)
     )
@@ -231,13 +215,13 @@ def test_the_annotations_end_is_an_end(media: Any, group: FFmpegGroup, tmp_path:
     assert np.count_nonzero(samples_of(converted)) == 4 * 16_000
 
 
-def test_stereo_becomes_the_mean_of_its_channels(media: Any, group: FFmpegGroup, tmp_path: Path) -> None:
+def test_stereo_becomes_the_mean_of_its_channels(media, group, tmp_path):
     sound = np.stack([np.full(160_000, 0.5), np.full(160_000, -0.1)])
     source = media.write(tmp_path / "a.mkv", times=media.times(5, 10), sound=sound)
     np.testing.assert_allclose(samples_of(convert(source, group)), 0.2, atol=1e-4)
 
 
-def test_a_picture_keeps_its_colours_and_fills_the_square(group: FFmpegGroup, tmp_path: Path) -> None:
+def test_a_picture_keeps_its_colours_and_fills_the_square(group, tmp_path):
     """Red left, blue right, in HD's own colour matrix: red and blue in a square, in the matrix of decoders' default."""
     image = np.zeros((90, 160, 3), np.uint8)
     image[:, :80], image[:, 80:] = (200, 30, 30), (30, 30, 200)
@@ -255,9 +239,7 @@ def test_a_picture_keeps_its_colours_and_fills_the_square(group: FFmpegGroup, tm
     np.testing.assert_allclose(frame[128, 196], (30, 30, 200), atol=8)
 
 
-def test_a_picture_that_changes_its_size_goes_on_in_time(
-    media: Any, group: FFmpegGroup, tmp_path: Path
-) -> None:
+def test_a_change_of_picture_size_keeps_the_times(media, group, tmp_path):
     times = media.times(25, 10)
     parts = []
     for name, size, some in (("a.ts", (64, 48), times[:75]), ("b.ts", (96, 80), times[75:])):
@@ -269,7 +251,7 @@ def test_a_picture_that_changes_its_size_goes_on_in_time(
     np.testing.assert_allclose(levels_of(converted), on_screen(times, 0), atol=3)
 
 
-def test_a_turned_phone_video_is_upright(shared: Path, group: FFmpegGroup, tmp_path: Path) -> None:
+def test_a_rotated_phone_video_is_upright(shared, group, tmp_path):
     source = shared / "data/clips/edge/rotated_90.mov"
     converted = convert_clip(source, NAN, NAN, CANONICAL, tmp_path / "canonical", group, 60)
     assert (converted.width, converted.height) == (320, 568)
@@ -284,7 +266,7 @@ def test_a_turned_phone_video_is_upright(shared: Path, group: FFmpegGroup, tmp_p
     assert difference[0] < 8
 
 
-def test_an_interval_after_the_files_end_is_too_short(media: Any, group: FFmpegGroup, tmp_path: Path) -> None:
+def test_an_interval_after_the_files_end_is_too_short(media, group, tmp_path):
     source = media.write(tmp_path / "a.mp4", times=media.times(30, 3), sound=beeps(3, [1]))
     converted = convert(source, group, 30.0, 40.0)
     assert converted.status is Status.TOO_SHORT
@@ -293,9 +275,7 @@ def test_an_interval_after_the_files_end_is_too_short(media: Any, group: FFmpegG
     assert convert(source, group, 5.0, 5.0).status is Status.TOO_SHORT
 
 
-def test_sound_beyond_the_pictures_is_a_clip_without_video(
-    media: Any, group: FFmpegGroup, tmp_path: Path
-) -> None:
+def test_sound_beyond_the_pictures_is_a_clip_without_video(media, group, tmp_path):
     source = media.write(tmp_path / "a.mp4", times=media.times(30, 2), sound=beeps(12, range(12)))
     converted = convert(source, group, 4.0, 12.0)
     assert converted.status is Status.NO_VIDEO, converted.reason
@@ -305,7 +285,7 @@ def test_sound_beyond_the_pictures_is_a_clip_without_video(
     )
 
 
-def test_cover_art_is_no_video(media: Any, group: FFmpegGroup, tmp_path: Path) -> None:
+def test_cover_art_is_no_video(media, group, tmp_path):
     source = tmp_path / "song.m4a"
     media.write(tmp_path / "plain.m4a", sound=beeps(3, [0]), audio_codec="aac")
     with av.open(str(tmp_path / "plain.m4a")) as plain, av.open(str(source), "w", format="mp4") as container:
@@ -327,9 +307,7 @@ def test_cover_art_is_no_video(media: Any, group: FFmpegGroup, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("name", ["a.mp4", "a.mkv"])
-def test_a_download_cut_off_in_the_middle_is_corrupt(
-    media: Any, group: FFmpegGroup, tmp_path: Path, name: str
-) -> None:
+def test_a_truncated_download_is_corrupt(media, group, tmp_path, name):
     noise = np.random.default_rng(0).normal(0, 0.1, (1, 160_000))
     options = {"g": "25"}
     whole = media.write(
@@ -363,7 +341,7 @@ def test_a_download_cut_off_in_the_middle_is_corrupt(
     ],
     ids=["empty", "web page", "playlist", "concat script", "noise"],
 )
-def test_garbage_is_corrupt_with_a_reason(group: FFmpegGroup, tmp_path: Path, content: bytes) -> None:
+def test_files_that_are_no_media_are_corrupt_with_a_reason(group, tmp_path, content):
     (tmp_path / "a.mp4").write_bytes(content)
     converted = convert(tmp_path / "a.mp4", group)
     assert converted.status is Status.CORRUPT
@@ -377,7 +355,7 @@ def test_garbage_is_corrupt_with_a_reason(group: FFmpegGroup, tmp_path: Path, co
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(seed=st.integers(0, 1000))
-def test_damaged_bytes_never_raise(media: Any, group: FFmpegGroup, tmp_path: Path, seed: int) -> None:
+def test_damaged_bytes_never_raise(media, group, tmp_path, seed):
     whole = tmp_path / "whole.mp4"
     if not whole.exists():
         media.write(whole, times=media.times(10, 4), level=level, sound=beeps(4, [1]), audio_codec="aac")
@@ -391,9 +369,7 @@ def test_damaged_bytes_never_raise(media: Any, group: FFmpegGroup, tmp_path: Pat
     assert converted.status.in_shard == (converted.video is not None or converted.audio is not None)
 
 
-def test_a_name_that_looks_like_an_option_or_a_protocol_is_a_file(
-    media: Any, group: FFmpegGroup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_name_that_looks_like_an_option_or_a_protocol_is_a_file(media, group, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in ("-y.mp4", "concat:a|b.mp4", "a%03d.mp4", "a'b;[c],d=e.mp4"):
         media.write(tmp_path / name, times=media.times(10, 1), level=level)
@@ -401,7 +377,7 @@ def test_a_name_that_looks_like_an_option_or_a_protocol_is_a_file(
         assert converted.status is Status.NO_AUDIO, (name, converted.reason)
 
 
-def test_a_run_over_the_time_limit_is_stopped(media: Any, group: FFmpegGroup, tmp_path: Path) -> None:
+def test_a_run_over_the_time_limit_is_stopped(media, group, tmp_path):
     source = media.write(tmp_path / "a.mp4", times=media.times(30, 10), level=level)
     converted = convert(source, group, timeout=0.02)
     assert converted.status is Status.TIMED_OUT

@@ -24,7 +24,7 @@ def run(program: Path, script: str, timeout: float = 10) -> ffmpeg.Finished:
         return group.run([], timeout)
 
 
-def test_messages_lose_their_addresses_and_frames_are_counted(program: Path) -> None:
+def test_messages_lose_their_addresses_and_frames_are_counted(program):
     finished = run(
         program,
         r"""
@@ -47,21 +47,21 @@ def test_messages_lose_their_addresses_and_frames_are_counted(program: Path) -> 
     assert finished.message() == "h264: bad NAL"
 
 
-def test_a_flood_of_messages_is_read_and_not_kept(program: Path) -> None:
+def test_a_flood_of_messages_is_read_and_not_kept(program):
     flood = 'i=0; while [ $i -lt 3000 ]; do echo "[h264 @ 0x1] [error] number $i" >&2; i=$((i+1)); done'
     finished = run(program, f"{flood}; head -c 1000000 /dev/zero >&2")
     assert len(finished.errors) == ffmpeg.MESSAGES
     assert finished.last == "h264: number 2999"
 
 
-def test_a_run_over_its_time_is_killed(program: Path) -> None:
+def test_a_run_over_its_time_is_killed(program):
     started = time.monotonic()
     finished = run(program, "exec sleep 60", timeout=0.2)
     assert finished.timed_out
     assert time.monotonic() - started < 10
 
 
-def test_outside_its_block_a_group_runs_nothing() -> None:
+def test_outside_its_block_a_group_runs_nothing():
     with FFmpegGroup() as group:
         pass
     with pytest.raises(RuntimeError, match="guard"):

@@ -33,7 +33,7 @@ def second_by_second(wave: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("name", SIGNALS)
-def test_equals_torchvggish_on_each_second(name: str) -> None:
+def test_equals_torchvggish_on_each_second(name):
     wave = SIGNALS[name].astype(np.float32)
     found = log_mel(torch.from_numpy(wave), SAMPLE_RATE)
     assert found.dtype == torch.float32
@@ -42,7 +42,7 @@ def test_equals_torchvggish_on_each_second(name: str) -> None:
 
 @settings(max_examples=20, deadline=None)
 @given(seed=st.integers(0, 2**32 - 1), loudness=st.floats(-6, 0), tones=st.integers(0, 5))
-def test_equals_torchvggish_on_any_sound(seed: int, loudness: float, tones: int) -> None:
+def test_equals_torchvggish_on_any_sound(seed, loudness, tones):
     rng = np.random.default_rng(seed)
     wave = rng.normal(size=SAMPLE_RATE) * rng.random()
     for hertz in rng.uniform(20, 8_000, tones):
@@ -52,7 +52,7 @@ def test_equals_torchvggish_on_any_sound(seed: int, loudness: float, tones: int)
     np.testing.assert_allclose(found.numpy(), second_by_second(wave), rtol=0, atol=1e-4)
 
 
-def test_the_mel_matrix_is_vggishs_own() -> None:
+def test_the_mel_matrix_is_vggishs_own():
     expected = mel_features.spectrogram_to_mel_matrix(64, 257, 16_000, 125.0, 7_500.0)
     np.testing.assert_allclose(mel_matrix().numpy(), expected, rtol=0, atol=1e-12)
 
@@ -66,18 +66,18 @@ def test_the_mel_matrix_is_vggishs_own() -> None:
         ((0, 32_000), (0, 2, FRAMES, BANDS)),
     ],
 )
-def test_one_example_a_whole_second(shape: tuple[int, ...], expected: tuple[int, ...]) -> None:
+def test_one_example_a_whole_second(shape, expected):
     assert log_mel(torch.zeros(shape), SAMPLE_RATE).shape == expected
 
 
-def test_a_batch_gives_what_its_signals_give_alone() -> None:
+def test_a_batch_gives_what_its_signals_give_alone():
     waves = torch.from_numpy(np.stack(list(SIGNALS.values()))).float()
     together = log_mel(waves, SAMPLE_RATE)
     alone = torch.stack([log_mel(wave, SAMPLE_RATE) for wave in waves])
     torch.testing.assert_close(together, alone, rtol=0, atol=1e-5)
 
 
-def test_an_example_depends_on_its_own_second_only() -> None:
+def test_an_example_depends_on_its_own_second_only():
     wave = torch.from_numpy(SIGNALS["noise"]).float()
     changed = wave.clone()
     changed[SAMPLE_RATE : 2 * SAMPLE_RATE] = 0
@@ -85,13 +85,13 @@ def test_an_example_depends_on_its_own_second_only() -> None:
     assert differs.tolist() == [False, True, False]
 
 
-def test_int16_is_scaled_to_one() -> None:
+def test_int16_is_scaled_to_one():
     samples = torch.tensor([16_384, -32_768] * 8_000, dtype=torch.int16)
     expected = log_mel(torch.tensor([0.5, -1.0] * 8_000), SAMPLE_RATE)
     torch.testing.assert_close(log_mel(samples, SAMPLE_RATE), expected)
 
 
-def test_channels_are_averaged() -> None:
+def test_channels_are_averaged():
     left, right = (torch.from_numpy(SIGNALS[name]).float() for name in ("noise", "a rising tone"))
     expected = log_mel((left + right) / 2, SAMPLE_RATE)
     torch.testing.assert_close(log_mel(torch.stack([left, right]), SAMPLE_RATE, channel_axis=0), expected)
@@ -99,7 +99,7 @@ def test_channels_are_averaged() -> None:
 
 
 @pytest.mark.parametrize("rate", [8_000, 22_050, 44_100, 48_000])
-def test_other_rates_are_resampled(rate: int) -> None:
+def test_other_rates_are_resampled(rate):
     def chord(samples_a_second: int) -> torch.Tensor:
         time = torch.arange(3 * samples_a_second, dtype=torch.float64) / samples_a_second
         return sum((torch.sin(2 * torch.pi * hertz * time) for hertz in (440, 1_000, 3_100)), torch.zeros(()))
@@ -118,6 +118,6 @@ def test_other_rates_are_resampled(rate: int) -> None:
         (torch.zeros(16_000), 0, "sample_rate is 0"),
     ],
 )
-def test_says_what_is_wrong(wave: torch.Tensor, rate: int, message: str) -> None:
+def test_says_what_is_wrong(wave, rate, message):
     with pytest.raises(ValueError, match=message):
         log_mel(wave, rate)

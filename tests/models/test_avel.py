@@ -1,42 +1,29 @@
-"""AVEL: released sizes, and each form that the tables list."""
+"""AVEL: the parts and inputs of each form that the tables list."""
 
 import pytest
 import torch
 
-from avpipe.models import AVBatch, create_model
+from avpipe.models import AVBatch
 from avpipe.models.avel import AVEL
 
-
-def parameters(model: torch.nn.Module) -> int:
-    return sum(p.numel() for p in model.parameters())
-
-
-def lstm(inputs: int, hidden: int = 128) -> int:
-    """Both directions: four gates, each with input and recurrent weights and two biases."""
-    return 2 * 4 * (hidden * (inputs + hidden) + 2 * hidden)
-
+from .builders import count_parameters, lstm_parameters, random_clips
 
 HEAD = 512 * 64 + 64 + 64 * 29 + 29
 SINGLE_HEAD = 256 * 64 + 64 + 64 * 29 + 29
 
 
-def test_has_the_released_number_of_parameters():
-    assert parameters(AVEL()) == 1_335_246
-    assert parameters(AVEL(fusion="dmrn")) == 1_571_150
-
-
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        ({"inputs": "audio"}, lstm(128) + SINGLE_HEAD),
-        ({"inputs": "visual"}, lstm(512) + SINGLE_HEAD),
-        ({"attention": False}, lstm(128) + lstm(512) + HEAD),
-        ({"visual_cells": 1, "attention": False}, lstm(128) + lstm(512) + HEAD),
+        ({"inputs": "audio"}, lstm_parameters(128) + SINGLE_HEAD),
+        ({"inputs": "visual"}, lstm_parameters(512) + SINGLE_HEAD),
+        ({"attention": False}, lstm_parameters(128) + lstm_parameters(512) + HEAD),
+        ({"visual_cells": 1, "attention": False}, lstm_parameters(128) + lstm_parameters(512) + HEAD),
         ({"visual_dim": 2048}, 1_335_246 + (2048 - 512) * (512 + 2 * 4 * 128)),  # wider first layers only
     ],
 )
 def test_each_form_has_the_parts_it_names(options, expected):
-    assert parameters(AVEL(**options)) == expected
+    assert count_parameters(AVEL(**options)) == expected
 
 
 @pytest.mark.parametrize(
@@ -53,9 +40,7 @@ def test_each_form_has_the_parts_it_names(options, expected):
     ],
 )
 def test_takes_maps_of_any_size_and_vectors(options, visual):
-    output = create_model("avel", **options)(
-        AVBatch(audio=torch.randn(2, 10, 128), visual=torch.randn(visual))
-    )
+    output = AVEL(**options)(AVBatch(audio=torch.randn(2, 10, 128), visual=torch.randn(visual)))
     assert output.segment_logits.shape == (2, 10, 29)
     attends = options.get("inputs") is None and len(visual) == 5 and options.get("attention", True)
     assert output.attention.keys() == ({"visual"} if attends else set())
@@ -63,40 +48,26 @@ def test_takes_maps_of_any_size_and_vectors(options, visual):
         assert output.attention["visual"].shape == visual[:4]
 
 
-def test_without_attention_a_map_counts_by_its_average():
-    torch.manual_seed(0)
-    model = AVEL(attention=False, num_classes=3, audio_dim=4, visual_dim=5)
-    audio, maps = torch.randn(2, 6, 4), torch.randn(2, 6, 3, 3, 5)
-    on_maps = model(AVBatch(audio=audio, visual=maps)).segment_logits
-    on_vectors = model(AVBatch(audio=audio, visual=maps.mean(dim=(2, 3)))).segment_logits
-    torch.testing.assert_close(on_maps, on_vectors)
-
-
 @pytest.mark.parametrize("inputs", ["audio", "visual"])
 def test_one_modality_alone_does_not_need_the_other(inputs):
     model = AVEL(inputs=inputs, num_classes=3, audio_dim=4, visual_dim=5)
-    features = {"audio": torch.randn(2, 6, 4), "visual": torch.randn(2, 6, 5)}
-    alone = model(AVBatch(**{inputs: features[inputs]})).segment_logits
-    torch.testing.assert_close(alone, model(AVBatch(**features)).segment_logits)
+    both = random_clips(4, 5)
+    alone = model(AVBatch(**{inputs: getattr(both, inputs)})).segment_logits
+    torch.testing.assert_close(alone, model(both).segment_logits)
 
 
-def test_maps_of_another_size_than_it_was_built_for_are_refused():
-    with pytest.raises(ValueError, match=r"H x W = 49.*found \(1, 10, 4, 4, 512\)"):
+def test_maps_of_a_size_that_it_was_not_built_for_are_refused():
+    with pytest.raises(ValueError, match=r"49.*\(1, 10, 4, 4, 512\)"):
         AVEL()(AVBatch(audio=torch.randn(1, 10, 128), visual=torch.randn(1, 10, 4, 4, 512)))
-
-
-def test_attention_over_vectors_is_refused():
-    with pytest.raises(ValueError, match="attention: false"):
-        AVEL(visual_cells=1)
 
 
 def test_dmrn_classifies_the_fused_lstm_outputs_by_one_linear_layer():
     torch.manual_seed(0)
     model = AVEL(fusion="dmrn", attention=False, num_classes=3, audio_dim=4, visual_dim=5)
-    audio, visual = torch.randn(2, 6, 4), torch.randn(2, 6, 5)
-    fused = model.fusion(model.audio_lstm(audio)[0], model.visual_lstm(visual)[0])
+    batch = random_clips(4, 5)
+    fused = model.fusion(model.audio_lstm(batch.audio)[0], model.visual_lstm(batch.visual)[0])
     expected = fused @ model.classifier.weight.T + model.classifier.bias
-    torch.testing.assert_close(model(AVBatch(audio=audio, visual=visual)).segment_logits, expected)
+    torch.testing.assert_close(model(batch).segment_logits, expected)
 
 
 @pytest.mark.parametrize("inputs", ["audio", "visual"])
@@ -105,7 +76,7 @@ def test_dmrn_of_one_modality_is_refused(inputs):
         AVEL(inputs=inputs, fusion="dmrn")
 
 
-def test_a_segment_knows_what_comes_before_and_after():
+def test_scores_of_a_segment_depend_on_all_segments():
     model = AVEL(inputs="audio", num_classes=3, audio_dim=4)
     audio = torch.randn(1, 6, 4, requires_grad=True)
     model(AVBatch(audio=audio)).segment_logits[0, 2].sum().backward()

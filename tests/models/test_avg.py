@@ -1,4 +1,4 @@
-"""AVG: what each objective teaches, and what the parser takes over."""
+"""AVG: what each objective trains, and which weights the parser takes over."""
 
 from functools import cache
 
@@ -6,6 +6,8 @@ import pytest
 import torch
 
 from avpipe.models import AVBatch, create_model
+
+from .builders import fit, untrained
 
 SMALL = {
     "audio_dim": 6,
@@ -41,12 +43,8 @@ def trained(objective: str):
     torch.manual_seed(0)
     options = {"audio_threshold": 0.9, "visual_threshold": 0.9, "negative_margin": 0.2}
     model = create_model("avg", objective=objective, **options, **SMALL).train()
-    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
     batch = clips()
-    for _ in range(60):
-        optimizer.zero_grad()
-        model(batch).losses["grounding"].backward()
-        optimizer.step()
+    fit(model, lambda: model(batch).losses["grounding"], steps=60, lr=3e-3)
     return model
 
 
@@ -83,18 +81,6 @@ def test_training_tells_scenes_apart_in_what_the_objective_compares(objective, m
         assert gap(after[:, m, n]) > gap(before[:, m, n]) + 0.2
 
 
-def test_a_positive_pair_becomes_more_alike_across_modalities_only_if_that_is_trained():
-    batch = clips()
-    same = torch.arange(T) // (T // 2)
-    positive = same[:, None] == same[None, :]
-    across = {
-        objective: float(grounding(trained(objective), batch)[:, 0, 1][:, positive].mean())
-        for objective in ("uni", "cross")
-    }
-    assert across["cross"] > 0.6
-    assert across["cross"] > across["uni"] + 0.1
-
-
 @pytest.mark.parametrize("objective", ["uni", "cross", "multi"])
 def test_each_objective_moves_every_weight(objective):
     torch.manual_seed(0)
@@ -102,7 +88,7 @@ def test_each_objective_moves_every_weight(objective):
         "avg", objective=objective, audio_threshold=0.9, visual_threshold=0.9, **SMALL
     ).train()
     model(clips()).losses["grounding"].backward()
-    assert all(p.grad is not None and p.grad.any() for p in model.parameters())
+    assert untrained(model) == []
 
 
 def test_segments_are_drawn_at_random():
@@ -112,7 +98,7 @@ def test_segments_are_drawn_at_random():
 
 
 def test_a_width_that_heads_cannot_share_is_refused():
-    with pytest.raises(ValueError, match="hidden_dim 15 must be even and a multiple of heads 2"):
+    with pytest.raises(ValueError, match="multiple of heads 2"):
         create_model("avg", **{**SMALL, "hidden_dim": 15})
 
 

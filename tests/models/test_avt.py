@@ -1,6 +1,7 @@
 """AVT: positions, co-attention of three kinds of tokens, and attention over instances."""
 
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -8,6 +9,8 @@ import torch
 from avpipe.models import AVBatch
 from avpipe.models.avt import AVT
 from avpipe.models.layers import sinusoidal_positions
+
+from .builders import random_clips
 
 SIZES = {"num_classes": 3, "audio_dim": 4, "visual_dim": 5, "hidden_dim": 8, "heads": 2}
 
@@ -17,11 +20,7 @@ def small() -> AVT:
     return AVT(**SIZES).eval()
 
 
-def features(seed: int = 0) -> AVBatch:
-    random = torch.Generator().manual_seed(seed)
-    return AVBatch(
-        audio=torch.randn(2, 6, 4, generator=random), visual=torch.randn(2, 6, 2, 3, 5, generator=random)
-    )
+features = partial(random_clips, visual=(2, 3, 5), segments=6)
 
 
 def test_positions_are_sines_and_cosines_of_slower_and_slower_waves():
@@ -31,7 +30,7 @@ def test_positions_are_sines_and_cosines_of_slower_and_slower_waves():
     torch.testing.assert_close(positions, torch.tensor(expected))
 
 
-def test_co_attention_lets_each_of_the_three_change_each_other():
+def test_co_attention_lets_each_kind_of_token_change_the_two_others():
     model = small()
     tokens = {"audio": torch.randn(1, 2, 8), "inter": torch.randn(1, 2, 8), "intra": torch.randn(1, 2, 3, 8)}
     before = model.attend_together(**tokens)
@@ -50,7 +49,7 @@ def test_co_attention_stays_within_a_segment():
         torch.testing.assert_close(one[:, 0], other[:, 0])
 
 
-def test_an_instance_is_chosen_by_what_is_heard_and_seen_over_time():
+def test_an_instance_is_chosen_by_audio_and_the_frame_features():
     model = small()
     model.instance_query.weight.data = 100 * torch.eye(8).repeat(1, 2)  # asks for audio + inter-frame
     model.instance_query.bias.data.zero_()
@@ -65,7 +64,7 @@ def test_an_instance_is_chosen_by_what_is_heard_and_seen_over_time():
 
 
 @pytest.mark.parametrize("layer", ["over_audio", "over_frames"])
-def test_only_the_transformers_over_time_tell_a_segment_of_the_others(layer):
+def test_only_the_transformers_over_time_connect_segments(layer):
     other = {"over_audio": "over_frames", "over_frames": "over_audio"}[layer]
     model, batch = small(), features()
     setattr(model, other, torch.nn.Identity())
@@ -77,13 +76,13 @@ def test_only_the_transformers_over_time_tell_a_segment_of_the_others(layer):
         assert gradient[0, 2].any()
 
 
-def test_knows_the_order_of_segments():
+def test_scores_depend_on_the_order_of_segments():
     model, batch = small(), features()
     turned = AVBatch(audio=batch.audio.flip(1), visual=batch.visual.flip(1))
     assert not torch.allclose(model(turned).segment_logits.flip(1), model(batch).segment_logits, atol=1e-3)
 
 
-def test_does_not_know_the_order_of_instances():
+def test_scores_do_not_depend_on_the_order_of_cells():
     model, batch = small(), features()
     turned = AVBatch(audio=batch.audio, visual=batch.visual.flip(2, 3))
     torch.testing.assert_close(model(turned).segment_logits, model(batch).segment_logits)

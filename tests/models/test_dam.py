@@ -1,4 +1,4 @@
-"""DAM: global features of event segments, matched across the modalities, and no truth where it must not be."""
+"""DAM: global features of event segments, matched across the modalities; true labels only in training."""
 
 import math
 
@@ -15,6 +15,8 @@ from avpipe.models.dam import (
     mean_probability_logit,
 )
 
+from .builders import fit, random_clips
+
 SIZES = {"num_classes": 3, "audio_dim": 4, "visual_dim": 5, "hidden_dim": 6}
 TRUTH = torch.tensor([[3, 1, 1, 1, 3, 3, 3, 3], [3, 3, 3, 3, 3, 3, 3, 3]])  # 3 is background
 
@@ -24,11 +26,8 @@ def small(**options) -> DAM:
     return DAM(**SIZES, **options)
 
 
-def features(targets: torch.Tensor | None = None, seed: int = 0) -> AVBatch:
-    random = torch.Generator().manual_seed(seed)
-    batch = AVBatch(
-        audio=torch.randn(2, 8, 4, generator=random), visual=torch.randn(2, 8, 5, generator=random)
-    )
+def features(targets: torch.Tensor | None = None) -> AVBatch:
+    batch = random_clips(4, 5)
     if targets is not None:
         batch.targets = {"target": torch.eye(4)[targets]}
     return batch
@@ -81,7 +80,7 @@ def test_each_global_feature_is_matched_with_the_other_modality():
     torch.testing.assert_close(output.category_logits, model.classifier(torch.cat([heard, watched], dim=-1)))
 
 
-def test_in_supervised_training_a_global_feature_knows_the_event_segments_only():
+def test_in_supervised_training_a_global_feature_depends_on_event_segments_only():
     model = small()
     one, other = features(TRUTH), features(TRUTH)
     other.audio[0, 4:] += 3.0
@@ -92,7 +91,7 @@ def test_in_supervised_training_a_global_feature_knows_the_event_segments_only()
     )
 
 
-def test_in_training_a_clip_without_event_counts_whole():
+def test_in_training_all_segments_of_a_clip_without_event_are_relevant():
     relevance = small()(features(TRUTH)).attention["relevance"]
     assert relevance.tolist() == [[0, 1, 1, 1, 0, 0, 0, 0], [1] * 8]
 
@@ -103,14 +102,13 @@ def test_without_the_truth_event_segments_are_estimated_by_matching_all():
     torch.testing.assert_close(model(batch).attention["relevance"], estimate)
 
 
-def test_no_true_interval_reaches_a_prediction_at_test():
-    """The model asks whether the truth is there, not whether it is being trained: so none must be given."""
+def test_without_labels_training_and_testing_give_the_same():
     model = small()
     assert model.train()(features()).losses == model.eval()(features()).losses == {}
     torch.testing.assert_close(model.train()(features()).event_logits, model.eval()(features()).event_logits)
 
 
-def test_weak_training_knows_no_event_segments():
+def test_weakly_supervised_training_uses_no_event_segments():
     model = small(setting="weakly-supervised")
     clip_labels = torch.tensor([1, 3])
     trained, tested = model(features(clip_labels)), model(features())
@@ -119,7 +117,7 @@ def test_weak_training_knows_no_event_segments():
     assert (trained.attention["relevance"] > 0).all()
 
 
-def test_weakly_supervised_a_segment_has_a_category_as_far_as_it_is_of_an_event():
+def test_weakly_supervised_probabilities_are_event_times_category():
     event, category = torch.tensor([[math.log(3), -math.log(4)]]), torch.tensor([[0.0, math.log(4)]])
     # p(event) 3/4 and 1/5, p(category) 1/5 and 4/5
     expected = torch.tensor([[[3 / 20, 12 / 20, 5 / 20], [1 / 25, 4 / 25, 20 / 25]]])
@@ -138,7 +136,7 @@ def test_the_estimate_learns_from_the_true_segments():
 
 
 def test_training_raises_the_matching_score_on_event_segments():
-    """Events and background, in other clips than those seen, without a look at the truth."""
+    """Measured on clips that were not trained on, without their labels."""
     torch.manual_seed(0)
     model = small()
     sounds, looks = 2 * torch.randn(4, 4), 2 * torch.randn(4, 5)
@@ -156,14 +154,17 @@ def test_training_raises_the_matching_score_on_event_segments():
         return (score[labels != 3].mean() - score[labels == 3].mean()).item()
 
     before = contrast()
-    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
-    for _ in range(60):
+
+    def loss() -> torch.Tensor:
         batch, labels = clips()
         batch.targets = {"target": torch.eye(4)[labels]}
         output = model(batch)
-        loss = functional.binary_cross_entropy_with_logits(output.event_logits, (labels != 3).float())
-        optimizer.zero_grad()
-        (loss + output.losses["estimate"]).backward()
-        optimizer.step()
+        event = (labels != 3).float()
+        return (
+            functional.binary_cross_entropy_with_logits(output.event_logits, event)
+            + output.losses["estimate"]
+        )
+
+    fit(model, loss, steps=60)
     assert abs(before) < 0.3
     assert contrast() > 0.8

@@ -11,7 +11,6 @@ from scipy.sparse.csgraph import connected_components
 
 from avpipe.models.grounding import (
     all_similarities,
-    compared,
     connected,
     cosine_similarity,
     first_of_group,
@@ -103,10 +102,6 @@ def test_similarities_are_of_segment_i_in_the_first_modality_with_j_in_the_secon
     torch.testing.assert_close(similarity[0, 0, 0], torch.eye(2), atol=1e-6, rtol=0)
 
 
-def test_multi_modal_compares_what_both_others_do():
-    assert set(compared("multi")) == {*compared("uni"), *compared("cross")}
-
-
 def loss(objective: str, segment: int = 0) -> float:
     """Of three segments, the first two in one group; p = 0.7, n = 0.4."""
     similarity = all_similarities(directions(0, 60, 90), directions(0, 0, 60))
@@ -115,23 +110,23 @@ def loss(objective: str, segment: int = 0) -> float:
     return float(grounding_loss(similarity, same, at, objective, positive_margin=0.7, negative_margin=0.4))
 
 
-def test_equation_4_draws_a_group_together_and_others_apart_within_a_modality():
+def test_equation_4_compares_within_each_modality():
     # Sound 0 with 0, 1, 2: 1, 0.5, 0 -> 0, 0.7 - 0.5, 0. Picture 0: 1, 1, 0.5 -> 0, 0, 0.5 - 0.4.
     assert loss("uni") == pytest.approx(0.2 / 3 + 0.1 / 3, abs=1e-6)
 
 
-def test_equation_5_does_so_across_modalities():
+def test_equation_5_compares_across_modalities():
     # Sound 0 with pictures 0, 1, 2: 1, 1, 0.5 -> 0.1. Picture 0 with sounds: 1, 0.5, 0 -> 0.2.
     assert loss("cross") == pytest.approx(0.1 / 3 + 0.2 / 3, abs=1e-6)
 
 
-def test_equation_6_is_the_sum():
+def test_equation_6_is_the_sum_of_4_and_5():
     for segment in range(3):
         expected = loss("uni", segment) + loss("cross", segment)
         assert loss("multi", segment) == pytest.approx(expected, abs=1e-6)
 
 
-def test_nothing_is_left_to_learn_beyond_the_margins():
+def test_the_loss_is_zero_beyond_the_margins():
     alike = torch.ones(1, 2, 2, 2, 2)
     everyone = torch.ones(1, 2, 2, dtype=torch.bool)
     margins = {"positive_margin": 0.7, "negative_margin": 0.7}

@@ -21,7 +21,7 @@ def attention(cells: int = 6, audio_term: str = "per_cell") -> AudioGuidedAttent
 
 
 @pytest.mark.parametrize("audio_term", ["per_cell", "per_channel"])
-def test_weighs_cells_as_the_definition_says(audio_term):
+def test_attention_weights_are_those_of_the_definition(audio_term):
     layer = attention(audio_term=audio_term)
     audio, visual = torch.randn(1, 1, 3).double(), torch.randn(1, 1, 2, 3, 5).double()
     attended, weights = layer(audio, visual)
@@ -38,24 +38,6 @@ def test_weighs_cells_as_the_definition_says(audio_term):
 
     torch.testing.assert_close(weights.flatten(), expected)
     torch.testing.assert_close(attended[0, 0], (expected[:, None] * visual[0, 0].reshape(6, 5)).sum(0))
-
-
-def test_weights_of_a_segment_sum_to_one_over_its_cells():
-    _, weights = attention()(torch.randn(2, 4, 3).double(), torch.randn(2, 4, 2, 3, 5).double())
-    torch.testing.assert_close(weights.sum(dim=(2, 3)), torch.ones(2, 4).double())
-
-
-def test_looks_elsewhere_when_the_sound_changes():
-    layer, visual = attention(), torch.randn(1, 1, 2, 3, 5).double()
-    _, one = layer(torch.randn(1, 1, 3).double(), visual)
-    _, other = layer(torch.randn(1, 1, 3).double(), visual)
-    assert not torch.allclose(one, other)
-
-
-def test_equal_cells_are_attended_as_they_are():
-    cell = torch.randn(5).double()
-    attended, _ = attention()(torch.randn(1, 1, 3).double(), cell.expand(1, 1, 2, 3, 5))
-    torch.testing.assert_close(attended[0, 0], cell)
 
 
 def test_spatial_average_keeps_vectors_and_averages_maps():
@@ -92,7 +74,7 @@ def test_mmil_pooling_of_two_segments_by_hand():
     assert clip.item() == pytest.approx(expected)
 
 
-def test_mmil_pooling_of_a_clip_may_go_to_two():
+def test_mmil_pooling_of_a_clip_can_reach_two():
     p = torch.ones(1, 2, 2, 1)
     time = torch.tensor([[[50.0, -50], [-50, 50]]]).unsqueeze(-1)  # audio looks at segment 0, visual at 1,
     modality = torch.tensor([[[50.0, -50], [-50, 50]]]).unsqueeze(-1)  # where each has all of the weight
@@ -101,7 +83,7 @@ def test_mmil_pooling_of_a_clip_may_go_to_two():
     assert of_modality.flatten().tolist() == pytest.approx([1, 1])
 
 
-def test_the_parsing_head_asks_the_same_of_both_modalities():
+def test_the_parsing_head_treats_both_modalities_alike():
     head = ParsingHead(6, 3)
     audio, visual = torch.randn(2, 4, 6), torch.randn(2, 4, 6)
     one, other = head(audio, visual), head(visual, audio)

@@ -1,4 +1,4 @@
-"""What every model promises, whichever it is."""
+"""What every model promises, and forms that several models have in common."""
 
 import pytest
 import torch
@@ -6,14 +6,17 @@ from torch import nn
 
 from avpipe.models import MODELS, AVBatch, AVOutput, create_model, list_models, model_card
 from avpipe.plan import registry
-from avpipe.plan.registry import UnknownNameError, options_of, target
+from avpipe.plan.registry import options_of, target
 from avpipe.training import TASKS
 from avpipe.training.localization import LOSSES
+
+from .builders import count_parameters, random_clips, untrained
 
 B, T, C = 3, 5, 4
 SIZES = {"num_classes": C, "audio_dim": 6, "visual_dim": 8, "visual_cells": 4, "motion_dim": 7}
 _TRANSFORMER = {"hidden_dim": 16, "layers": 2, "heads": 2, "feed_forward_dim": 32}
 SMALLER = {"avg": _TRANSFORMER, "avg_parser": _TRANSFORMER}
+SMALLER |= {name: {"hidden_dim": 16} for name in ("avrb", "avsdn", "cmran", "jcan")}
 """Options of models whose own sizes are too large for a test."""
 every_model = pytest.mark.parametrize("name", list_models())
 PARSERS = [name for name in list_models() if "parsing" in model_card(name).task]
@@ -23,6 +26,25 @@ LOCALIZERS = [name for name in list_models() if model_card(name).task == "locali
 every_parser = pytest.mark.parametrize("name", PARSERS)
 every_matcher = pytest.mark.parametrize("name", MATCHERS)
 every_localizer = pytest.mark.parametrize("name", LOCALIZERS)
+RELEASED = [
+    ("avel", {}, 1_335_246),
+    ("avel", {"fusion": "dmrn"}, 1_571_150),
+    ("avsdn", {"attention": True}, 2_162_510),
+    ("cmran", {}, 9_509_150),
+    ("cmran", {"setting": "weakly-supervised"}, 9_509_407),
+    ("jcan", {}, 22_776_510),
+    ("psp", {}, 1_548_657),
+    ("psp", {"setting": "weakly-supervised"}, 1_253_902),
+]
+"""Numbers of parameters of released code (of AVSDN: two heads, 256 -> 1 and 256 -> 28, in place of 256 -> 29)."""
+AVERAGED = [
+    *((name, {"attention": False}) for name in ("avel", "avrb", "avsdn", "cman", "mpn", "psp")),
+    ("psp", {"attention": False, "setting": "weakly-supervised"}),
+    ("avin", {}),
+    ("tacma", {}),
+]
+"""Models that attend to no cells, with their options."""
+ATTENDING = [("jcan", {}), *((name, {"attention": True}) for name, _ in AVERAGED[:6])]
 
 
 def small(name: str, seed: int = 0, **options) -> nn.Module:
@@ -32,12 +54,9 @@ def small(name: str, seed: int = 0, **options) -> nn.Module:
     return create_model(name, **{**given, **SMALLER.get(name, {}), **options})
 
 
-def batch(seed: int = 0, **changes) -> AVBatch:
-    random = torch.Generator().manual_seed(seed)
-    audio = torch.randn(B, T, 6, generator=random)
-    visual = torch.randn(B, T, 2, 2, 8, generator=random)
-    motion = torch.randn(B, T, 7, generator=random)
-    return AVBatch(**{"audio": audio, "visual": visual, "motion": motion, **changes})
+def batch(**changes) -> AVBatch:
+    made = random_clips(6, (2, 2, 8), 7, clips=B, segments=T)
+    return AVBatch(**{"audio": made.audio, "visual": made.visual, "motion": made.motion, **changes})
 
 
 def scores_of(output: AVOutput) -> dict[str, torch.Tensor]:
@@ -47,7 +66,7 @@ def scores_of(output: AVOutput) -> dict[str, torch.Tensor]:
 
 
 @every_parser
-def test_says_how_probable_each_category_is_in_each_segment_each_modality_and_the_clip(name):
+def test_a_parser_gives_probabilities_of_each_segment_each_modality_and_the_clip(name):
     output = small(name)(batch())
     shapes = {
         "parsing_probabilities": (B, T, 2, C),
@@ -61,7 +80,7 @@ def test_says_how_probable_each_category_is_in_each_segment_each_modality_and_th
 
 
 @pytest.mark.parametrize("name", PRETRAINED)
-def test_says_how_alike_segments_are_within_modalities_and_across(name):
+def test_pretraining_gives_similarities_within_and_across_modalities(name):
     clips = batch()
     output = small(name)(clips)
     assert {score: value.shape for score, value in scores_of(output).items()} == {
@@ -73,7 +92,7 @@ def test_says_how_alike_segments_are_within_modalities_and_across(name):
 
 
 @every_matcher
-def test_says_how_well_sounds_go_with_pictures(name):
+def test_a_matcher_gives_similarities_of_segments_or_of_intervals(name):
     scores = scores_of(small(name)(batch()))
     queries = T * (T + 1) // 2
     pairs = {"similarity": (B, T, T)}
@@ -82,7 +101,7 @@ def test_says_how_well_sounds_go_with_pictures(name):
 
 
 @every_matcher
-def test_brings_its_loss_where_there_are_targets_and_looks_at_them_for_nothing_else(name):
+def test_a_matcher_uses_targets_for_its_loss_only(name):
     model, clips = small(name).eval(), batch()
     without = model(clips)
     clips.targets = {"event": torch.tensor([[0.0, 1, 1, 0, 0], [1, 1, 1, 1, 1], [0, 0, 0, 0, 0]])}
@@ -99,8 +118,7 @@ def test_its_loss_reaches_every_parameter(name):
     model, clips = small(name), batch()
     clips.targets = {"event": torch.tensor([[0.0, 1, 1, 0, 0], [0, 1, 1, 1, 1], [1, 1, 0, 0, 0]])}
     torch.stack(list(model(clips).losses.values())).sum().backward()
-    untouched = [n for n, p in model.named_parameters() if p.grad is None or not p.grad.any()]
-    assert untouched == []
+    assert untrained(model) == []
 
 
 @every_localizer
@@ -115,10 +133,7 @@ def test_scores_every_segment_for_every_category_and_background(name):
 
 @every_model
 def test_takes_any_number_of_segments_and_clips(name):
-    longer = AVBatch(
-        audio=torch.randn(1, 13, 6), visual=torch.randn(1, 13, 2, 2, 8), motion=torch.randn(1, 13, 7)
-    )
-    scores = scores_of(small(name)(longer))
+    scores = scores_of(small(name)(random_clips(6, (2, 2, 8), 7, clips=1, segments=13)))
     assert {score.shape[0] for score in scores.values()} == {1}
     assert 13 in {size for score in scores.values() for size in score.shape[1:]}
 
@@ -129,8 +144,7 @@ def test_a_step_of_training_reaches_every_parameter(name):
     output = model(batch())
     scores = [(score * torch.randn_like(score)).sum() for score in scores_of(output).values()]
     torch.stack(scores + list(output.losses.values())).sum().backward()
-    untouched = [n for n, p in model.named_parameters() if p.grad is None or not p.grad.any()]
-    assert untouched == []
+    assert untrained(model) == []
     assert all(torch.isfinite(p.grad).all() for p in model.parameters())
 
 
@@ -143,7 +157,7 @@ def targets(name: str) -> dict[str, torch.Tensor]:
 
 
 @every_model
-def test_learns_in_bfloat16_and_says_nearly_what_it_says_in_float32(name):
+def test_in_bfloat16_scores_are_nearly_those_of_float32_and_weights_stay_float32(name):
     exact = scores_of(small(name).eval()(batch()))
     model, clips = small(name), batch()
     with torch.autocast("cpu", torch.bfloat16):
@@ -169,7 +183,7 @@ def test_the_seed_decides_weights_and_scores(name):
 
 
 @every_model
-def test_a_clip_is_scored_without_a_look_at_the_others(name):
+def test_the_score_of_a_clip_does_not_depend_on_the_others(name):
     model = small(name).eval()
     whole = batch()
     one = AVBatch(audio=whole.audio[1:2], visual=whole.visual[1:2], motion=whole.motion[1:2])
@@ -193,16 +207,12 @@ WRONG_FOR_PARSERS = [
 ]
 
 
-@pytest.mark.parametrize("name", LOCALIZERS + MATCHERS)
-@pytest.mark.parametrize(("changes", "says"), WRONG + WRONG_FOR_LOCALIZERS)
+@pytest.mark.parametrize(
+    ("name", "changes", "says"),
+    [(name, *wrong) for name in LOCALIZERS + MATCHERS for wrong in WRONG + WRONG_FOR_LOCALIZERS]
+    + [(name, *wrong) for name in PARSERS + PRETRAINED for wrong in WRONG + WRONG_FOR_PARSERS],
+)
 def test_a_missing_modality_or_a_wrong_shape_is_named(name, changes, says):
-    with pytest.raises(ValueError, match=says):
-        small(name)(batch(**changes))
-
-
-@pytest.mark.parametrize("name", PARSERS + PRETRAINED)
-@pytest.mark.parametrize(("changes", "says"), WRONG + WRONG_FOR_PARSERS)
-def test_a_parser_names_a_missing_modality_or_a_wrong_shape(name, changes, says):
     with pytest.raises(ValueError, match=says):
         small(name)(batch(**changes))
 
@@ -219,13 +229,13 @@ def test_a_parser_averages_the_frames_of_a_segment_and_the_cells_of_a_map(name):
 
 
 @every_parser
-def test_a_parser_can_do_without_a_3d_network(name):
+def test_a_parser_works_without_motion_features(name):
     model = small(name, motion_dim=0)
     assert model(batch(motion=None)).parsing_probabilities.shape == (B, T, 2, C)
 
 
 @every_parser
-def test_a_parser_says_how_its_paper_weighs_and_smooths(name):
+def test_a_parser_has_default_weights_for_its_losses(name):
     model = registry.load(MODELS, name, "model")
     output = small(name)(batch())
     assert {"clip", "audio", "visual"} <= model.default_loss_weights.keys()
@@ -237,7 +247,7 @@ WITH_EMBEDDINGS = ("avel", "avin", "avt", "cmran", "psp", "tacma")
 
 
 @pytest.mark.parametrize("name", WITH_EMBEDDINGS)
-def test_shows_each_segment_before_and_after_fusion(name):
+def test_gives_embeddings_of_each_segment_before_and_after_fusion(name):
     embeddings = small(name)(batch()).embeddings
     assert set(embeddings) == {"audio", "visual", "fused"}
     for embedding in embeddings.values():
@@ -246,7 +256,7 @@ def test_shows_each_segment_before_and_after_fusion(name):
 
 
 @pytest.mark.parametrize("name", WITH_EMBEDDINGS)
-def test_what_is_shown_before_fusion_does_not_depend_on_what_is_seen(name):
+def test_the_audio_embedding_before_fusion_does_not_depend_on_visual(name):
     model = small(name).eval()
     first, other = (
         model(
@@ -259,11 +269,10 @@ def test_what_is_shown_before_fusion_does_not_depend_on_what_is_seen(name):
 
 
 @every_model
-def test_has_a_card_that_is_true(name):
+def test_the_card_states_the_number_of_parameters_and_a_known_task(name):
     card = model_card(name)
-    with torch.device("meta"):  # sizes without numbers
-        parameters = sum(p.numel() for p in create_model(name).parameters() if p.requires_grad)
-    assert card.parameters == parameters
+    with torch.device("meta"):  # shapes without values
+        assert card.parameters == count_parameters(create_model(name))
     assert card.task in TASKS
     assert all((card.title, card.paper, card.inputs, card.code))
 
@@ -278,21 +287,44 @@ def test_its_options_can_be_read_without_running_it(name):
         assert described["choices"] or described["type"] in ("int", "float", "bool"), option
 
 
+@pytest.mark.parametrize(
+    ("name", "options", "says"),
+    [
+        ("avell", {}, "did you mean 'avel'"),
+        ("avel", {"audio_dm": 3}, "did you mean 'audio_dim'"),
+        *((name, {**options, "visual_cells": 1}, "attention: false") for name, options in ATTENDING),
+        ("cmran", {"hidden_dim": 10}, "multiple of its 4 heads"),
+        ("mpn", {"hidden_dim": 10}, "multiple of `heads` 4"),
+    ],
+)
+def test_unknown_names_and_options_that_do_not_fit_are_refused(name, options, says):
+    with pytest.raises(ValueError, match=says):
+        create_model(name, **options)
+
+
+@pytest.mark.parametrize(("name", "options", "expected"), RELEASED)
+def test_has_as_many_parameters_as_the_released_code(name, options, expected):
+    with torch.device("meta"):
+        assert count_parameters(create_model(name, **options)) == expected
+
+
+@pytest.mark.parametrize(("name", "options"), AVERAGED)
+def test_without_attention_over_cells_a_map_counts_as_its_average(name, options):
+    model, maps = small(name, **options).eval(), batch()
+    vectors = model(batch(visual=maps.visual.mean(dim=(2, 3))))
+    assert "visual" not in vectors.attention
+    for score, value in scores_of(model(maps)).items():
+        torch.testing.assert_close(scores_of(vectors)[score], value)
+
+
+@pytest.mark.parametrize(("name", "options"), [*ATTENDING, ("avin", {"visual_attention": True})])
+def test_attention_over_cells_has_the_shape_of_the_map(name, options):
+    assert small(name, **options)(batch()).attention["visual"].shape == (B, T, 2, 2)
+
+
 @every_localizer
-def test_says_what_its_paper_trains_it_with(name):
+def test_the_loss_and_the_pooling_of_its_paper_exist(name):
     model = registry.load(MODELS, name, "model")
-    if model_card(name).task == "localization":
-        assert model.default_loss in LOSSES
-        assert getattr(model, "default_weak_loss", model.default_loss) in LOSSES
-        assert model.default_pooling in ("max", "mean")
-
-
-@every_model
-def test_an_option_it_does_not_have_is_refused(name):
-    with pytest.raises(UnknownNameError, match="did you mean 'audio_dim'"):
-        create_model(name, audio_dm=3)
-
-
-def test_a_model_that_does_not_exist_is_refused():
-    with pytest.raises(UnknownNameError, match="did you mean 'avel'"):
-        create_model("avell")
+    assert model.default_loss in LOSSES
+    assert getattr(model, "default_weak_loss", model.default_loss) in LOSSES
+    assert model.default_pooling in ("max", "mean")

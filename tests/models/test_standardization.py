@@ -14,7 +14,7 @@ class Seeing(torch.nn.Module):
         return AVOutput()
 
 
-def test_the_model_sees_each_dimension_by_its_own_mean_and_deviation():
+def test_the_model_receives_each_dimension_standardized():
     model = Seeing()
     scales = {"audio": (torch.tensor([1.0, 10.0]), torch.tensor([2.0, 0.0]))}
     standardize_inputs(model, scales)

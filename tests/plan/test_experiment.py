@@ -28,7 +28,7 @@ def pretraining(**options: Any) -> Experiment:
     return experiment(task="pretraining", model="avg", setting="self-supervised", options=options)
 
 
-def test_without_pretraining_it_is_called_and_written_as_before_there_was_any() -> None:
+def test_without_pretraining_the_name_is_the_digest_of_six_keys():
     keys = {"task", "model", "options", "features", "setting", "recipe"}
     written = json.loads(experiment().to_json())
     assert set(written) == keys
@@ -36,7 +36,7 @@ def test_without_pretraining_it_is_called_and_written_as_before_there_was_any() 
     assert experiment().id == f"han-weakly-supervised-{digest}"
 
 
-def test_what_it_starts_from_is_part_of_its_name() -> None:
+def test_the_name_depends_on_the_pretraining():
     uni, cross = (experiment(pretraining=pretraining(objective=o)) for o in ("uni", "cross"))
     assert len({experiment().id, uni.id, cross.id}) == 3
     assert uni.chain == (uni, pretraining(objective="uni"))
@@ -44,7 +44,7 @@ def test_what_it_starts_from_is_part_of_its_name() -> None:
     assert uni.pretraining.id.startswith("avg-self-supervised-")
 
 
-def test_where_it_was_pretrained_is_part_of_its_name_too() -> None:
+def test_the_name_depends_on_the_dataset_of_the_pretraining():
     here = experiment(pretraining=pretraining())
     elsewhere = experiment(pretraining=pretraining(), pretrained_on="audioset")
     assert here.id != elsewhere.id
@@ -52,12 +52,12 @@ def test_where_it_was_pretrained_is_part_of_its_name_too() -> None:
     assert Experiment.from_json(elsewhere.to_json()) == elsewhere
 
 
-def test_it_can_be_read_back() -> None:
+def test_an_experiment_can_be_read_back_from_json():
     for one in (experiment(), experiment(pretraining=pretraining(layers=2))):
         assert Experiment.from_json(one.to_json()) == one
 
 
-def test_a_mistake_in_the_pretraining_is_named() -> None:
+def test_a_mistake_in_the_pretraining_is_named():
     wrong = pretraining().model_dump() | {"modle": "avg"}
     with pytest.raises(ValidationError, match=r"pretraining\.modle"):
         experiment(pretraining=wrong)

@@ -48,7 +48,7 @@ def edit(root: Path, name: str, old: str, new: str) -> None:
     forget()
 
 
-def test_the_closure_follows_imports_of_every_form(package: Path) -> None:
+def test_the_closure_follows_imports_of_every_form(package):
     assert {"avpipe.layers", "avpipe.models.base"} <= fingerprint.import_closure("avpipe.models.a")
     assert "avpipe.models.b" not in fingerprint.import_closure("avpipe.models.a")
     assert {"avpipe.layers"} <= fingerprint.import_closure("avpipe.models.b"), (
@@ -73,9 +73,7 @@ def test_the_closure_follows_imports_of_every_form(package: Path) -> None:
         ),
     ],
 )
-def test_what_does_not_change_the_meaning_keeps_the_fingerprint(
-    package: Path, name: str, old: str, new: str
-) -> None:
+def test_edits_that_change_no_meaning_keep_the_fingerprint(package, name, old, new):
     before = fingerprint.fingerprint("avpipe.models.a", "avpipe.training")
     edit(package, name, old, new)
     assert fingerprint.fingerprint("avpipe.models.a", "avpipe.training") == before
@@ -90,40 +88,38 @@ def test_what_does_not_change_the_meaning_keeps_the_fingerprint(
         ("plan/registry.py", "dict", "list"),
     ],
 )
-def test_what_changes_the_meaning_changes_the_fingerprint(
-    package: Path, name: str, old: str, new: str
-) -> None:
+def test_edits_that_change_the_meaning_change_the_fingerprint(package, name, old, new):
     before = fingerprint.fingerprint("avpipe.models.a", "avpipe.training")
     edit(package, name, old, new)
     assert fingerprint.fingerprint("avpipe.models.a", "avpipe.training") != before
 
 
-def test_an_edited_model_changes_only_its_own_fingerprint(package: Path) -> None:
+def test_an_edited_model_changes_only_its_own_fingerprint(package):
     a, b = (fingerprint.fingerprint(f"avpipe.models.{m}", "avpipe.training") for m in "ab")
     edit(package, "models/b.py", "return layers", "return layers, 1")
     assert fingerprint.fingerprint("avpipe.models.a", "avpipe.training") == a
     assert fingerprint.fingerprint("avpipe.models.b", "avpipe.training") != b
 
 
-def test_the_order_of_modules_does_not_matter(package: Path) -> None:
+def test_the_order_of_modules_does_not_matter(package):
     assert fingerprint.fingerprint("avpipe.models.a", "avpipe.models.b") == fingerprint.fingerprint(
         "avpipe.models.b", "avpipe.models.a"
     )
 
 
-def test_an_unknown_module_is_an_error(package: Path) -> None:
+def test_an_unknown_module_is_an_error(package):
     with pytest.raises(ModuleNotFoundError, match=r"avpipe\.models\.nothing"):
         fingerprint.fingerprint("avpipe.models.nothing")
 
 
-def test_the_environment_names_versions_and_machine() -> None:
+def test_the_environment_names_versions_and_machine():
     found = fingerprint.environment()
     assert found["libraries"]["torch"]
     assert found["python"].startswith("3.")
     assert found["cores"] >= 1
 
 
-def test_a_file_that_a_module_reads_counts_as_its_code_and_no_other_file_does(package: Path) -> None:
+def test_data_files_of_a_module_count_as_its_code(package):
     (package / "models/c.py").write_text('C = 1\nDATA_FILES = ("pages/*.txt",)\n')
     (package / "models/pages").mkdir()
     page = package / "models/pages/a.txt"

@@ -33,7 +33,7 @@ IMPORTED = {
 
 
 @pytest.mark.parametrize("name", ["ave_features", "llp_features"])
-def test_the_studies_of_published_features_fetch_nothing(name: str) -> None:
+def test_the_studies_of_published_features_fetch_nothing(name):
     found = plan(**study_file(name))
     assert found.tables
     assert found.features == found.imports
@@ -41,14 +41,14 @@ def test_the_studies_of_published_features_fetch_nothing(name: str) -> None:
     assert not found.needs_media
 
 
-def test_an_imported_feature_lies_where_an_extracted_one_would(tmp_path: Path) -> None:
+def test_an_imported_feature_has_the_path_of_an_extracted_one(tmp_path):
     found = plan(**IMPORTED)
     assert found.imports == found.features == ["a"]
     assert found.bundles == []
     assert found.chunk("a", 3) == "results/d/features/a.zarr/c/3/0/0"
 
 
-def test_clips_are_needed_to_extract_to_be_shown_or_for_their_own_sake() -> None:
+def test_clips_are_needed_for_extraction_figures_and_folder_studies():
     both = {**IMPORTED, "extractors": {"v": {"backbone": "vggish"}}}
     assert plan(**{**both, "features": ["a", "v"]}).needs_media
     assert not plan(**both).needs_media  # v is not asked for
@@ -57,7 +57,7 @@ def test_clips_are_needed_to_extract_to_be_shown_or_for_their_own_sake() -> None
     assert plan(**shown).needs_media
 
 
-def test_rows_of_an_h5_file_are_those_of_ave_s_annotations_unless_said_otherwise() -> None:
+def test_rows_of_an_h5_file_are_by_default_those_of_aves_annotations():
     assert plan(**IMPORTED).imported("a").rows == "data/Annotations.txt"
     named = {"a": {**IMPORTED["imported"]["a"], "rows": "all.txt"}}
     assert plan(**{**IMPORTED, "imported": named}).imported("a").rows == "all.txt"
@@ -65,7 +65,7 @@ def test_rows_of_an_h5_file_are_those_of_ave_s_annotations_unless_said_otherwise
     assert plan(**other).imported("a").rows is None
 
 
-def test_a_table_s_part_of_the_study_holds_what_it_imports_and_is_a_study_itself() -> None:
+def test_the_part_of_a_study_for_a_table_is_a_valid_study():
     found = plan(**study_file("ave_features"))
     part = json.loads(found.narrowed(found.tables["avin_fusion"]))
     assert set(part["imported"]) == {"vggish", "visual_map"}
@@ -74,9 +74,7 @@ def test_a_table_s_part_of_the_study_holds_what_it_imports_and_is_a_study_itself
     assert "imported" not in json.loads(extracted.narrowed(extracted.tables["avin_fusion"]))
 
 
-def test_a_table_s_part_of_the_study_says_which_clips_were_left_out_but_not_how_the_demo_is_rendered() -> (
-    None
-):
+def test_the_part_of_a_study_for_a_table_keeps_options_that_choose_clips_only():
     cleaned = study_file("ave_features")
     cleaned["dataset"]["options"] = {"conflicts": "drop"}
     found = plan(**cleaned)
@@ -87,7 +85,7 @@ def test_a_table_s_part_of_the_study_says_which_clips_were_left_out_but_not_how_
     assert json.loads(demo.narrowed(demo.tables["avin_fusion"]))["dataset"]["options"] == {}
 
 
-def test_what_an_experiment_starts_from_is_trained_first(tmp_path: Path) -> None:
+def test_pretraining_of_an_experiment_is_trained_first(tmp_path):
     (tmp_path / "tables").mkdir()
     before = {"model": "avg", "features": {"audio": "a", "visual": "p"}, "recipe": "long"}
     rows = [
@@ -129,7 +127,7 @@ def test_what_an_experiment_starts_from_is_trained_first(tmp_path: Path) -> None
     assert elsewhere.checkpoints_before(by_model["avg_parser"]) == started
 
 
-def test_a_figure_of_the_annotations_reads_no_run_and_needs_no_clip() -> None:
+def test_a_figure_of_the_annotations_reads_no_run_and_needs_no_clip():
     found = plan(**study_file("llp_features") | {"tables": [], "figures": ["avvp_events"]})
     read = {"events.parquet", "categories.csv", "manifest.parquet"}
     assert set(found.figure_files(found.figures["avvp_events"])) == {
@@ -140,6 +138,11 @@ def test_a_figure_of_the_annotations_reads_no_run_and_needs_no_clip() -> None:
 
 
 @pytest.mark.parametrize(("name", "meant"), [("parsng", "parsing"), ("avg_parsr", "avg_parser")])
-def test_a_task_or_model_that_does_not_exist_is_told(name: str, meant: str) -> None:
+def test_an_unknown_task_or_model_gets_a_suggestion(name, meant):
     with pytest.raises(ConfigError, match=f"training_of: .*did you mean '{meant}'"):
         plan(**IMPORTED, training_of={name: {"lr": 0.1}})
+
+
+def test_a_mistyped_table_gets_a_suggestion():
+    with pytest.raises(ValueError, match="did you mean 'avin_fusion'"):
+        plan(**{**IMPORTED, "tables": ["avin_fusio"]})

@@ -1,6 +1,7 @@
-"""A small study on disk, as the earlier stages leave it: three categories that anyone can tell apart."""
+"""A small study on disk, as the earlier stages leave it: three categories that are easy to tell apart."""
 
 import csv
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,11 +10,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 import zarr
 
 from avpipe.files import write_json
 from avpipe.plan.experiment import Experiment
 from avpipe.plan.recipe import Recipe
+from avpipe.training import loop
+from avpipe.training.loop import train_experiment
 
 CATEGORIES = ("Bark", "Bell", "Horn")
 SEGMENTS = 10
@@ -34,10 +38,8 @@ class Study:
         return self.truth[(self.clips["split"] == name).to_numpy()]
 
 
-def write_features(
-    results: Path, name: str, values: np.ndarray, rows: int | None = None, shard: int = SHARD
-) -> None:
-    """One zarr array, (rows, T, ...), chunk = clip, zarr shard = workflow shard."""
+def write_features(results: Path, name: str, values: np.ndarray, shard: int = SHARD) -> None:
+    """One zarr array, (N, T, ...), chunk = clip, zarr shard = workflow shard."""
     path = results / "features" / f"{name}.zarr"
     shape = values.shape[1:]
     attributes = {
@@ -48,7 +50,7 @@ def write_features(
     }
     array = zarr.create_array(
         store=path,
-        shape=(rows or len(values), *shape),
+        shape=values.shape,
         dtype=values.dtype,
         chunks=(1, *shape),
         shards=(shard, *shape),
@@ -57,7 +59,7 @@ def write_features(
         attributes=attributes,
         config={"write_empty_chunks": False},
     )
-    array[:] = values[: array.shape[0]]
+    array[:] = values
 
 
 def write_study(
@@ -69,7 +71,7 @@ def write_study(
     categories: Sequence[str] = CATEGORIES,
     lengths: tuple[int, int] = (4, 7),
 ) -> Study:
-    """Clips with one event each (every eighth clip has none), heard and seen; features show each segment's category, with noise.
+    """Clips with one event each in both modalities (every eighth clip has none); features are a vector per category plus noise.
 
     An event begins in the first 4 s and lasts lengths[0] to lengths[1] - 1 s, or to the clip's end.
     """
@@ -108,13 +110,74 @@ def write_study(
     write_json(
         results / "manifest.json", {"dataset": "toy", "rows": count, "shard_size": SHARD, "shards": shards}
     )
-    looks = random.normal(size=(background + 1, *MAP))
-    sounds = random.normal(size=(background + 1, AUDIO_DIM))
-    visual = looks[truth] + noise * random.normal(size=(count, SEGMENTS, *MAP))
-    audio = sounds[truth] + noise * random.normal(size=(count, SEGMENTS, AUDIO_DIM))
+    visual_of = random.normal(size=(background + 1, *MAP))
+    audio_of = random.normal(size=(background + 1, AUDIO_DIM))
+    visual = visual_of[truth] + noise * random.normal(size=(count, SEGMENTS, *MAP))
+    audio = audio_of[truth] + noise * random.normal(size=(count, SEGMENTS, AUDIO_DIM))
     write_features(results, "ears", audio.astype(dtype))
     write_features(results, "eyes", visual.astype(dtype))
     return Study(results, clips, truth)
+
+
+def seed_folder(experiment: Experiment, results: Path, seed: int = 0) -> Path:
+    return results / "runs" / experiment.id / f"seed{seed}"
+
+
+def read(experiment: Experiment, results: Path, seed: int = 0) -> dict[str, Any]:
+    """A run's files, without what differs between any two runs."""
+    folder = seed_folder(experiment, results, seed)
+    metrics = json.loads((folder / "metrics.json").read_text())
+    log = folder / "log.csv"
+    return {
+        "metrics.json": {k: value for k, value in metrics.items() if k not in ("seconds", "environment")},
+        "predictions.parquet": pd.read_parquet(folder / "predictions.parquet"),
+        "log.csv": list(csv.DictReader(log.open())) if log.is_file() else [],
+        "checkpoint.pt": torch.load(folder / "checkpoint.pt", weights_only=True),
+    }
+
+
+def run(
+    experiment: Experiment, results: Path, seeds: Sequence[int] = (0,), **options: Any
+) -> list[dict[str, Any]]:
+    """Train; the content of each seed's metrics.json."""
+    train_experiment(experiment, results, list(seeds), "cpu", threads=1, **options)
+    return [read(experiment, results, seed)["metrics.json"] for seed in seeds]
+
+
+def assert_same(one: dict[str, Any], other: dict[str, Any]) -> None:
+    """Both runs measured, predicted and learned the same, to the last digit."""
+    assert one["metrics.json"] == other["metrics.json"]
+    assert one["log.csv"] == other["log.csv"]
+    weights, others = one["checkpoint.pt"], other["checkpoint.pt"]
+    torch.testing.assert_close(weights["weights"], others["weights"], rtol=0, atol=0)
+    assert weights["options"] == others["options"]
+    pd.testing.assert_frame_equal(one["predictions.parquet"], other["predictions.parquet"], check_exact=True)
+
+
+class Stop(Exception):
+    """Stands for whatever ends a job in the middle."""
+
+
+@pytest.fixture
+def stop_after(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """stop_after(epochs, experiment, results): train until that epoch of the last seed is trained but not recorded."""
+
+    def start(epochs: int, experiment: Experiment, results: Path, seeds: Sequence[int] = (0,)) -> None:
+        original, done = loop.Run._epoch, []
+
+        def stopping(self: loop.Run, *arguments: Any) -> float:
+            loss = original(self, *arguments)
+            done.append(self.seed)
+            if done.count(seeds[-1]) == epochs:
+                raise Stop
+            return loss
+
+        with monkeypatch.context() as patch:
+            patch.setattr(loop.Run, "_epoch", stopping)
+            with pytest.raises(Stop):
+                run(experiment, results, seeds, save_every=0)
+
+    return start
 
 
 @pytest.fixture

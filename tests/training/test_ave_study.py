@@ -1,9 +1,7 @@
-"""AVE's study: every model of it learns what can be learnt, every experiment of it runs on features of the real shapes."""
+"""AVE's study: every model learns the toy study, every experiment trains a step on features of the real shapes."""
 
-import json
 import shutil
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,9 +15,8 @@ from avpipe.plan.recipe import Recipe
 from avpipe.plan.study import Study as StudyConfig
 from avpipe.plan.study import resolve, validate_study
 from avpipe.tables.spec import load_table
-from avpipe.training.loop import train_experiment
 
-from .conftest import Study, write_features, write_study
+from .conftest import Study, read, run, write_features, write_study
 
 ROOT = Path(__file__).resolve().parents[2]
 WORKFLOW = ROOT / "workflow"
@@ -30,15 +27,7 @@ def read_study(path: Path) -> StudyConfig:
     return resolve(validate_study(yaml.safe_load(path.read_text(encoding="utf-8")), str(path)))
 
 
-def run(experiment: Experiment, results: Path) -> dict[str, Any]:
-    """Train one seed; its metrics.json."""
-    train_experiment(experiment, results, [0], "cpu", threads=1)
-    written = results / "runs" / experiment.id / "seed0" / "metrics.json"
-    metrics: dict[str, Any] = json.loads(written.read_text(encoding="utf-8"))
-    return metrics
-
-
-# They learn
+# Learning
 
 GRID = load_table(WORKFLOW / "tables" / "ave_grid.yaml").experiments(read_study(ROOT / "config.yaml"))
 """(row, setting) -> experiment, with the demo's small models."""
@@ -46,7 +35,7 @@ GRID = load_table(WORKFLOW / "tables" / "ave_grid.yaml").experiments(read_study(
 
 @pytest.fixture(scope="session")
 def lasting(tmp_path_factory: pytest.TempPathFactory) -> Study:
-    """Events that fill most of their clip, as AVE's do: from clip labels alone, background everywhere is no good answer."""
+    """Events that fill most of their clip, as AVE's do, so that background everywhere is a poor prediction."""
     results = tmp_path_factory.mktemp("lasting") / "results" / "toy"
     return write_study(results, splits=[("train", 64), ("val", 16), ("test", 32)], lengths=(7, 11))
 
@@ -56,32 +45,31 @@ def learn(row: str, setting: Setting, study: Study) -> tuple[float, pd.DataFrame
     recipe = Recipe(epochs=8, batch_size=16, lr=5e-3)
     changes = {"features": {"audio": "ears", "visual": "eyes"}, "recipe": recipe}
     experiment = GRID[row, setting].model_copy(update=changes)
-    metrics = run(experiment, study.results)
-    predictions = study.results / "runs" / experiment.id / "seed0" / "predictions.parquet"
-    return metrics["metrics"]["validation"]["accuracy"], pd.read_parquet(predictions)
+    (metrics,) = run(experiment, study.results)
+    return metrics["metrics"]["validation"]["accuracy"], read(experiment, study.results)[
+        "predictions.parquet"
+    ]
 
 
 def background_everywhere(study: Study) -> float:
-    """The accuracy of saying background in every test segment."""
+    """The accuracy of background in every test segment."""
     return float((study.split("test") == 3).mean())
 
 
 ROWS = list(dict.fromkeys(row for row, _ in GRID))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("row", ROWS)
-def test_every_model_of_the_grid_learns_which_segments_are_of_which_category(
-    lasting: Study, row: str
-) -> None:
+def test_every_model_of_the_grid_learns_which_segments_are_of_which_category(lasting, row):
     accuracy, _ = learn(row, "supervised", lasting)
     assert accuracy > 0.95 > background_everywhere(lasting) + 0.5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("row", ROWS)
-def test_every_model_of_the_grid_learns_the_category_of_events_from_clip_labels_alone(
-    lasting: Study, row: str
-) -> None:
-    """Where the event begins is not asked: a model may say the clip's category in every segment."""
+def test_every_model_of_the_grid_learns_the_category_of_events_from_clip_labels_alone(lasting, row):
+    """Onsets are not tested: a model may predict the clip's category in every segment."""
     accuracy, table = learn(row, "weakly-supervised", lasting)
     floor = background_everywhere(lasting)
     events = table[table["truth"] != 3]
@@ -89,7 +77,7 @@ def test_every_model_of_the_grid_learns_the_category_of_events_from_clip_labels_
     assert (events["truth"] == events["prediction"]).mean() > 0.9  # one category in three by chance
 
 
-# They run
+# Full size
 
 CLIPS = (("train", 12), ("val", 4), ("test", 4))
 SHAPES = {
@@ -116,11 +104,11 @@ def ave(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 STATED = {"avel": 1_335_246, "avel dmrn": 1_571_150, "jcan": 22_776_510}
-"""Parameters that avpipe/models says each has for maps of VGG, in both settings."""
+"""Parameters of the released code for maps of VGG, in both settings."""
 
 
 def stated_parameters(experiment: Experiment) -> int | None:
-    """`STATED`, else the model's card's; None where that speaks of another form of the model, or of other maps."""
+    """`STATED`, else the model card's number; None if the card is about another form of the model or other maps."""
     features, options = experiment.features, experiment.options
     if "audio" not in features or features.get("visual") not in ("visual_map", "vgg16_map"):
         return None
@@ -131,23 +119,21 @@ def stated_parameters(experiment: Experiment) -> int | None:
     return STATED.get(name, of_card)
 
 
-def test_aves_study_has_features_of_these_shapes_and_no_recipe_that_no_row_asks_for() -> None:
+def test_aves_study_has_features_of_these_shapes_and_no_unused_recipe():
     assert set(PLAN.features) == set(SHAPES)
     assert set(PLAN.study.recipes) == set().union(*(table.recipe_names() for table in PLAN.tables.values()))
 
 
-@pytest.mark.slow
+@pytest.mark.full_size
 @pytest.mark.parametrize("asked", PLAN.experiments.values(), ids=lambda experiment: experiment.id)
-def test_every_experiment_of_aves_study_trains_a_step_on_features_of_the_real_shapes(
-    ave: Path, asked: Experiment
-) -> None:
-    """At full size, by its own recipe but for `epochs` and `batch_size`: 12 clips make one batch of 8 and, unless dropped, one of 4."""
+def test_every_experiment_of_aves_study_trains_a_step_on_features_of_the_real_shapes(ave, asked):
+    """By its own recipe except `epochs` and `batch_size`: 12 clips make a batch of 8 and, unless dropped, one of 4."""
     size = min(asked.recipe.batch_size, 8)
     recipe = asked.recipe.model_copy(update={"epochs": 1, "batch_size": size})
     experiment = asked.model_copy(update={"recipe": recipe})
-    metrics = run(experiment, ave)
+    (metrics,) = run(experiment, ave)
     shutil.rmtree(ave / "runs" / experiment.id)  # JCAN's weights are 91 MB
     assert (metrics["status"], metrics["reason"]) == ("ok", None)
-    assert 0 <= metrics["metrics"][recipe.protocol]["accuracy"] <= 1  # false for no number, too
+    assert 0 <= metrics["metrics"][recipe.protocol]["accuracy"] <= 1  # false for NaN, too
     stated = stated_parameters(experiment)
     assert stated is None or metrics["parameters"] == stated

@@ -5,7 +5,6 @@ import pandas as pd
 import pytest
 import torch
 
-from avpipe.files import read_json
 from avpipe.metrics.cross_modality import query_intervals
 from avpipe.models.avdln import AVDLN
 from avpipe.models.base import AVOutput
@@ -13,7 +12,8 @@ from avpipe.models.layers import intervals
 from avpipe.plan.experiment import Experiment
 from avpipe.training.cross_modality import CrossModality
 from avpipe.training.data import read_tables
-from avpipe.training.loop import train_experiment
+
+from .conftest import read, run
 
 CPU = torch.device("cpu")
 SMALL = {
@@ -51,7 +51,7 @@ def test_targets_are_the_segments_of_events(study, task):
     assert np.array_equal(event.numpy() == 1, study.split("train") < 3)
 
 
-def test_the_ends_of_the_clip_are_right_as_often_as_events_begin_or_end_there(study, task):
+def test_always_predicting_an_end_of_the_clip_scores_as_often_as_events_are_there(study, task):
     onset, length = queries(study, "test")
     asked = length > 0
     baselines = task().baselines("test")
@@ -63,32 +63,30 @@ def test_the_ends_of_the_clip_are_right_as_often_as_events_begin_or_end_there(st
     }
 
 
-def test_a_model_that_hears_and_sees_the_event_alike_is_always_right(study, task):
-    """Similarity 1 where both segments are of the event or both are not: the event's own position is the best one."""
+def test_similarities_that_follow_the_event_score_1(study, task):
+    """Similarity is 1 where both segments are of the event, or neither is."""
     event = study.split("test") < 3
     alike = (event[:, :, None] == event[:, None, :]).astype(float)
     found = task().metrics({"similarity": alike}, "test")
     lengths = event.sum(axis=1)
-    chance = np.mean(
-        [1 / (10 - length + 1) for length in lengths if length]
-    )  # the toy's events are all short
+    chance = np.mean([1 / (10 - length + 1) for length in lengths if length])  # all events are short
     assert found == {"accuracy_a2v": 1, "accuracy_v2a": 1, "accuracy": 1, "chance": pytest.approx(chance)}
 
 
-def test_the_query_is_heard_in_one_direction_and_seen_in_the_other(study, task):
-    """Every picture after the first second resembles nothing: A2V answers 0; V2A looks along the other axis."""
+def test_the_query_is_audio_in_one_direction_and_visual_in_the_other(study, task):
+    """Only the first second's pictures resemble anything, so both directions answer position 0."""
     onset, length = queries(study, "test")
     onset = onset[length > 0]
     similarity = np.zeros((16, 10, 10))
     similarity[:, :, 0] = 1  # each sound goes with the first picture
     found = task().metrics({"similarity": similarity}, "test")
     assert found["accuracy_a2v"] == np.mean(onset == 0)
-    # seen first second, if the query has it, matches any sound equally: position 0; the others match nothing: 0 as well
+    # the first picture matches every sound equally, the others match nothing: position 0 in both cases
     assert found["accuracy_v2a"] == np.mean(onset == 0)
     assert found["accuracy"] == (found["accuracy_a2v"] + found["accuracy_v2a"]) / 2
 
 
-def test_clips_that_make_no_query_do_not_count(study, task):
+def test_clips_without_a_query_do_not_count(study, task):
     _, length = queries(study, "test")
     assert 0 < (length > 0).sum() < 16  # every eighth clip has no event
     table = task().table({"similarity": np.zeros((16, 10, 10))}, "test")
@@ -97,8 +95,8 @@ def test_clips_that_make_no_query_do_not_count(study, task):
     assert set(table["clip"]) == set(clips[length > 0])
 
 
-def test_a_model_that_answers_whole_queries_is_asked_for_the_event(study, task):
-    """Only the row of the true interval says where the event is; all others say the first second."""
+def test_of_answers_to_whole_queries_the_one_for_the_event_counts(study, task):
+    """Only the row of the true interval points at the event; all others point at the first second."""
     event, members = study.split("test") < 3, intervals(10).numpy()
     rows = np.zeros((16, 55, 10))
     rows[:, :, 0] = 1
@@ -123,7 +121,7 @@ def test_the_table_has_a_row_a_query_and_direction(study, task):
     assert empty.dtypes.equals(table.dtypes)
 
 
-def test_predictions_are_what_the_model_answers(task):
+def test_predictions_are_the_models_similarities(task):
     similarity = torch.randn(2, 10, 10)
     assert torch.equal(task().predict(AVOutput(similarity=similarity))["similarity"], similarity)
     with pytest.raises(ValueError, match="must give `similarity`"):
@@ -137,7 +135,7 @@ def test_the_loss_is_the_model_s_own(task):
         task().loss(AVOutput(), {})
 
 
-def test_what_the_task_does_not_have_is_refused(task, study, matching):
+def test_a_loss_or_a_setting_that_the_task_lacks_is_refused(task, study, matching):
     with pytest.raises(ValueError, match="leave `loss`"):
         task(loss="cross_entropy")
     weak = matching().model_copy(update={"setting": "weakly-supervised"})
@@ -145,7 +143,7 @@ def test_what_the_task_does_not_have_is_refused(task, study, matching):
         CrossModality(weak, read_tables(weak.features, study.results), AVDLN)
 
 
-def test_splits_without_a_query_are_a_problem_if_they_are_needed(make_study, matching):
+def test_a_needed_split_without_a_query_fails_the_run(make_study, matching):
     study = make_study(splits=(("train", 16), ("val", 8), ("test", 8)))
     events = pd.read_parquet(study.results / "events.parquet")
     val = set(study.clips["clip"][study.clips["split"] == "val"])
@@ -160,20 +158,14 @@ def test_splits_without_a_query_are_a_problem_if_they_are_needed(make_study, mat
 
     assert problem() == "no clip of the split val has one event that is shorter than the clip"
     assert problem(protocol="last") is None
-    train_experiment(matching(epochs=1), study.results, [0], device="cpu")
-    train_experiment(matching(epochs=1, protocol="last"), study.results, [0], device="cpu")
-    failed = read_json(study.results / "runs" / matching(epochs=1).id / "seed0" / "metrics.json")
+    (failed,) = run(matching(epochs=1), study.results)
     assert failed["status"] == "failed"
     assert "no clip of the split val" in failed["reason"]
-    assert (
-        len(pd.read_parquet(study.results / "runs" / matching(epochs=1).id / "seed0" / "predictions.parquet"))
-        == 0
-    )
-    other = matching(epochs=1, protocol="last").id
-    assert read_json(study.results / "runs" / other / "seed0" / "metrics.json")["status"] == "ok"
+    assert len(read(matching(epochs=1), study.results)["predictions.parquet"]) == 0
+    assert run(matching(epochs=1, protocol="last"), study.results)[0]["status"] == "ok"
 
 
-def test_other_splits_of_the_clips_are_used_where_there_are_some(make_study, matching):
+def test_the_tasks_own_splits_are_used_if_the_manifest_has_them(make_study, matching):
     study = make_study(splits=(("train", 16), ("val", 8), ("test", 8)))
     usual = pd.read_parquet(study.results / "manifest.parquet")
     match = usual.assign(match_split=["test"] * 8 + ["val"] * 8 + ["train"] * 16, match_order=range(32)[::-1])
@@ -182,18 +174,17 @@ def test_other_splits_of_the_clips_are_used_where_there_are_some(make_study, mat
     assert data.splits["test"].clips["clip"].tolist() == [f"clip{i}" for i in reversed(range(8))]
     assert len(data.splits["train"]) == 16
     assert len(read_tables(matching().features, study.results).splits["test"]) == 8
-    train_experiment(matching(epochs=2), study.results, [0], device="cpu")
-    run = study.results / "runs" / matching(epochs=2).id / "seed0"
-    assert set(pd.read_parquet(run / "predictions.parquet")["clip"]) <= {f"clip{i}" for i in range(8)}
-    assert read_json(run / "metrics.json")["counts"]["train"] == 16
+    (metrics,) = run(matching(epochs=2), study.results)
+    assert metrics["counts"]["train"] == 16
+    predictions = read(matching(epochs=2), study.results)["predictions.parquet"]
+    assert set(predictions["clip"]) <= {f"clip{i}" for i in range(8)}
 
 
 @pytest.mark.parametrize("model", sorted(SMALL))
-def test_every_model_finds_events_that_anyone_can_tell_apart(model, study, matching):
+def test_every_model_learns_to_find_the_events(model, study, matching):
     experiment = matching(model, epochs=30)
-    train_experiment(experiment, study.results, [0], device="cpu")
-    record = read_json(study.results / "runs" / experiment.id / "seed0" / "metrics.json")
-    found = record["metrics"]["validation"]
+    (metrics,) = run(experiment, study.results)
+    found = metrics["metrics"]["validation"]
     assert found["chance"] < 0.25
     assert found["accuracy_a2v"] > 2 * found["chance"]
     assert found["accuracy_v2a"] > 2 * found["chance"]

@@ -1,10 +1,6 @@
-"""What is kept of a trained model's features is what it makes of the test split's clips."""
-
-import json
-from collections.abc import Callable
+"""Saved embeddings are those that the checkpoint's model gives for the test split."""
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 
@@ -12,30 +8,26 @@ from avpipe.models import load_model
 from avpipe.plan.experiment import Experiment
 from avpipe.training.data import open_data
 from avpipe.training.embed import embed_run
-from avpipe.training.loop import train_experiment
 
-from .conftest import Study
+from .conftest import Study, read, run, seed_folder
 
 
 def embedded(experiment: Experiment, study: Study) -> dict[str, np.ndarray]:
     embed_run(experiment, study.results, 0, "cpu", threads=1)
-    path = study.results / "runs" / experiment.id / "seed0" / "embeddings.npz"
+    path = seed_folder(experiment, study.results) / "embeddings.npz"
     with np.load(path, allow_pickle=False) as file:
         return {name: file[name] for name in file.files}
 
 
-def test_every_test_clip_has_the_features_of_the_checkpoints_model(
-    study: Study, describe: Callable[..., Experiment]
-) -> None:
+def test_embeddings_are_those_of_the_checkpoint_for_every_test_clip(study, describe):
     experiment = describe("tacma")
-    train_experiment(experiment, study.results, [0], "cpu", threads=1)
+    run(experiment, study.results)
     found = embedded(experiment, study)
-    folder = study.results / "runs" / experiment.id / "seed0"
-    predictions = pd.read_parquet(folder / "predictions.parquet")
+    predictions = read(experiment, study.results)["predictions.parquet"]
     assert found.pop("clips").tolist() == predictions["clip"].drop_duplicates().tolist()
     data, reader = open_data(experiment.features, study.results, torch.device("cpu"))
     test = data.splits["test"]
-    model = load_model(folder / "checkpoint.pt")
+    model = load_model(seed_folder(experiment, study.results) / "checkpoint.pt")
     with torch.inference_mode():
         (batch,) = reader.batches([torch.arange(test.start, test.start + len(test))])
         expected = model(batch).embeddings
@@ -46,35 +38,31 @@ def test_every_test_clip_has_the_features_of_the_checkpoints_model(
     assert again.flatten().tolist() == predictions["prediction"].tolist()
 
 
-def test_the_file_is_the_same_every_time(study: Study, describe: Callable[..., Experiment]) -> None:
+def test_the_file_is_the_same_every_time(study, describe):
     experiment = describe("avel")
-    train_experiment(experiment, study.results, [0], "cpu", threads=1)
-    path = study.results / "runs" / experiment.id / "seed0" / "embeddings.npz"
+    run(experiment, study.results)
+    path = seed_folder(experiment, study.results) / "embeddings.npz"
     embedded(experiment, study)
     first = path.read_bytes()
     embedded(experiment, study)
     assert path.read_bytes() == first
 
 
-def test_a_failed_run_has_no_features(
-    make_study: Callable[..., Study], describe: Callable[..., Experiment]
-) -> None:
+def test_a_failed_run_has_no_embeddings(make_study, describe):
     study = make_study(splits=(("train", 16), ("val", 8)))
     experiment = describe("tacma")
-    train_experiment(experiment, study.results, [0], "cpu", threads=1)
-    metrics = study.results / "runs" / experiment.id / "seed0" / "metrics.json"
-    assert json.loads(metrics.read_text())["status"] == "failed"
+    assert run(experiment, study.results)[0]["status"] == "failed"
     found = embedded(experiment, study)
     assert (list(found), len(found["clips"])) == (["clips"], 0)
 
 
-def test_a_model_that_shows_no_features_is_named(study: Study, describe: Callable[..., Experiment]) -> None:
+def test_a_model_without_embeddings_is_named(study, describe):
     experiment = describe("jcan", epochs=1)
-    train_experiment(experiment, study.results, [0], "cpu", threads=1)
-    with pytest.raises(ValueError, match="the model jcan shows no embeddings"):
+    run(experiment, study.results)
+    with pytest.raises(ValueError, match="jcan shows no embeddings"):
         embed_run(experiment, study.results, 0, "cpu")
 
 
-def test_a_run_that_is_not_there_is_named(study: Study, describe: Callable[..., Experiment]) -> None:
+def test_a_missing_run_is_named(study, describe):
     with pytest.raises(FileNotFoundError, match=r"metrics\.json"):
         embed_run(describe("tacma", epochs=77), study.results, 0, "cpu")

@@ -63,7 +63,7 @@ def test_cross_entropy_is_torchs_and_shares_several_categories():
     assert cross_entropy(scores, torch.tensor([1.0, 0.0, 1.0])).item() == pytest.approx(expected)
 
 
-def test_binary_cross_entropy_asks_each_class_whether_it_is_there():
+def test_binary_cross_entropy_treats_each_class_on_its_own():
     # scores log 1, log 3, log 4 are probabilities 1/8, 3/8, 4/8; the second is there
     loss = binary_cross_entropy(torch.tensor([1.0, 3.0, 4.0]).log(), one_hot(1, 3))
     assert loss.item() == pytest.approx(-(math.log(7 / 8) + math.log(3 / 8) + math.log(4 / 8)) / 3)
@@ -87,10 +87,8 @@ def test_weak_targets_are_the_clips_category_only_or_background(study, task):
     assert target.shape == (48, 4)
     truth = study.split("train")
     for clip in range(48):
-        expected = one_hot(
-            3 if clip % 8 == 7 else truth[clip].min(), 4
-        )  # an event's index is below background's
-        assert torch.equal(target[clip], expected)
+        category = 3 if clip % 8 == 7 else truth[clip].min()  # indices of events are below background's
+        assert torch.equal(target[clip], one_hot(category, 4))
 
 
 def test_weak_targets_by_duration_are_the_share_of_segments(study, task):
@@ -100,16 +98,6 @@ def test_weak_targets_by_duration_are_the_share_of_segments(study, task):
     np.testing.assert_allclose(target.numpy(), shares, rtol=1e-6)
     assert (target[7] == one_hot(3, 4)).all()  # a clip without an event: background alone
     assert torch.equal(task(weak_labels="durations").targets(CPU)["target"], task().targets(CPU)["target"])
-
-
-def test_a_two_part_model_s_category_loss_counts_a_short_event_like_a_long_one(task):
-    loc = task("weakly-supervised", loss="cross_entropy", pooling="mean", weak_labels="durations")
-    event, category = torch.randn(2, 5), torch.randn(2, 3)
-    scores = event.sigmoid().mean(dim=1, keepdim=True) * category
-    expected = torch.nn.functional.cross_entropy(scores, torch.tensor([1, 2]))
-    output = AVOutput(event_logits=event, category_logits=category)
-    target = torch.tensor([[0, 0.2, 0, 0.8], [0, 0, 1.0, 0]])
-    torch.testing.assert_close(loc.loss(output, {"target": target}), expected)
 
 
 def test_supervised_loss_is_the_mean_over_segments_and_the_models_own_terms(task):
@@ -122,14 +110,14 @@ def test_supervised_loss_is_the_mean_over_segments_and_the_models_own_terms(task
 
 
 @pytest.mark.parametrize("pooling", ["max", "mean"])
-def test_weak_loss_looks_at_pooled_scores_only(task, pooling):
+def test_weak_loss_is_that_of_pooled_scores(task, pooling):
     loc = task("weakly-supervised", loss="cross_entropy", pooling=pooling)
     logits, target = torch.randn(2, 10, 4), torch.eye(4)[[1, 3]]
     expected = torch.nn.functional.cross_entropy(pool_over_time(logits, pooling), torch.tensor([1, 3]))
     torch.testing.assert_close(loc.loss(AVOutput(segment_logits=logits), {"target": target}), expected)
 
 
-def test_default_is_what_the_models_paper_does(task):
+def test_default_losses_and_pooling_are_the_models(task):
     assert task(model=AVEL).criterion is soft_margin
     assert task(model=AVIN).criterion is cross_entropy
     assert task(model=AVEL, loss="cross_entropy").criterion is cross_entropy
@@ -152,7 +140,7 @@ def test_a_segment_is_its_largest_class(task):
     torch.testing.assert_close(found["confidence"], torch.tensor([[3 / 6, 5 / 8]]))
 
 
-def test_two_part_models_say_the_clips_category_where_there_is_an_event(task):
+def test_two_part_models_predict_the_clips_category_where_there_is_an_event(task):
     event = torch.tensor([[math.log(3), 0.0, -math.log(4)], [2.0, -2.0, 0.1]])  # sigmoid 3/4, 1/2, 1/5
     category = torch.tensor([[0.0, math.log(2), 0.0], [9.0, 0.0, 0.0]])  # best: 1 with 2/4; 0
     found = task().predict(AVOutput(event_logits=event, category_logits=category))
@@ -162,9 +150,7 @@ def test_two_part_models_say_the_clips_category_where_there_is_an_event(task):
 
 def test_two_part_supervised_loss_leaves_the_category_of_clips_without_event_open(task):
     loc = task(loss="cross_entropy")
-    target = torch.eye(4)[
-        torch.tensor([[2, 3], [3, 3]])
-    ]  # clip 0: category 2, then background; clip 1: nothing
+    target = torch.eye(4)[torch.tensor([[2, 3], [3, 3]])]  # clip 1 is background only
     event, category = torch.randn(2, 2), torch.randn(2, 3)
     expected = torch.nn.functional.binary_cross_entropy_with_logits(event, torch.tensor([[1.0, 0], [0, 0]]))
     expected = expected + torch.nn.functional.cross_entropy(category[:1], torch.tensor([2]))
@@ -172,24 +158,27 @@ def test_two_part_supervised_loss_leaves_the_category_of_clips_without_event_ope
     torch.testing.assert_close(loss, expected)
 
 
-def test_two_part_weak_loss_is_on_pooled_products(task):
-    loc = task("weakly-supervised", loss="cross_entropy", pooling="mean")
-    event, category = torch.randn(2, 5), torch.randn(2, 3)
+@pytest.mark.parametrize(
+    ("labels", "categories", "clips"),
+    [("categories", 3, 1), ("durations", 3, 1), ("categories", 4, 2)],
+    ids=["events only", "a short event counts like a long one", "background scored"],
+)
+def test_two_part_weak_loss_is_cross_entropy_of_pooled_products(task, labels, categories, clips):
+    """Clip 1 has no event: it counts only if background is scored."""
+    loc = task("weakly-supervised", loss="cross_entropy", pooling="mean", weak_labels=labels)
+    event, category = torch.randn(2, 5), torch.randn(2, categories)
     scores = event.sigmoid().mean(dim=1, keepdim=True) * category
-    expected = torch.nn.functional.cross_entropy(scores[:1], torch.tensor([1]))  # clip 1 has no event
+    expected = torch.nn.functional.cross_entropy(scores[:clips], torch.tensor([1, 3])[:clips])
+    durations = torch.tensor([[0, 0.2, 0, 0.8], [0, 0, 0, 1]])
+    target = durations if labels == "durations" else torch.eye(4)[[1, 3]]
     output = AVOutput(event_logits=event, category_logits=category)
-    torch.testing.assert_close(loc.loss(output, {"target": torch.eye(4)[[1, 3]]}), expected)
+    torch.testing.assert_close(loc.loss(output, {"target": target}), expected)
 
 
-def test_two_part_weak_loss_takes_clips_without_event_where_background_is_scored(task):
-    loc = task("weakly-supervised", loss="cross_entropy", pooling="mean")
-    event, category = torch.randn(2, 5), torch.randn(2, 4)
-    scores = event.sigmoid().mean(dim=1, keepdim=True) * category
-    expected = torch.nn.functional.cross_entropy(scores, torch.tensor([1, 3]))
-    output = AVOutput(event_logits=event, category_logits=category)
-    torch.testing.assert_close(loc.loss(output, {"target": torch.eye(4)[[1, 3]]}), expected)
+def test_two_part_models_can_predict_background_as_the_clips_category(task):
     category = torch.tensor([[0.0, 0, 0, 1], [0, 1, 0, 0]])
-    found = loc.predict(AVOutput(event_logits=torch.tensor([[1.0, -1], [1, -1]]), category_logits=category))
+    output = AVOutput(event_logits=torch.tensor([[1.0, -1], [1, -1]]), category_logits=category)
+    found = task("weakly-supervised").predict(output)
     assert found["prediction"].tolist() == [[3, 3], [1, 3]]
 
 
@@ -199,7 +188,7 @@ def test_a_batch_without_any_event_has_a_finite_two_part_loss(task):
     assert task().loss(output, {"target": target}).item() == pytest.approx(LOG2)
 
 
-def test_a_model_that_gives_neither_form_is_told(task):
+def test_a_model_without_the_needed_outputs_is_refused(task):
     with pytest.raises(ValueError, match="segment_logits"):
         task().predict(AVOutput(event_logits=torch.zeros(1, 2)))
 

@@ -14,7 +14,7 @@ def epochs(log: RunLog, first: int, last: int) -> None:
         log.epoch({"epoch": epoch, "loss": 1 / epoch} | ({"val_accuracy": 0.5} if epoch % 2 == 0 else {}))
 
 
-def test_about_twenty_plain_lines_a_run_and_always_the_last(tmp_path, capsys):
+def test_without_terminal_about_twenty_lines_a_run_are_printed_and_always_the_last(tmp_path, capsys):
     with RunLog(tmp_path, "avin seed 0", 105, []) as log:
         epochs(log, 1, 105)
     lines = capsys.readouterr().err.splitlines()
@@ -23,7 +23,7 @@ def test_about_twenty_plain_lines_a_run_and_always_the_last(tmp_path, capsys):
     assert not any("\r" in line or "\x1b" in line for line in lines)
 
 
-def test_a_terminal_gets_a_bar_instead(tmp_path, monkeypatch):
+def test_a_terminal_gets_a_progress_bar(tmp_path, monkeypatch):
     screen = io.StringIO()
     monkeypatch.setattr(logs, "Console", lambda **_: Console(file=screen, force_terminal=True, width=120))
     with RunLog(tmp_path, "avin seed 0", 5, []) as log:
@@ -32,7 +32,7 @@ def test_a_terminal_gets_a_bar_instead(tmp_path, monkeypatch):
     assert "avin seed 0" in screen.getvalue()
 
 
-def test_log_csv_leaves_empty_what_was_not_measured(tmp_path):
+def test_log_csv_leaves_missing_values_empty(tmp_path):
     with RunLog(tmp_path, "x", 3, []) as log:
         epochs(log, 1, 3)
         log.write_csv()

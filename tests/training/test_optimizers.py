@@ -9,26 +9,23 @@ import torch
 from avpipe.training.optimizers import make_optimizer, make_schedule
 
 
-def test_a_plateau_of_the_validation_score_lowers_the_rate(describe):
-    recipe = describe(schedule="plateau", step=1, gamma=0.1, lr=1.0).recipe
+@pytest.mark.parametrize(
+    ("recipe", "watched", "expected"),
+    [
+        ({"gamma": 0.1}, (0.5, 0.6, 0.6, 0.6), [1.0, 1.0, 1.0, 0.1]),  # one epoch of patience
+        ({"gamma": 0.5, "watch": "loss"}, (3.0, 2.0, 2.0, 2.0), [1.0, 1.0, 1.0, 0.5]),
+    ],
+    ids=["validation score", "loss"],
+)
+def test_a_plateau_lowers_the_learning_rate(describe, recipe, watched, expected):
+    recipe = describe(schedule="plateau", step=1, lr=1.0, **recipe).recipe
     optimizer = make_optimizer(recipe, torch.nn.Linear(1, 1))
     schedule = make_schedule(recipe, optimizer)
     rates = []
-    for score in (0.5, 0.6, 0.6, 0.6):
-        schedule.step(score)
+    for value in watched:
+        schedule.step(value)
         rates.append(optimizer.param_groups[0]["lr"])
-    assert rates == [1.0, 1.0, 1.0, 0.1]  # one epoch of patience
-
-
-def test_a_plateau_of_the_loss_lowers_the_rate_when_the_loss_stays(describe):
-    recipe = describe(schedule="plateau", watch="loss", step=1, gamma=0.5, lr=1.0).recipe
-    optimizer = make_optimizer(recipe, torch.nn.Linear(1, 1))
-    schedule = make_schedule(recipe, optimizer)
-    rates = []
-    for loss in (3.0, 2.0, 2.0, 2.0):
-        schedule.step(loss)
-        rates.append(optimizer.param_groups[0]["lr"])
-    assert rates == [1.0, 1.0, 1.0, 0.5]
+    assert rates == expected
 
 
 @pytest.mark.parametrize(("name", "kind"), [("adam", "Adam"), ("adamw", "AdamW"), ("sgd", "SGD")])
@@ -60,5 +57,6 @@ assert "_AbsentCompiler" not in type(sys.modules["torch._dynamo"]).__name__
 """
 
 
+@pytest.mark.slow
 def test_a_job_imports_neither_torchvision_nor_the_compiler_until_someone_asks_for_it():
     subprocess.run([sys.executable, "-c", ALONE], check=True)

@@ -1,6 +1,5 @@
-"""The parsing task: targets, the loss and both gates worked by hand; the loop trains it beside localization."""
+"""The parsing task: targets, loss and both gates worked by hand; the training loop runs it beside localization."""
 
-import json
 import math
 
 import numpy as np
@@ -16,10 +15,9 @@ from avpipe.models.base import AVOutput
 from avpipe.models.han import HAN
 from avpipe.training import loop
 from avpipe.training.data import read_tables
-from avpipe.training.loop import train_experiment
 from avpipe.training.parsing import Parsing, clamped_binary_cross_entropy, smooth_labels
 
-from .conftest import write_features
+from .conftest import read, run, write_features
 
 CPU = torch.device("cpu")
 WEAK = "weakly-supervised"
@@ -45,11 +43,12 @@ def says(segments, of_modality, of_clip, **losses) -> AVOutput:
 
 
 def labels(clip=1.0, audio=1.0, visual=1.0) -> dict[str, torch.Tensor]:
-    return {
-        "clip": torch.tensor([[clip]]),
-        "audio": torch.tensor([[audio]]),
-        "visual": torch.tensor([[visual]]),
-    }
+    given = {"clip": clip, "audio": audio, "visual": visual}
+    return {name: torch.tensor([[label]]) for name, label in given.items()}
+
+
+class Weighted(HAN):
+    default_loss_weights = {"clip": 1.0, "audio": 0.6, "visual": 0.6, "extra": 0.4}  # noqa: RUF012
 
 
 def entropy(p: float, y: float) -> float:
@@ -72,7 +71,7 @@ def test_every_target_is_the_weak_label(study, task):
     assert all(torch.equal(target, expected) for target in targets.values())
 
 
-def test_truth_is_what_is_heard_and_seen(study, task):
+def test_truth_has_the_events_of_both_modalities(study, task):
     truth = task().truth
     assert truth.keys() == {"val", "test"}
     assert truth["test"].shape == (16, 10, 2, 3)
@@ -81,7 +80,7 @@ def test_truth_is_what_is_heard_and_seen(study, task):
     assert np.array_equal(truth["test"][:, :, 1], expected)
 
 
-def test_a_dataset_without_weak_labels_is_told(make_study, describe):
+def test_a_dataset_without_weak_labels_is_refused(make_study, describe):
     study = make_study()
     events = pd.read_parquet(study.results / "events.parquet")
     events[events["modality"] != "video"].to_parquet(study.results / "events.parquet")
@@ -105,34 +104,28 @@ def test_the_loss_is_hans_three_cross_entropies(task):
     assert absent.item() == pytest.approx(entropy(0.5, 0) + entropy(0.7, 0) + entropy(0.3, 0.05))
 
 
-def test_a_label_that_a_modality_has_lost_is_0_for_it(task):
+def test_a_label_removed_from_a_modality_is_0_there(task):
     loss = task().loss(says(*OUTPUT), labels(visual=0.0))
     assert loss.item() == pytest.approx(entropy(0.5, 1) + entropy(0.7, 1) + entropy(0.3, 0))
 
 
-def test_terms_are_weighed_by_name(task):
-    model = type(
-        "Other", (HAN,), {"default_loss_weights": {"clip": 1.0, "audio": 0.6, "visual": 0.6, "extra": 0.4}}
-    )
-    found = task(model=model).loss(says(*OUTPUT, extra=2.0, more=3.0), labels())
+def test_losses_are_weighted_by_name(task):
+    found = task(model=Weighted).loss(says(*OUTPUT, extra=2.0, more=3.0), labels())
     plain = entropy(0.5, 1) + 0.6 * (entropy(0.7, 1) + entropy(0.3, 0.95)) + 0.4 * 2 + 3
     assert found.item() == pytest.approx(plain)
-    found = task(model=model, loss_weights={"extra": 0.3, "clip": 2.0}, label_smoothing=(0.2, 0.0))
+    found = task(model=Weighted, loss_weights={"extra": 0.3, "clip": 2.0}, label_smoothing=(0.2, 0.0))
     changed = 2 * entropy(0.5, 1) + 0.6 * (entropy(0.7, 0.9) + entropy(0.3, 1)) + 0.3 * 2
     assert found.loss(says(*OUTPUT, extra=2.0), labels()).item() == pytest.approx(changed)
 
 
-def test_a_weight_of_no_term_is_refused(task):
-    with pytest.raises(ValueError, match="no term 'vidual'; did you mean 'visual'"):
+def test_a_weight_of_an_unknown_loss_is_refused(task):
+    with pytest.raises(ValueError, match="did you mean 'visual'"):
         task(loss_weights={"vidual": 1.0}).loss(says(*OUTPUT), labels())
 
 
-def test_a_weight_of_a_term_that_the_models_options_switch_off_is_no_mistake(task):
-    model = type(
-        "Other", (HAN,), {"default_loss_weights": {"clip": 1.0, "audio": 1.0, "visual": 1.0, "extra": 0.4}}
-    )
-    plain = task(model=model).loss(says(*OUTPUT), labels())
-    assert task(model=model, loss_weights={"extra": 0.3}).loss(says(*OUTPUT), labels()) == plain
+def test_a_weight_of_a_loss_that_is_switched_off_is_accepted(task):
+    plain = task(model=Weighted).loss(says(*OUTPUT), labels())
+    assert task(model=Weighted, loss_weights={"extra": 0.3}).loss(says(*OUTPUT), labels()) == plain
 
 
 @pytest.mark.parametrize("p", [0.0, 1.0, 1.7])
@@ -142,11 +135,11 @@ def test_probabilities_at_and_beyond_the_ends_have_a_finite_loss(p):
 
 
 def test_full_supervision_is_refused(task):
-    with pytest.raises(ValueError, match="should be 'weakly-supervised'"):
+    with pytest.raises(ValueError, match=WEAK):
         task("supervised")
 
 
-def test_a_model_that_does_not_parse_is_told(task):
+def test_a_model_that_does_not_parse_is_refused(task):
     with pytest.raises(ValueError, match="parsing_probabilities"):
         task().predict(AVOutput(segment_logits=torch.zeros(1, 2, 2)))
 
@@ -164,7 +157,7 @@ def test_a_model_that_does_not_parse_is_told(task):
         ({"gate": "modality", "gate_threshold": 0.25, "threshold": 0.4}, [[1, 1], [1, 1]]),
     ],
 )
-def test_a_segment_has_what_reaches_the_threshold_and_passes_the_gate(task, recipe, expected):
+def test_an_event_is_predicted_above_the_threshold_and_the_gate(task, recipe, expected):
     found = task(**recipe).predict(says(*OUTPUT))
     assert found["prediction"][0, :, :, 0].int().tolist() == expected
     torch.testing.assert_close(found["confidence"][0, :, :, 0], torch.tensor(OUTPUT[0]))
@@ -174,24 +167,16 @@ def test_scores_and_table_of_a_split(task):
     parsing = task()
     truth = parsing.truth["test"]
     prediction = truth.copy()
-    prediction[0, :, 0] = False  # clip 64 hears nothing
-    prediction[3, 9, 1, 2] = True  # clip 67 sees something at the end
-    found = parsing.metrics({"prediction": prediction, "confidence": np.full(truth.shape, 0.5)}, "test")
+    prediction[0, :, 0] = False  # clip 64: no audio events
+    prediction[3, 9, 1, 2] = True  # clip 67: a false visual event at the end
+    predictions = {"prediction": prediction, "confidence": np.full(truth.shape, 0.5, np.float32)}
+    found = parsing.metrics(predictions, "test")
     assert list(found) == list(METRICS)
     arrays = (truth[:, :, 0], truth[:, :, 1], prediction[:, :, 0], prediction[:, :, 1])
     assert found == parsing_scores(*arrays)
-    table = parsing.table(
-        {"prediction": prediction, "confidence": np.full(truth.shape, 0.5, np.float32)}, "test"
-    )
-    assert table.columns.tolist() == [
-        "clip",
-        "modality",
-        "segment",
-        "category",
-        "truth",
-        "prediction",
-        "confidence",
-    ]
+    table = parsing.table(predictions, "test")
+    columns = ["clip", "modality", "segment", "category", "truth", "prediction", "confidence"]
+    assert table.columns.tolist() == columns
     assert len(table) == (truth | prediction).sum()
     assert (table["truth"] | table["prediction"]).all()
     missed = table[table["truth"] & ~table["prediction"]]
@@ -210,15 +195,14 @@ def test_scores_and_table_of_a_split(task):
 # In the loop
 
 
-def run(experiment, study) -> tuple[dict, pd.DataFrame]:
-    train_experiment(experiment, study.results, [0], "cpu", threads=1)
-    folder = study.results / "runs" / experiment.id / "seed0"
-    return json.loads((folder / "metrics.json").read_text()), pd.read_parquet(folder / "predictions.parquet")
+def trained(experiment, study) -> tuple[dict, pd.DataFrame]:
+    (metrics,) = run(experiment, study.results)
+    return metrics, read(experiment, study.results)["predictions.parquet"]
 
 
-def test_learns_what_is_heard_and_seen_when_from_what_the_clip_has(study, describe):
+def test_from_weak_labels_it_learns_segments_better_than_labels_everywhere(study, describe):
     experiment = describe("han", WEAK, {"hidden_dim": 32}, task="parsing", epochs=20)
-    metrics, table = run(experiment, study)
+    metrics, table = trained(experiment, study)
     assert metrics["status"] == "ok"
     found = metrics["metrics"]["validation"]
     assert found.keys() == set(METRICS)
@@ -236,13 +220,13 @@ def study_weak_scores(study) -> dict[str, float]:
 
 
 def test_one_results_folder_serves_both_tasks(study, describe):
-    localization, _ = run(describe("avel", WEAK), study)
-    parsing, _ = run(describe("han", WEAK, task="parsing"), study)
+    localization, _ = trained(describe("avel", WEAK), study)
+    parsing, _ = trained(describe("han", WEAK, task="parsing"), study)
     assert localization["metrics"]["last"].keys() == {"accuracy"}
     assert parsing["metrics"]["last"].keys() == set(METRICS)
 
 
-def test_a_model_sees_how_far_the_training_is(study, describe, monkeypatch):
+def test_a_model_receives_the_progress_of_training(study, describe, monkeypatch):
     seen = []
     forward = HAN.forward
 
@@ -251,7 +235,7 @@ def test_a_model_sees_how_far_the_training_is(study, describe, monkeypatch):
         return forward(self, batch)
 
     monkeypatch.setattr(HAN, "forward", watching)
-    run(describe("han", WEAK, task="parsing", epochs=2, batch_size=24), study)
+    trained(describe("han", WEAK, task="parsing", epochs=2, batch_size=24), study)
     assert [progress for progress, trained in seen if trained] == [0, 0.25, 0.5, 0.75]
     assert {progress for progress, trained in seen if not trained} == {None}
 
@@ -269,22 +253,22 @@ class Refining(Parsing):
         return {**targets, "visual": torch.zeros_like(targets["visual"])}
 
 
-def test_a_first_training_decides_what_the_second_is_told(study, describe, monkeypatch):
+def test_the_first_training_refines_the_labels_of_the_second(study, describe, monkeypatch):
     monkeypatch.setattr(loop.registry, "load", lambda table, name, kind: Refining if kind == "task" else HAN)
-    told = []
+    has_labels = []
     loss = Parsing.loss
 
     def watching(self, output, targets):
-        told.append(targets["visual"].any().item())
+        has_labels.append(targets["visual"].any().item())
         return loss(self, output, targets)
 
     monkeypatch.setattr(Parsing, "loss", watching)
     experiment = describe("han", WEAK, task="parsing", epochs=3, batch_size=48, refine_epochs=2)
-    metrics, _ = run(experiment, study)
-    assert told == [True, True, False, False, False]
+    metrics, _ = trained(experiment, study)
+    assert has_labels == [True, True, False, False, False]
     assert metrics["metrics"]["last"]["segment_visual"] < 0.3
     first = Refining.said
-    run(experiment, study)
+    run(experiment, study.results)
     assert torch.equal(first, Refining.said)  # the same seed, the same first training
 
 
@@ -297,27 +281,27 @@ def test_a_first_training_may_be_as_long_as_the_second_and_one_that_diverges_fai
     monkeypatch.setattr(
         loop.Run, "_epoch", lambda self, *arguments: epochs.append(arguments[-1]) or epoch(self, *arguments)
     )
-    metrics, _ = run(describe("han", WEAK, task="parsing", epochs=2, refine_epochs="same"), study)
+    metrics, _ = trained(describe("han", WEAK, task="parsing", epochs=2, refine_epochs="same"), study)
     assert metrics["status"] == "ok"
     assert epochs == [(1, 2), (2, 2)] * 2
     monkeypatch.setattr(loop.Run, "_epoch", lambda *_: float("nan"))
-    metrics, table = run(describe("han", WEAK, task="parsing", epochs=3, refine_epochs=1), study)
+    metrics, table = trained(describe("han", WEAK, task="parsing", epochs=3, refine_epochs=1), study)
     assert metrics["status"] == "failed"
     assert "first training" in metrics["reason"]
     assert table.empty
 
 
-def test_a_run_says_what_the_true_weak_labels_everywhere_score(study, describe):
-    metrics, _ = run(describe("han", WEAK, task="parsing", epochs=1), study)
+def test_a_run_records_the_score_of_weak_labels_on_every_segment(study, describe):
+    metrics, _ = trained(describe("han", WEAK, task="parsing", epochs=1), study)
     (scores,) = metrics["baselines"].values()
     assert set(scores) == set(METRICS)
     # the toy's clips have one category: precision is the share of segments in which it happens, recall 1
     assert 0.3 < scores["segment_audio"] < 1.0
 
 
-def test_a_first_training_without_use_is_refused(study, describe):
-    with pytest.raises(ValueError, match="task localization refines nothing"):
-        run(describe("avel", refine_epochs=2), study)
+def test_a_first_training_for_a_task_that_refines_nothing_is_refused(study, describe):
+    with pytest.raises(ValueError, match="refines nothing"):
+        trained(describe("avel", refine_epochs=2), study)
 
 
 # The real splits and labels of LLP, with random features
@@ -341,27 +325,25 @@ def llp(shared, tmp_path_factory):
     ("model", "changes"),
     [("han", {}), ("crossmodal_parser", {}), ("ma", {"task": "refined_parsing", "refine_epochs": 1})],
 )
-def test_the_real_splits_of_llp_go_through(llp, describe, model, changes):
-    """What reaches a probability of 0.999 after an epoch on noise is nothing: the constants of all zeros."""
+def test_the_real_splits_of_llp_can_be_trained_on(llp, describe, model, changes):
+    """No probability reaches 0.999 after an epoch on noise, so the scores are those of predicting nothing."""
     experiment = describe(
         model, WEAK, **{"task": "parsing", **changes}, epochs=1, batch_size=500, threshold=0.999
     )
-    train_experiment(experiment, llp, [0], "cpu", threads=1)
-    metrics = json.loads((llp / "runs" / experiment.id / "seed0" / "metrics.json").read_text())
+    (metrics,) = run(experiment, llp)
     assert [metrics["counts"][split] for split in ("train", "val", "test")] == [10_000, 649, 1_200]
     zeros = [0.005, 0.100833, 0.145, 0.083611, 0.0]
     assert [metrics["metrics"]["last"][name] for name in METRICS] == pytest.approx(zeros * 2, abs=1e-6)
 
 
 @pytest.mark.slow
-def test_pretraining_and_what_starts_from_it_go_through_on_the_real_splits_of_llp(llp, describe):
+def test_pretraining_and_its_parser_can_be_trained_on_the_real_splits_of_llp(llp, describe):
     small = {"layers": 1, "heads": 2, "feed_forward_dim": 8}
     once = {"epochs": 1, "batch_size": 500}
     before = describe("avg", "self-supervised", small, task="pretraining", **once)
     parser = describe("avg_parser", WEAK, {**small, "head_dim": 8}, task="parsing", threshold=0.999, **once)
     for experiment in (before, parser.model_copy(update={"pretraining": before})):
-        train_experiment(experiment, llp, [0], "cpu", threads=1)
-        metrics = json.loads((llp / "runs" / experiment.id / "seed0" / "metrics.json").read_text())
+        (metrics,) = run(experiment, llp)
         assert [metrics["counts"][split] for split in ("train", "val", "test")] == [10_000, 649, 1_200]
         assert metrics["status"] == "ok"
     zeros = [0.005, 0.100833, 0.145, 0.083611, 0.0]

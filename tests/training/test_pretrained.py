@@ -1,7 +1,6 @@
-"""A run that starts from another's model: which weights, which seed, what it is when that one is gone, failed or new."""
+"""Runs that start from a pretrained model: which weights and seed, and what happens if it is missing, failed or changed."""
 
 import json
-from pathlib import Path
 
 import pytest
 import torch
@@ -9,16 +8,9 @@ from torch import nn
 
 from avpipe.plan.experiment import Experiment
 from avpipe.training import loop
-from avpipe.training.pretrained import (
-    Pretrained,
-    checkpoint_before,
-    digest_of,
-    read_pretrained,
-    start_from,
-)
+from avpipe.training.pretrained import Pretrained, checkpoint_before, digest_of, read_pretrained, start_from
 
-from .conftest import write_study
-from .test_loop import Stop, assert_same, read, run
+from .conftest import assert_same, read, run, write_study
 
 SMALL = {"hidden_dim": 16, "layers": 1, "heads": 2, "feed_forward_dim": 16}
 
@@ -43,27 +35,6 @@ def dependent(describe):
     return make
 
 
-@pytest.fixture
-def stop_after(monkeypatch):
-    """Train, and be killed when so many epochs have been trained, before the last of them is recorded."""
-
-    def start(epochs: int, experiment: Experiment, results: Path) -> None:
-        original, done = loop.Run._epoch, []
-
-        def stopping(self, *arguments):
-            done.append(original(self, *arguments))
-            if len(done) == epochs:
-                raise Stop
-            return done[-1]
-
-        monkeypatch.setattr(loop.Run, "_epoch", stopping)
-        with pytest.raises(Stop):
-            run(experiment, results, save_every=0)
-        monkeypatch.undo()
-
-    return start
-
-
 class Small(nn.Module):
     """Two layers by name."""
 
@@ -76,7 +47,7 @@ def left(weights) -> Pretrained:
     return Pretrained("avg-1", weights, digest_of(weights))
 
 
-def test_weights_of_the_same_name_are_taken_over_others_stay():
+def test_weights_of_the_same_name_are_copied_and_others_stay():
     model, other = Small(), Small()
     head = model.head.weight.clone()
     body = {name: weight for name, weight in other.state_dict().items() if name.startswith("body")}
@@ -86,22 +57,20 @@ def test_weights_of_the_same_name_are_taken_over_others_stay():
 
 
 def test_a_model_that_has_nothing_in_common_or_another_size_is_refused():
-    with pytest.raises(ValueError, match="shares no weight with Small"):
+    with pytest.raises(ValueError, match="Small"):
         start_from(Small(), left({"unknown": torch.ones(3)}))
-    with pytest.raises(
-        ValueError, match=r"body.weight is \(2, 3\) in .* and \(2, 2\) in Small: give both models"
-    ):
+    with pytest.raises(ValueError, match=r"body.weight is \(2, 3\)"):
         start_from(Small(), left(Small(3).state_dict()))
 
 
-def test_the_digest_is_of_names_and_numbers_not_of_the_file():
+def test_the_digest_depends_on_names_and_values_of_the_weights():
     one = {"a": torch.tensor([1.0, 2.0]), "b": torch.tensor(3)}
     assert digest_of(one) == digest_of(dict(reversed(one.items())))
     changed = [one | {"a": torch.tensor([1.0, 2.5])}, {"c": one["a"], "b": one["b"]}, {"a": one["a"]}]
     assert len({digest_of(weights) for weights in [one, *changed]}) == 4
 
 
-def test_it_starts_from_the_weights_of_the_same_seed(make_study, dependent, monkeypatch):
+def test_a_run_starts_from_the_weights_of_the_same_seed(make_study, dependent, monkeypatch):
     experiment, started = dependent(), {}
     study = make_study()
     run(experiment.pretraining, study.results, [0, 1])
@@ -124,13 +93,11 @@ def test_it_starts_from_the_weights_of_the_same_seed(make_study, dependent, monk
 
 def test_pretraining_that_is_missing_is_named(make_study, dependent):
     experiment = dependent()
-    with pytest.raises(
-        FileNotFoundError, match=f"runs/{experiment.pretraining.id}/seed0/checkpoint.pt is missing"
-    ):
+    with pytest.raises(FileNotFoundError, match=f"runs/{experiment.pretraining.id}/seed0/checkpoint.pt"):
         run(experiment, make_study().results)
 
 
-def test_where_pretraining_failed_so_does_the_run_and_says_why(make_study, dependent):
+def test_after_failed_pretraining_the_run_fails_with_its_reason(make_study, dependent):
     experiment, study = dependent(lr=1e18), make_study()
     assert run(experiment.pretraining, study.results)[0]["status"] == "failed"
     record = run(experiment, study.results)[0]
@@ -151,11 +118,11 @@ def test_a_file_that_is_no_checkpoint_is_named(make_study, dependent):
 def test_models_of_different_sizes_are_refused(make_study, dependent):
     experiment, study = dependent(options={"hidden_dim": 8}), make_study()
     run(experiment.pretraining, study.results)
-    with pytest.raises(ValueError, match="give both models the same options"):
+    with pytest.raises(ValueError, match="same options"):
         run(experiment, study.results)
 
 
-def test_a_stopped_run_goes_on_with_the_same_numbers(make_study, dependent, stop_after):
+def test_a_stopped_run_continues_with_the_same_numbers(make_study, dependent, stop_after):
     experiment, study = dependent(epochs=4), make_study()
     run(experiment.pretraining, study.results)
     run(experiment, study.results)
@@ -165,9 +132,7 @@ def test_a_stopped_run_goes_on_with_the_same_numbers(make_study, dependent, stop
     assert_same(uninterrupted, read(experiment, study.results))
 
 
-def test_a_saved_state_is_not_gone_on_with_after_another_pretraining(
-    make_study, dependent, stop_after, capsys
-):
+def test_a_saved_state_is_not_used_after_another_pretraining(make_study, dependent, stop_after, capsys):
     experiment, study = dependent(epochs=4), make_study()
     run(experiment.pretraining, study.results)
     stop_after(2, experiment, study.results)
@@ -179,7 +144,7 @@ def test_a_saved_state_is_not_gone_on_with_after_another_pretraining(
     assert "belongs to another pretraining" in capsys.readouterr().err
 
 
-def test_runs_without_pretraining_say_nothing_of_it(study, describe):
+def test_runs_without_pretraining_do_not_mention_it(study, describe):
     experiment = describe(epochs=1)
     record = run(experiment, study.results)[0]
     assert "pretraining" not in record
@@ -189,7 +154,7 @@ def test_runs_without_pretraining_say_nothing_of_it(study, describe):
 def test_pretraining_may_be_that_of_another_dataset(make_study, dependent, tmp_path):
     study = make_study()
     experiment = dependent().model_copy(update={"pretrained_on": "sounds"})
-    with pytest.raises(FileNotFoundError, match=r"sounds/runs/.*the study of sounds does"):
+    with pytest.raises(FileNotFoundError, match="sounds/runs/"):
         run(experiment, study.results)
     other = write_study(tmp_path / "results" / "sounds", splits=(("train", 32), ("val", 8), ("test", 8)))
     run(experiment.pretraining, other.results)

@@ -12,7 +12,7 @@ from avpipe.models.base import AVOutput
 from avpipe.training.data import read_tables
 from avpipe.training.pretraining import Pretraining, balanced_accuracy
 
-from .test_loop import assert_same, read, run
+from .conftest import assert_same, read, run
 
 SMALL = {"hidden_dim": 16, "layers": 1, "heads": 2, "feed_forward_dim": 16, "dropout": 0.0}
 THRESHOLDS = {"audio_threshold": 0.9, "visual_threshold": 0.9, "negative_margin": 0.3}
@@ -44,7 +44,7 @@ def predictions(audio, visual, across, groups) -> dict[str, np.ndarray]:
     return {"grounding": np.array([cosines], np.float32), "groups": np.array([groups])}
 
 
-def test_half_of_the_score_is_for_pairs_of_one_group_half_for_the_others():
+def test_pairs_of_one_group_and_of_two_count_half_each():
     truth = np.array([True, True, True, True, False])
     assert balanced_accuracy(np.array([True] * 5), truth) == 0.5
     assert balanced_accuracy(np.array([True, True, True, False, False]), truth) == (0.75 + 1) / 2
@@ -53,20 +53,15 @@ def test_half_of_the_score_is_for_pairs_of_one_group_half_for_the_others():
 
 
 @pytest.mark.parametrize(("objective", "score"), [("uni", 0.5), ("cross", 0.75), ("multi", 0.625)])
-def test_what_the_objective_compares_is_what_is_scored(task, objective, score):
+def test_the_score_covers_what_the_objective_compares(task, objective, score):
     # Two groups; the middle of the margins is 0.5. Within audio the pair is said to be apart (right), within visual not.
     # Across, sound 0 and picture 0 are together (right), 1 and 1 are not; 0 with 1 and 1 with 0 are apart (right).
     said = predictions([[1, 0.1], [0.1, 1]], [[1, 0.9], [0.9, 1]], [[0.8, 0.2], [0.3, 0.4]], [0, 1])
     scores = task(objective=objective).metrics(said, "test")
-    assert scores == {
-        "grounding_uni": 0.5,
-        "grounding_cross": 0.75,
-        "grounding": score,
-        "one_group": 0.0,
-    }
+    assert scores == {"grounding_uni": 0.5, "grounding_cross": 0.75, "grounding": score, "one_group": 0.0}
 
 
-def test_a_segment_with_itself_is_no_achievement_within_a_modality(task):
+def test_a_segment_is_not_compared_with_itself_within_a_modality(task):
     said = predictions([[1, 0], [0, 1]], [[1, 0], [0, 1]], [[0, 0], [0, 0]], [0, 0])
     assert task().metrics(said, "test")["grounding_uni"] == 0.0
     assert task().metrics(said, "test")["one_group"] == 1.0
@@ -76,17 +71,17 @@ def test_the_loss_is_the_model_s(task):
     assert task().loss(AVOutput(losses={"grounding": torch.tensor(0.25)}), {}) == 0.25
     with pytest.raises(ValueError, match="must bring its loss"):
         task().loss(AVOutput(), {})
-    with pytest.raises(ValueError, match="must give `grounding` and `groups`"):
+    with pytest.raises(ValueError, match="`grounding`"):
         task().predict(AVOutput())
 
 
-def test_labels_are_refused(study, pretraining):
+def test_other_settings_are_refused(study, pretraining):
     experiment = pretraining("supervised")
-    with pytest.raises(ValueError, match="should be 'self-supervised'"):
+    with pytest.raises(ValueError, match="self-supervised"):
         Pretraining(experiment, read_tables(experiment.features, study.results), AVG)
 
 
-def test_it_learns_what_it_is_trained_for(study, pretraining):
+def test_training_improves_what_the_objective_compares(study, pretraining):
     record = run(pretraining(objective="cross", recipe={"epochs": 12, "lr": 0.005}), study.results)[0]
     other = run(pretraining(objective="uni", recipe={"epochs": 12, "lr": 0.005}), study.results)[0]
     assert record["metrics"]["validation"]["grounding_cross"] > 0.9
@@ -105,7 +100,7 @@ def test_predictions_have_every_pair_of_segments(study, pretraining):
     assert np.array_equal(one["same_group"], one["same_group"].T)
 
 
-def test_the_same_numbers_come_out_without_any_label(study, pretraining, tmp_path):
+def test_labels_change_no_number(study, pretraining, tmp_path):
     experiment, unlabelled = pretraining(), tmp_path / "toy"
     shutil.copytree(study.results, unlabelled, ignore=shutil.ignore_patterns("runs"))
     events = pd.read_parquet(unlabelled / "events.parquet")

@@ -1,15 +1,13 @@
 """Labels refined a modality at a time: partners, thresholds and what is removed, on cases worked by hand."""
 
-import json
-
 import pytest
 import torch
 from torch import nn
 
 from avpipe.models.base import AVBatch, AVOutput
-from avpipe.training import loop
-from avpipe.training.loop import train_experiment
 from avpipe.training.refined_parsing import difficulty, not_there, refine_labels, unrelated_clips
+
+from .conftest import assert_same, read, run
 
 WEAK = "weakly-supervised"
 
@@ -34,7 +32,7 @@ def test_every_unrelated_clip_may_be_the_partner():
     assert drawn == {2, 3, 4}
 
 
-def test_a_clip_that_shares_a_label_with_every_other_has_no_partner():
+def test_a_clip_that_shares_labels_with_all_others_has_no_partner():
     labels = torch.tensor([[1.0, 1], [1, 0], [0, 1]])
     partners, found = unrelated_clips(labels, generator())
     assert found.tolist() == [False, True, True]
@@ -51,7 +49,7 @@ def test_difficulty_is_the_error_rate_as_a_share_of_the_largest():
     assert difficulty(says, labels).tolist() == [0.5, 1.0, 0.0]
 
 
-def test_a_base_model_without_any_error_removes_nothing():
+def test_a_base_model_without_errors_removes_nothing():
     labels = torch.tensor([[1.0, 0]])
     hard = difficulty(labels, labels)
     assert hard.tolist() == [0, 0]
@@ -69,18 +67,18 @@ def test_a_base_model_without_any_error_removes_nothing():
         (0.5, 0.5, 1.0, False),
     ],
 )
-def test_a_label_goes_if_neither_probability_supports_it(own, other, hard, expected):
+def test_a_label_is_removed_if_both_probabilities_are_low(own, other, hard, expected):
     exchanged = torch.tensor([own, other]).view(1, 2, 1)
     for modalities in (exchanged, exchanged.flip(1)):
         assert not_there(modalities, torch.ones(1, 1), torch.tensor([hard])).item() is expected
     assert not not_there(exchanged, torch.zeros(1, 1), torch.tensor([hard])).any()
 
 
-# A base model that hears and sees exactly what the features say
+# A base model whose probabilities are the features
 
 
 class Literal(nn.Module):
-    """Hears a category as loud as its audio feature is, and sees it as clear as its visual feature is."""
+    """Each modality's probability of a category is the mean of its feature of that index."""
 
     def forward(self, batch: AVBatch) -> AVOutput:
         return AVOutput(
@@ -113,7 +111,7 @@ def refine(labels: torch.Tensor, heard: list[list[int]], seen: list[list[int]], 
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_a_modality_loses_the_label_of_what_is_absent_from_it(seed):
+def test_a_modality_loses_the_labels_of_events_absent_from_it(seed):
     # speech behind a dog that is seen and silent; a bell heard and seen; a dog and a bell, both of both
     labels = torch.tensor([[1.0, 1, 0], [0, 0, 1], [0, 0, 1], [1, 0, 0]])
     heard, seen = [[SPEECH], [BELL], [BELL], [DOG]], [[DOG], [BELL], [BELL], [DOG]]
@@ -125,7 +123,7 @@ def test_a_modality_loses_the_label_of_what_is_absent_from_it(seed):
     assert torch.equal(refined["visual"], expected_visual)
 
 
-def test_a_label_that_only_the_foreign_track_could_support_goes():
+def test_a_label_supported_by_the_partners_track_only_is_removed():
     # 0 has a dog that is only heard. Its partner can only be 1, which shares nothing with it
     labels = torch.tensor([[1.0, 0, 0], [0, 0, 1]])
     refined = refine(labels, [[DOG], [BELL]], [[], [BELL]])
@@ -144,40 +142,28 @@ def test_a_clip_without_partner_keeps_its_labels():
 
 def test_a_run_refines_and_retrains(study, describe, capsys):
     experiment = describe("ma", WEAK, task="refined_parsing", epochs=8, refine_epochs=8)
-    train_experiment(experiment, study.results, [0], "cpu", threads=1)
-    metrics = json.loads((study.results / "runs" / experiment.id / "seed0" / "metrics.json").read_text())
+    (metrics,) = run(experiment, study.results)
     assert metrics["status"] == "ok"
     said = capsys.readouterr().err
     assert "audio loses" in said
     assert "of 42 labels" in said  # 48 clips, each eighth without an event
-    # the toy's events are heard and seen at once: there is little to lose, and much to learn
+    # the toy's events are always in both modalities, so few labels should go
     assert metrics["metrics"]["last"]["segment_type"] > 0.5
 
 
-def test_without_a_first_training_there_is_nothing_to_refine_by(study, describe):
+def test_refining_without_a_first_training_is_refused(study, describe):
     with pytest.raises(ValueError, match="set `refine_epochs`"):
-        train_experiment(describe("ma", WEAK, task="refined_parsing"), study.results, [0], "cpu")
+        run(describe("ma", WEAK, task="refined_parsing"), study.results)
 
 
-def test_a_job_that_was_killed_does_not_repeat_the_first_training(study, describe, monkeypatch, capsys):
+def test_a_killed_job_does_not_repeat_the_first_training(study, describe, stop_after, capsys):
     experiment = describe("ma", WEAK, task="refined_parsing", epochs=4, refine_epochs=3)
-    path = study.results / "runs" / experiment.id / "seed0" / "metrics.json"
-    train_experiment(experiment, study.results, [0], "cpu", threads=1)
-    expected = json.loads(path.read_text())["metrics"]
-    step = loop.Run._step_schedule
-
-    def stopping(self, schedule, row):
-        if row.get("epoch") == 3:  # of the second training
-            raise KeyboardInterrupt
-        step(self, schedule, row)
-
-    monkeypatch.setattr(loop.Run, "_step_schedule", stopping)
-    with pytest.raises(KeyboardInterrupt):
-        train_experiment(experiment, study.results, [0], "cpu", threads=1, save_every=0)
-    monkeypatch.undo()
+    run(experiment, study.results)
+    uninterrupted = read(experiment, study.results)
+    stop_after(6, experiment, study.results)  # 3 epochs of the first training and 3 of the second
     capsys.readouterr()
-    train_experiment(experiment, study.results, [0], "cpu", threads=1)
+    run(experiment, study.results)
     said = capsys.readouterr().err
     assert "going on after epoch 2" in said
     assert "first training" not in said
-    assert json.loads(path.read_text())["metrics"] == expected
+    assert_same(uninterrupted, read(experiment, study.results))

@@ -1,6 +1,6 @@
-"""A small study that real Snakemake runs: a copy of the checkout, a few rendered clips, two models, one table.
+"""A small study that Snakemake runs: a copy of the checkout, a few rendered clips, two models, one table.
 
-It is built once for all tests (and all pytest workers); each test works on a copy of its own, with times kept.
+It is built once for all tests and all pytest workers; each test works on its own copy, with file times kept.
 """
 
 import fcntl
@@ -10,6 +10,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -24,7 +25,7 @@ STUDY = {
         "annotations": "data/annotations",
         "sources": [{"kind": "local", "path": "data/clips"}],
     },
-    "shard_size": 8,
+    "shard_size": 12,
     "extractors": {
         "sound": {"backbone": "vggish", "weights": "random"},
         "look": {"backbone": "resnet18", "weights": "random", "image_size": 32},
@@ -61,21 +62,23 @@ class Checkout:
 
     root: Path
 
+    @property
+    def results(self) -> Path:
+        return self.root / "results" / "small"
+
+    def start(self, *arguments: str, cores: int = 2, **options: Any) -> subprocess.Popen[str]:
+        """Start Snakemake here as a user would; options are those of Popen."""
+        snakemake = str(Path(sys.executable).parent / "snakemake")
+        command = [snakemake, *arguments, "--cores", str(cores), "--configfile", "study.yaml"]
+        environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+        return subprocess.Popen(command, cwd=self.root, env=environment, text=True, **options)
+
     def run(self, *arguments: str, check: bool = True, cores: int = 2) -> subprocess.CompletedProcess[str]:
-        """Run Snakemake here as a user would."""
-        command = [
-            str(Path(sys.executable).parent / "snakemake"),
-            *arguments,
-            "--cores",
-            str(cores),
-            "--configfile",
-            "study.yaml",
-        ]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        environment.pop("PYTHONPATH", None)
-        done = subprocess.run(
-            command, cwd=self.root, env=environment, capture_output=True, text=True, timeout=600
-        )
+        """Run Snakemake here to its end."""
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        with self.start(*arguments, cores=cores, **pipes) as process:
+            output, errors = process.communicate(timeout=600)
+        done = subprocess.CompletedProcess(process.args, process.returncode, output, errors)
         if check and done.returncode:
             raise AssertionError(f"snakemake failed:\n{done.stdout}\n{done.stderr}")
         return done
@@ -103,6 +106,11 @@ class Checkout:
         assert old in text, f"{old!r} is not in {name}"
         path.write_text(text.replace(old, new, 1), encoding="utf-8")
 
+    def append(self, name: str, line: str) -> None:
+        """Add a line to a source file."""
+        with (self.root / name).open("a", encoding="utf-8") as file:
+            file.write(f"\n{line}\n")
+
     def configure(self, **changes: object) -> None:
         """Change top-level keys of the study."""
         path = self.root / "study.yaml"
@@ -110,7 +118,7 @@ class Checkout:
 
     def experiment(self, start: str) -> str:
         """The run folder of the experiment whose name begins so."""
-        (found,) = (self.root / "results" / "small" / "runs").glob(f"{start}*")
+        (found,) = (self.results / "runs").glob(f"{start}*")
         return f"runs/{found.name}/"
 
     def copy(self, to: Path) -> "Checkout":

@@ -92,7 +92,7 @@ def lock() -> dict[str, set[str]]:
 
 
 @pytest.mark.parametrize("rule", JOBS)
-def test_an_environment_holds_what_its_jobs_import(rule: str) -> None:
+def test_an_environment_holds_what_its_jobs_import(rule):
     available: set[str] = set()
     for distribution in pins(JOBS[rule].environment):
         available |= requirements(distribution)
@@ -107,7 +107,7 @@ def test_an_environment_holds_what_its_jobs_import(rule: str) -> None:
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "envs").glob("*.yaml")), ids=lambda path: path.stem)
-def test_the_pins_are_those_of_the_lock(path: Path) -> None:
+def test_the_pins_are_those_of_the_lock(path):
     locked = lock()
     for name, version in pins(path.stem).items():
         assert version in locked.get(normal(name), set()), (
@@ -115,7 +115,7 @@ def test_the_pins_are_those_of_the_lock(path: Path) -> None:
         )
 
 
-def test_every_rule_has_its_environment_and_every_environment_a_rule() -> None:
+def test_every_rule_has_its_environment_and_every_environment_a_rule():
     assert {job.environment for job in JOBS.values()} == {
         path.stem for path in (ROOT / "envs").glob("*.yaml")
     }
@@ -128,11 +128,7 @@ def test_every_rule_has_its_environment_and_every_environment_a_rule() -> None:
         assert named[1] == job.environment, rule
 
 
-def test_no_file_names_a_package_index() -> None:
-    for path in (
-        ROOT / "requirements.lock",
-        ROOT / "pyproject.toml",
-        ROOT / "Makefile",
-        *(ROOT / "envs").glob("*.yaml"),
-    ):
+def test_no_file_names_a_package_index():
+    files = (ROOT / name for name in ("requirements.lock", "pyproject.toml", "Makefile"))
+    for path in (*files, *(ROOT / "envs").glob("*.yaml")):
         assert not re.search(r"https?://|--(extra-)?index-url|--find-links", path.read_text()), path.name

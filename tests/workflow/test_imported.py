@@ -32,7 +32,7 @@ def imported_study(checkout: Checkout) -> Path:
     return checkout.root / "results" / "again"
 
 
-def test_exported_features_imported_again_give_the_same_numbers_without_a_clip(checkout: Checkout) -> None:
+def test_exported_features_imported_again_give_the_same_numbers_without_a_clip(checkout):
     results = imported_study(checkout)
     (checkout.root / "data" / "clips").rename(checkout.root / "elsewhere")
     checkout.run()

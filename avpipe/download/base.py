@@ -10,7 +10,7 @@ from typing import Protocol
 
 from avpipe.config.source import Source
 from avpipe.download.outcome import Outcome, Status
-from avpipe.http import DownloadFailed
+from avpipe.web import DownloadFailed
 
 CLIP_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_~-]{0,127}")
 """Clip names that may touch a path: no separator, and no dot, because a WebDataset key ends at the first one."""

@@ -21,8 +21,7 @@ from avpipe.download import Status
 from avpipe.download.base import WantedClip
 from avpipe.download.web import WebFetcher
 from avpipe.files import OutputError
-from avpipe.http import Failure, is_public, retry_after
-from avpipe.transfer import Limits
+from avpipe.web import Failure, Limits, is_public, retry_after
 
 BODY = random.Random(0).randbytes(300_000)
 CLIP = WantedClip("clip", "a", math.nan, math.nan)
@@ -32,7 +31,7 @@ CLIP = WantedClip("clip", "a", math.nan, math.nan)
 def no_waiting(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """Waits between attempts are noted, not waited."""
     waits: list[float] = []
-    monkeypatch.setattr("avpipe.transfer._pause", lambda seconds, _: waits.append(seconds))
+    monkeypatch.setattr("avpipe.web._pause", lambda seconds, _: waits.append(seconds))
     return waits
 
 
@@ -55,7 +54,7 @@ def test_a_file_arrives_whole_with_its_digest(server: Any, tmp_path: Path) -> No
     outcome = fetcher(server).fetch(CLIP, tmp_path / "clip")
     assert outcome.status is Status.PRESENT
     assert outcome.path == str(tmp_path / "clip.mp4")
-    assert Path(str(outcome.part)).read_bytes() == BODY
+    assert Path(str(outcome.path)).read_bytes() == BODY
     assert (outcome.bytes, outcome.sha256) == (len(BODY), hashlib.sha256(BODY).hexdigest())
     assert outcome.attempts == 1
     assert outcome.found_in == "http 127.0.0.1"
@@ -127,7 +126,7 @@ def broken_off_then(server: Any, *answers: Any) -> None:
 def test_a_connection_that_breaks_is_continued_where_it_broke(server: Any, tmp_path: Path) -> None:
     broken_off_then(server)
     outcome = fetcher(server).fetch(CLIP, tmp_path / "clip")
-    assert Path(str(outcome.part)).read_bytes() == BODY
+    assert Path(str(outcome.path)).read_bytes() == BODY
     assert server.asked == [("/a.mp4", None), ("/a.mp4", "bytes=100000-")]
 
 
@@ -145,7 +144,7 @@ def test_a_partial_file_of_another_version_is_thrown_away(server: Any, tmp_path:
     new = BODY[::-1]
     broken_off_then(server, answer(200, new, ETag='"v2"'))
     outcome = fetcher(server).fetch(CLIP, tmp_path / "clip")
-    assert Path(str(outcome.part)).read_bytes() == new
+    assert Path(str(outcome.path)).read_bytes() == new
 
 
 @pytest.mark.parametrize("wrong", [answer(416), answer(206, b"x", Content_Range="bytes 5-5/6")])
@@ -243,7 +242,7 @@ def test_without_a_strong_version_a_partial_file_is_not_continued(
     fetcher(server, attempts=1).fetch(CLIP, tmp_path / "clip")
     server.file("/a.mp4", BODY[::-1], version=version)
     outcome = fetcher(server).fetch(CLIP, tmp_path / "clip")
-    assert Path(str(outcome.part)).read_bytes() == BODY[::-1]
+    assert Path(str(outcome.path)).read_bytes() == BODY[::-1]
     assert server.asked[-1] == ("/a.mp4", None)
 
 

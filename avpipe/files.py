@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from filelock import AcquireReturnProxy, FileLock
+
 
 class OutputError(OSError):
     """An output could not be written; the message names the file and what to do about it."""
@@ -80,6 +82,22 @@ def _flush_folder(folder: Path) -> None:
         pass
     finally:
         os.close(descriptor)
+
+
+def locked(path: Path, *, timeout: float = -1) -> AcquireReturnProxy:
+    """Hold the lock file `path` (made if absent, never removed) in a `with` block; the system frees it when a process ends.
+
+    Args:
+        path: of the lock file.
+        timeout: seconds to wait for another process or thread; -1 = for ever, 0 = not at all.
+
+    Raises:
+        filelock.Timeout: if another one holds it.
+        OutputError: if it cannot be made.
+    """
+    with output_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return FileLock(path).acquire(timeout=timeout)
 
 
 def write_text(path: str | Path, text: str) -> None:

@@ -8,7 +8,7 @@ from avpipe.config.source import HUB, Source
 from avpipe.download.archive import ArchiveFetcher
 from avpipe.download.base import Fetcher
 from avpipe.download.web import WebFetcher
-from avpipe.http import Remote
+from avpipe.web import Remote
 
 
 def huggingface_fetcher(source: Source, budgets: Path) -> Fetcher:

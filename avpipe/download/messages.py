@@ -8,7 +8,7 @@ a new wording, and stands in the table of outcomes, where it can be read.
 import re
 
 from avpipe.download.outcome import Status
-from avpipe.http import BOT_CHECK
+from avpipe.web import BOT_CHECK
 
 LONGEST = 500
 """Characters of a message that are kept."""

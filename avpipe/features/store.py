@@ -25,8 +25,7 @@ from avpipe.config.extractor import ExtractorConfig
 from avpipe.config.imported import ImportedConfig
 from avpipe.datasets.manifest import read_ledger
 from avpipe.features.spec import chunk_path, dimension_names, feature_shape
-from avpipe.files import read_json, whole_file, write_text
-from avpipe.locking import locked
+from avpipe.files import locked, read_json, whole_file, write_text
 
 _ABSENT = 2**64 - 1
 _CHECKSUM = 4

@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from avpipe import lazy
 from avpipe.config.extractor import ExtractorConfig
-from avpipe.http import DownloadFailed, Remote
-from avpipe.locking import locked
-from avpipe.transfer import Limits, download
+from avpipe.files import locked
+from avpipe.web import DownloadFailed, Limits, Remote, download
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -216,7 +215,7 @@ def _download(weights: PublishedWeights, path: Path, timeout: float) -> None:
     limits = Limits(weights.size or _LARGEST, _LONGEST, timeout, attempts=2)
     try:
         remote = Remote(weights.url, sha256=weights.sha256)
-        download(remote, path.with_name(f".{path.name}.part"), limits).move_to(path)
+        download(remote, path, limits)
     except DownloadFailed as error:
         raise WeightsError(
             f"cannot download {weights.url}: {error.reason}; run again, or put the file into {path.parent} by hand"

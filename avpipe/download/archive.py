@@ -123,7 +123,11 @@ class ArchiveFetcher:
                     raise CancelledError from None
 
     def _prepare_alone(self, folder: Path) -> Path:
-        whole, note = folder / "unpacked", _read(folder / "unpacked" / "archive.json")
+        """As `_prepare`, while no other job or thread does so."""
+        whole, partial, old = (folder / name for name in ("unpacked", "unpacking", "old"))
+        shutil.rmtree(old, ignore_errors=True)  # what a kill left
+        shutil.rmtree(partial, ignore_errors=True)
+        note = _read(whole / "archive.json")
         version = None if self.remote else self._local_version()
         right = self.source.sha256 in (None, note.get("sha256"))
         if note and note.get("version") == version and right:
@@ -135,9 +139,6 @@ class ArchiveFetcher:
             raise ArchiveError(
                 f"the archive's SHA-256 is {digest}, expected {self.source.sha256}; {where} {path} to use another one"
             )
-        partial, old = folder / "unpacking", folder / "old"
-        shutil.rmtree(old, ignore_errors=True)  # what a kill left
-        shutil.rmtree(partial, ignore_errors=True)
         try:
             with output_errors(partial):
                 (partial / "files").mkdir(parents=True)

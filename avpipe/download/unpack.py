@@ -4,6 +4,7 @@ import bz2
 import errno
 import gzip
 import lzma
+import os
 import re
 import shutil
 import stat
@@ -133,7 +134,7 @@ def _judge(name: str) -> None:
 def _untar(path: Path, head: bytes, folder: Path, count: _Count, stopped: threading.Event) -> None:
     with _uncompressed(path, head) as file:
         stream = _Stream(file, count.total)
-        with tarfile.open(fileobj=stream, mode="r:") as tar:  # type: ignore[call-overload]
+        with tarfile.open(fileobj=stream, mode="r:") as tar:
             while (info := tar.next()) is not None:
                 if stopped.is_set():
                     raise CancelledError
@@ -198,15 +199,20 @@ def _unrar(path: Path, folder: Path, count: _Count) -> None:
     if program is None:
         raise ArchiveError(f"a rar file: install {RAR_TOOL}, or pack it anew as zip or tar", Status.NO_TOOL)
     listing = _run(program, "-cf", "-", "--format=mtree", "--options=!all,size", f"@{path.absolute()}")
-    for number, size in enumerate(re.findall(rb"^\S.* size=(\d+)", listing, re.MULTILINE)):
-        count.add(f"file {number}", int(size))
+    for size in re.findall(rb" size=(\d+)", listing):  # in a name a space is written as \040
+        count.add("a file", int(size))
     _run(program, "-xf", str(path.absolute()), "-C", str(folder))
 
 
 def _run(*command: str) -> bytes:
     try:
         done = subprocess.run(
-            command, stdin=subprocess.DEVNULL, capture_output=True, timeout=RAR_SECONDS, check=False
+            command,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=RAR_SECONDS,
+            check=False,
+            env={**os.environ, "LC_ALL": "C.UTF-8"},  # or it leaves out names that are not ASCII
         )
     except subprocess.TimeoutExpired:
         raise ArchiveError(f"{RAR_TOOL} was not done in {RAR_SECONDS:g} s", Status.TIMED_OUT) from None

@@ -3,6 +3,7 @@
 import contextlib
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -27,7 +28,14 @@ class Server:
     asked: list[tuple[str, str | None]] = field(default_factory=list)
 
     def file(
-        self, path: str, body: bytes, *, version: str = '"v1"', cut: int | None = None, chunked: bool = False
+        self,
+        path: str,
+        body: bytes,
+        *,
+        version: str = '"v1"',
+        cut: int | None = None,
+        chunked: bool = False,
+        pause: float = 0.0,
     ) -> None:
         """Serve `body` as a good server does: ranges, If-Range, a strong ETag.
 
@@ -35,6 +43,7 @@ class Server:
             version: the ETag; "" for none (then If-Range matches nothing).
             cut: bytes of each answer's body after which the connection breaks.
             chunked: without a length, in pieces.
+            pause: seconds of waiting after each 20,000 bytes.
         """
 
         def answer(request: Any) -> None:
@@ -60,7 +69,12 @@ class Server:
             else:
                 request.send_header("Content-Length", str(len(rest)))
             request.end_headers()
-            request.wfile.write(rest[:cut])
+            rest = rest[:cut]
+            for place in range(0, len(rest), 20_000) if pause else ():
+                request.wfile.write(rest[place : place + 20_000])
+                time.sleep(pause)
+            if not pause:
+                request.wfile.write(rest)
 
         self.answers[path] = answer
 

@@ -372,7 +372,7 @@ class _Guard(HTTPAdapter):
         url = remote.url
         for _ in range(REDIRECTS + 1):
             self._check(url)
-            sent = {"User-Agent": USER_AGENT, "Accept-Encoding": "identity", **headers}
+            sent = {"User-Agent": USER_AGENT, "Accept-Encoding": "identity", "Connection": "close", **headers}
             if _origin(url) == _origin(remote.url):
                 sent |= remote.secrets
             with self._network_errors():

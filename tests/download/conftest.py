@@ -1,6 +1,7 @@
 """A small web server on the loopback address that plays good and bad servers."""
 
 import contextlib
+import ssl
 import subprocess
 import threading
 import time
@@ -83,9 +84,13 @@ class Server:
         return sum(1 for asked, _ in self.asked if asked == path)
 
 
+CERTIFICATE = Path(__file__).parent / "loopback.pem"
+"""Key and certificate of 127.0.0.1, signed by itself, until the year 2126."""
+
+
 @contextlib.contextmanager
-def serve() -> Iterator[Server]:
-    """Run a `Server` until the block ends."""
+def serve(tls: bool = False) -> Iterator[Server]:
+    """Run a `Server` until the block ends, with https if `tls`."""
     server = Server()
 
     class Handler(BaseHTTPRequestHandler):
@@ -112,7 +117,11 @@ def serve() -> Iterator[Server]:
             return
 
     http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.url = f"http://127.0.0.1:{http.server_port}"
+    if tls:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(CERTIFICATE)
+        http.socket = context.wrap_socket(http.socket, server_side=True)
+    server.url = f"http{'s' if tls else ''}://127.0.0.1:{http.server_port}"
     thread = threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
     try:
@@ -132,7 +141,7 @@ def server(tmp_path: Path) -> Iterator[Server]:
 
 
 @pytest.fixture
-def another_server() -> Callable[[], AbstractContextManager[Server]]:
+def another_server() -> Callable[..., AbstractContextManager[Server]]:
     """Starts further servers."""
     return serve
 

@@ -372,7 +372,7 @@ class _Guard(HTTPAdapter):
         url = remote.url
         for _ in range(REDIRECTS + 1):
             self._check(url)
-            sent = {"User-Agent": USER_AGENT, "Accept-Encoding": "identity", "Connection": "close", **headers}
+            sent = {"User-Agent": USER_AGENT, "Accept-Encoding": "identity", **headers}
             if _origin(url) == _origin(remote.url):
                 sent |= remote.secrets
             with self._network_errors():
@@ -385,6 +385,7 @@ class _Guard(HTTPAdapter):
             if target is None:
                 return response
             response.close()
+            self.close()  # the next request gets a connection of its own, which is judged
             url, self._redirected = urljoin(url, target), True
         raise DownloadFailed(Failure.REFUSED_URL, f"more than {REDIRECTS} redirects")
 
@@ -443,7 +444,7 @@ class _Guard(HTTPAdapter):
     def get_connection_with_tls_context(self, *args: Any, **options: Any) -> Any:
         """The pool that requests would use, its connections watched."""
         pool: Any = super().get_connection_with_tls_context(*args, **options)
-        kind = type(pool).ConnectionCls  # of the class: the pool of a host is used again
+        kind = type(pool).ConnectionCls
 
         def watched(**settings: Any) -> Any:
             connection = kind(**settings)

@@ -7,9 +7,10 @@ import os
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from filelock import AcquireReturnProxy, FileLock
+if TYPE_CHECKING:
+    from filelock import AcquireReturnProxy
 
 
 class OutputError(OSError):
@@ -84,7 +85,7 @@ def _flush_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def locked(path: Path, *, timeout: float = -1) -> AcquireReturnProxy:
+def locked(path: Path, *, timeout: float = -1) -> "AcquireReturnProxy":
     """Hold the lock file `path` (made if absent, never removed) in a `with` block; the system frees it when a process ends.
 
     Args:
@@ -95,6 +96,8 @@ def locked(path: Path, *, timeout: float = -1) -> AcquireReturnProxy:
         filelock.Timeout: if another one holds it.
         OutputError: if it cannot be made.
     """
+    from filelock import FileLock
+
     with output_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         return FileLock(path).acquire(timeout=timeout)

@@ -134,11 +134,11 @@ def _judge(name: str) -> None:
 def _untar(path: Path, head: bytes, folder: Path, count: _Count, stopped: threading.Event) -> None:
     with _uncompressed(path, head) as file:
         stream = _Stream(file, count.total)
-        with tarfile.open(fileobj=stream, mode="r:") as tar:
+        with tarfile.open(fileobj=stream, mode="r:") as tar:  # type: ignore[call-overload]
             while (info := tar.next()) is not None:
                 if stopped.is_set():
                     raise CancelledError
-                tar.members.clear()  # type: ignore[attr-defined]  # it would keep them all
+                tar.members.clear()  # it would keep them all
                 if info.isreg() and not info.issparse():
                     count.add(info.name, info.size)
                     tar.extract(info, folder, set_attrs=False, filter="data")

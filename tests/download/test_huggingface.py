@@ -1,8 +1,6 @@
 """Files of a dataset on Hugging Face come by their plain addresses, the token goes to the hub alone."""
 
-import io
 import math
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +10,7 @@ from avpipe.config.source import Source
 from avpipe.download import Status
 from avpipe.download.base import WantedClip
 from avpipe.download.huggingface import huggingface_fetcher
+from tests.download.archives import zip_of
 
 CLIP = WantedClip("a", "a", math.nan, math.nan)
 VIDEO = bytes(range(256)) * 100
@@ -31,11 +30,8 @@ def test_a_file_a_clip_comes_from_the_revision_that_is_named(server: Any, tmp_pa
     assert outcome.found_in == "huggingface 127.0.0.1"
 
 
-def test_an_archive_of_the_repository_is_taken_apart(server: Any, tmp_path: Path) -> None:
-    out = io.BytesIO()
-    with zipfile.ZipFile(out, "w") as file:
-        file.writestr("videos/a.mp4", VIDEO)
-    server.file("/datasets/owner/ave/resolve/main/videos.zip", out.getvalue())
+def test_an_archive_of_the_repository_is_unpacked(server: Any, tmp_path: Path) -> None:
+    server.file("/datasets/owner/ave/resolve/main/videos.zip", zip_of({"videos/a.mp4": VIDEO}))
     source = Source(kind="huggingface", url=server.url, repo="owner/ave", archive="videos.zip")
     outcome = huggingface_fetcher(source, server.budgets).fetch(CLIP, tmp_path / "a")
     assert Path(str(outcome.path)).read_bytes() == VIDEO

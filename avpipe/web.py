@@ -281,8 +281,8 @@ def _attempt(part: _Part, limits: Limits, deadline: float, stopped: threading.Ev
     headers = {"Range": f"bytes={have}-"} if have else {}
     if have and validator:
         headers["If-Range"] = validator
-    with _Guard(deadline, stopped, part.remote.allow_private) as guard:
-        response = guard.open(part.remote, headers, limits.silence)
+    guard = _Guard(deadline, stopped, part.remote.allow_private)
+    with guard, guard.open(part.remote, headers, limits.silence) as response:
         offset, total = _extent(response, part, have, total)
         head = b""
         while len(head) < HEAD and (piece := guard.read(response)):
@@ -349,14 +349,14 @@ class _Guard(HTTPAdapter):
         super().__init__()
         self.deadline, self.stopped, self.allow_private = deadline, stopped, allow_private
         self._redirected = self._secure = False
-        self._configured: set[str] = (
-            set()
-        )  # addresses of the host that the user named: private ones are meant
+        # addresses of the host that the user named: a private one is meant
+        self._configured: set[str] = set()
         self._over = threading.Event()
         self._session = requests.Session()
-        self._session.auth = lambda request: (
-            request
-        )  # or requests sends passwords of ~/.netrc wherever it is led
+        # without this, requests sends passwords of ~/.netrc to the hosts of redirects
+        self._session.auth = lambda request: request
+        # without this, requests reads the whole body of a redirect, however long it is
+        self._session.resolve_redirects = lambda *_, **__: iter(())  # type: ignore[assignment]
         self._session.mount("http://", self)
         self._session.mount("https://", self)
 
@@ -369,9 +369,9 @@ class _Guard(HTTPAdapter):
 
     def open(self, remote: Remote, headers: Mapping[str, str], silence: float) -> requests.Response:
         """The answer to GET, redirects followed. Raises `DownloadFailed`."""
-        url = remote.url
+        url, target = remote.url, ""
         for _ in range(REDIRECTS + 1):
-            self._check(url)
+            url = self._checked(url, target)
             sent = {"User-Agent": USER_AGENT, "Accept-Encoding": "identity", **headers}
             if _origin(url) == _origin(remote.url):
                 sent |= remote.secrets
@@ -379,24 +379,23 @@ class _Guard(HTTPAdapter):
                 response = self._session.get(
                     url, headers=sent, timeout=silence, stream=True, allow_redirects=False
                 )
-                target = self._session.get_redirect_target(response)
-            if target is None:
-                target = self._page_target(response, remote)
-            if target is None:
+                target = self._session.get_redirect_target(response) or ""
+            target = target or self._page_target(response, remote)
+            if not target:
                 return response
             response.close()
             self.close()  # the next request gets a connection of its own, which is judged
-            url, self._redirected = urljoin(url, target), True
+            self._redirected = True
         raise DownloadFailed(Failure.REFUSED_URL, f"more than {REDIRECTS} redirects")
 
-    def _page_target(self, response: requests.Response, remote: Remote) -> str | None:
-        """The URL that a web page leads to; None if the answer is the file. Raises `DownloadFailed` for an error's code."""
+    def _page_target(self, response: requests.Response, remote: Remote) -> str:
+        """The URL that a web page leads to; "" if the answer is the file. Raises `DownloadFailed` for an error's code."""
         failed, page = response.status_code not in (200, 206, 416), b""
         if (remote.next_page or response.status_code == 403) and is_page(_content_type(response), b""):
             while len(page) < LONGEST_PAGE and (piece := self.read(response)):
                 page += piece
         text = page.decode("utf-8", "replace")
-        target = remote.next_page(text) if remote.next_page and page else None
+        target = remote.next_page(text) if remote.next_page and page else ""
         if failed:
             raise _failure_of(response, text)
         return target
@@ -409,31 +408,33 @@ class _Guard(HTTPAdapter):
             raise DownloadFailed(Failure.TIMED_OUT, "not done in the time allowed")
         return piece
 
-    def _check(self, url: str) -> None:
-        """Raise `DownloadFailed` for a redirect that leaves http(s), or https for http, or leads to a private address."""
+    def _checked(self, base: str, target: str) -> str:
+        """The URL that `target` means. Raises `DownloadFailed` if it is not http(s), or http after https, or private."""
         try:
+            # as requests will understand it: the host that is judged must be the host that is asked
+            url = requests.Request("GET", urljoin(base, target)).prepare().url or ""
             parts = urlsplit(url)
             parts.port  # noqa: B018 - reading it checks it
         except ValueError as error:
-            raise DownloadFailed(Failure.REFUSED_URL, f"{url[:200]!r} is no URL: {error}") from error
+            raise DownloadFailed(Failure.REFUSED_URL, f"{target[:200]!r} is no URL: {error}") from error
         if parts.scheme not in ("http", "https"):
             what = f"redirected to {url[:200]!r}, which is neither http nor https"
             raise DownloadFailed(Failure.REFUSED_URL, what)
         if self._secure and parts.scheme == "http":
             raise DownloadFailed(Failure.REFUSED_URL, f"redirected from https to {url[:200]!r}")
         self._secure = parts.scheme == "https"
-        # behind a proxy only addresses can be judged: the proxy looks names up
+        # a proxy looks names up by itself: behind one only addresses can be judged
         proxied = select_proxy(url, get_environ_proxies(url))
         flags = socket.AI_NUMERICHOST if proxied else socket.AddressInfo(0)
-        found: set[str] = set()
-        with contextlib.suppress(
-            OSError, UnicodeError
-        ):  # the connection fails in the same way, with its message
+        try:
             found = {str(place[4][0]) for place in socket.getaddrinfo(parts.hostname, None, flags=flags)}
+        except (OSError, UnicodeError):  # the connection will fail in the same way, with its message
+            found = set()
         if not self._redirected:
             self._configured |= found
         for address in found:
             self._judge(address)
+        return url
 
     def _judge(self, address: str) -> None:
         allowed = self.allow_private or address in self._configured or is_public(address)
@@ -487,8 +488,6 @@ class _Guard(HTTPAdapter):
                 cause = cause.__context__
             if time.monotonic() >= self.deadline:
                 raise DownloadFailed(Failure.TIMED_OUT, "not done in the time allowed") from error
-            if isinstance(error, requests.exceptions.InvalidURL):
-                raise DownloadFailed(Failure.REFUSED_URL, str(error)) from error
             if isinstance(cause, TimeoutError):
                 raise DownloadFailed(Failure.NETWORK_ERROR, "the server did not answer in time") from error
             raise DownloadFailed(Failure.NETWORK_ERROR, f"the connection failed: {cause}") from error

@@ -7,6 +7,7 @@ import shutil
 import threading
 import urllib.parse
 from collections import defaultdict
+from collections.abc import Iterator
 from concurrent.futures import CancelledError
 from dataclasses import replace
 from pathlib import Path
@@ -78,11 +79,11 @@ class ArchiveFetcher:
             return replace(outcome, status=Status.MISSING) if outcome.status.final else outcome
         except ArchiveError as error:
             return Outcome(error.status, str(error), attempts=1)
-        found = files.find(wanted)
+        found = files.find(wanted.as_posix())
         if not found:
             return Outcome(Status.MISSING, f"{wanted} is not in the archive", attempts=1)
         if len(found) > 1:
-            names = ", ".join(str(path) for path in found[:3])
+            names = ", ".join(found[:3])
             reason = f"{len(found)} files are called {wanted} ({names}): name their folder in `pattern`"
             return Outcome(Status.MISSING, reason, attempts=1)
         path = files.folder / found[0]
@@ -196,17 +197,25 @@ class _Files:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._by_name: dict[str, list[Path]] = defaultdict(list)
-        for root, _, names in os.walk(folder):
-            for path in (Path(root, name) for name in sorted(names)):
-                relative = path.relative_to(folder)
-                if path.is_file() and not path.is_symlink() and str(relative).isprintable():
-                    self._by_name[path.name].append(relative)
+        self._by_name: dict[str, list[str]] = defaultdict(list)
+        for path in _regular_files(str(folder)):
+            relative = path[len(str(folder)) :]
+            if relative.isprintable():
+                self._by_name[relative.rpartition("/")[2]].append(relative)
 
-    def find(self, wanted: Path) -> list[Path]:
-        """Those whose path below the folder ends with the parts of `wanted`."""
-        parts = wanted.parts
-        return [path for path in self._by_name.get(wanted.name, []) if path.parts[-len(parts) :] == parts]
+    def find(self, wanted: str) -> list[str]:
+        """Paths below the folder that end with the parts of `wanted`, in order."""
+        name = wanted.rpartition("/")[2]
+        return sorted(path[1:] for path in self._by_name.get(name, []) if path.endswith(f"/{wanted}"))
+
+
+def _regular_files(folder: str) -> Iterator[str]:
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                yield from _regular_files(entry.path)
+            elif entry.is_file(follow_symlinks=False):
+                yield entry.path
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -20,6 +20,7 @@ from avpipe.config.source import Source
 from avpipe.download import FETCHERS, Status
 from avpipe.download.archive import FOLDER, ArchiveFetcher
 from avpipe.download.base import WantedClip
+from avpipe.files import locked
 from avpipe.lazy import load
 from avpipe.web import Limits
 from tests.download.archives import ARCHIVES, zip_of
@@ -43,6 +44,18 @@ def local(tmp_path: Path) -> Source:
     """The archive on this machine."""
     (tmp_path / "ave.zip").write_bytes(ARCHIVE)
     return Source(kind="archive", path=str(tmp_path / "ave.zip"))
+
+
+def test_a_job_that_waits_for_another_one_ends_when_told_to(local: Source, tmp_path: Path) -> None:
+    fetch(local, tmp_path, "clip0")
+    (lock,) = (tmp_path / "files" / FOLDER).glob("*/lock")
+    fetcher = ArchiveFetcher(local)
+    wanted = WantedClip("clip1", "clip1", math.nan, math.nan)
+    with locked(lock), ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(fetcher.fetch, wanted, tmp_path / "files" / "clip1")
+        fetcher.stop()
+        with pytest.raises(CancelledError):
+            waiting.result(timeout=5)
 
 
 def test_every_clip_comes_out_of_one_download(server: Any, tmp_path: Path) -> None:

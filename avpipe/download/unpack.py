@@ -27,6 +27,8 @@ RATIO = 200
 """How many times its size an archive may grow. Video and audio grow by less than 2; a bomb by 1,000 and more."""
 SMALL = 16 << 20
 """Bytes that may come out of however little."""
+DEEPEST = 50
+"""Folders within each other."""
 RAR_SECONDS = 7200.0
 RAR_TOOL = "bsdtar"
 
@@ -58,6 +60,8 @@ class _Count:
     def add(self, name: str, size: int) -> None:
         """Count a file. Raises `ArchiveError` if it is too much."""
         self.sum += size
+        if name.count("/") > DEEPEST:  # Python's own rmtree fails on a thousand
+            raise ArchiveError(f"{name[:200]} in it lies more than {DEEPEST} folders deep: refused")
         if size > self.member:
             raise ArchiveError(
                 f"{name} in it has {size} bytes: refused; the source's `max_bytes` may be raised"
@@ -199,8 +203,8 @@ def _unrar(path: Path, folder: Path, count: _Count) -> None:
     if program is None:
         raise ArchiveError(f"a rar file: install {RAR_TOOL}, or pack it anew as zip or tar", Status.NO_TOOL)
     listing = _run(program, "-cf", "-", "--format=mtree", "--options=!all,size", f"@{path.absolute()}")
-    for size in re.findall(rb" size=(\d+)", listing):  # in a name a space is written as \040
-        count.add("a file", int(size))
+    for name, size in re.findall(rb"^(\S+) size=(\d+)", listing, re.MULTILINE):  # a name has \040 for a space
+        count.add(name.decode("ascii", "replace"), int(size))
     _run(program, "-xf", str(path.absolute()), "-C", str(folder))
 
 

@@ -119,6 +119,12 @@ def test_limits_of_one_file_and_of_all_are_kept(kind: str, tmp_path: Path) -> No
     assert len(unpacked(tmp_path, content, member=len(VIDEO), total=2 * len(VIDEO))) == 2
 
 
+@pytest.mark.parametrize("kind", ARCHIVES)
+def test_a_file_a_thousand_folders_deep_is_refused(kind: str, tmp_path: Path) -> None:
+    with pytest.raises(ArchiveError, match="deep"):
+        unpacked(tmp_path, ARCHIVES[kind]({"x/" * 1_000 + "a.mp4": b"a"}))
+
+
 @pytest.mark.parametrize("kind", [tarfile.REGTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.XHDTYPE])
 def test_a_tar_that_leads_backwards_ends(kind: bytes, tmp_path: Path) -> None:
     """A member that says it has -512 bytes would send tarfile round for ever (CVE-2025-8194)."""

@@ -94,7 +94,7 @@ class ArchiveFetcher:
         return Outcome(Status.PRESENT, "", str(path), *facts, offset=offset_of(self.source, clip))
 
     def stop(self) -> None:
-        """End what is under way in other threads; they raise CancelledError, and what was downloaded is kept."""
+        """End the work of other threads; they raise CancelledError, and the bytes that were downloaded are kept."""
         self.stopped.set()
 
     def _unpacked(self, archives: Path) -> "_Files":
@@ -133,8 +133,10 @@ class ArchiveFetcher:
         right = self.source.sha256 in (None, note.get("sha256"))
         if note and note.get("version") == version and right:
             return whole / "files"
-        path = self._downloaded(self.remote, folder) if self.remote else Path(self.source.path or "")
-        digest = sha256_of(path)
+        path, digest = Path(self.source.path or ""), ""
+        if self.remote:
+            path, digest = folder / "archive", self._download(self.remote, folder / "archive")
+        digest = digest or sha256_of(path)
         if self.source.sha256 not in (None, digest):
             where = "delete" if self.remote else "replace"
             raise ArchiveError(
@@ -146,7 +148,7 @@ class ArchiveFetcher:
             largest = self.source.max_bytes, self.source.max_archive_bytes
             unpack(path, partial / "files", *largest, self.stopped)
             write_json(partial / "archive.json", {"version": version, "sha256": digest, "name": self.name})
-            os.sync()
+            os.sync()  # the files must be on the disk before their folder has its name
             with output_errors(folder):
                 if whole.exists():
                     whole.rename(old)
@@ -169,18 +171,16 @@ class ArchiveFetcher:
             raise ArchiveError(f"the archive {path} is not there")
         return [path.stat().st_size, path.stat().st_mtime_ns]
 
-    def _downloaded(self, remote: Remote, folder: Path) -> Path:
-        """The archive, downloaded if it is not here."""
-        path = folder / "archive"
+    def _download(self, remote: Remote, path: Path) -> str:
+        """Download the archive if it is not here. Gives its SHA-256; "" if it was here."""
         if path.is_file():
-            return path
+            return ""
         try:
-            download(remote, path, self.limits, self.stopped)
+            return download(remote, path, self.limits, self.stopped).sha256
         except DownloadFailed as failure:
             if failure.kind is Failure.TOO_LARGE:
                 raise ArchiveError(f"{failure.reason}; raise the source's `max_archive_bytes`") from failure
             raise
-        return path
 
 
 def _remote(source: Source) -> Remote | None:

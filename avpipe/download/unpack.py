@@ -41,7 +41,7 @@ class ArchiveError(Exception):
     """
 
     def __init__(self, reason: str, status: Status = Status.MISSING) -> None:
-        super().__init__("".join(c if c.isprintable() else " " for c in reason))
+        super().__init__("".join(c if c.isprintable() else " " for c in reason)[:500])
         self.status = status
 
 

@@ -81,23 +81,6 @@ def test_jobs_that_start_at_once_share_the_download(server: Any, tmp_path: Path)
     assert server.count("/ave.zip") == 1
 
 
-def test_a_download_that_broke_is_continued_by_the_next_job(server: Any, tmp_path: Path) -> None:
-    source = Source(kind="archive", url=f"{server.url}/ave.zip", sha256=SHA256)
-    server.file("/ave.zip", ARCHIVE, version="", cut=150_000)  # no version: the SHA-256 stands for it
-    statuses = [fetch(source, tmp_path, "clip0", attempts=1).status for _ in range(3)]
-    assert statuses == [Status.NETWORK_ERROR, Status.NETWORK_ERROR, Status.PRESENT]
-    assert [asked for _, asked in server.asked] == [None, "bytes=150000-", "bytes=300000-"]
-
-
-def test_an_archive_that_changed_during_the_download_is_not_mixed(server: Any, tmp_path: Path) -> None:
-    source = Source(kind="archive", url=f"{server.url}/ave.zip", sha256=SHA256)
-    server.file("/ave.zip", ARCHIVE[::-1], version="", cut=150_000)
-    fetch(source, tmp_path, "clip0", attempts=1)
-    server.file("/ave.zip", ARCHIVE, version="")
-    assert fetch(source, tmp_path, "clip0").status is Status.PRESENT
-    assert [asked for _, asked in server.asked] == [None, "bytes=150000-", None]
-
-
 def test_a_wrong_archive_is_refused_and_says_what_came(server: Any, tmp_path: Path) -> None:
     server.file("/ave.zip", ARCHIVE)
     fetcher = ArchiveFetcher(Source(kind="archive", url=f"{server.url}/ave.zip", sha256="0" * 64))

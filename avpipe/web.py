@@ -50,7 +50,7 @@ _NAT64 = IPv6Network("64:ff9b::/96")
 
 
 class Failure(StrEnum):
-    """Why a file did not come. The values are those of `avpipe.download.outcome.Status`."""
+    """Why a file did not come. The values are those of a clip's `Status`."""
 
     UNAVAILABLE = "unavailable"
     WEB_PAGE = "web_page"
@@ -188,7 +188,8 @@ def download(remote: Remote, path: Path, limits: Limits, stopped: threading.Even
             if stopped.is_set():
                 raise CancelledError
             digest, size = part.checked_digest(resumed), part.size()
-            part.finish(path)
+            move_whole(part.path, path)
+            part.forget()
             return Arrived(size, digest, suffix, content_type, attempt, _since(started))
         except DownloadFailed as failure:
             if stopped.is_set():
@@ -260,11 +261,6 @@ class _Part:
             raise DownloadFailed(Failure.NETWORK_ERROR, "the parts of the file do not belong together")
         reason = f"{size} bytes with SHA-256 {digest} came, expected {self.remote.sha256}; nothing was kept"
         raise DownloadFailed(Failure.CORRUPT, reason)
-
-    def finish(self, path: Path) -> None:
-        """Give the whole file its name."""
-        move_whole(self.path, path)
-        self.forget()
 
     def forget(self) -> None:
         """Remove the bytes and the note."""
@@ -442,23 +438,25 @@ class _Guard(HTTPAdapter):
             what = f"redirected to the private address {address}; `allow_private: true` in the source lets it"
             raise DownloadFailed(Failure.REFUSED_URL, what)
 
-    def get_connection_with_tls_context(self, *args: Any, **options: Any) -> Any:
-        """The pool that requests would use, its connections watched."""
-        pool: Any = super().get_connection_with_tls_context(*args, **options)
-        kind = type(pool).ConnectionCls
+    def get_connection_with_tls_context(
+        self, request: requests.PreparedRequest, verify: Any, proxies: Any = None, cert: Any = None
+    ) -> Any:
+        """The pool that requests would use, its connections judged (not those to a proxy) and watched."""
+        pool: Any = super().get_connection_with_tls_context(request, verify, proxies, cert)
+        kind, direct = type(pool).ConnectionCls, not select_proxy(request.url or "", proxies)
 
         def watched(**settings: Any) -> Any:
             connection = kind(**settings)
             connect = connection._new_conn
-            connection._new_conn = lambda: self._watched(connect(), judged=connection.proxy is None)
+            connection._new_conn = lambda: self._watched(connect(), direct)
             return connection
 
         pool.ConnectionCls = watched
         return pool
 
-    def _watched(self, connection: socket.socket, judged: bool) -> socket.socket:
+    def _watched(self, connection: socket.socket, direct: bool) -> socket.socket:
         """Judge where a connection leads (a name may have changed its address), and cut it at the deadline or when told."""
-        if judged:
+        if direct:
             try:
                 self._judge(str(connection.getpeername()[0]))
             except DownloadFailed:

@@ -14,12 +14,10 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
 from pathlib import Path, PurePosixPath
-from typing import Any
 from urllib.parse import unquote, urljoin, urlsplit
 
 import requests
 import urllib3
-from requests.adapters import HTTPAdapter
 from requests.utils import get_environ_proxies, select_proxy
 from urllib3.util import Retry
 
@@ -29,8 +27,6 @@ from avpipe.files import move_whole, output_errors, write_json
 USER_AGENT = f"avpipe/{__version__} (research; one request a clip)"
 REDIRECTS = 5
 LONGEST_REASON = 300
-GLANCE = 0.2
-"""Seconds between looks at whether the download was told to stop."""
 CHUNK = 1 << 16
 HEAD = 4096
 """Bytes at the beginning of a file by which a web page is recognised."""
@@ -277,11 +273,11 @@ def _attempt(part: _Part, limits: Limits, deadline: float, stopped: threading.Ev
     headers = {"Range": f"bytes={have}-"} if have else {}
     if have and validator:
         headers["If-Range"] = validator
-    guard = _Guard(deadline, stopped, part.remote.allow_private)
-    with guard, guard.open(part.remote, headers, limits.silence) as response:
+    connection = _Connection(limits, deadline, stopped, part.remote.allow_private)
+    with connection, connection.open(part.remote, headers) as response:
         offset, total = _extent(response, part, have, total)
         head = b""
-        while len(head) < HEAD and (piece := guard.read(response)):
+        while len(head) < HEAD and (piece := connection.read(response)):
             head += piece
         if is_page(_content_type(response), b"" if offset else head):
             raise page_instead(head.decode("utf-8", "replace"))
@@ -296,7 +292,7 @@ def _attempt(part: _Part, limits: Limits, deadline: float, stopped: threading.Ev
                     part.forget()
                     raise DownloadFailed(Failure.TOO_LARGE, f"more than the limit of {limits.largest} bytes")
                 file.write(piece)
-                piece = guard.read(response)
+                piece = connection.read(response)
     if size == 0:
         part.forget()
         raise DownloadFailed(Failure.CORRUPT, "the server sent an empty file")
@@ -335,53 +331,49 @@ def _check(response: requests.Response, total: int | None, part: _Part, limits: 
         raise DownloadFailed(Failure.NETWORK_ERROR, reason)
 
 
-class _Guard(HTTPAdapter):
-    """The connections of one attempt: none to an address that a redirect may not lead to, each cut at the deadline.
+class _Connection:
+    """The requests of one attempt. Redirects are followed one by one, each judged before it is asked for.
 
-    Used as a context manager. A server that drips bytes cannot hold us, and `stopped` ends the attempt at once.
+    A host's addresses are judged when its name is looked up here; the connection looks it up once more by itself. The
+    time limit and `stopped` are looked at with every piece that comes, so a silent server can exceed them by `silence`.
     """
 
-    def __init__(self, deadline: float, stopped: threading.Event, allow_private: bool) -> None:
-        super().__init__()
-        self.deadline, self.stopped, self.allow_private = deadline, stopped, allow_private
-        self._redirected = self._secure = False
-        # addresses of the host that the user named: a private one is meant
-        self._configured: set[str] = set()
-        self._over = threading.Event()
+    def __init__(
+        self, limits: Limits, deadline: float, stopped: threading.Event, allow_private: bool
+    ) -> None:
+        self.silence, self.deadline, self.stopped = limits.silence, deadline, stopped
+        self.allow_private = allow_private
+        self._secure = False
+        self._configured: set[str] | None = None  # addresses of the host that the user named: they are meant
         self._session = requests.Session()
         # without this, requests sends passwords of ~/.netrc to the hosts of redirects
         self._session.auth = lambda request: request
         # without this, requests reads the whole body of a redirect, however long it is
         self._session.resolve_redirects = lambda *_, **__: iter(())  # type: ignore[assignment]
-        self._session.mount("http://", self)
-        self._session.mount("https://", self)
 
-    def __enter__(self) -> "_Guard":
+    def __enter__(self) -> "_Connection":
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._over.set()
         self._session.close()
 
-    def open(self, remote: Remote, headers: Mapping[str, str], silence: float) -> requests.Response:
+    def open(self, remote: Remote, headers: Mapping[str, str]) -> requests.Response:
         """The answer to GET, redirects followed. Raises `DownloadFailed`."""
         url, target = remote.url, ""
         for _ in range(REDIRECTS + 1):
-            url = self._checked(url, target)
+            url = self._judged(url, target)
             sent = {"User-Agent": USER_AGENT, "Accept-Encoding": "identity", **headers}
             if _origin(url) == _origin(remote.url):
                 sent |= remote.secrets
             with self._network_errors():
                 response = self._session.get(
-                    url, headers=sent, timeout=silence, stream=True, allow_redirects=False
+                    url, headers=sent, timeout=self.silence, stream=True, allow_redirects=False
                 )
                 target = self._session.get_redirect_target(response) or ""
             target = target or self._page_target(response, remote)
             if not target:
                 return response
             response.close()
-            self.close()  # the next request gets a connection of its own, which is judged
-            self._redirected = True
         raise DownloadFailed(Failure.REFUSED_URL, f"more than {REDIRECTS} redirects")
 
     def _page_target(self, response: requests.Response, remote: Remote) -> str:
@@ -402,9 +394,11 @@ class _Guard(HTTPAdapter):
             piece: bytes = response.raw.read1(CHUNK, decode_content=False)
         if time.monotonic() >= self.deadline:
             raise DownloadFailed(Failure.TIMED_OUT, "not done in the time allowed")
+        if self.stopped.is_set():
+            raise CancelledError
         return piece
 
-    def _checked(self, base: str, target: str) -> str:
+    def _judged(self, base: str, target: str) -> str:
         """The URL that `target` means. Raises `DownloadFailed` if it is not http(s), or http after https, or private."""
         try:
             # as requests will understand it: the host that is judged must be the host that is asked
@@ -421,59 +415,16 @@ class _Guard(HTTPAdapter):
         self._secure = parts.scheme == "https"
         # a proxy looks names up by itself: behind one only addresses can be judged
         proxied = select_proxy(url, get_environ_proxies(url))
-        flags = socket.AI_NUMERICHOST if proxied else socket.AddressInfo(0)
-        try:
-            found = {str(place[4][0]) for place in socket.getaddrinfo(parts.hostname, None, flags=flags)}
-        except (OSError, UnicodeError):  # the connection will fail in the same way, with its message
-            found = set()
-        if not self._redirected:
-            self._configured |= found
-        for address in found:
-            self._judge(address)
-        return url
-
-    def _judge(self, address: str) -> None:
-        allowed = self.allow_private or address in self._configured or is_public(address)
-        if self._redirected and not allowed:
-            what = f"redirected to the private address {address}; `allow_private: true` in the source lets it"
+        found = addresses_of(parts.hostname or "", numeric=bool(proxied))
+        if self._configured is None:
+            self._configured = found
+        private = sorted(address for address in found - self._configured if not is_public(address))
+        if private and not self.allow_private:
+            what = (
+                f"redirected to the private address {private[0]}; `allow_private: true` in the source lets it"
+            )
             raise DownloadFailed(Failure.REFUSED_URL, what)
-
-    def get_connection_with_tls_context(
-        self, request: requests.PreparedRequest, verify: Any, proxies: Any = None, cert: Any = None
-    ) -> Any:
-        """The pool that requests would use, its connections judged (not those to a proxy) and watched."""
-        pool: Any = super().get_connection_with_tls_context(request, verify, proxies, cert)
-        kind, direct = type(pool).ConnectionCls, not select_proxy(request.url or "", proxies)
-
-        def watched(**settings: Any) -> Any:
-            connection = kind(**settings)
-            connect = connection._new_conn
-            connection._new_conn = lambda: self._watched(connect(), direct)
-            return connection
-
-        pool.ConnectionCls = watched
-        return pool
-
-    def _watched(self, connection: socket.socket, direct: bool) -> socket.socket:
-        """Judge where a connection leads (a name may have changed its address), and cut it at the deadline or when told."""
-        if direct:
-            try:
-                self._judge(str(connection.getpeername()[0]))
-            except DownloadFailed:
-                connection.close()
-                raise
-        handle = connection.dup()
-
-        def watch() -> None:
-            with handle:
-                while not self._over.wait(max(0.0, min(GLANCE, self.deadline - time.monotonic()))):
-                    if self.stopped.is_set() or time.monotonic() >= self.deadline:
-                        with contextlib.suppress(OSError):
-                            handle.shutdown(socket.SHUT_RDWR)
-                        return
-
-        threading.Thread(target=watch, daemon=True).start()
-        return connection
+        return url
 
     @contextlib.contextmanager
     def _network_errors(self) -> Iterator[None]:
@@ -489,6 +440,15 @@ class _Guard(HTTPAdapter):
             if isinstance(cause, TimeoutError):
                 raise DownloadFailed(Failure.NETWORK_ERROR, "the server did not answer in time") from error
             raise DownloadFailed(Failure.NETWORK_ERROR, f"the connection failed: {cause}") from error
+
+
+def addresses_of(host: str, *, numeric: bool = False) -> set[str]:
+    """The addresses of a host; none if it cannot be looked up, or if it is a name and `numeric` asks for addresses only."""
+    flags = socket.AI_NUMERICHOST if numeric else socket.AddressInfo(0)
+    try:
+        return {str(place[4][0]) for place in socket.getaddrinfo(host, None, flags=flags)}
+    except (OSError, UnicodeError):  # the connection will fail in the same way, with its message
+        return set()
 
 
 def is_public(address: str) -> bool:

@@ -10,9 +10,9 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from avpipe.clips import MEDIA_SUFFIXES, Status, local_file
 from avpipe.config.source import Source
-from avpipe.datasets.manifest import local_file
-from avpipe.download.base import MEDIA_SUFFIXES, WantedClip, offset_of, outcome_of, sha256_of
+from avpipe.download.base import WantedClip, offset_of, outcome_of
 from avpipe.download.drive import drive_file
 from avpipe.download.members import (
     PACKED,
@@ -24,9 +24,9 @@ from avpipe.download.members import (
     ZipArchive,
     unpack_tar,
 )
-from avpipe.download.outcome import Outcome, Status
+from avpipe.download.outcome import Outcome
 from avpipe.download.rar import RarArchive
-from avpipe.files import move_whole, output_errors, read_json, write_json
+from avpipe.files import move_whole, output_errors, read_json, sha256_of, write_json
 from avpipe.http import DownloadFailed, Failure, Remote
 from avpipe.locking import locked_if_free
 from avpipe.transfer import Arrived, Limits, download

@@ -8,30 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from avpipe.clips import Status
 from avpipe.config.source import Source
-from avpipe.download.outcome import Outcome, Status
+from avpipe.download.outcome import Outcome
 from avpipe.http import DownloadFailed
-
-CLIP_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_~-]{0,127}")
-"""Clip names that may touch a path: no separator, and no dot, because a WebDataset key ends at the first one."""
-_VIDEO = (
-    ".mp4",
-    ".m4v",
-    ".mov",
-    ".webm",
-    ".mkv",
-    ".avi",
-    ".flv",
-    ".mpg",
-    ".mpeg",
-    ".ts",
-    ".ogv",
-    ".3gp",
-    ".wmv",
-)
-_AUDIO = (".mp3", ".m4a", ".aac", ".ogg", ".opus", ".flac", ".wav")
-MEDIA_SUFFIXES = frozenset((*_VIDEO, *_AUDIO))
-"""Extensions that a file keeps; any other becomes ".media" (ffmpeg looks at the content)."""
 
 
 @dataclass(frozen=True)
@@ -92,12 +72,6 @@ def part_of(destination: Path, key: str) -> Path:
 def ranges_of(part: Path) -> Path:
     """The folder of those bytes of it that have come, where only some are wanted (`avpipe.download.ranges`)."""
     return part.with_suffix(".ranges")
-
-
-def sha256_of(path: Path) -> str:
-    """SHA-256 of a file's content, hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def outcome_of(failure: DownloadFailed) -> Outcome:

@@ -14,7 +14,8 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
-from avpipe.download.outcome import Outcome, Status
+from avpipe.clips import Status
+from avpipe.download.outcome import Outcome
 from avpipe.files import write_json
 from avpipe.locking import locked
 

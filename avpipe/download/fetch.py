@@ -2,6 +2,7 @@
 
 import math
 import os
+import re
 import shutil
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -14,11 +15,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from avpipe import lazy
+from avpipe.clips import CLIP_NAME, Status
 from avpipe.config.source import Source
 from avpipe.download import FETCHERS
-from avpipe.download.base import CLIP_NAME, Fetcher, WantedClip, part_of, ranges_of
+from avpipe.download.base import Fetcher, WantedClip, part_of, ranges_of
 from avpipe.download.journal import Journal
-from avpipe.download.outcome import Outcome, Status
+from avpipe.download.outcome import Outcome
 from avpipe.files import output_errors, whole_file
 from avpipe.transfer import forget
 
@@ -239,7 +241,7 @@ def _fetch(
     clip: WantedClip, fetchers: Sequence[Fetcher], files: Path, journal: Journal, anew: bool
 ) -> Outcome:
     """Ask the sources in order until one has the clip."""
-    if not CLIP_NAME.fullmatch(clip.clip):
+    if not re.fullmatch(CLIP_NAME, clip.clip):
         return Outcome(Status.REFUSED_ID, f"the name {clip.clip!r} is unsafe as a file name")
     if not clip.source:
         return Outcome(Status.REFUSED_ID, "the annotations give an id that is unsafe; issues.csv shows it")

@@ -7,9 +7,10 @@ from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
-from avpipe.download.base import WantedClip, digest_of, sha256_of
-from avpipe.download.outcome import Outcome, Status
-from avpipe.files import move_whole, output_errors
+from avpipe.clips import Status
+from avpipe.download.base import WantedClip, digest_of
+from avpipe.download.outcome import Outcome
+from avpipe.files import move_whole, output_errors, sha256_of
 from avpipe.locking import locked_if_free
 from avpipe.transfer import forget
 

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Protocol, cast
 
-from avpipe.download.outcome import Status
+from avpipe.clips import Status
 from avpipe.files import move_whole, output_errors, whole_file
 
 CHUNK = 1 << 20

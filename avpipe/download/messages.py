@@ -7,7 +7,7 @@ a new wording, and stands in the table of outcomes, where it can be read.
 
 import re
 
-from avpipe.download.outcome import Status
+from avpipe.clips import Status
 from avpipe.http import BOT_CHECK
 
 LONGEST = 500

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from avpipe.clips import Status
 from avpipe.download.members import (
     CHUNK,
     ArchiveError,
@@ -17,7 +18,6 @@ from avpipe.download.members import (
     clean_name,
     growth_limit,
 )
-from avpipe.download.outcome import Status
 
 LIST_SECONDS, READ_SECONDS = 600.0, 600.0
 _PATTERN = re.compile(r"[*?\[\]{}\\]")

@@ -10,9 +10,9 @@ import pyarrow.parquet as pq
 from rich.markup import escape
 from rich.table import Table
 
+from avpipe.clips import Status
 from avpipe.config.source import Source
 from avpipe.download.fetch import Places, refetch_clips
-from avpipe.download.outcome import Status
 
 DECODED = frozenset(
     (

@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from concurrent.futures import CancelledError
 from pathlib import Path
 
+from avpipe.clips import MEDIA_SUFFIXES, Status
 from avpipe.config.source import Source
-from avpipe.download.base import MEDIA_SUFFIXES, WantedClip, fill, offset_of, outcome_of, part_of
+from avpipe.download.base import WantedClip, fill, offset_of, outcome_of, part_of
 from avpipe.download.budget import Budget, Clock
-from avpipe.download.outcome import Outcome, Status
+from avpipe.download.outcome import Outcome
 from avpipe.http import DownloadFailed, Failure, Remote
 from avpipe.transfer import Arrived, Limits, download, forget
 

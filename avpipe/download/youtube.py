@@ -17,13 +17,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from avpipe.clips import Status
 from avpipe.config.source import Source
 from avpipe.download import ytdlp
-from avpipe.download.base import WantedClip, fill, part_of, ranges_of, sha256_of
+from avpipe.download.base import WantedClip, fill, part_of, ranges_of
 from avpipe.download.budget import Budget, Clock
 from avpipe.download.messages import shortened, status_of
-from avpipe.download.outcome import Outcome, Status
-from avpipe.files import output_errors
+from avpipe.download.outcome import Outcome
+from avpipe.files import output_errors, sha256_of
 from avpipe.programs import ffmpeg_binary, javascript_runtimes
 from avpipe.transfer import keep, kept
 

@@ -18,10 +18,10 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from avpipe.clips import Status
 from avpipe.download import members
 from avpipe.download.archive import open_archive
 from avpipe.download.members import Archive, ArchiveError, MemberError, clean_name
-from avpipe.download.outcome import Status
 
 VIDEO = random.Random(0).randbytes(40_000)
 LARGEST = 1 << 30

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from avpipe.clips import Status
 from avpipe.download import rar
 from avpipe.download.archive import open_archive
 from avpipe.download.members import ArchiveError, MemberError
-from avpipe.download.outcome import Status
 
 PROGRAM = f"""#!{sys.executable}
 import sys

@@ -50,8 +50,9 @@ class Fetcher(Protocol):
 
         Args:
             clip: what is wanted.
-            destination: path without extension for what must be written; its parent exists. The outcome's `path`
-                is that with the file's extension; the file lies there, or, if it came from far, whole at `part`.
+            destination: path without extension for what must be written; its parent exists. The file is written whole
+                to this path with its extension added, which is the outcome's `path`; what is unfinished lies in the
+                same folder under names that begin with `.{clip}.`. A file that need not be copied keeps its own path.
 
         Raises:
             OutputError: if the file cannot be written.
@@ -62,16 +63,6 @@ class Fetcher(Protocol):
 def digest_of(key: str) -> str:
     """A key without its secrets (a URL may hold a token)."""
     return hashlib.sha256(key.encode()).hexdigest()[:16]
-
-
-def part_of(destination: Path, key: str) -> Path:
-    """Where what comes from far lies until it is whole and has its name: another place for each source."""
-    return destination.with_name(f"{destination.name}.{digest_of(key)}.part")
-
-
-def ranges_of(part: Path) -> Path:
-    """The folder of those bytes of it that have come, where only some are wanted (`avpipe.download.ranges`)."""
-    return part.with_suffix(".ranges")
 
 
 def outcome_of(failure: DownloadFailed) -> Outcome:

@@ -1,4 +1,4 @@
-"""What became of a clip: one closed list of outcomes for downloading and for decoding."""
+"""What fetching one clip came to."""
 
 from dataclasses import dataclass
 
@@ -19,8 +19,6 @@ class Outcome:
         seconds: how long that took, with waits; 0 where nothing was transferred.
         found_in: the source that had it, for example "local" or "http example.org".
         offset: seconds of the source at which the file begins; 0 unless the file is an excerpt.
-        part: the whole file under another name in `path`'s folder, until the journal has this outcome and it gets its
-            name; None where it has.
     """
 
     status: Status
@@ -32,4 +30,3 @@ class Outcome:
     seconds: float = 0.0
     found_in: str | None = None
     offset: float = 0.0
-    part: str | None = None

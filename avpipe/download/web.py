@@ -1,6 +1,7 @@
 """Clips behind http(s), one URL a clip."""
 
 import mimetypes
+import shutil
 import threading
 import urllib.parse
 from collections.abc import Mapping
@@ -9,11 +10,12 @@ from pathlib import Path
 
 from avpipe.clips import MEDIA_SUFFIXES, Status
 from avpipe.config.source import Source
-from avpipe.download.base import WantedClip, fill, offset_of, outcome_of, part_of
+from avpipe.download.base import WantedClip, fill, offset_of, outcome_of
 from avpipe.download.budget import Budget, Clock
 from avpipe.download.outcome import Outcome
+from avpipe.files import output_errors
 from avpipe.http import DownloadFailed, Failure, Remote
-from avpipe.transfer import Arrived, Limits, download, forget
+from avpipe.transfer import Arrived, Limits, download
 
 STOPS = 3
 """Clips in a row for which the server asks for patience, or says stop; then no job of this machine asks it for a while."""
@@ -70,21 +72,25 @@ class WebFetcher:
             return Outcome(Status.REFUSED_ID, f"{clip.source!r} leads out of the source's folder")
         if pause := self.budget.take():
             return pause.outcome
-        part = part_of(destination, self.key(clip))
+        folder = destination.with_name(f".{destination.name}.partial")
+        with output_errors(folder):
+            folder.mkdir(exist_ok=True)
+        part = folder / "file"
         remote = Remote(self._url(clip), secrets=self.secrets, allow_private=self.source.allow_private)
         try:
             arrived = download(remote, part, self.limits, self.stopped)
         except DownloadFailed as failure:
             self._heed(failure)
-            if not failure.kind.later:
-                forget(part)
+            shutil.rmtree(folder, ignore_errors=True)
             return outcome_of(failure)
         with self._lock:
             self._stops = 0
         path = destination.with_name(destination.name + _suffix(arrived))
+        arrived.move_to(path)
+        shutil.rmtree(folder, ignore_errors=True)
         facts = arrived.size, arrived.sha256, arrived.attempts, arrived.seconds, self.name
         offset = offset_of(self.source, clip)
-        return Outcome(Status.PRESENT, "", str(path), *facts, offset, part=str(part))
+        return Outcome(Status.PRESENT, "", str(path), *facts, offset)
 
     def stop(self) -> None:
         """End what is under way in other threads; they raise CancelledError, and what has come is kept."""

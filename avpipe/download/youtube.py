@@ -15,18 +15,16 @@ from collections.abc import Iterator
 from concurrent.futures import CancelledError
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
-from avpipe.clips import Status
+from avpipe.clips import MEDIA_SUFFIXES, Status
 from avpipe.config.source import Source
 from avpipe.download import ytdlp
-from avpipe.download.base import WantedClip, fill, part_of, ranges_of
+from avpipe.download.base import WantedClip, fill
 from avpipe.download.budget import Budget, Clock
 from avpipe.download.messages import shortened, status_of
 from avpipe.download.outcome import Outcome
-from avpipe.files import output_errors, sha256_of
+from avpipe.files import move_whole, output_errors, sha256_of
 from avpipe.programs import ffmpeg_binary, javascript_runtimes
-from avpipe.transfer import keep, kept
 
 PAGE = "https://www.youtube.com/watch?v={source}"
 ID = re.compile(r"[A-Za-z0-9_-]{11}")
@@ -90,33 +88,6 @@ class YouTubeFetcher:
             )
         if ".." in clip.source.split("/"):
             return Outcome(Status.REFUSED_ID, f"{clip.source!r} leads out of the site's folder")
-        key = self.key(clip)
-        part = part_of(destination, key)
-        facts = kept(part, key)  # of a job that was killed when all was there
-        if facts is None:
-            found = self._bring(clip, destination, part)
-            if isinstance(found, Outcome):
-                if found.status.final:
-                    shutil.rmtree(ranges_of(part), ignore_errors=True)
-                return found
-            facts = found
-        shutil.rmtree(ranges_of(part), ignore_errors=True)
-        path = destination.with_name(destination.name + facts["suffix"])
-        return Outcome(
-            Status.PRESENT,
-            "",
-            str(path),
-            part.stat().st_size,
-            sha256_of(part),
-            attempts=1,
-            seconds=facts["seconds"],
-            found_in=self.name,
-            offset=facts["offset"],
-            part=str(part),
-        )
-
-    def _bring(self, clip: WantedClip, destination: Path, part: Path) -> Outcome | dict[str, Any]:
-        """Wait for a turn, then download to `part`: what is known of it, or why it did not come."""
         if len(useless := list(self.useless)) >= PATIENCE:
             last = useless[-1]
             return Outcome(last.status, f"not asked, for {PATIENCE} in a row failed: {last.reason}")
@@ -125,21 +96,21 @@ class YouTubeFetcher:
         started = time.monotonic()
         with output_errors(destination), _scratch(destination) as folder:
             try:
-                answer = ytdlp.ask(
-                    self._request(clip, folder, part), self.source.timeout or TIMEOUT, self.stopped
-                )
+                answer = ytdlp.ask(self._request(clip, folder), self.source.timeout or TIMEOUT, self.stopped)
             except TimeoutError:
                 seconds = time.monotonic() - started
                 reason = f"stopped after {seconds:.0f} s"
                 return Outcome(Status.TIMED_OUT, reason, attempts=1, seconds=round(seconds, 3))
-            if answer.path is None:
-                return self._failure(answer, round(time.monotonic() - started, 3))
-            found = Path(answer.path)
             seconds = round(time.monotonic() - started, 3)
-            facts = {"suffix": found.suffix, "offset": answer.offset, "seconds": seconds}
-            keep(found, part, self.key(clip), facts)
+            if answer.path is None:
+                return self._failure(answer, seconds)
+            found = Path(answer.path)
+            suffix = found.suffix if found.suffix in MEDIA_SUFFIXES else ".media"
+            path = destination.with_name(destination.name + suffix)
+            facts = str(path), found.stat().st_size, sha256_of(found)
+            move_whole(found, path)
         self._answered()
-        return facts
+        return Outcome(Status.PRESENT, "", *facts, 1, seconds, self.name, answer.offset)
 
     def stop(self) -> None:
         """End what is under way in other threads; they raise CancelledError."""
@@ -155,8 +126,8 @@ class YouTubeFetcher:
         end = None if math.isnan(clip.end) else clip.end + self.source.margin
         return start, end
 
-    def _request(self, clip: WantedClip, folder: Path, part: Path) -> ytdlp.Request:
-        """The request for a clip, whose files go to `folder`, and what has come of them beside `part`."""
+    def _request(self, clip: WantedClip, folder: Path) -> ytdlp.Request:
+        """The request for a clip, whose files go to `folder`."""
         source = self.source
         start, end = self._interval(clip)
         options = [f"--format={source.format}", CHOICE, f"--cache-dir={self.cache}", "--no-js-runtimes"]
@@ -174,7 +145,6 @@ class YouTubeFetcher:
         return ytdlp.Request(
             url=fill(self.page, clip, quoted=True),
             folder=str(folder),
-            kept=str(ranges_of(part).resolve()),
             start=start,
             end=end,
             options=options,

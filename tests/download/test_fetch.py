@@ -9,12 +9,9 @@ import pandas as pd
 import pytest
 
 from avpipe.config.source import Source
-from avpipe.download.base import WantedClip
 from avpipe.download.fetch import Places, fetch_shard, refetch_clips
 from avpipe.download.journal import Journal
-from avpipe.download.web import WebFetcher
 from avpipe.files import OutputError
-from avpipe.transfer import Limits
 
 COLUMNS = ["clip", "status", "reason", "path", "bytes", "sha256", "attempts", "seconds", "found_in", "offset"]
 
@@ -138,6 +135,32 @@ def test_a_downloaded_file_that_changed_or_vanished_is_fetched_again(tmp_path: P
     assert [Path(path).read_bytes() for path in first.path] == [b"clip", b"clip"]
 
 
+def test_a_file_without_its_note_is_fetched_again_and_a_damaged_note_counts_as_none(
+    tmp_path: Path, server: Any
+) -> None:
+    for clip in "ab":
+        server.answers[f"/{clip}.mp4"] = lambda request: request.reply(200, b"clip")
+    manifest = manifest_of(tmp_path, ["a", "b"])
+    web = Source(kind="http", url=server.url + "/{source}.mp4")
+    run(tmp_path, manifest, web)
+    (tmp_path / "files" / "a.json").unlink()
+    (tmp_path / "files" / "b.json").write_text("[]")
+    assert list(run(tmp_path, manifest, web).status) == ["present", "present"]
+    assert server.count("/a.mp4") == server.count("/b.mp4") == 2
+    run(tmp_path, manifest, web)
+    assert len(server.asked) == 4
+
+
+def test_a_file_that_comes_anew_with_another_suffix_replaces_the_old_one(tmp_path: Path, server: Any) -> None:
+    server.answers["/a.mp4"] = lambda request: request.reply(200, b"old")
+    server.answers["/a.webm"] = lambda request: request.reply(200, b"new", Content_Type="video/webm")
+    manifest = manifest_of(tmp_path, ["a"])
+    run(tmp_path, manifest, Source(kind="http", url=server.url + "/{source}.mp4"))
+    run(tmp_path, manifest, Source(kind="http", url=server.url + "/{source}.webm"))
+    files = [path.name for path in (tmp_path / "files").iterdir() if path.is_file()]
+    assert sorted(files) == ["a.json", "a.webm"]
+
+
 def test_another_url_is_asked_although_the_old_one_was_final(tmp_path: Path, server: Any) -> None:
     manifest = manifest_of(tmp_path, ["a"])
     run(tmp_path, manifest, Source(kind="http", url=server.url + "/old/{source}.mp4"))
@@ -252,21 +275,6 @@ def test_a_clip_that_a_later_source_brought_is_not_asked_of_the_earlier_one_agai
     after = run(tmp_path, manifest, *sources)
     assert server.asked == []
     assert after.sha256[0] == before.sha256[0]
-
-
-def test_what_came_of_one_source_stays_when_another_refuses(tmp_path: Path, server: Any) -> None:
-    server.file("/first/a.mp4", bytes(500_000), cut=400_000)
-    manifest, sources = manifest_of(tmp_path, ["a"]), (served(server, "first"), served(server, "second"))
-    folder = tmp_path / "files"
-    first = WebFetcher(sources[0], server.budgets, limits=Limits(attempts=1))
-    clip = WantedClip("a", "a", math.nan, math.nan)
-    folder.mkdir()
-    assert first.fetch(clip, folder / "a").status.value == "network_error"
-    WebFetcher(sources[1], server.budgets).fetch(clip, folder / "a")  # 404
-    server.file("/first/a.mp4", bytes(500_000))
-    assert list(run(tmp_path, manifest, *sources).status) == ["present"]
-    assert server.asked[-1] == ("/first/a.mp4", "bytes=400000-")
-    assert [path.name for path in folder.iterdir() if path.is_file()] == ["a.mp4"]
 
 
 def test_asking_anew_in_vain_loses_nothing(tmp_path: Path, server: Any) -> None:

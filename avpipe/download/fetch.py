@@ -43,7 +43,7 @@ DECIDING = ("status", "path", "bytes", "sha256", "offset")
 
 @runtime_checkable
 class Stoppable(Protocol):
-    """A fetcher that may be long about a clip."""
+    """A fetcher that may take long for a clip."""
 
     def stop(self) -> None:
         """End what is under way in other threads."""
@@ -85,7 +85,7 @@ def fetch_shard(
         out: parquet to write: columns of `SCHEMA`, rows in the manifest's order.
         places: where files and budgets are.
         workers: clips fetched at once.
-        tell: is told of each clip that did not come, while others are still under way.
+        tell: is called with a line about each clip that is not there, while others are still being fetched.
 
     Returns:
         How many clips ended with each status.
@@ -127,7 +127,7 @@ def refetch_clips(
         out: the shard's table.
         clips: which; those of other shards are not looked at.
         final: ask also where the answer was final, and download anew what is there.
-        look_again: clips that the next stage did not find: if they are there, the table is rewritten for it.
+        look_again: clips that the next stage did not find: if their files are there now, the table is rewritten.
 
     Returns:
         How many of these clips ended with each status.
@@ -166,7 +166,7 @@ def wanted_clips(manifest: Path, shard: int) -> Iterator[WantedClip]:
 
 
 def _fetchers(sources: Sequence[Source], places: Places) -> list[Fetcher]:
-    """The sources, ready to be asked, and the folder for what they give."""
+    """Make the fetchers of the sources, and the folder for their files."""
     if not sources:
         raise ValueError("the dataset has no sources: say in the configuration where its clips can be found")
     with output_errors(places.files):
@@ -208,7 +208,7 @@ def _rows(
         try:
             for clip, outcome in zip(wanted, outcomes, strict=True):
                 yield {"clip": clip.clip, **asdict(outcome), "status": outcome.status.value}
-        except BaseException:  # a full disk, Ctrl-C: what has come stays
+        except BaseException:  # a full disk, Ctrl-C: finished files stay
             for fetcher in fetchers:
                 if isinstance(fetcher, Stoppable):
                     fetcher.stop()
@@ -232,7 +232,7 @@ def _fetch(
     keys = [digest_of(key) if (key := fetcher.key(clip)) is not None else "" for fetcher in fetchers]
     refusals = [journal.refusals.get((clip.clip, key)) for key in keys]
     note = read_note(files, clip)
-    before = [note.outcome] if note else [refusal for refusal in refusals if refusal]
+    before = [note.outcome] if note else [refusal for refusal in refusals if refusal]  # of earlier runs
     here = note if note and note.key in keys and note.holds() else None
     told: list[tuple[str, Outcome]] = []
     fresh: list[Outcome] = []
@@ -240,7 +240,7 @@ def _fetch(
         if here and not anew and key == here.key:
             return here.outcome
         if here and not anew and (key in here.asked or refusal):
-            continue  # it had nothing when it was asked, and a later source has brought the clip
+            continue  # it did not have the clip when it was asked, and the file of a later source is here
         if refusal and refusal.status.final and not anew:
             told.append((fetcher.name, refusal))
             continue
@@ -255,7 +255,7 @@ def _fetch(
             if note and note.outcome.path != outcome.path:
                 Path(str(note.outcome.path)).unlink(missing_ok=True)
         return outcome
-    return here.outcome if here else _summary(told)  # what is there stays if it is asked for anew in vain
+    return here.outcome if here else _summary(told)  # a file stays if asking anew brought no other
 
 
 def _with_sums(outcome: Outcome, asked: Sequence[Outcome]) -> Outcome:

@@ -100,7 +100,13 @@ class Journal:
         if outcome.attempts:
             self.refusals[clip.clip, key] = added
             with output_errors(self.path), self.path.open("a", encoding="utf-8") as file:
-                file.write("\n" + json.dumps({"clip": clip.clip, "key": key, **asdict(added)}))
+                said = {
+                    "status": added.status,
+                    "reason": added.reason,
+                    "attempts": attempts,
+                    "seconds": seconds,
+                }
+                file.write("\n" + json.dumps({"clip": clip.clip, "key": key, **said}))
         return added
 
 

@@ -36,10 +36,10 @@ TIMEOUT = 1800.0
 STOP = (Status.BOT_CHECK, Status.RATE_LIMITED)
 """Answers after which nobody asks for a while."""
 USELESS = (Status.NETWORK_ERROR, Status.NO_TOOL)
-"""Failures that, one after another, are not the clips': no network, no JavaScript runtime, a site that changed."""
+"""Failures that are not the clip's fault if many follow each other: no network, no JavaScript runtime, a site that changed."""
 PATIENCE = 10
-"""Such failures in a row after which the job asks no more."""
-# H.264 and AAC in mp4 where there is a choice: times of an excerpt in that container are exact.
+"""Number of such failures in a row after which the job stops asking."""
+# H.264 and AAC in mp4 where there is a choice: in that container the times of an excerpt are exact.
 CHOICE = "--format-sort=vcodec:h264,ext:mp4:m4a"
 SLEEP = "--sleep-requests=0.75"
 """yt-dlp's own advice for YouTube."""
@@ -54,13 +54,12 @@ class YouTubeFetcher:
     Args:
         source: `url`, if given, is the page of another site than YouTube, with {source} in it.
         budgets: folder of the budgets, see `avpipe.download.budget`; yt-dlp's cache lies beside it.
-        budget: for tests.
 
     Raises:
         ValueError: if the file of cookies is missing.
     """
 
-    def __init__(self, source: Source, budgets: Path, budget: Budget | None = None) -> None:
+    def __init__(self, source: Source, budgets: Path) -> None:
         self.source = source
         self.page = source.url or PAGE
         self.host = urllib.parse.urlsplit(self.page).hostname or ""
@@ -73,8 +72,8 @@ class YouTubeFetcher:
             raise ValueError(f"cookies: there is no file {source.cookies}")
         self.stopped = threading.Event()
         self.useless: list[Outcome] = []
-        clock = Clock(sleep=self._sleep)
-        self.budget = budget or Budget(budgets, f"{self.host}{address}", source.rate or RATE, clock)
+        site, clock = f"{self.host}{address}", Clock(sleep=self._sleep)
+        self.budget = Budget(budgets, site, source.rate or RATE, clock)
 
     def key(self, clip: WantedClip) -> str:
         """The page, the seconds and the format."""
@@ -163,7 +162,7 @@ class YouTubeFetcher:
                 raise OSError(number, everything)
         status = status_of(answer.messages[0])
         reason = shortened(answer.messages[0])
-        # Of "ffmpeg exited with code 8", ffmpeg's own words tell more; a server that has trouble is not contradicted by them.
+        # ffmpeg's own words tell more than "ffmpeg exited with code 8". But a server's trouble may pass, whatever ffmpeg says of it.
         if status is Status.NETWORK_ERROR and not answer.messages[0].startswith("HTTP Error 5"):
             status, reason = status_of(everything), shortened(everything)
         if status is Status.NO_TOOL:
@@ -178,14 +177,14 @@ class YouTubeFetcher:
         return outcome
 
     def _answered(self) -> None:
-        """The site said something about a clip, so that asking makes sense."""
+        """Note that the site said something about a clip, so that asking makes sense."""
         self.useless.clear()
         self.budget.answered()
 
 
 @contextmanager
 def _scratch(destination: Path) -> Iterator[Path]:
-    """An empty folder beside the destination; what a killed run left is removed, for nobody can tell what it is of."""
+    """An empty folder beside the destination, removed in the end; one that a killed run left is removed first."""
     folder = destination.with_name(f".{destination.name}.partial")
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(mode=0o700)

@@ -1,4 +1,4 @@
-"""yt-dlp in a process of its own, for one clip: a line of JSON in, a line of JSON out.
+"""yt-dlp in a process of its own, for one clip: a request in JSON in, an answer in JSON out.
 
 A process can be stopped with everything it started, and its memory and files are bounded whatever a site sends. In it
 yt-dlp is called as a library, which takes the URL as data and not as a part of a command line.
@@ -10,7 +10,6 @@ import math
 import os
 import re
 import resource
-import selectors
 import signal
 import socket
 import subprocess
@@ -18,60 +17,61 @@ import sys
 import threading
 import time
 import urllib.parse
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import CancelledError
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from avpipe.http import is_public, retry_after
 
 MEMORY = 4 << 30
 """Bytes of data that yt-dlp, its ffmpeg and its JavaScript runtime may each have (Linux)."""
-LOOK = 0.5
-"""Seconds after which a waiting thread looks whether the time is over."""
+LOOK = 0.1
+"""Seconds between looks at whether the process has ended."""
 WORDS = 4
 """Lines of a log, and warnings, that are kept."""
 ROUNDING = 0.05
-"""Seconds by which the end of an excerpt may be early."""
+"""Seconds by which the video or the audio of an excerpt may end early; likewise."""
 LATE = 0.5
-"""Seconds by which the video or the audio of an excerpt may begin late; the video itself may begin so."""
+"""Seconds by which the video or the audio of an excerpt may begin late; if it is more, the whole video is downloaded."""
 NAME = "clip"
-"""Name of the files, so that nothing of the site is in it."""
+"""Name of the file, so that nothing of the site is in it."""
+ANSWER = "answer.json"
 
 # Repeats wait longer each time. Holes are errors. Nothing is read from the user's configuration of yt-dlp.
-MANNERS = (
+MANNERS = [
     "--retries=3",
     "--fragment-retries=3",
     "--extractor-retries=2",
     "--file-access-retries=0",
+    "--socket-timeout=30",
     "--retry-sleep=http:exp=1:30",
     "--retry-sleep=fragment:exp=1:30",
     "--retry-sleep=extractor:exp=1:30",
-    "--socket-timeout=30",
     "--abort-on-error",
     "--abort-on-unavailable-fragments",
     "--downloader=m3u8:native",
+    "--fixup=never",
     "--ignore-config",
     "--no-plugin-dirs",
     "--no-update",
     "--no-mtime",
-    "--fixup=never",
     "--no-overwrites",
     "--no-continue",
-)
-# Times stay those of the source: an excerpt's first time is its offset, and audio that begins later than the video does so after merging.
+]
+# The times of an excerpt are those of the video, so that its first one is its offset; and merging does not shift the audio.
 TIMES = (
     "--postprocessor-args=Merger+ffmpeg_o:-copyts",
     "--downloader-args=ffmpeg_o:-copyts -start_at_zero -fflags +bitexact -nostats -loglevel warning",
-    # What ffmpeg may open, and how many microseconds it waits for a byte. Files only if yt-dlp's own command names one.
+    # Microseconds that ffmpeg waits for a byte, and what it may open. A file only if its command line names it.
     "--downloader-args=ffmpeg_i:-rw_timeout 60000000 -protocol_whitelist http,https,httpproxy,tls,tcp,crypto,data",
 )
 _HOLE = re.compile(
     r"prematurely|partial file|Error during demuxing|Connection (?:reset|timed out)|Input/output error"
     r"|Failed to open|HTTP error (?!416)[45]"
 )
-"""What ffmpeg says, and goes on as if all were well, when a connection breaks or a piece of a video cannot be had."""
+"""What ffmpeg says when a connection breaks or a piece of a video is not there. It continues, and ends without an error."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ class Answer:
     """What came of it.
 
     Args:
-        path: the file, or None.
+        path: the file, or None where there is none.
         offset: seconds of the video at which the file begins.
         messages: why there is no file: yt-dlp's error, then ffmpeg's.
         warnings: of yt-dlp.
@@ -133,53 +133,41 @@ def ask(request: Request, timeout: float, stopped: threading.Event) -> Answer:
         TimeoutError: it was ended after `timeout` seconds.
         CancelledError: it was ended because of `stopped`.
     """
-    command = [sys.executable, "-m", "avpipe.download.ytdlp"]
-    programs = Path(request.folder) / "bin"  # yt-dlp looks for a program of this name, not for a path
-    programs.mkdir()
-    (programs / "ffmpeg").symlink_to(request.ffmpeg)
-    environment = os.environ | {"PATH": f"{programs}{os.pathsep}{os.environ.get('PATH', os.defpath)}"}
-    pipe = subprocess.PIPE
-    with (Path(request.folder) / "log").open("a+b") as log:
-        # Without buffers: what a process that ended at once did not read must not be written again when the pipe closes.
+    folder = Path(request.folder)
+    (folder / "bin").mkdir()  # yt-dlp looks for a program of this name, not for a path
+    (folder / "bin" / "ffmpeg").symlink_to(request.ffmpeg)
+    environment = os.environ | {"PATH": f"{folder / 'bin'}{os.pathsep}{os.environ.get('PATH', os.defpath)}"}
+    deadline = time.monotonic() + timeout
+    with (folder / "log").open("a+b") as log:
         process = subprocess.Popen(
-            command, bufsize=0, stdin=pipe, stdout=pipe, stderr=log, env=environment, process_group=0
+            [sys.executable, "-m", "avpipe.download.ytdlp"],
+            bufsize=0,
+            stdin=subprocess.PIPE,
+            stdout=log,
+            stderr=log,
+            env=environment,
+            process_group=0,
         )
-        with process, _all_killed(process.pid):
-            assert process.stdin is not None
-            assert process.stdout is not None
-            with contextlib.suppress(BrokenPipeError):
-                process.stdin.write(json.dumps(asdict(request)).encode() + b"\n")
-            # The pipe stays open as long as we live: when it closes, the process ends itself.
-            _wait(process.stdout, timeout, stopped)
-            line = process.stdout.readline()
+        assert process.stdin is not None
+        with process:
+            try:
+                # The pipe stays open as long as we live: when it closes, the process ends itself.
+                with contextlib.suppress(BrokenPipeError):
+                    process.stdin.write(json.dumps(asdict(request)).encode() + b"\n")
+                while process.poll() is None:
+                    if stopped.wait(LOOK):
+                        raise CancelledError
+                    if time.monotonic() > deadline:
+                        raise TimeoutError
+            finally:
+                with contextlib.suppress(ProcessLookupError):  # with all it started
+                    os.killpg(process.pid, signal.SIGKILL)
         log.seek(0)
         words = _last_words(log.read().decode("utf-8", "replace"))
     answer = Answer(messages=(f"yt-dlp ended with status {process.returncode}",))
-    if line:
-        answer = Answer(**json.loads(line))
+    if process.returncode == 0:
+        answer = Answer(**json.loads((folder / ANSWER).read_text(encoding="utf-8")))
     return answer if answer.path else replace(answer, messages=(*answer.messages, *words))
-
-
-def _wait(stream: IO[bytes], timeout: float, stopped: threading.Event) -> None:
-    """Until something can be read."""
-    deadline = time.monotonic() + timeout
-    with selectors.DefaultSelector() as selector:
-        selector.register(stream, selectors.EVENT_READ)
-        while not selector.select(LOOK):
-            if stopped.is_set():
-                raise CancelledError
-            if time.monotonic() > deadline:
-                raise TimeoutError
-
-
-@contextlib.contextmanager
-def _all_killed(group: int) -> Iterator[None]:
-    """Nothing of the process group is left when the block ends."""
-    try:
-        yield
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(group, signal.SIGKILL)
 
 
 def _last_words(log: str) -> list[str]:
@@ -189,17 +177,16 @@ def _last_words(log: str) -> list[str]:
 
 
 def main() -> None:
-    """Read a request from the standard input, download the file, write the answer to the standard output."""
+    """Read a request from the standard input, download the file, write the answer into the request's folder."""
     request = Request(**json.loads(sys.stdin.readline()))
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    answers = os.dup(1)
-    os.dup2(2, 1)  # whatever else is printed goes to the log
     resource.setrlimit(resource.RLIMIT_FSIZE, (request.largest, request.largest))
     if sys.platform == "linux":  # not the address space: JavaScript runtimes reserve more of it than they use
         resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, MEMORY))
     if request.guarded:
         sys.addaudithook(_Guard(request.trusted))
-    os.write(answers, json.dumps(asdict(_bring(request))).encode() + b"\n")
+    answer = json.dumps(asdict(_bring(request)))
+    (Path(request.folder) / ANSWER).write_text(answer, encoding="utf-8")
 
 
 def _end_with_parent() -> None:
@@ -210,10 +197,10 @@ def _end_with_parent() -> None:
 
 
 def _bring(request: Request) -> Answer:
-    """The excerpt; the whole video if none is wanted, or if what came does not hold the seconds that are wanted.
+    """Download the excerpt; or the whole video if no seconds are given, or if the excerpt does not have all of them.
 
-    Some servers cannot start in the middle, and some manifests give odd times. Of a whole video yt-dlp itself sees
-    whether something is missing.
+    Some servers cannot start in the middle, and some manifests give wrong times. In a whole video yt-dlp itself notices
+    what is missing.
     """
     if request.start or request.end is not None:
         span = (request.start or 0.0, math.inf if request.end is None else request.end)
@@ -256,9 +243,9 @@ def _run(request: Request, span: tuple[float, float] | None) -> tuple[Answer, fl
             if span is not None:
                 session.add_post_processor(_Excerpt(session, said), when="before_dl")
             session.extract_info(request.url)
-    except Exception as error:  # of an extractor that met a page it does not know: anything
+    except Exception as error:  # an extractor that does not understand a page may raise anything
         return said.failed(str(error) or repr(error), _wish(error)), said.duration
-    if said.objections:  # to one of two files, say; yt-dlp goes on with the other
+    if said.objections:  # perhaps to one of two files only, and yt-dlp downloaded the other
         return said.failed(""), said.duration
     found = [path for path in Path(request.folder).glob(f"{NAME}.*") if path.suffix not in (".part", ".ytdl")]
     if len(found) != 1:
@@ -285,8 +272,8 @@ class _Excerpt:
     def run(self, info: dict[str, Any]) -> tuple[list[str], dict[str, Any]]:
         """What is to be deleted (nothing), and the video as it is to be downloaded.
 
-        Of the pieces that a manifest (DASH) names, those of the section stay, and yt-dlp downloads them itself:
-        ffmpeg's reader of manifests displaces audio and video by an AAC frame. All else ffmpeg downloads.
+        Of the pieces that a manifest (DASH) names, only those of the section stay, and yt-dlp downloads them itself:
+        ffmpeg's reader of manifests shifts the audio against the video by an AAC frame. ffmpeg downloads all else.
         """
         forms = info.get("requested_formats") or [info]
         section = {name: info.get(name) for name in ("section_start", "section_end")}
@@ -317,7 +304,7 @@ class _Excerpt:
 
 
 def _is_in_pieces(form: Mapping[str, Any]) -> bool:
-    """Whether a manifest (DASH) names all pieces of a format, each of them a file: of parts of files yt-dlp loses which."""
+    """Whether a manifest (DASH) names all pieces of a format, and each piece is a file: yt-dlp cannot fetch parts of files."""
     pieces = form.get("fragments")
     if form.get("protocol") != "http_dash_segments" or not isinstance(pieces, list):
         return False
@@ -325,7 +312,7 @@ def _is_in_pieces(form: Mapping[str, Any]) -> bool:
 
 
 def _within(pieces: Sequence[dict[str, Any]], start: float, end: float) -> Sequence[dict[str, Any]]:
-    """The pieces that hold something of the seconds from `start` to `end`, and what they all begin with; all if times are missing."""
+    """The pieces with something of the seconds `start` to `end`, and the header; all pieces if durations are missing."""
     if not all(piece.get("duration") for piece in pieces[1:]):
         return pieces
     kept, at = [], 0.0
@@ -338,7 +325,7 @@ def _within(pieces: Sequence[dict[str, Any]], start: float, end: float) -> Seque
 
 
 class _Times(NamedTuple):
-    """Seconds: where a file starts, by when all its streams have begun, and when the first of them ends."""
+    """In seconds: where a file starts, when the last of its streams begins, and when the first of them ends."""
 
     start: float
     begin: float
@@ -383,7 +370,7 @@ def _wish(error: BaseException | None) -> float | None:
 
 
 class _Said:
-    """What yt-dlp says of a request, and what we object to; its `logger`."""
+    """yt-dlp's `logger`: what it says of a request, and why we refuse a video."""
 
     def __init__(self, request: Request) -> None:
         self.request = request
@@ -415,15 +402,15 @@ class _Said:
         return found
 
     def failed(self, last: str, wait: float | None = None) -> Answer:
-        """The answer without a file: our objection if there is one, else yt-dlp's last words."""
+        """The answer where there is no file: our objection if there is one, else yt-dlp's error."""
         return Answer(messages=self.objections[:1] or [last], warnings=self.warnings[-WORDS:], wait=wait)
 
 
 class _Guard:
-    """Refuses connections to addresses of the private network: what a site says must not make us ask services there.
+    """Refuses connections to addresses of the private network: no site may make us ask services there.
 
-    An audit hook sees every connection of this process, and the URLs in the command line of every program it starts;
-    not the connections of such a program.
+    As an audit hook it sees every connection of this process, and the URLs in the command line of every program that
+    the process starts. It does not see the connections of such a program.
 
     Args:
         trusted: addresses that the configuration leads to.

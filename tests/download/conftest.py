@@ -1,7 +1,6 @@
 """A small web server on the loopback address that plays good and bad servers."""
 
 import contextlib
-import math
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
@@ -147,7 +146,7 @@ def fetcher(server: Any, tmp_path: Path) -> Callable[..., YouTubeFetcher]:
 def fetch(fetcher: Callable[..., YouTubeFetcher], tmp_path: Path) -> Callable[..., Outcome]:
     """Fetches seconds of the video `a`, as the clip `clip`."""
 
-    def seconds(start: float = math.nan, end: float = math.nan, **options: Any) -> Outcome:
-        return fetcher(**options).fetch(wanted("a", start, end), tmp_path / "clip")
+    def seconds(*interval: float, **options: Any) -> Outcome:
+        return fetcher(**options).fetch(wanted("a", *interval), tmp_path / "clip")
 
     return seconds

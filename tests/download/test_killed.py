@@ -15,8 +15,8 @@ import pytest
 from avpipe.config.source import Source
 from avpipe.download.fetch import Places, fetch_shard
 
-CLIPS = 60
-KILLS = 20
+CLIPS = 40
+KILLS = 10
 WORKERS = 4
 
 
@@ -63,7 +63,7 @@ def check(table: pd.DataFrame, folder: Path) -> None:
     assert left == {f"{clip}.{suffix}" for clip in table["clip"] for suffix in ("mp4", "json")}
 
 
-def test_killed_twenty_times_and_finished_every_clip_is_there_once(
+def test_killed_ten_times_and_finished_every_clip_is_there_once(
     manifest: Path, tmp_path: Path, server: Any
 ) -> None:
     whole: Counter[str] = Counter()

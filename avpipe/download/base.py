@@ -61,12 +61,12 @@ class Fetcher(Protocol):
 
 
 def digest_of(key: str) -> str:
-    """A key without its secrets (a URL may hold a token)."""
+    """A short name for a key, without the key's secrets (a URL may hold a token)."""
     return hashlib.sha256(key.encode()).hexdigest()[:16]
 
 
 def outcome_of(failure: DownloadFailed) -> Outcome:
-    """A download that failed, as what became of a clip."""
+    """The outcome of a download that failed."""
     return Outcome(
         Status(failure.kind.value), failure.reason, attempts=failure.attempts, seconds=failure.seconds
     )

@@ -24,7 +24,16 @@ from avpipe.download.budget import FIRST_PAUSE, Budget
 from avpipe.download.fetch import Places, fetch_shard
 from avpipe.download.youtube import PATIENCE, YouTubeFetcher
 from avpipe.files import OutputError, sha256_of
-from tests.download.excerpts import RATE, gone, in_pieces, in_two_files, leading_away, same_clip, wanted
+from tests.download.excerpts import (
+    RATE,
+    ffmpeg,
+    gone,
+    in_pieces,
+    in_two_files,
+    leading_away,
+    same_clip,
+    wanted,
+)
 
 Fetch = Callable[..., Outcome]
 
@@ -64,6 +73,16 @@ def test_an_excerpt_at_the_end_of_a_video_has_the_seconds_that_there_are(
     outcome = fetch(18.0, 28.0, margin=5)
     assert outcome.status is Status.PRESENT, outcome.reason
     same_clip(tmp_path, outcome, video, 18.0, 28.0)
+
+
+def test_where_the_audio_of_an_excerpt_ends_early_the_whole_video_comes_in_its_place(
+    fetch: Fetch, server: Any, video: Path, tmp_path: Path
+) -> None:
+    in_two_files(server, video, tmp_path)
+    ffmpeg("-i", tmp_path / "only-audio.m4a", "-t", 20, "-c", "copy", tmp_path / "short.m4a")
+    server.file("/watch/audio.m4a", (tmp_path / "short.m4a").read_bytes())
+    outcome = fetch(13.3, 23.3)
+    assert (outcome.status, outcome.offset) == (Status.PRESENT, 0), outcome
 
 
 def test_where_the_server_cannot_start_in_the_middle_the_clip_is_exact_too(

@@ -297,9 +297,16 @@ class _Excerpt:
             yt_dlp.networking.exceptions.RequestError: the server refuses it, or the guard refuses an address.
         """
         from yt_dlp.networking import Request as Asked
+        from yt_dlp.networking.exceptions import TransportError
 
-        headers = {**(form.get("http_headers") or {}), "Range": "bytes=0-0"}
-        with contextlib.closing(self.session.urlopen(Asked(form["url"], headers=headers))) as response:
+        asked = Asked(form["url"], headers={**(form.get("http_headers") or {}), "Range": "bytes=0-0"})
+        try:
+            response = self.session.urlopen(asked)
+        except (
+            TransportError
+        ):  # perhaps of a connection that was kept open, and that the site has closed by now
+            response = self.session.urlopen(asked)
+        with contextlib.closing(response):
             return str(response.url)
 
 

@@ -80,7 +80,6 @@ def serve() -> Iterator[Server]:
 
         def do_GET(self) -> None:
             path = self.path.partition("?")[0]
-            self.close_connection = True
             server.asked.append((path, self.headers.get("Range")))
             with contextlib.suppress(BrokenPipeError, ConnectionResetError):
                 server.answers.get(path, lambda request: request.reply(404))(self)
@@ -94,6 +93,10 @@ def serve() -> Iterator[Server]:
                     self.send_header(name.replace("_", "-"), value)
             self.end_headers()
             self.wfile.write(body)
+
+        def end_headers(self) -> None:
+            self.send_header("Connection", "close")  # or a client may send its next request as we close
+            super().end_headers()
 
         def log_message(self, *_: object) -> None:
             return

@@ -15,13 +15,13 @@ from typing import Any
 
 from filelock import Timeout
 
+from avpipe.clips import Status, local_file
 from avpipe.config.source import Source
-from avpipe.datasets.manifest import local_file
-from avpipe.download.base import WantedClip, offset_of, outcome_of, sha256_of
+from avpipe.download.base import WantedClip, offset_of, outcome_of
 from avpipe.download.drive import drive_file
-from avpipe.download.outcome import Outcome, Status
+from avpipe.download.outcome import Outcome
 from avpipe.download.unpack import ArchiveError, unpack
-from avpipe.files import locked, output_errors, read_json, write_json
+from avpipe.files import locked, output_errors, read_json, sha256_of, write_json
 from avpipe.web import DownloadFailed, Failure, Limits, Remote, download
 
 FOLDER = "archives"

@@ -2,11 +2,12 @@
 
 from pathlib import Path
 
+from avpipe.clips import Status, local_file
 from avpipe.config.source import Source
-from avpipe.datasets.manifest import local_file
 from avpipe.download.archive import ArchiveFetcher
-from avpipe.download.base import Fetcher, WantedClip, offset_of, sha256_of
-from avpipe.download.outcome import Outcome, Status
+from avpipe.download.base import Fetcher, WantedClip, offset_of
+from avpipe.download.outcome import Outcome
+from avpipe.files import sha256_of
 
 
 def local_fetcher(source: Source) -> Fetcher:
@@ -37,7 +38,7 @@ class LocalFetcher:
         """Point to the file. `destination` is not used: nothing is copied.
 
         Raises:
-            ValueError: for a pattern that `avpipe.datasets.manifest.local_file` does not take.
+            ValueError: for a pattern that `avpipe.clips.local_file` does not take.
         """
         path = local_file(self.root, self.pattern, clip.clip, clip.source)
         try:

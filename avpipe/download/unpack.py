@@ -18,7 +18,7 @@ from concurrent.futures import CancelledError
 from pathlib import Path
 from typing import IO
 
-from avpipe.download.outcome import Status
+from avpipe.clips import Status
 from avpipe.files import output_errors
 
 CHUNK = 1 << 20

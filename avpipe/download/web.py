@@ -8,10 +8,11 @@ from collections.abc import Mapping
 from concurrent.futures import CancelledError
 from pathlib import Path
 
+from avpipe.clips import MEDIA_SUFFIXES, Status
 from avpipe.config.source import Source
-from avpipe.download.base import MEDIA_SUFFIXES, WantedClip, fill, offset_of, outcome_of
+from avpipe.download.base import WantedClip, fill, offset_of, outcome_of
 from avpipe.download.budget import Budget, Clock
-from avpipe.download.outcome import Outcome, Status
+from avpipe.download.outcome import Outcome
 from avpipe.files import move_whole, output_errors
 from avpipe.web import Arrived, DownloadFailed, Failure, Limits, Remote, download
 

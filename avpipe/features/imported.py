@@ -10,11 +10,11 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
+from avpipe.clips import local_file
 from avpipe.config.imported import ImportedConfig
 from avpipe.datasets.ave import noisy_clip
 from avpipe.datasets.base import number_repeats, read_lines, youtube_name
 from avpipe.datasets.h5 import open_array
-from avpipe.datasets.manifest import local_file
 from avpipe.features.weights import file_sha256
 
 Values = npt.NDArray[Any]

@@ -6,6 +6,7 @@ import io
 import json
 import math
 import os
+import re
 import shutil
 import tarfile
 from collections import Counter, deque
@@ -19,9 +20,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from avpipe.download.base import CLIP_NAME, sha256_of
-from avpipe.download.outcome import Status
-from avpipe.files import OutputError, output_errors, whole_file
+from avpipe.clips import CLIP_NAME, Status
+from avpipe.files import OutputError, output_errors, sha256_of, whole_file
 from avpipe.lazy import UnknownNameError, suggest
 from avpipe.media.convert import Converted, convert_clip
 from avpipe.media.ffmpeg import FFmpegGroup
@@ -195,7 +195,7 @@ def _in_order(pool: ThreadPoolExecutor, work: Iterable[Callable[[], _Done]], ahe
 
 def _normalise(row: _Row, preset: Preset, target: Path, group: FFmpegGroup, timeout: float) -> _Done:
     """One clip. `target` is named by the row's number, not by anything from outside."""
-    if not CLIP_NAME.fullmatch(row.clip):
+    if not re.fullmatch(CLIP_NAME, row.clip):
         return _Done(Converted(Status.REFUSED_ID, f"the name {row.clip!r} is unsafe as a file name"))
     if row.status is not Status.PRESENT or row.path is None:
         return _Done(Converted(row.status, row.reason))

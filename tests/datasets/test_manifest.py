@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from avpipe.clips import local_file
 from avpipe.datasets import manifest as manifest_module
 from avpipe.datasets import read_annotations
 from avpipe.datasets.base import CLIP_COLUMNS, EVENT_COLUMNS, ISSUE_COLUMNS, Annotations, table
@@ -18,7 +19,6 @@ from avpipe.datasets.manifest import (
     LedgerError,
     assign_rows,
     inventory,
-    local_file,
     read_ledger,
     write_manifest,
 )

@@ -14,9 +14,10 @@ from typing import Any
 
 import pytest
 
+from avpipe.download import Outcome
 from avpipe.download.youtube import YouTubeFetcher
 from avpipe.programs import ffmpeg_binary
-from tests.download.excerpts import SECONDS, source
+from tests.download.excerpts import SECONDS, source, wanted
 
 
 @dataclass
@@ -165,3 +166,13 @@ def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def fetcher(server: Any, tmp_path: Path) -> Callable[..., YouTubeFetcher]:
     return lambda **options: YouTubeFetcher(source(server, **options), tmp_path / "cache" / "budget")
+
+
+@pytest.fixture
+def fetch(fetcher: Callable[..., YouTubeFetcher], tmp_path: Path) -> Callable[..., Outcome]:
+    """Fetches seconds of the video `a`, as the clip `clip`."""
+
+    def seconds(*interval: float, **options: Any) -> Outcome:
+        return fetcher(**options).fetch(wanted("a", *interval), tmp_path / "clip")
+
+    return seconds

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from avpipe.download.outcome import Status
+from avpipe.clips import Status
 from avpipe.download.unpack import CHUNK, RATIO, SMALL, ArchiveError, unpack
 from tests.download.archives import ARCHIVES, tar_of, zip_of
 

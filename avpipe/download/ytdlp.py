@@ -11,7 +11,6 @@ import os
 import re
 import resource
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -23,7 +22,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from avpipe.web import is_public, retry_after
+from avpipe.web import addresses_of, is_public, retry_after
 
 MEMORY = 4 << 30
 """Bytes of data that yt-dlp, its ffmpeg and its JavaScript runtime may each have (Linux)."""
@@ -439,14 +438,6 @@ class _Guard:
         for address in addresses_of(host):
             if address not in self.trusted and not is_public(address):
                 raise OSError(f"refused to connect to {address}, an address that is not public")
-
-
-def addresses_of(host: str) -> list[str]:
-    """The addresses of a host, by name or address; none if it has none, then the program that asks will say so."""
-    try:
-        return [str(found[4][0]) for found in socket.getaddrinfo(host, None)]
-    except OSError:
-        return []
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import hashlib
 import json
 import os
 import secrets
@@ -12,6 +13,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import h5py
+    from filelock import AcquireReturnProxy
 
 
 class OutputError(OSError):
@@ -124,6 +126,24 @@ def add_member(archive: tarfile.TarFile, name: str, file: IO[bytes], size: int) 
     archive.addfile(header, file)
 
 
+def locked(path: Path, *, timeout: float = -1) -> "AcquireReturnProxy":
+    """Hold the lock file `path` (made if absent, never removed) in a `with` block; the system frees it when a process ends.
+
+    Args:
+        path: of the lock file.
+        timeout: seconds to wait for another process or thread; -1 = for ever, 0 = not at all.
+
+    Raises:
+        filelock.Timeout: if another one holds it.
+        OutputError: if it cannot be made.
+    """
+    from filelock import FileLock
+
+    with output_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return FileLock(path).acquire(timeout=timeout)
+
+
 def write_text(path: str | Path, text: str) -> None:
     """Write `text` (UTF-8) to `path`, whole or not at all."""
     with whole_file(path) as temporary:
@@ -141,3 +161,9 @@ def read_json(path: str | Path) -> Any:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
         raise ValueError(f"{path} is not valid JSON: {error}") from error
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file's content, hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -6,8 +6,18 @@ import sys
 from pathlib import Path
 
 import pytest
+from filelock import Timeout
 
-from avpipe.files import OutputError, move_whole, output_errors, read_json, whole_file, write_json, write_text
+from avpipe.files import (
+    OutputError,
+    locked,
+    move_whole,
+    output_errors,
+    read_json,
+    whole_file,
+    write_json,
+    write_text,
+)
 
 
 def test_a_file_appears_whole_with_its_folder(tmp_path):
@@ -100,3 +110,27 @@ def test_a_finished_part_gets_its_final_name(tmp_path):
     move_whole(tmp_path / "a.part", tmp_path / "a.txt")
     assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
     assert (tmp_path / "a.txt").read_text() == "new"
+
+
+def test_a_lock_is_held_by_one_process_and_freed_by_a_kill(tmp_path: Path) -> None:
+    code = (
+        "import sys, time; from pathlib import Path; from avpipe.files import locked\n"
+        "with locked(Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"
+    )
+    lock = tmp_path / "new" / "x.lock"
+    process = subprocess.Popen([sys.executable, "-c", code, str(lock)], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "held\n"
+    with pytest.raises(Timeout):
+        locked(lock, timeout=0)
+    process.kill()
+    process.wait()
+    process.stdout.close()
+    with locked(lock, timeout=0), pytest.raises(Timeout):
+        locked(lock, timeout=0)
+
+
+def test_a_lock_that_cannot_be_made_says_what_to_do(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match="folder is needed"):
+        locked(tmp_path / "file" / "lock")

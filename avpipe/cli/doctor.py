@@ -19,7 +19,7 @@ from rich.table import Table
 
 from avpipe.download.budget import Budget
 from avpipe.download.programs import javascript_runtimes
-from avpipe.download.rar import TOOLS
+from avpipe.download.unpack import RAR_TOOL
 from avpipe.media.ffmpeg import FFmpegError, ffmpeg_binary, ffmpeg_version
 
 OLD = 90
@@ -163,10 +163,9 @@ def _javascript(runtimes: dict[str, str]) -> Iterator[Check]:
 
 def _rar() -> Iterator[Check]:
     """UCF-101 is published as a rar file."""
-    found = [path for tool in TOOLS if (path := shutil.which(tool.name))]
-    names = ", ".join(tool.name for tool in TOOLS)
-    advice = "" if found else f"only rar archives need one: install one of {names}"
-    yield Check("rar", Verdict.OK, ", ".join(found) or "no program", advice)
+    found = shutil.which(RAR_TOOL)
+    advice = "" if found else f"only rar archives need it: install {RAR_TOOL} (libarchive-tools)"
+    yield Check("rar", Verdict.OK, found or f"no {RAR_TOOL}", advice)
 
 
 def _pauses(budgets: Path) -> Iterator[Check]:

@@ -83,8 +83,8 @@ def download_retry(
     budgets: Budgets = None,
 ) -> None:
     """Ask again for clips that did not come; final outcomes only with --reason. Sources are the study's, or --source."""
+    from avpipe.clips import Status
     from avpipe.download.budget import budget_folder
-    from avpipe.download.outcome import Status
     from avpipe.download.status import left_for_later, retry
     from avpipe.plan.registry import UnknownNameError, suggest
     from avpipe.plan.study import resolve, validate_study

@@ -1,7 +1,6 @@
 """Commands of the features: extraction, import, export, and the weights behind them."""
 
 import json
-import os
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -77,7 +76,7 @@ def extract(
             configs |= {name: ExtractorConfig.model_validate(config) for name, config in named.items()}
         else:
             configs[text] = published_config(text)
-    folder = weights or default_folder(os.environ)
+    folder = weights or default_folder()
     timings = extract_shard(
         segments, manifest, shard, configs, out, device=device, weights_folder=folder, threads=threads
     )
@@ -216,7 +215,7 @@ def fetch_weights(
     from avpipe.features.weights import default_folder, fetch
 
     for name in _weight_names(names, study):
-        typer.echo(str(fetch(name, folder or default_folder(os.environ))))
+        typer.echo(str(fetch(name, folder or default_folder())))
 
 
 @weights_commands.command("verify")
@@ -231,7 +230,7 @@ def verify_weights(
     """Compare the files in the folder with their SHA-256; exit with 1 if one is wrong, or one that was named is missing."""
     from avpipe.features.weights import default_folder, verify
 
-    place = folder or default_folder(os.environ)
+    place = folder or default_folder()
     found = verify(_weight_names(names, study), place)
     for name, state in found.items():
         typer.echo(f"{name}: {state}")

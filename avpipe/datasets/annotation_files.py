@@ -11,10 +11,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from avpipe.http import DownloadFailed, Remote
-from avpipe.locking import locked
+from avpipe.files import locked
 from avpipe.plan import registry
-from avpipe.transfer import Limits, download
+from avpipe.web import DownloadFailed, Limits, Remote, download
 
 
 class AnnotationFileError(ValueError):
@@ -131,7 +130,7 @@ def _download(file: AnnotationFile, path: Path, limits: Limits) -> None:
     try:
         remote = Remote(file.url, sha256=file.sha256)
         bounded = replace(limits, largest=min(limits.largest, 10 * file.size))
-        download(remote, path.with_name(f".{path.name}.part"), bounded).move_to(path)
+        download(remote, path, bounded)
     except DownloadFailed as error:
         raise AnnotationFileError(
             f"cannot get {file.url}: {error.reason}; run again, or put the file into {path.parent} by hand"

@@ -39,6 +39,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 import pandas as pd
 
+from avpipe.clips import noisy_clip
 from avpipe.datasets.base import (
     CLIP_COLUMNS,
     AnnotationError,
@@ -54,7 +55,6 @@ from avpipe.datasets.base import (
     youtube_name,
 )
 from avpipe.files import H5Error, open_h5
-from avpipe.rows import noisy_clip
 
 _WHOLE = (float("nan"), float("nan"))  # start and end of a clip that is a whole file
 Event = tuple[str, str, str, float, float]  # clip, modality, category, onset, offset

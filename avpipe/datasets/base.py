@@ -19,6 +19,8 @@ from pathlib import Path
 
 import pandas as pd
 
+from avpipe.clips import CLIP_NAME
+
 SPLITS = ("train", "weak", "val", "test", "none")
 """weak: extra training clips, for weakly supervised experiments only. none: in no split."""
 MODALITIES = ("audiovisual", "audio", "visual", "video")
@@ -27,9 +29,6 @@ CLIP_COLUMNS = {"clip": "str", "split": "str", "source": "str", "start": "float6
 EVENT_COLUMNS = {"clip": "str", "modality": "str", "category": "str", "onset": "float64", "offset": "float64"}
 OPTIONAL_CLIP_COLUMNS = {"split_order": "int64", "match_split": "str", "match_order": "int64"}
 ISSUE_COLUMNS = {"code": "str", "clip": "str", "message": "str"}
-
-CLIP_NAME = r"[A-Za-z0-9_-][A-Za-z0-9_~-]{0,127}"
-"""What a clip may be called: safe in a path, and without a dot, at which a WebDataset key would end."""
 
 YOUTUBE_ID = re.compile(r"[A-Za-z0-9_-]{11}")
 

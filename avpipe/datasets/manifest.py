@@ -15,13 +15,11 @@ import os
 import stat
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from functools import cache
 from pathlib import Path
-from string import Formatter
 from typing import TYPE_CHECKING, Any
 
 from avpipe import files
-from avpipe.rows import ROWS_FILE, read_rows
+from avpipe.clips import ROWS_FILE, check_pattern, read_rows, relative_path
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -64,7 +62,7 @@ def write_manifest(
     if shard_size < 1:
         raise ValueError(f"shard_size must be 1 or more, not {shard_size}")
     for _, pattern in local_sources:
-        _check_pattern(pattern)
+        check_pattern(pattern)
     known = read_rows(out / ROWS_FILE)
     rows, names = assign_rows(known, annotations.clips["clip"].tolist())
     manifest = _manifest_table(annotations.clips, dataset, rows, shard_size)
@@ -166,7 +164,7 @@ def _file_state(path: Path) -> _State:
 def _local_state(sources: Sequence[tuple[str, str, _State | None]], clip: str, source: str) -> _State | None:
     """The state of a clip's first local file, or of the first archive that may contain it."""
     for root, pattern, archive in sources:
-        relative = _relative(pattern, clip, source)
+        relative = relative_path(pattern, clip, source)
         if relative is None:
             continue
         if archive is not None:
@@ -178,54 +176,6 @@ def _local_state(sources: Sequence[tuple[str, str, _State | None]], clip: str, s
         if stat.S_ISREG(found.st_mode):
             return relative, found.st_size, found.st_mtime_ns
     return None
-
-
-def local_file(root: Path, pattern: str, clip: str, source: str) -> Path | None:
-    """Where the file of a clip would lie below `root`, or None if it must not be asked for.
-
-    None: the pattern wants a source that was refused (""), or the result would leave `root` (an absolute path, `..`, a
-    NUL). Links are followed: whoever put them below `root` meant them.
-
-    Args:
-        root: the source's folder.
-        pattern: path below it with {source} or {clip} in it.
-        clip: the clip's name.
-        source: its id in the source, or its path relative to the folder.
-
-    Raises:
-        ValueError: for a pattern with other fields, an absolute one, or one with `..`.
-    """
-    relative = _relative(pattern, clip, source)
-    return None if relative is None else root / relative
-
-
-def _relative(pattern: str, clip: str, source: str) -> str | None:
-    """The path below a source's folder, or None, as in `local_file`."""
-    if _check_pattern(pattern) and not source:
-        return None
-    relative = pattern.format(source=source, clip=clip)
-    unsafe = (
-        relative.startswith("/") or "\0" in relative or (".." in relative and ".." in relative.split("/"))
-    )
-    return None if unsafe else relative
-
-
-@cache
-def _check_pattern(pattern: str) -> bool:
-    """Whether a source's pattern has {source} in it. Raises ValueError if it is not one that `local_file` takes."""
-    try:
-        parts = list(Formatter().parse(pattern))
-    except ValueError as error:
-        raise ValueError(f"pattern {pattern!r}: {error}; write {{source}} or {{clip}}") from error
-    fields = [name for _, name, _, _ in parts if name is not None]
-    plain = all(not spec and not conversion for _, _, spec, conversion in parts)
-    if not fields or not set(fields) <= {"source", "clip"} or not plain:
-        raise ValueError(f"pattern {pattern!r}: needs {{source}} or {{clip}}, and may have no other {{...}}")
-    if pattern.startswith("/") or ".." in pattern.split("/"):
-        raise ValueError(
-            f"pattern {pattern!r}: is below the source's folder, so it has no leading / and no .."
-        )
-    return "source" in fields
 
 
 def inventory(roots: Sequence[Path]) -> str:

@@ -1,6 +1,7 @@
 """Fetch: from a clip's name to a file on disk, or the reason why there is none. Importing this stays light."""
 
-from avpipe.download.outcome import Outcome, Status
+from avpipe.clips import Status
+from avpipe.download.outcome import Outcome
 from avpipe.plan.registry import LazyTable
 
 __all__ = ["FETCHERS", "Outcome", "Status"]

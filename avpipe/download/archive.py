@@ -1,40 +1,33 @@
-"""Clips out of one archive: brought here once for all jobs of the machine, each clip's file taken out on its own."""
+"""Clips out of one archive: brought here and unpacked once for all jobs of the machine, then a folder of files."""
 
 import hashlib
 import logging
+import os
+import shutil
 import threading
-import time
 import urllib.parse
+from collections import defaultdict
+from collections.abc import Iterator
 from concurrent.futures import CancelledError
 from dataclasses import replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
-from avpipe.datasets.manifest import local_file
-from avpipe.download.base import MEDIA_SUFFIXES, WantedClip, offset_of, outcome_of, sha256_of
+from filelock import Timeout
+
+from avpipe.clips import Status, local_file
+from avpipe.download.base import WantedClip, offset_of, outcome_of
 from avpipe.download.drive import drive_file
-from avpipe.download.members import (
-    PACKED,
-    Archive,
-    ArchiveError,
-    Member,
-    MemberError,
-    TarArchive,
-    ZipArchive,
-    unpack_tar,
-)
-from avpipe.download.outcome import Outcome, Status
-from avpipe.download.rar import RarArchive
-from avpipe.files import move_whole, output_errors, read_json, write_json
-from avpipe.http import DownloadFailed, Failure, Remote
-from avpipe.locking import locked_if_free
-from avpipe.plan.source import Source
-from avpipe.transfer import Arrived, Limits, download
+from avpipe.download.outcome import Outcome
+from avpipe.download.unpack import ArchiveError, unpack
+from avpipe.files import locked, output_errors, read_json, sha256_of, write_json
+from avpipe.plan.source import ArchiveSource
+from avpipe.web import DownloadFailed, Failure, Limits, Remote, download
 
 FOLDER = "archives"
-"""Below the folder of downloaded files: an archive that was downloaded, and what is known of any archive."""
+"""Below the folder of downloaded files: an archive that was downloaded, and the files of any archive."""
 GLANCE = 0.5
-"""Seconds between looks at whether another job is done with the archive."""
+"""Seconds between looks whether this job was told to stop while another one unpacks."""
 SECONDS = 86_400.0
 """Time limit of the download of an archive, where the source gives none."""
 
@@ -42,24 +35,26 @@ _log = logging.getLogger(__name__)
 
 
 class ArchiveFetcher:
-    """Members of one archive that is on this machine or behind http(s).
+    """Files of one archive that is on this machine or behind http(s).
 
-    A downloaded archive lies in {files}/archives/{digest}/, with a lock for the jobs that want it at the same time.
+    In {files}/archives/{digest}/ lie `archive` (if it was downloaded; it may be deleted), `unpacked/files`, and a lock for
+    the jobs that want it at the same time.
 
     Args:
-        source: of kind archive, or local with an archive as `path`, or huggingface with `archive`.
-        remote: instead of the source's `url` or `drive`.
+        source: the archive.
+        remote: instead of the source's `url` or `drive`, for example with a token.
         limits: of the download; default: the source's.
     """
 
-    def __init__(self, source: Source, *, remote: Remote | None = None, limits: Limits | None = None) -> None:
+    def __init__(
+        self, source: ArchiveSource, *, remote: Remote | None = None, limits: Limits | None = None
+    ) -> None:
         self.source = source
         self.remote = remote or _remote(source)
-        self.local = None if self.remote else Path(source.path or "")
         self.limits = limits or Limits(largest=source.max_archive_bytes, seconds=source.timeout or SECONDS)
         self.stopped = threading.Event()
         self._lock = threading.Lock()
-        self._opened: Archive | ArchiveError | DownloadFailed | None = None
+        self._files: _Files | ArchiveError | DownloadFailed | None = None
 
     @property
     def name(self) -> str:
@@ -70,173 +65,127 @@ class ArchiveFetcher:
             return "archive Google Drive"
         return f"archive {urllib.parse.urlsplit(self.remote.url).hostname}"
 
-    @property
-    def _identity(self) -> str:
-        """What the archive is known by."""
-        if self.remote is None:
-            return f"file {Path(self.source.path or '').absolute()}"
-        return self.remote.name or self.remote.url
-
-    def key(self, clip: WantedClip) -> str:
-        """The archive (its version, where that is known) and the member."""
-        version = self.source.sha256 or ""
-        if self.local is not None and self.local.is_file():
-            found = self.local.stat()
-            version = f"{found.st_size} {found.st_mtime_ns}"
-        excerpts = "excerpts " if self.source.excerpts else ""
-        return f"{self._identity} {version} {excerpts}{self.source.pattern} {clip.source} {clip.clip}"
+    def key(self, clip: WantedClip) -> None:
+        """Looking into the unpacked folder again costs nothing."""
 
     def fetch(self, clip: WantedClip, destination: Path) -> Outcome:
-        """Take the clip's file out, to `destination` + extension; see `Fetcher.fetch`."""
+        """Point to the clip's file in the unpacked archive, which lies in `destination`'s folder; nothing is copied."""
         wanted = local_file(Path(), self.source.pattern, clip.clip, clip.source)
         if wanted is None:
             return Outcome(Status.REFUSED_ID, f"{clip.source!r} leads out of the archive", attempts=1)
         try:
-            archive = self._archive(destination.parent / FOLDER)
-            member = _only(archive.find(wanted.as_posix()), wanted.as_posix())
-            started = time.monotonic()
-            path = self._extract(archive, member, destination)
+            files = self._unpacked(destination.parent / FOLDER)
         except DownloadFailed as failure:
             outcome = outcome_of(failure)
-            # What is said of the archive is nothing final of a clip: the archive may come back, or be another one.
+            # nothing final is known of a clip: the archive may come back, or be another one
             return replace(outcome, status=Status.MISSING) if outcome.status.final else outcome
         except ArchiveError as error:
             return Outcome(error.status, str(error), attempts=1)
-        except MemberError as error:
-            return Outcome(error.status, error.reason, attempts=1)
-        seconds = round(time.monotonic() - started, 3)
-        size = path.stat().st_size
-        facts = size, sha256_of(path), 1, seconds, self.name
-        return Outcome(Status.PRESENT, "", str(path), *facts, offset=offset_of(self.source, clip))
-
-    def _archive(self, folder: Path) -> Archive:
-        """The open archive. The first thread that asks brings it here; what failed is not tried again in this job."""
-        with self._lock:
-            if self._opened is None:
-                try:
-                    self._opened = self._open(folder / _digest(self._identity))
-                except (ArchiveError, DownloadFailed) as error:
-                    self._opened = error
-            if isinstance(self._opened, Exception):
-                raise self._opened
-            return self._opened
+        found = files.find(wanted.as_posix())
+        if not found:
+            return Outcome(Status.MISSING, f"{wanted} is not in the archive", attempts=1)
+        if len(found) > 1:
+            names = ", ".join(found[:3])
+            reason = f"{len(found)} files are called {wanted} ({names}): name their folder in `pattern`"
+            return Outcome(Status.MISSING, reason, attempts=1)
+        path = files.folder / found[0]
+        try:
+            facts = path.stat().st_size, sha256_of(path), 1, 0.0, self.name
+        except OSError as error:
+            return Outcome(Status.MISSING, f"{path} cannot be read: {error.strerror}", attempts=1)
+        return Outcome(Status.PRESENT, "", str(path), *facts, offset=offset_of(self.source.excerpts, clip))
 
     def stop(self) -> None:
-        """End what is under way in other threads; they raise CancelledError, and what has come is kept."""
+        """End the work of other threads; they raise CancelledError, and the bytes that were downloaded are kept."""
         self.stopped.set()
 
-    def _open(self, folder: Path) -> Archive:
-        """Bring the archive here and open it, or wait until another job has done so."""
-        while True:
-            with locked_if_free(folder / "lock") as free:
-                if free and self.remote is None:
-                    return open_archive(self._verified(folder), folder, self.source.max_archive_bytes)
-                if free and self.remote is not None:
-                    path = self._downloaded(self.remote, folder)
-                    return open_archive(path, folder, self.source.max_archive_bytes)
-            if self.stopped.wait(GLANCE):
-                raise CancelledError
+    def _unpacked(self, archives: Path) -> "_Files":
+        """The archive's files. The first thread that asks unpacks it; a failure is not tried again in this job."""
+        with self._lock:
+            if self._files is None:
+                identity = f"file {Path(self.source.path or '').absolute()}"
+                if self.remote is not None:
+                    identity = self.remote.name or self.remote.url
+                folder = archives / hashlib.sha256(identity.encode()).hexdigest()[:16]
+                try:
+                    self._files = _Files(self._prepare(folder))
+                except (ArchiveError, DownloadFailed) as error:
+                    self._files = error
+            if isinstance(self._files, Exception):
+                raise self._files
+            return self._files
 
-    def _verified(self, folder: Path) -> Path:
-        """The archive on this machine, if it is the right one."""
+    def _prepare(self, folder: Path) -> Path:
+        """The folder of the archive's files; unpacks it, or waits until another job has done so."""
+        while True:
+            try:
+                with locked(folder / "lock", timeout=GLANCE):
+                    return self._prepare_alone(folder)
+            except Timeout:
+                if self.stopped.is_set():
+                    raise CancelledError from None
+
+    def _prepare_alone(self, folder: Path) -> Path:
+        """As `_prepare`, while no other job or thread does so."""
+        whole, partial, old = (folder / name for name in ("unpacked", "unpacking", "old"))
+        shutil.rmtree(old, ignore_errors=True)  # what a kill left
+        shutil.rmtree(partial, ignore_errors=True)
+        note = _read(whole / "archive.json")
+        version = None if self.remote else self._local_version()
+        right = self.source.sha256 in (None, note.get("sha256"))
+        if note and note.get("version") == version and right:
+            return whole / "files"
+        path, digest = Path(self.source.path or ""), ""
+        if self.remote:
+            path, digest = folder / "archive", self._download(self.remote, folder / "archive")
+        digest = digest or sha256_of(path)
+        if self.source.sha256 not in (None, digest):
+            where = "delete" if self.remote else "replace"
+            raise ArchiveError(
+                f"the archive's SHA-256 is {digest}, expected {self.source.sha256}; {where} {path} to use another one"
+            )
+        try:
+            with output_errors(partial):
+                (partial / "files").mkdir(parents=True)
+            largest = self.source.max_bytes, self.source.max_archive_bytes
+            unpack(path, partial / "files", *largest, self.stopped)
+            write_json(partial / "archive.json", {"version": version, "sha256": digest, "name": self.name})
+            os.sync()  # the files must be on the disk before their folder has its name
+            with output_errors(folder):
+                if whole.exists():
+                    whole.rename(old)
+                partial.rename(whole)
+        finally:
+            shutil.rmtree(old, ignore_errors=True)
+            shutil.rmtree(partial, ignore_errors=True)
+        if self.remote and not self.source.sha256:
+            _log.warning(
+                "%s: nothing vouches for the archive's content; if it is right, add `sha256: %s` to the source",
+                self.name,
+                digest,
+            )
+        return whole / "files"
+
+    def _local_version(self) -> list[int]:
+        """What tells whether an archive on this machine is still the same."""
         path = Path(self.source.path or "")
         if not path.is_file():
             raise ArchiveError(f"the archive {path} is not there")
-        if self.source.sha256:
-            found = path.stat()
-            stamp = {"bytes": found.st_size, "mtime_ns": found.st_mtime_ns}
-            known = _read(folder / "verified.json")
-            if {name: known.get(name) for name in stamp} != stamp:
-                known = {**stamp, "sha256": sha256_of(path)}
-                write_json(folder / "verified.json", known)
-            self._check(known["sha256"], f"replace {path}")
-        return path
+        return [path.stat().st_size, path.stat().st_mtime_ns]
 
-    def _downloaded(self, remote: Remote, folder: Path) -> Path:
-        """The archive, downloaded if it is not here."""
-        path, note = folder / "archive", folder / "archive.json"
-        known = _read(note)
-        if not path.is_file() or path.stat().st_size != known.get("bytes"):
-            arrived = self._download(remote, folder / "archive.part")
-            known = {"bytes": arrived.size, "sha256": arrived.sha256, "name": self.name}
-            write_json(note, known)
-            arrived.move_to(path)
-            if not self.source.sha256:
-                _log.warning(
-                    "%s: nothing vouches for the archive's content; if it is right, add `sha256: %s` to the source",
-                    self.name,
-                    arrived.sha256,
-                )
-        self._check(known["sha256"], f"delete {folder} to download it anew")
-        return path
-
-    def _download(self, remote: Remote, part: Path) -> Arrived:
+    def _download(self, remote: Remote, path: Path) -> str:
+        """Download the archive if it is not here. Gives its SHA-256; "" if it was here."""
+        if path.is_file():
+            return ""
         try:
-            return download(remote, part, self.limits, self.stopped)
+            return download(remote, path, self.limits, self.stopped).sha256
         except DownloadFailed as failure:
             if failure.kind is Failure.TOO_LARGE:
                 raise ArchiveError(f"{failure.reason}; raise the source's `max_archive_bytes`") from failure
-            if failure.kind is Failure.CORRUPT:
-                raise ArchiveError(f"{self.name}: {failure.reason}") from failure
             raise
 
-    def _check(self, found: str, advice: str) -> None:
-        if self.source.sha256 not in (None, found):
-            raise ArchiveError(
-                f"{self.name}: the archive's SHA-256 is {found}, expected {self.source.sha256}; {advice}"
-            )
 
-    def _extract(self, archive: Archive, member: Member, destination: Path) -> Path:
-        """Write a member, whole or not at all."""
-        suffix = PurePosixPath(member.name).suffix.lower()
-        path = destination.with_name(destination.name + (suffix if suffix in MEDIA_SUFFIXES else ".media"))
-        part, size = destination.with_name(f".{destination.name}.unpacking.tmp"), 0
-        try:
-            with output_errors(part), part.open("wb") as file:
-                for chunk in archive.read(member, self.source.max_bytes):
-                    if self.stopped.is_set():
-                        raise CancelledError
-                    size += len(chunk)
-                    file.write(chunk)
-            if size == 0:
-                raise MemberError(Status.CORRUPT, f"{member.name} is empty")
-            move_whole(part, path)
-        finally:
-            part.unlink(missing_ok=True)
-        return path
-
-
-def open_archive(path: Path, folder: Path, largest: int) -> Archive:
-    """Open an archive by its first bytes, whatever its name is.
-
-    Args:
-        path: of the archive.
-        folder: for what is worked out once: the places of a tar's members, a packed tar unpacked. No other process may
-            open the same archive with it at the same time.
-        largest: bytes that a packed tar may have unpacked.
-
-    Raises:
-        ArchiveError: if it cannot be read; says why and what to do.
-    """
-    with path.open("rb") as file:
-        head = file.read(8)
-    if head.startswith((b"PK\x03\x04", b"PK\x05\x06")):
-        return ZipArchive(path)
-    if head.startswith(b"Rar!\x1a\x07"):
-        return RarArchive(path)
-    if not head.startswith(PACKED):
-        return TarArchive(path, folder / "index.parquet")
-    found = path.stat()
-    stamp = {"bytes": found.st_size, "mtime_ns": found.st_mtime_ns}
-    plain, note = folder / "unpacked.tar", folder / "unpacked.json"
-    if not plain.is_file() or _read(note) != stamp:
-        note.unlink(missing_ok=True)
-        unpack_tar(path, head, plain, largest)
-        write_json(note, stamp)
-    return TarArchive(plain, folder / "index.parquet")
-
-
-def _remote(source: Source) -> Remote | None:
+def _remote(source: ArchiveSource) -> Remote | None:
     """Where the archive is to be had, if it is not on this machine."""
     if source.drive:
         return drive_file(source.drive, sha256=source.sha256, allow_private=source.allow_private)
@@ -245,27 +194,38 @@ def _remote(source: Source) -> Remote | None:
     return None
 
 
-def _only(found: list[Member], wanted: str) -> Member:
-    """The one member that is wanted."""
-    if len(found) == 1:
-        return found[0]
-    if not found:
-        raise MemberError(Status.MISSING, f"{wanted} is not in the archive")
-    names = ", ".join(sorted(member.name for member in found)[:3])
-    reason = f"{len(found)} members are called {wanted} ({names}): name their folder in `pattern`"
-    raise MemberError(Status.MISSING, reason)
+class _Files:
+    """The regular files below a folder, by name. No link is followed; names with control characters do not count."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._by_name: dict[str, list[str]] = defaultdict(list)
+        for path in _regular_files(str(folder)):
+            relative = path[len(str(folder)) :]
+            if relative.isprintable():
+                self._by_name[relative.rpartition("/")[2]].append(relative)
+
+    def find(self, wanted: str) -> list[str]:
+        """Paths below the folder that end with the parts of `wanted`, in order."""
+        name = wanted.rpartition("/")[2]
+        return sorted(path[1:] for path in self._by_name.get(name, []) if path.endswith(f"/{wanted}"))
+
+
+def _regular_files(folder: str) -> Iterator[str]:
+    folders = [folder]
+    while folders:
+        with os.scandir(folders.pop()) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    folders.append(entry.path)
+                elif entry.is_file(follow_symlinks=False):
+                    yield entry.path
 
 
 def _read(path: Path) -> dict[str, Any]:
     """A note that this module wrote, or nothing."""
-    if not path.is_file():
-        return {}
     try:
         note = read_json(path)
-    except ValueError:
+    except (OSError, ValueError):
         return {}
     return note if isinstance(note, dict) else {}
-
-
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:16]

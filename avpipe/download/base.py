@@ -8,30 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from avpipe.download.outcome import Outcome, Status
-from avpipe.http import DownloadFailed
-from avpipe.plan.source import Source
-
-CLIP_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_~-]{0,127}")
-"""Clip names that may touch a path: no separator, and no dot, because a WebDataset key ends at the first one."""
-_VIDEO = (
-    ".mp4",
-    ".m4v",
-    ".mov",
-    ".webm",
-    ".mkv",
-    ".avi",
-    ".flv",
-    ".mpg",
-    ".mpeg",
-    ".ts",
-    ".ogv",
-    ".3gp",
-    ".wmv",
-)
-_AUDIO = (".mp3", ".m4a", ".aac", ".ogg", ".opus", ".flac", ".wav")
-MEDIA_SUFFIXES = frozenset((*_VIDEO, *_AUDIO))
-"""Extensions that a file keeps; any other becomes ".media" (ffmpeg looks at the content)."""
+from avpipe.clips import Status
+from avpipe.download.outcome import Outcome
+from avpipe.web import DownloadFailed
 
 
 @dataclass(frozen=True)
@@ -51,7 +30,7 @@ class WantedClip:
 
 
 class Fetcher(Protocol):
-    """One way to get clips. Built from a `config.Source`; used from several threads at once."""
+    """One way to get clips. Built from a source of the study; used from several threads at once."""
 
     @property
     def name(self) -> str:
@@ -70,8 +49,9 @@ class Fetcher(Protocol):
 
         Args:
             clip: what is wanted.
-            destination: path without extension for what must be written; its parent exists. The outcome's `path`
-                is that with the file's extension; the file lies there, or, if it came from far, whole at `part`.
+            destination: path without extension for what must be written; its parent exists. The file is written whole
+                to this path with its extension added, which is the outcome's `path`; what is unfinished lies in the
+                same folder under names that begin with `.{clip}.`. A file that need not be copied keeps its own path.
 
         Raises:
             OutputError: if the file cannot be written.
@@ -80,36 +60,20 @@ class Fetcher(Protocol):
 
 
 def digest_of(key: str) -> str:
-    """A key without its secrets (a URL may hold a token)."""
+    """A short name for a key, without the key's secrets (a URL may hold a token)."""
     return hashlib.sha256(key.encode()).hexdigest()[:16]
 
 
-def part_of(destination: Path, key: str) -> Path:
-    """Where what comes from far lies until it is whole and has its name: another place for each source."""
-    return destination.with_name(f"{destination.name}.{digest_of(key)}.part")
-
-
-def ranges_of(part: Path) -> Path:
-    """The folder of those bytes of it that have come, where only some are wanted (`avpipe.download.ranges`)."""
-    return part.with_suffix(".ranges")
-
-
-def sha256_of(path: Path) -> str:
-    """SHA-256 of a file's content, hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def outcome_of(failure: DownloadFailed) -> Outcome:
-    """A download that failed, as what became of a clip."""
+    """The outcome of a download that failed."""
     return Outcome(
         Status(failure.kind.value), failure.reason, attempts=failure.attempts, seconds=failure.seconds
     )
 
 
-def offset_of(source: Source, clip: WantedClip) -> float:
-    """Seconds of the video at which the source's file begins: it may be the clip itself."""
-    return clip.start if source.excerpts and not math.isnan(clip.start) else 0.0
+def offset_of(excerpts: bool, clip: WantedClip) -> float:
+    """Seconds of the video at which a source's file begins: the clip's start if its files are `excerpts`."""
+    return clip.start if excerpts and not math.isnan(clip.start) else 0.0
 
 
 def fill(pattern: str, clip: WantedClip, *, quoted: bool = False) -> str:

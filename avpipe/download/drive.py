@@ -3,7 +3,7 @@
 import urllib.parse
 from html.parser import HTMLParser
 
-from avpipe.http import DownloadFailed, Failure, Remote, page_instead
+from avpipe.web import DownloadFailed, Failure, Remote, page_instead
 
 DOWNLOAD = "https://drive.usercontent.google.com/download"
 HOSTS = ("drive.usercontent.google.com", "drive.google.com", "docs.google.com")

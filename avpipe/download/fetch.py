@@ -2,6 +2,7 @@
 
 import math
 import os
+import re
 import shutil
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -13,14 +14,14 @@ from typing import Any, Protocol, runtime_checkable
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from avpipe.clips import CLIP_NAME, Status
 from avpipe.download import FETCHERS
-from avpipe.download.base import CLIP_NAME, Fetcher, WantedClip, part_of, ranges_of
-from avpipe.download.journal import Journal
-from avpipe.download.outcome import Outcome, Status
+from avpipe.download.base import Fetcher, WantedClip, digest_of
+from avpipe.download.journal import Journal, Note, read_note
+from avpipe.download.outcome import Outcome
 from avpipe.files import output_errors, whole_file
 from avpipe.plan import registry
 from avpipe.plan.source import Source
-from avpipe.transfer import forget
 
 SCHEMA = pa.schema(
     [
@@ -42,7 +43,7 @@ DECIDING = ("status", "path", "bytes", "sha256", "offset")
 
 @runtime_checkable
 class Stoppable(Protocol):
-    """A fetcher that may be long about a clip."""
+    """A fetcher that may take long for a clip."""
 
     def stop(self) -> None:
         """End what is under way in other threads."""
@@ -53,7 +54,7 @@ class Places:
     """Where downloading keeps its things.
 
     Args:
-        files: folder for downloaded files, {clip}.{extension}, and the journals.
+        files: folder for downloaded files, {clip}.{extension} with a note {clip}.json each, and the journals.
         budgets: folder of the budgets that all jobs of this machine share (`avpipe.download.budget`).
     """
 
@@ -73,9 +74,9 @@ def fetch_shard(
     """Fetch every clip of a shard; one row a clip, present or not.
 
     A source is asked only if those before it did not have the clip, and not again if a later one has brought it
-    since. Answers of sources that cost something to ask are kept in a journal beside the files: a file that was downloaded, or a final refusal, is not asked for
-    again, also after kill -9. What may pass is asked again whenever this runs. Where a site says stop, the clips
-    that are left get their outcome at once, without being asked for.
+    since. A file that was downloaded has a note beside it, a refusal a line in a journal: neither the file nor a final
+    refusal is asked for again, also after kill -9. What may pass is asked again whenever this runs. Where a site says
+    stop, the clips that are left get their outcome at once, without being asked for.
 
     Args:
         manifest: parquet of the manifest stage.
@@ -84,7 +85,7 @@ def fetch_shard(
         out: parquet to write: columns of `SCHEMA`, rows in the manifest's order.
         places: where files and budgets are.
         workers: clips fetched at once.
-        tell: is told of each clip that did not come, while others are still under way.
+        tell: is called with a line about each clip that is not there, while others are still being fetched.
 
     Returns:
         How many clips ended with each status.
@@ -98,7 +99,7 @@ def fetch_shard(
     rows = []
     with journal.ours():
         wanted = list(wanted_clips(manifest, shard))
-        journal.adopt(_tidy(places.files, wanted, out, fetchers))
+        _tidy(places.files, wanted, out)
         for row in _rows(wanted, fetchers, places.files, journal, workers):
             rows.append(row)
             if tell and row["status"] != Status.PRESENT:
@@ -126,7 +127,7 @@ def refetch_clips(
         out: the shard's table.
         clips: which; those of other shards are not looked at.
         final: ask also where the answer was final, and download anew what is there.
-        look_again: clips that the next stage did not find: if they are there, the table is rewritten for it.
+        look_again: clips that the next stage did not find: if their files are there now, the table is rewritten.
 
     Returns:
         How many of these clips ended with each status.
@@ -142,7 +143,6 @@ def refetch_clips(
         wanted = [
             clip for clip in wanted_clips(manifest, shard) if clip.clip in clips and clip.clip in before
         ]
-        journal.adopt({clip.clip for clip in wanted})
         rows = {row["clip"]: row for row in _rows(wanted, fetchers, places.files, journal, workers, final)}
         found = {clip for clip in look_again if clip in rows and rows[clip]["status"] == Status.PRESENT}
         if found or any(_differs(row, before[clip]) for clip, row in rows.items()):
@@ -166,7 +166,7 @@ def wanted_clips(manifest: Path, shard: int) -> Iterator[WantedClip]:
 
 
 def _fetchers(sources: Sequence[Source], places: Places) -> list[Fetcher]:
-    """The sources, ready to be asked, and the folder for what they give."""
+    """Make the fetchers of the sources, and the folder for their files."""
     if not sources:
         raise ValueError("the dataset has no sources: say in the configuration where its clips can be found")
     with output_errors(places.files):
@@ -179,33 +179,19 @@ def _fetchers(sources: Sequence[Source], places: Places) -> list[Fetcher]:
     return fetchers
 
 
-def _tidy(files: Path, wanted: Sequence[WantedClip], out: Path, fetchers: Sequence[Fetcher]) -> set[str]:
-    """Remove what a killed run left of these clips and of the table; what can be continued stays.
-
-    Returns:
-        Clips of which there is a file.
-    """
+def _tidy(files: Path, wanted: Sequence[WantedClip], out: Path) -> None:
+    """Remove what a killed run left unfinished of these clips and of the table: `.{clip}.*`, a file or a folder."""
     clips = {clip.clip for clip in wanted}
-    keys = ((clip, fetcher.key(clip)) for clip in wanted for fetcher in fetchers)
-    going_on = {ranges_of(part_of(files / clip.clip, key)).name for clip, key in keys if key is not None}
-    there = set()
     with output_errors(files), os.scandir(files) as entries:
         for entry in entries:
-            parts = entry.name.split(".")  # .{clip}.{more}.tmp, a file, or .{clip}.partial, a folder
-            if parts[0] in clips:
-                there.add(parts[0])
-                # of other seconds, another format or source
-                if parts[-1] == "ranges" and entry.name not in going_on:
+            begin, _, rest = entry.name.partition(".")
+            if not begin and rest.partition(".")[0] in clips:
+                if entry.is_dir(follow_symlinks=False):
                     shutil.rmtree(entry.path, ignore_errors=True)
-            if len(parts) < 3 or parts[0] or parts[1] not in clips:
-                continue
-            if parts[-1] == "tmp":
-                Path(entry.path).unlink(missing_ok=True)
-            elif parts[-1] == "partial":
-                shutil.rmtree(entry.path, ignore_errors=True)
+                else:
+                    Path(entry.path).unlink(missing_ok=True)
     for path in out.parent.glob(f".{out.name}.*.tmp"):
         path.unlink(missing_ok=True)
-    return there
 
 
 def _rows(
@@ -222,7 +208,7 @@ def _rows(
         try:
             for clip, outcome in zip(wanted, outcomes, strict=True):
                 yield {"clip": clip.clip, **asdict(outcome), "status": outcome.status.value}
-        except BaseException:  # a full disk, Ctrl-C: what has come is in the journal
+        except BaseException:  # a full disk, Ctrl-C: finished files stay
             for fetcher in fetchers:
                 if isinstance(fetcher, Stoppable):
                     fetcher.stop()
@@ -239,45 +225,52 @@ def _fetch(
     clip: WantedClip, fetchers: Sequence[Fetcher], files: Path, journal: Journal, anew: bool
 ) -> Outcome:
     """Ask the sources in order until one has the clip."""
-    if not CLIP_NAME.fullmatch(clip.clip):
+    if not re.fullmatch(CLIP_NAME, clip.clip):
         return Outcome(Status.REFUSED_ID, f"the name {clip.clip!r} is unsafe as a file name")
     if not clip.source:
         return Outcome(Status.REFUSED_ID, "the annotations give an id that is unsafe; issues.csv shows it")
-    keys = [fetcher.key(clip) for fetcher in fetchers]
-    known = [journal.find(clip, key) if key is not None else None for key in keys]
-    here = [number for number, outcome in enumerate(known) if outcome and outcome.status is Status.PRESENT]
-    outcomes: list[tuple[str, Outcome]] = []
-    kept: Outcome | None = None
-    for number, (fetcher, key, before) in enumerate(zip(fetchers, keys, known, strict=True)):
-        if not anew and here and number < here[0] and key is not None and journal.asked(clip, key):
-            continue  # it had nothing when it was asked, and a later source has brought the clip
-        outcome = None if anew else before
-        if outcome is None:
-            outcome = fetcher.fetch(clip, files / clip.clip)
-            if before and before.status is Status.PRESENT and outcome.status is not Status.PRESENT:
-                kept = kept or before  # what is there stays, unless another source brings it anew
-            elif key is not None:
-                outcome = journal.add(clip, key, outcome)
-        outcomes.append((fetcher.name, outcome))
-        if outcome.status is Status.PRESENT:
-            for other in keys:
-                if other is not None:
-                    forget(part_of(files / clip.clip, other))
-                    shutil.rmtree(ranges_of(part_of(files / clip.clip, other)), ignore_errors=True)
-            return _summary(outcomes)
-    return kept or _summary(outcomes)
+    keys = [digest_of(key) if (key := fetcher.key(clip)) is not None else "" for fetcher in fetchers]
+    refusals = [journal.refusals.get((clip.clip, key)) for key in keys]
+    note = read_note(files, clip)
+    before = [note.outcome] if note else [refusal for refusal in refusals if refusal]  # of earlier runs
+    here = note if note and note.key in keys and note.holds() else None
+    told: list[tuple[str, Outcome]] = []
+    fresh: list[Outcome] = []
+    for number, (fetcher, key, refusal) in enumerate(zip(fetchers, keys, refusals, strict=True)):
+        if here and not anew and key == here.key:
+            return here.outcome
+        if here and not anew and (key in here.asked or refusal):
+            continue  # it did not have the clip when it was asked, and the file of a later source is here
+        if refusal and refusal.status.final and not anew:
+            told.append((fetcher.name, refusal))
+            continue
+        outcome = fetcher.fetch(clip, files / clip.clip)
+        fresh.append(outcome)
+        if outcome.status is not Status.PRESENT:
+            told.append((fetcher.name, journal.add(clip, key, outcome) if key else outcome))
+            continue
+        outcome = _with_sums(outcome, [*before, *fresh])
+        if key:
+            Note(key, frozenset(keys[:number]) - {""}, outcome).write(files, clip)
+            if note and note.outcome.path != outcome.path:
+                Path(str(note.outcome.path)).unlink(missing_ok=True)
+        return outcome
+    return here.outcome if here else _summary(told)  # a file stays if asking anew brought no other
+
+
+def _with_sums(outcome: Outcome, asked: Sequence[Outcome]) -> Outcome:
+    """An outcome with the attempts and seconds of all that were asked."""
+    attempts = sum(each.attempts for each in asked)
+    return replace(outcome, attempts=attempts, seconds=round(sum(each.seconds for each in asked), 3))
 
 
 def _summary(outcomes: list[tuple[str, Outcome]]) -> Outcome:
-    """One outcome for the sources that were asked: the file, or what gives most hope, with all reasons."""
+    """One outcome of sources none of which has the clip: the most hopeful status, with all reasons."""
     asked = [outcome for _, outcome in outcomes]
-    attempts = sum(outcome.attempts for outcome in asked)
-    seconds = round(sum(outcome.seconds for outcome in asked), 3)
-    if asked[-1].status is Status.PRESENT or len(asked) == 1:
-        return replace(asked[-1], attempts=attempts, seconds=seconds)
     later = [
         outcome for outcome in asked if not outcome.status.final and outcome.status is not Status.MISSING
     ]
     refused = [outcome for outcome in asked if outcome.status is not Status.MISSING]
     reason = "; ".join(f"{name}: {outcome.reason or outcome.status}" for name, outcome in outcomes)
-    return replace((later or refused or asked)[-1], reason=reason, attempts=attempts, seconds=seconds)
+    best = (later or refused or asked)[-1]
+    return _with_sums(best if len(asked) == 1 else replace(best, reason=reason), asked)

@@ -7,11 +7,11 @@ from pathlib import Path
 from avpipe.download.archive import ArchiveFetcher
 from avpipe.download.base import Fetcher
 from avpipe.download.web import WebFetcher
-from avpipe.http import Remote
-from avpipe.plan.source import HUB, Source
+from avpipe.plan.source import HUB, ArchiveSource, HuggingFaceSource
+from avpipe.web import Remote
 
 
-def huggingface_fetcher(source: Source, budgets: Path) -> Fetcher:
+def huggingface_fetcher(source: HuggingFaceSource, budgets: Path) -> Fetcher:
     """Fetches single files of a dataset repository, or the members of an archive in it.
 
     Raises:
@@ -24,7 +24,8 @@ def huggingface_fetcher(source: Source, budgets: Path) -> Fetcher:
     if source.archive:
         url = f"{base}/{urllib.parse.quote(source.archive)}"
         remote = Remote(url, secrets=secrets, sha256=source.sha256, allow_private=source.allow_private)
-        return ArchiveFetcher(source, remote=remote)
+        keys = source.model_dump(include=set(ArchiveSource.model_fields) - {"kind", "url"})
+        return ArchiveFetcher(ArchiveSource(url=url, **keys), remote=remote)
     return WebFetcher(
         source, budgets, url=f"{base}/{urllib.parse.quote(source.pattern, safe='/{}~')}", secrets=secrets
     )

@@ -2,16 +2,19 @@
 
 from pathlib import Path
 
-from avpipe.datasets.manifest import local_file
+from avpipe.clips import Status, local_file
 from avpipe.download.archive import ArchiveFetcher
-from avpipe.download.base import Fetcher, WantedClip, offset_of, sha256_of
-from avpipe.download.outcome import Outcome, Status
-from avpipe.plan.source import Source
+from avpipe.download.base import Fetcher, WantedClip, offset_of
+from avpipe.download.outcome import Outcome
+from avpipe.files import sha256_of
+from avpipe.plan.source import ArchiveSource, LocalSource
 
 
-def local_fetcher(source: Source) -> Fetcher:
+def local_fetcher(source: LocalSource) -> Fetcher:
     """Fetches files below a folder, or members of an archive, whichever the source's `path` names."""
-    return ArchiveFetcher(source) if source.local_archive else LocalFetcher(source)
+    if source.local_archive:
+        return ArchiveFetcher(ArchiveSource(**source.model_dump(exclude={"kind"})))
+    return LocalFetcher(source)
 
 
 class LocalFetcher:
@@ -23,9 +26,7 @@ class LocalFetcher:
 
     name = "local"
 
-    def __init__(self, source: Source) -> None:
-        if source.path is None:
-            raise ValueError("a local source needs `path`, the folder that holds the clips")
+    def __init__(self, source: LocalSource) -> None:
         self.source = source
         self.root = Path(source.path)
         self.pattern = source.pattern
@@ -37,7 +38,7 @@ class LocalFetcher:
         """Point to the file. `destination` is not used: nothing is copied.
 
         Raises:
-            ValueError: for a pattern that `avpipe.datasets.manifest.local_file` does not take.
+            ValueError: for a pattern that `avpipe.clips.local_file` does not take.
         """
         path = local_file(self.root, self.pattern, clip.clip, clip.source)
         try:
@@ -50,6 +51,8 @@ class LocalFetcher:
                 return Outcome(Status.MISSING, f"{relative} {what}", attempts=1)
             size = path.stat().st_size
             facts = size, sha256_of(path), 1, 0.0, self.name
-            return Outcome(Status.PRESENT, "", str(path), *facts, offset=offset_of(self.source, clip))
+            return Outcome(
+                Status.PRESENT, "", str(path), *facts, offset=offset_of(self.source.excerpts, clip)
+            )
         except OSError as error:
             return Outcome(Status.MISSING, f"{clip.source!r} cannot be read: {error.strerror}", attempts=1)

@@ -1,14 +1,14 @@
-"""What yt-dlp and YouTube say, and what it means for a clip.
+"""The messages of yt-dlp and YouTube, and what each means for a clip.
 
-Messages are the only thing that tells a deleted video from a limit: yt-dlp has one exception for nearly all of them.
-Texts change; one that no pattern knows is taken for a failure that may pass, so that no clip is given up because of
-a new wording, and stands in the table of outcomes, where it can be read.
+Only the message tells a deleted video from a rate limit, for yt-dlp has one exception for nearly everything. Messages
+change. One that no pattern knows counts as a failure that may pass, so that no clip is given up because of a new
+wording, and it can be read in the table of outcomes.
 """
 
 import re
 
-from avpipe.download.outcome import Status
-from avpipe.http import BOT_CHECK
+from avpipe.clips import Status
+from avpipe.web import BOT_CHECK
 
 LONGEST = 500
 """Characters of a message that are kept."""
@@ -21,10 +21,10 @@ _HINT = re.compile(
 """Advice on yt-dlp's command line, which nobody here types."""
 
 _PATTERNS: tuple[tuple[str, Status], ...] = (
-    # What stops us comes first: such a text may go on with words that mean something else for a single video.
+    # Messages that stop us come first: they may contain words that mean something else for a single video.
     (BOT_CHECK, Status.BOT_CHECK),
     (r"HTTP Error 429|429 Too Many Requests|rate-limited|try again later\b", Status.RATE_LIMITED),
-    # Ours.
+    # Something of ours: limits, programs, cookies.
     (r"address that is not public|redirected to a private", Status.REFUSED_URL),
     (r"File too large|larger than max-filesize|Errno 27\b|exited with code (?:-25|153)\b", Status.TOO_LARGE),
     (r"ends before the clip's interval", Status.TOO_SHORT),
@@ -32,7 +32,7 @@ _PATTERNS: tuple[tuple[str, Status], ...] = (
     (r"JavaScript runtime could be found|challenge solving failed|Signature solving failed", Status.NO_TOOL),
     (r"could not (?:find|copy).*cookies|cookies? (?:file|database).*(?:not found|cannot)", Status.NO_TOOL),
     (r"failed to (?:load|decrypt).*cookies|does not look like a Netscape format", Status.NO_TOOL),
-    # Not to be seen from here, or not yet.
+    # Not shown here or to us, or not yet.
     (
         r"in your (?:country|location)|from your location|geo.?restrict|blocked it in your",
         Status.REGION_BLOCKED,

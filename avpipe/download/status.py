@@ -1,4 +1,4 @@
-"""What became of a study's clips, counted; and asking again for those that may come."""
+"""Count what became of a study's clips, and ask again for those that may still come."""
 
 from collections import Counter
 from collections.abc import Collection, Sequence
@@ -10,8 +10,8 @@ import pyarrow.parquet as pq
 from rich.markup import escape
 from rich.table import Table
 
+from avpipe.clips import Status
 from avpipe.download.fetch import Places, refetch_clips
-from avpipe.download.outcome import Status
 from avpipe.plan.source import Source
 
 DECODED = frozenset(
@@ -25,7 +25,7 @@ DECODED = frozenset(
         Status.EXCLUDED,
     )
 )
-"""What only shows when a file that came is decoded."""
+"""Statuses that only show when a downloaded file is decoded."""
 
 
 @dataclass(frozen=True)
@@ -34,8 +34,8 @@ class ClipStatus:
 
     Args:
         clip, split, shard: as in the manifest.
-        fetched: what downloading came to; None = its shard was not fetched yet.
-        status: that, or what decoding the file came to, if that is known.
+        fetched: the status after downloading; None = its shard was not fetched yet.
+        status: the status after decoding if that is known, else `fetched`.
         reason: in words.
     """
 
@@ -152,7 +152,7 @@ def retry(
         later = (clip.fetched is not None and not clip.fetched.final) or clip.status is Status.MISSING
         asked = clip.status in reasons if reasons else later
         if clip.fetched is Status.PRESENT and clip.status is Status.TIMED_OUT:
-            continue  # its file came, decoding it took too long: fetching it again would change nothing
+            continue  # its file is there, but decoding took too long: fetching it again would change nothing
         if asked and clip.fetched is not None and (not shards or clip.shard in shards):
             chosen.setdefault(clip.shard, set()).add(clip.clip)
             if clip.status is Status.MISSING and clip.fetched is Status.PRESENT:

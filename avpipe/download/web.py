@@ -1,25 +1,27 @@
 """Clips behind http(s), one URL a clip."""
 
 import mimetypes
+import shutil
 import threading
 import urllib.parse
 from collections.abc import Mapping
 from concurrent.futures import CancelledError
 from pathlib import Path
 
-from avpipe.download.base import MEDIA_SUFFIXES, WantedClip, fill, offset_of, outcome_of, part_of
+from avpipe.clips import MEDIA_SUFFIXES, Status
+from avpipe.download.base import WantedClip, fill, offset_of, outcome_of
 from avpipe.download.budget import Budget, Clock
-from avpipe.download.outcome import Outcome, Status
-from avpipe.http import DownloadFailed, Failure, Remote
-from avpipe.plan.source import Source
-from avpipe.transfer import Arrived, Limits, download, forget
+from avpipe.download.outcome import Outcome
+from avpipe.files import move_whole, output_errors
+from avpipe.plan.source import HttpSource, HuggingFaceSource
+from avpipe.web import Arrived, DownloadFailed, Failure, Limits, Remote, download
 
 STOPS = 3
-"""Clips in a row for which the server asks for patience, or says stop; then no job of this machine asks it for a while."""
+"""Clips in a row for which the server says stop, or asks us to wait; then no job of this machine asks it for a while."""
 
 
 class WebFetcher:
-    """Files behind a URL pattern; see `avpipe.transfer` for what is resumed, limited and refused.
+    """Files behind a URL pattern; see `avpipe.web` for what is limited and refused.
 
     Args:
         source: its `url` holds {source} or {clip}.
@@ -30,7 +32,7 @@ class WebFetcher:
 
     def __init__(
         self,
-        source: Source,
+        source: HttpSource | HuggingFaceSource,
         budgets: Path,
         *,
         url: str | None = None,
@@ -69,24 +71,27 @@ class WebFetcher:
             return Outcome(Status.REFUSED_ID, f"{clip.source!r} leads out of the source's folder")
         if pause := self.budget.take():
             return pause.outcome
-        part = part_of(destination, self.key(clip))
         remote = Remote(self._url(clip), secrets=self.secrets, allow_private=self.source.allow_private)
+        folder = destination.with_name(f".{destination.name}.partial")
         try:
-            arrived = download(remote, part, self.limits, self.stopped)
+            shutil.rmtree(folder, ignore_errors=True)
+            with output_errors(folder):
+                folder.mkdir()
+            arrived = download(remote, folder / "file", self.limits, self.stopped)
+            path = destination.with_name(destination.name + _suffix(arrived))
+            move_whole(folder / "file", path)
         except DownloadFailed as failure:
             self._heed(failure)
-            if not failure.kind.later:
-                forget(part)
             return outcome_of(failure)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
         with self._lock:
             self._stops = 0
-        path = destination.with_name(destination.name + _suffix(arrived))
         facts = arrived.size, arrived.sha256, arrived.attempts, arrived.seconds, self.name
-        offset = offset_of(self.source, clip)
-        return Outcome(Status.PRESENT, "", str(path), *facts, offset, part=str(part))
+        return Outcome(Status.PRESENT, "", str(path), *facts, offset_of(self.source.excerpts, clip))
 
     def stop(self) -> None:
-        """End what is under way in other threads; they raise CancelledError, and what has come is kept."""
+        """End the downloads of other threads; they raise CancelledError."""
         self.stopped.set()
 
     def _sleep(self, seconds: float) -> None:
@@ -94,7 +99,7 @@ class WebFetcher:
             raise CancelledError
 
     def _heed(self, failure: DownloadFailed) -> None:
-        """Stop asking when the server keeps saying so; what was not asked for stays "later"."""
+        """Ask the server no more for a while when it said so several times in a row; the other clips stay for later."""
         said = failure.kind in (Failure.RATE_LIMITED, Failure.BOT_CHECK)
         with self._lock:
             self._stops = self._stops + 1 if said or (failure.kind.later and failure.wait is not None) else 0

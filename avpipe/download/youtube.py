@@ -15,17 +15,17 @@ from collections.abc import Iterator
 from concurrent.futures import CancelledError
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
+from avpipe.clips import MEDIA_SUFFIXES, Status
 from avpipe.download import ytdlp
-from avpipe.download.base import WantedClip, fill, part_of, ranges_of, sha256_of
+from avpipe.download.base import WantedClip, fill
 from avpipe.download.budget import Budget, Clock
 from avpipe.download.messages import shortened, status_of
-from avpipe.download.outcome import Outcome, Status
+from avpipe.download.outcome import Outcome
 from avpipe.download.programs import ffmpeg_for_cutting, javascript_runtimes
-from avpipe.files import output_errors
-from avpipe.plan.source import Source
-from avpipe.transfer import keep, kept
+from avpipe.files import move_whole, output_errors, sha256_of
+from avpipe.plan.source import YouTubeSource
+from avpipe.web import addresses_of
 
 PAGE = "https://www.youtube.com/watch?v={source}"
 ID = re.compile(r"[A-Za-z0-9_-]{11}")
@@ -37,10 +37,10 @@ TIMEOUT = 1800.0
 STOP = (Status.BOT_CHECK, Status.RATE_LIMITED)
 """Answers after which nobody asks for a while."""
 USELESS = (Status.NETWORK_ERROR, Status.NO_TOOL)
-"""Failures that, one after another, are not the clips': no network, no JavaScript runtime, a site that changed."""
+"""Failures that are not the clip's fault if many follow each other: no network, no JavaScript runtime, a site that changed."""
 PATIENCE = 10
-"""Such failures in a row after which the job asks no more."""
-# H.264 and AAC in mp4 where there is a choice: times of an excerpt in that container are exact.
+"""Number of such failures in a row after which the job stops asking."""
+# H.264 and AAC in mp4 where there is a choice: in that container the times of an excerpt are exact.
 CHOICE = "--format-sort=vcodec:h264,ext:mp4:m4a"
 SLEEP = "--sleep-requests=0.75"
 """yt-dlp's own advice for YouTube."""
@@ -55,13 +55,12 @@ class YouTubeFetcher:
     Args:
         source: `url`, if given, is the page of another site than YouTube, with {source} in it.
         budgets: folder of the budgets, see `avpipe.download.budget`; yt-dlp's cache lies beside it.
-        budget: for tests.
 
     Raises:
         ValueError: if the file of cookies is missing.
     """
 
-    def __init__(self, source: Source, budgets: Path, budget: Budget | None = None) -> None:
+    def __init__(self, source: YouTubeSource, budgets: Path) -> None:
         self.source = source
         self.page = source.url or PAGE
         self.host = urllib.parse.urlsplit(self.page).hostname or ""
@@ -74,8 +73,8 @@ class YouTubeFetcher:
             raise ValueError(f"cookies: there is no file {source.cookies}")
         self.stopped = threading.Event()
         self.useless: list[Outcome] = []
-        clock = Clock(sleep=self._sleep)
-        self.budget = budget or Budget(budgets, f"{self.host}{address}", source.rate or RATE, clock)
+        site, clock = f"{self.host}{address}", Clock(sleep=self._sleep)
+        self.budget = Budget(budgets, site, source.rate or RATE, clock)
 
     def key(self, clip: WantedClip) -> str:
         """The page, the seconds and the format."""
@@ -89,33 +88,6 @@ class YouTubeFetcher:
             )
         if ".." in clip.source.split("/"):
             return Outcome(Status.REFUSED_ID, f"{clip.source!r} leads out of the site's folder")
-        key = self.key(clip)
-        part = part_of(destination, key)
-        facts = kept(part, key)  # of a job that was killed when all was there
-        if facts is None:
-            found = self._bring(clip, destination, part)
-            if isinstance(found, Outcome):
-                if found.status.final:
-                    shutil.rmtree(ranges_of(part), ignore_errors=True)
-                return found
-            facts = found
-        shutil.rmtree(ranges_of(part), ignore_errors=True)
-        path = destination.with_name(destination.name + facts["suffix"])
-        return Outcome(
-            Status.PRESENT,
-            "",
-            str(path),
-            part.stat().st_size,
-            sha256_of(part),
-            attempts=1,
-            seconds=facts["seconds"],
-            found_in=self.name,
-            offset=facts["offset"],
-            part=str(part),
-        )
-
-    def _bring(self, clip: WantedClip, destination: Path, part: Path) -> Outcome | dict[str, Any]:
-        """Wait for a turn, then download to `part`: what is known of it, or why it did not come."""
         if len(useless := list(self.useless)) >= PATIENCE:
             last = useless[-1]
             return Outcome(last.status, f"not asked, for {PATIENCE} in a row failed: {last.reason}")
@@ -124,21 +96,21 @@ class YouTubeFetcher:
         started = time.monotonic()
         with output_errors(destination), _scratch(destination) as folder:
             try:
-                answer = ytdlp.ask(
-                    self._request(clip, folder, part), self.source.timeout or TIMEOUT, self.stopped
-                )
+                answer = ytdlp.ask(self._request(clip, folder), self.source.timeout or TIMEOUT, self.stopped)
             except TimeoutError:
                 seconds = time.monotonic() - started
                 reason = f"stopped after {seconds:.0f} s"
                 return Outcome(Status.TIMED_OUT, reason, attempts=1, seconds=round(seconds, 3))
-            if answer.path is None:
-                return self._failure(answer, round(time.monotonic() - started, 3))
-            found = Path(answer.path)
             seconds = round(time.monotonic() - started, 3)
-            facts = {"suffix": found.suffix, "offset": answer.offset, "seconds": seconds}
-            keep(found, part, self.key(clip), facts)
+            if answer.path is None:
+                return self._failure(answer, seconds)
+            found = Path(answer.path)
+            suffix = found.suffix if found.suffix in MEDIA_SUFFIXES else ".media"
+            path = destination.with_name(destination.name + suffix)
+            facts = str(path), found.stat().st_size, sha256_of(found)
+            move_whole(found, path)
         self._answered()
-        return facts
+        return Outcome(Status.PRESENT, "", *facts, 1, seconds, self.name, answer.offset)
 
     def stop(self) -> None:
         """End what is under way in other threads; they raise CancelledError."""
@@ -154,8 +126,8 @@ class YouTubeFetcher:
         end = None if math.isnan(clip.end) else clip.end + self.source.margin
         return start, end
 
-    def _request(self, clip: WantedClip, folder: Path, part: Path) -> ytdlp.Request:
-        """The request for a clip, whose files go to `folder`, and what has come of them beside `part`."""
+    def _request(self, clip: WantedClip, folder: Path) -> ytdlp.Request:
+        """The request for a clip, whose files go to `folder`."""
         source = self.source
         start, end = self._interval(clip)
         options = [f"--format={source.format}", CHOICE, f"--cache-dir={self.cache}", "--no-js-runtimes"]
@@ -173,7 +145,6 @@ class YouTubeFetcher:
         return ytdlp.Request(
             url=fill(self.page, clip, quoted=True),
             folder=str(folder),
-            kept=str(ranges_of(part).resolve()),
             start=start,
             end=end,
             options=options,
@@ -181,7 +152,7 @@ class YouTubeFetcher:
             ffmpeg=ffmpeg_for_cutting(),
             largest=source.max_bytes,
             guarded=self.guarded,
-            trusted=[] if source.url is None else ytdlp.addresses_of(self.host),
+            trusted=[] if source.url is None else sorted(addresses_of(self.host)),
         )
 
     def _failure(self, answer: ytdlp.Answer, seconds: float) -> Outcome:
@@ -192,7 +163,7 @@ class YouTubeFetcher:
                 raise OSError(number, everything)
         status = status_of(answer.messages[0])
         reason = shortened(answer.messages[0])
-        # Of "ffmpeg exited with code 8", ffmpeg's own words tell more; a server that has trouble is not contradicted by them.
+        # ffmpeg's own words tell more than "ffmpeg exited with code 8". But a server's trouble may pass, whatever ffmpeg says of it.
         if status is Status.NETWORK_ERROR and not answer.messages[0].startswith("HTTP Error 5"):
             status, reason = status_of(everything), shortened(everything)
         if status is Status.NO_TOOL:
@@ -207,14 +178,14 @@ class YouTubeFetcher:
         return outcome
 
     def _answered(self) -> None:
-        """The site said something about a clip, so that asking makes sense."""
+        """Note that the site said something about a clip, so that asking makes sense."""
         self.useless.clear()
         self.budget.answered()
 
 
 @contextmanager
 def _scratch(destination: Path) -> Iterator[Path]:
-    """An empty folder beside the destination; what a killed run left is removed, for nobody can tell what it is of."""
+    """An empty folder beside the destination, removed in the end; one that a killed run left is removed first."""
     folder = destination.with_name(f".{destination.name}.partial")
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(mode=0o700)

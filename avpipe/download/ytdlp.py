@@ -1,7 +1,7 @@
-"""yt-dlp in a process of its own, for one clip: a line of JSON in, a line of JSON out.
+"""yt-dlp in a process of its own, for one clip: a request in JSON in, an answer in JSON out.
 
-A process, because it can be stopped with everything it started, and its memory and files are bounded whatever a site
-sends; yt-dlp's library inside it, because that takes the URL as data and not as a command line. See decision note 012.
+A process can be stopped with everything it started, and its memory and files are bounded whatever a site sends. In it
+yt-dlp is called as a library, which takes the URL as data and not as a part of a command line.
 """
 
 import contextlib
@@ -10,81 +10,76 @@ import math
 import os
 import re
 import resource
-import selectors
 import signal
-import socket
 import subprocess
 import sys
 import threading
 import time
 import urllib.parse
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import CancelledError
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import Any, NamedTuple
 
-from avpipe.download.detour import Detour
-from avpipe.download.ranges import Served
-from avpipe.download.relay import relay
-from avpipe.http import is_public, retry_after
+from avpipe.web import addresses_of, is_public, retry_after
 
 MEMORY = 4 << 30
 """Bytes of data that yt-dlp, its ffmpeg and its JavaScript runtime may each have (Linux)."""
-LOOK = 0.5
-"""Seconds after which is looked whether the time is over."""
+LOOK = 0.1
+"""Seconds between looks at whether the process has ended."""
 WORDS = 4
 """Lines of a log, and warnings, that are kept."""
 ROUNDING = 0.05
-"""Seconds by which the end of an excerpt, as the file tells it, may be early."""
+"""Seconds by which the video or the audio of an excerpt may end early; likewise."""
 LATE = 0.5
-"""Seconds by which pictures or sound of an excerpt may begin late; a video's own may, and more is got from the whole video."""
+"""Seconds by which the video or the audio of an excerpt may begin late; if it is more, the whole video is downloaded."""
 NAME = "clip"
-"""Files are called that; nothing of the site is in their names."""
+"""Name of the file, so that nothing of the site is in it."""
+ANSWER = "answer.json"
 
-# Repeats wait longer each time. Sleeping between requests is yt-dlp's own advice for YouTube (`-t sleep`).
-MANNERS = (
+# Repeats wait longer each time. Holes are errors. Nothing is read from the user's configuration of yt-dlp.
+MANNERS = [
     "--retries=3",
     "--fragment-retries=3",
     "--extractor-retries=2",
     "--file-access-retries=0",
+    "--socket-timeout=30",
     "--retry-sleep=http:exp=1:30",
     "--retry-sleep=fragment:exp=1:30",
     "--retry-sleep=extractor:exp=1:30",
-    "--socket-timeout=30",
     "--abort-on-error",
     "--abort-on-unavailable-fragments",
-)
-# Else pictures and sound that begin apart would each begin at 0.
-MERGER = "--postprocessor-args=Merger+ffmpeg_o:-copyts"
-# Times of an excerpt are those of the source, so that its offset can be read from the file; nothing repairs them.
-EXCERPT = "--downloader-args=ffmpeg_o:-copyts -start_at_zero -fflags +bitexact -nostats -loglevel warning"
-FILES = (
+    "--downloader=m3u8:native",
+    "--fixup=never",
     "--ignore-config",
     "--no-plugin-dirs",
     "--no-update",
     "--no-mtime",
-    "--fixup=never",
     "--no-overwrites",
     "--no-continue",
+]
+# The times of an excerpt are those of the video, so that its first one is its offset; and merging does not shift the audio.
+TIMES = (
+    "--postprocessor-args=Merger+ffmpeg_o:-copyts",
+    "--downloader-args=ffmpeg_o:-copyts -start_at_zero -fflags +bitexact -nostats -loglevel warning",
+    # Microseconds that ffmpeg waits for a byte, and what it may open. A file only if its command line names it.
+    "--downloader-args=ffmpeg_i:-rw_timeout 60000000 -protocol_whitelist http,https,httpproxy,tls,tcp,crypto,data",
 )
-PROTOCOLS = "http,https,httpproxy,tls,tcp,crypto,data"
-"""What ffmpeg may open; files only if yt-dlp's own command names one."""
-_CUT_OFF = re.compile(
+_HOLE = re.compile(
     r"prematurely|partial file|Error during demuxing|Connection (?:reset|timed out)|Input/output error"
+    r"|Failed to open|HTTP error (?!416)[45]"
 )
-"""What ffmpeg says, and goes on as if all were well, when a connection breaks."""
+"""What ffmpeg says when a connection breaks or a piece of a video is not there. It continues, and ends without an error."""
 
 
 @dataclass(frozen=True)
 class Request:
-    """What to bring.
+    """What to download.
 
     Args:
         url: the clip's page.
         folder: where files go; exists, is empty, and belongs to this request.
-        kept: folder of what has come of this very excerpt, now or in a process that was killed; it need not exist.
         start, end: seconds of the video that are wanted, None = from its beginning, to its end.
         options: of yt-dlp, beyond those that are always given.
         extractors: regular expressions of the extractors that may be used.
@@ -96,7 +91,6 @@ class Request:
 
     url: str
     folder: str
-    kept: str
     start: float | None
     end: float | None
     options: Sequence[str]
@@ -112,9 +106,9 @@ class Answer:
     """What came of it.
 
     Args:
-        path: the file, or None.
+        path: the file, or None where there is none.
         offset: seconds of the video at which the file begins.
-        messages: why it did not come: yt-dlp's error, then ffmpeg's.
+        messages: why there is no file: yt-dlp's error, then ffmpeg's.
         warnings: of yt-dlp.
         wait: the site's Retry-After in seconds, if it sent one.
     """
@@ -130,7 +124,7 @@ def ask(request: Request, timeout: float, stopped: threading.Event) -> Answer:
     """Run yt-dlp in a process of its own.
 
     Args:
-        request: what to bring.
+        request: what to download.
         timeout: seconds.
         stopped: set from elsewhere to end at once.
 
@@ -138,75 +132,60 @@ def ask(request: Request, timeout: float, stopped: threading.Event) -> Answer:
         TimeoutError: it was ended after `timeout` seconds.
         CancelledError: it was ended because of `stopped`.
     """
-    command = [sys.executable, "-m", "avpipe.download.ytdlp"]
-    programs = Path(request.folder) / "bin"  # yt-dlp looks for a program of this name, not for a path
-    programs.mkdir()
-    (programs / "ffmpeg").symlink_to(request.ffmpeg)
-    environment = os.environ | {"PATH": f"{programs}{os.pathsep}{os.environ.get('PATH', os.defpath)}"}
-    pipe = subprocess.PIPE
-    with (Path(request.folder) / "log").open("a+b") as log:
-        # Without buffers: what a process that ended at once did not read must not be written again when the pipe closes.
-        process = subprocess.Popen(
-            command, bufsize=0, stdin=pipe, stdout=pipe, stderr=log, env=environment, process_group=0
-        )
-        with process, _all_killed(process.pid):
-            assert process.stdin is not None
-            assert process.stdout is not None
-            with contextlib.suppress(BrokenPipeError):
-                process.stdin.write(json.dumps(asdict(request)).encode() + b"\n")
-            # The pipe stays open as long as we live: when it closes, the process ends itself.
-            _wait(process.stdout, timeout, stopped)
-            line = process.stdout.readline()
-        log.seek(0)
-        words = log.read().decode("utf-8", "replace")
-    said = _last_words(words)
-    if not line:
-        return Answer(messages=(f"yt-dlp ended with status {process.returncode}", *said))
-    answer = Answer(**json.loads(line))
-    if answer.path and _CUT_OFF.search(words):
-        return Answer(messages=("the connection broke", *said))
-    return answer if answer.path else replace(answer, messages=(*answer.messages, *said))
-
-
-def _wait(stream: IO[bytes], timeout: float, stopped: threading.Event) -> None:
-    """Until something can be read."""
+    folder = Path(request.folder)
+    (folder / "bin").mkdir()  # yt-dlp looks for a program of this name, not for a path
+    (folder / "bin" / "ffmpeg").symlink_to(request.ffmpeg)
+    environment = os.environ | {"PATH": f"{folder / 'bin'}{os.pathsep}{os.environ.get('PATH', os.defpath)}"}
     deadline = time.monotonic() + timeout
-    with selectors.DefaultSelector() as selector:
-        selector.register(stream, selectors.EVENT_READ)
-        while not selector.select(LOOK):
-            if stopped.is_set():
-                raise CancelledError
-            if time.monotonic() > deadline:
-                raise TimeoutError
-
-
-@contextlib.contextmanager
-def _all_killed(group: int) -> Iterator[None]:
-    """Nothing of the process group is left when the block ends."""
-    try:
-        yield
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(group, signal.SIGKILL)
+    with (folder / "log").open("a+b") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "avpipe.download.ytdlp"],
+            bufsize=0,
+            stdin=subprocess.PIPE,
+            stdout=log,
+            stderr=log,
+            env=environment,
+            process_group=0,
+        )
+        assert process.stdin is not None
+        with process:
+            try:
+                # The pipe stays open as long as we live: when it closes, the process ends itself.
+                with contextlib.suppress(BrokenPipeError):
+                    process.stdin.write(json.dumps(asdict(request)).encode() + b"\n")
+                while process.poll() is None:
+                    if stopped.wait(LOOK):
+                        raise CancelledError
+                    if time.monotonic() > deadline:
+                        raise TimeoutError
+            finally:
+                with contextlib.suppress(ProcessLookupError):  # with all it started
+                    os.killpg(process.pid, signal.SIGKILL)
+        log.seek(0)
+        words = _last_words(log.read().decode("utf-8", "replace"))
+    answer = Answer(messages=(f"yt-dlp ended with status {process.returncode}",))
+    if process.returncode == 0:
+        answer = Answer(**json.loads((folder / ANSWER).read_text(encoding="utf-8")))
+    return answer if answer.path else replace(answer, messages=(*answer.messages, *words))
 
 
 def _last_words(log: str) -> list[str]:
-    """What ffmpeg, or Python, complained about in the end."""
-    lines = [re.sub(r" @ 0x[0-9a-f]+", "", line.strip()) for line in log.splitlines()]
-    return [line[:200] for line in lines if line][-WORDS:]
+    """What ffmpeg, or Python, complained about: the lines about a hole if there are any, else the last ones."""
+    lines = [re.sub(r" @ 0x[0-9a-f]+", "", line.strip())[:200] for line in log.splitlines() if line.strip()]
+    return ([line for line in lines if _HOLE.search(line)] or lines)[-WORDS:]
 
 
 def main() -> None:
-    """Read a request from the standard input, bring the file, write the answer to the standard output."""
+    """Read a request from the standard input, download the file, write the answer into the request's folder."""
     request = Request(**json.loads(sys.stdin.readline()))
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    answers = os.dup(1)
-    os.dup2(2, 1)  # whatever else is printed goes to the log
     resource.setrlimit(resource.RLIMIT_FSIZE, (request.largest, request.largest))
     if sys.platform == "linux":  # not the address space: JavaScript runtimes reserve more of it than they use
         resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, MEMORY))
-    answer = _bring(request)
-    os.write(answers, json.dumps(asdict(answer)).encode() + b"\n")
+    if request.guarded:
+        sys.addaudithook(_Guard(request.trusted))
+    answer = json.dumps(asdict(_bring(request)))
+    (Path(request.folder) / ANSWER).write_text(answer, encoding="utf-8")
 
 
 def _end_with_parent() -> None:
@@ -217,103 +196,142 @@ def _end_with_parent() -> None:
 
 
 def _bring(request: Request) -> Answer:
-    """The excerpt; the whole video if none is wanted, or if the site's server cannot start in the middle."""
-    refused: list[str] = []
-    files: dict[str, Served] = {}
-    with relay(refused, files) as url:
-        if request.guarded:
-            for name in ("no_proxy", "NO_PROXY"):  # else ffmpeg would go round the relay
-                os.environ.pop(name, None)
-            sys.addaudithook(_Guard([*request.trusted], url))
-            through = f"--downloader-args=ffmpeg_i:-http_proxy {url} -protocol_whitelist {PROTOCOLS}"
-            request = replace(request, options=[*request.options, through])
-        if request.start or request.end is not None:
-            span = (request.start or 0.0, float("inf") if request.end is None else request.end)
-            answer, at = _through(url, files, request, span)
-            if answer.path is None or at is not None:
-                return _told(replace(answer, offset=at or 0.0), refused, files)
+    """Download the excerpt; or the whole video if no seconds are given, or if the excerpt does not have all of them.
+
+    Some servers cannot start in the middle, and some manifests give wrong times. In a whole video yt-dlp itself notices
+    what is missing.
+    """
+    if request.start or request.end is not None:
+        span = (request.start or 0.0, math.inf if request.end is None else request.end)
+        answer, duration = _run(request, span)
+        times = _times(answer.path) if answer.path else None
+        end = min(span[1], math.inf if duration is None else duration - 1) - ROUNDING  # sites round it
+        if times and times.begin <= span[0] + LATE and (times.end >= end or end == math.inf):
+            return replace(answer, offset=times.start)
+        if answer.path:
             Path(answer.path).unlink()
-        return _told(_through(url, files, request, None)[0], refused, files)
+        elif "not in allowed_" not in _log():  # ffmpeg refuses pieces (HLS) with odd names, yt-dlp does not
+            return answer
+        os.ftruncate(2, 0)  # the log: what ffmpeg said of the excerpt does not count
+    return _run(request, None)[0]
 
 
-def _through(
-    relay: str, files: dict[str, Served], request: Request, span: tuple[float, float] | None
-) -> tuple[Answer, float | None]:
-    """One run through the relay, another that keeps nothing where the site's answers do not fit together.
-
-    Returns:
-        The answer; of an excerpt also the second of the video at which the file begins, None if that is too late.
-    """
-    for kept in (Path(request.kept), None):
-        files.clear()
-        answer = _run(request, span, partial(Detour, relay=relay, files=files, kept=kept))
-        served = list(files.values())
-        if not any(file.unfit for file in served):
-            break
-        for half in Path(request.folder).glob(f"{NAME}.*"):
-            half.unlink()
-        os.ftruncate(2, 0)  # the log: what ffmpeg said of the first try does not count
-    times = _times(answer.path) if answer.path and span else None
-    reached = times is not None and span is not None and times.end >= span[1] - ROUNDING
-    if any(_is_hole(file, served[place:], reached) for place, file in enumerate(served)):
-        return replace(answer, path=None), None
-    begun = times is not None and span is not None and times.begin <= span[0] + LATE
-    return answer, times.start if times and begun else None
+def _log() -> str:
+    """What ffmpeg has said so far."""
+    return os.pread(2, 1 << 20, 0).decode("utf-8", "replace")
 
 
-def _is_hole(file: Served, after: Sequence[Served], reached: bool) -> bool:
-    """Whether a file lacks something that was wanted of it: programs leave out what does not come, and go on.
-
-    It is none if it is a piece that was asked for in advance: nothing of it or of a later one came, and the end was `reached`.
-    """
-    begun = any(other.given for other in after if other.group == file.group)
-    return bool(file.missing) and not (file.group and reached and not begun)
-
-
-def _told(answer: Answer, refused: Sequence[str], files: Mapping[str, Served]) -> Answer:
-    """The answer; if there is no file, with what the relay met: where a server said no, that first."""
-    if answer.path:
-        return answer
-    refusals = [refusal for file in list(files.values()) for refusal in file.missing.values() if refusal]
-    # A site that says stop says it of all it has; after that what may pass comes first.
-    refusals.sort(key=lambda refusal: (refusal.wait is None and refusal.code != 429, refusal.code < 500))
-    wait = next((refusal.wait for refusal in refusals if refusal.wait is not None), answer.wait)
-    words = dict.fromkeys((*map(str, refusals), *refused[:WORDS], *answer.messages))
-    return replace(answer, messages=tuple(words), wait=wait)
-
-
-def _run(request: Request, span: tuple[float, float] | None, through: Callable[[Any], Detour]) -> Answer:
-    """One run of yt-dlp's library; `through` makes what looks at each video before it is downloaded."""
+def _run(request: Request, span: tuple[float, float] | None) -> tuple[Answer, float | None]:
+    """One run of yt-dlp's library: the answer, and the seconds of the video if the site tells them."""
     import yt_dlp
 
-    said = _Said()
-    options = yt_dlp.parse_options([*FILES, *MANNERS, MERGER, EXCERPT, *request.options]).ydl_opts
+    said = _Said(request)
+    options = yt_dlp.parse_options([*MANNERS, *TIMES, *request.options]).ydl_opts
     options |= {
         "logger": said,
         "allowed_extractors": list(request.extractors),
         "outtmpl": {"default": str(Path(request.folder) / f"{NAME}.%(ext)s")},
         "max_filesize": request.largest,
-        "match_filter": lambda info, incomplete=False: said.objection(info, request),
+        "match_filter": said.objection,
         "playlist_items": "1",
     }
     if span is not None:
         options["download_ranges"] = yt_dlp.utils.download_range_func(None, [span])
     try:
         with yt_dlp.YoutubeDL(options) as session:
-            session.add_post_processor(through(session), when="before_dl")
+            if span is not None:
+                session.add_post_processor(_Excerpt(session, said), when="before_dl")
             session.extract_info(request.url)
-    except Exception as error:  # of an extractor that met a page it does not know: anything
-        return said.failed(str(error) or repr(error), _wish(error))
-    if said.objections:  # to one of two files, say; yt-dlp goes on with the other
-        return said.failed("", None)
+    except Exception as error:  # an extractor that does not understand a page may raise anything
+        return said.failed(str(error) or repr(error), _wish(error)), said.duration
+    if said.objections:  # perhaps to one of two files only, and yt-dlp downloaded the other
+        return said.failed(""), said.duration
     found = [path for path in Path(request.folder).glob(f"{NAME}.*") if path.suffix not in (".part", ".ytdl")]
     if len(found) != 1:
-        return said.failed(f"yt-dlp brought {len(found)} files", None)
-    return Answer(path=str(found[0]))
+        return said.failed(f"yt-dlp brought {len(found)} files"), said.duration
+    if _HOLE.search(_log()):
+        return said.failed("the connection broke"), said.duration
+    return Answer(path=str(found[0])), said.duration
+
+
+class _Excerpt:
+    """Prepares each video for the download of some seconds. A post-processor of yt-dlp's, by its methods alone.
+
+    Args:
+        session: yt-dlp's, which asks the site, with its cookies, headers and proxy.
+        said: gets the video's duration, if a manifest tells it.
+    """
+
+    def __init__(self, session: Any, said: "_Said") -> None:
+        self.session, self.said = session, said
+
+    def set_downloader(self, _: Any) -> None:
+        """Nothing to set."""
+
+    def run(self, info: dict[str, Any]) -> tuple[list[str], dict[str, Any]]:
+        """What is to be deleted (nothing), and the video as it is to be downloaded.
+
+        Of the pieces that a manifest (DASH) names, only those of the section stay, and yt-dlp downloads them itself:
+        ffmpeg's reader of manifests shifts the audio against the video by an AAC frame. ffmpeg downloads all else.
+        """
+        forms = info.get("requested_formats") or [info]
+        section = {name: info.get(name) for name in ("section_start", "section_end")}
+        for form in forms:
+            if _is_in_pieces(form):
+                pieces, end = form["fragments"], section["section_end"] or math.inf
+                self.said.duration = sum(piece.get("duration") or 0 for piece in pieces) or None
+                form["fragments"] = _within(pieces, section["section_start"] or 0, end)
+            else:
+                form["url"] = self._end_of_redirects(form)
+        if any(map(_is_in_pieces, forms)):
+            for form in forms:
+                form.update(dict.fromkeys(section) if _is_in_pieces(form) else section)
+            info.update(dict.fromkeys(section))
+        return [], info
+
+    def _end_of_redirects(self, form: Mapping[str, Any]) -> str:
+        """Where a file really is. ffmpeg follows redirects by itself, where nobody looks at the addresses.
+
+        Raises:
+            yt_dlp.networking.exceptions.RequestError: the server refuses it, or the guard refuses an address.
+        """
+        from yt_dlp.networking import Request as Asked
+        from yt_dlp.networking.exceptions import TransportError
+
+        asked = Asked(form["url"], headers={**(form.get("http_headers") or {}), "Range": "bytes=0-0"})
+        try:
+            response = self.session.urlopen(asked)
+        except (
+            TransportError
+        ):  # perhaps of a connection that was kept open, and that the site has closed by now
+            response = self.session.urlopen(asked)
+        with contextlib.closing(response):
+            return str(response.url)
+
+
+def _is_in_pieces(form: Mapping[str, Any]) -> bool:
+    """Whether a manifest (DASH) names all pieces of a format, and each piece is a file: yt-dlp cannot fetch parts of files."""
+    pieces = form.get("fragments")
+    if form.get("protocol") != "http_dash_segments" or not isinstance(pieces, list):
+        return False
+    return len({piece.get("url") or piece.get("path") for piece in pieces}) == len(pieces)
+
+
+def _within(pieces: Sequence[dict[str, Any]], start: float, end: float) -> Sequence[dict[str, Any]]:
+    """The pieces with something of the seconds `start` to `end`, and the header; all pieces if durations are missing."""
+    if not all(piece.get("duration") for piece in pieces[1:]):
+        return pieces
+    kept, at = [], 0.0
+    for piece in pieces:
+        seconds = piece.get("duration") or 0.0
+        if not seconds or (at < end and at + seconds > start):
+            kept.append(piece)
+        at += seconds
+    return kept
 
 
 class _Times(NamedTuple):
-    """Seconds: where a file starts, by the latest the first of its streams' begins, and at the earliest ends."""
+    """In seconds: where a file starts, when the last of its streams begins, and when the first of them ends."""
 
     start: float
     begin: float
@@ -321,7 +339,7 @@ class _Times(NamedTuple):
 
 
 def _times(excerpt: str) -> _Times | None:
-    """When the file's pictures and sound begin and end; None if there are none, or one of them is empty."""
+    """When the file's video and audio begin and end; None if it has neither, or if one of them is empty."""
     import av
 
     try:
@@ -358,81 +376,68 @@ def _wish(error: BaseException | None) -> float | None:
 
 
 class _Said:
-    """What yt-dlp says, and what we object to; its `logger`."""
+    """yt-dlp's `logger`: what it says of a request, and why we refuse a video."""
 
-    def __init__(self) -> None:
+    def __init__(self, request: Request) -> None:
+        self.request = request
         self.objections: list[str] = []
         self.warnings: list[str] = []
+        self.duration: float | None = None
 
     def debug(self, message: str) -> None:
         if "max-filesize" in message:
             self.objections.append(message)
 
-    def info(self, message: str) -> None:
-        self.debug(message)
+    info = debug
 
     def warning(self, message: str, **_: Any) -> None:
         self.warnings.append(message.removeprefix("WARNING: "))
 
-    def error(self, message: str) -> None:
-        self.warnings.append(message)
+    error = warning
 
-    def objection(self, info: Mapping[str, Any], request: Request) -> str | None:
+    def objection(self, info: Mapping[str, Any], incomplete: bool = False) -> str | None:
         """Why a video is not downloaded though it is there."""
-        duration = info.get("duration")
+        self.duration, start = info.get("duration"), self.request.start
         found = None
         if info.get("is_live"):
             found = "the video is live"
-        elif duration is not None and request.start is not None and duration + 1 <= request.start:
-            found = f"the video ends before the clip's interval: it has {duration} s"
+        elif self.duration is not None and start is not None and self.duration + 1 <= start:
+            found = f"the video ends before the clip's interval: it has {self.duration} s"
         if found:
             self.objections.append(found)
         return found
 
-    def failed(self, last: str, wait: float | None) -> Answer:
-        """The answer without a file: our objection if there is one, else yt-dlp's last words."""
+    def failed(self, last: str, wait: float | None = None) -> Answer:
+        """The answer where there is no file: our objection if there is one, else yt-dlp's error."""
         return Answer(messages=self.objections[:1] or [last], warnings=self.warnings[-WORDS:], wait=wait)
 
 
 class _Guard:
-    """Refuses connections to addresses of the private network: what a site says must not make us ask services there.
+    """Refuses connections to addresses of the private network: no site may make us ask services there.
 
-    An audit hook sees every connection of this process, and the command line of every program it starts. ffmpeg's own
-    connections are this process's, by the relay.
+    As an audit hook it sees every connection of this process, and the URLs in the command line of every program that
+    the process starts. It does not see the connections of such a program.
 
     Args:
         trusted: addresses that the configuration leads to.
-        relay: URL of the relay.
     """
 
-    def __init__(self, trusted: Sequence[str], relay: str = "") -> None:
-        self.trusted, self.relay = frozenset(trusted), relay
+    def __init__(self, trusted: Sequence[str]) -> None:
+        self.trusted = frozenset(trusted)
 
     def __call__(self, event: str, arguments: tuple[Any, ...]) -> None:
-        if event == "socket.connect":
-            _, address = arguments
-            # else a socket of this machine, for example the keyring's
-            if isinstance(address, tuple) and "http://{}:{}".format(*address) != self.relay:
-                self.check(*addresses_of(str(address[0])))
+        if event == "socket.connect" and isinstance(arguments[1], tuple):  # else a socket of this machine
+            self.check(str(arguments[1][0]))
         elif event == "subprocess.Popen":
             for part in map(str, arguments[1] or ()):
-                own = part == self.relay or part.startswith(f"{self.relay}/")
-                if re.match(r"[a-z][a-z0-9+]*://", part) and not own:
-                    self.check(*addresses_of(urllib.parse.urlsplit(part).hostname or ""))
+                if re.match(r"[a-z][a-z0-9+]*://", part):
+                    self.check(urllib.parse.urlsplit(part).hostname or "")
 
-    def check(self, *addresses: str) -> None:
+    def check(self, host: str) -> None:
         """Raise OSError for a private address."""
-        for address in addresses:
+        for address in addresses_of(host):
             if address not in self.trusted and not is_public(address):
                 raise OSError(f"refused to connect to {address}, an address that is not public")
-
-
-def addresses_of(host: str) -> list[str]:
-    """The addresses of a host, by name or address; none if it has none, then the program that asks will say so."""
-    try:
-        return [str(found[4][0]) for found in socket.getaddrinfo(host, None)]
-    except OSError:
-        return []
 
 
 if __name__ == "__main__":

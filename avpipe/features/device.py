@@ -8,8 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+from filelock import Timeout
 
-from avpipe.locking import locked_if_free
+from avpipe.files import locked
 
 _WAIT_SECONDS = 1.0
 
@@ -44,11 +45,14 @@ def claim_device(wanted: str, locks: Path) -> Iterator[torch.device]:
         return
     while True:
         for index in candidates:
-            with locked_if_free(locks / f"{_identity(index)}.lock") as free:
-                if free:
-                    torch.cuda.set_device(index)
-                    yield torch.device("cuda", index)
-                    return
+            try:
+                lock = locked(locks / f"{_identity(index)}.lock", timeout=0)
+            except Timeout:
+                continue
+            with lock:
+                torch.cuda.set_device(index)
+                yield torch.device("cuda", index)
+                return
         time.sleep(_WAIT_SECONDS)
 
 

@@ -17,9 +17,9 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from avpipe.clips import noisy_clip
 from avpipe.features.store import Features, open_features
 from avpipe.files import add_member, output_errors, whole_file, write_text
-from avpipe.rows import noisy_clip
 
 KEY = "avadataset"
 SLAB = 64  # clips in memory at a time

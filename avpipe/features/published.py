@@ -17,13 +17,12 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow.parquet as pq
 
-from avpipe.datasets.manifest import local_file
+from avpipe.clips import ROWS_FILE, local_file, noisy_clip, read_rows
 from avpipe.features.store import write_shard
 from avpipe.features.weights import file_sha256
 from avpipe.files import open_h5, read_json
 from avpipe.plan import fingerprint
 from avpipe.plan.extractor import ImportedConfig
-from avpipe.rows import ROWS_FILE, noisy_clip, read_rows
 
 Values = npt.NDArray[Any]
 ReadClip = Callable[[str, str], Values | None]

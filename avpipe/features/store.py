@@ -21,11 +21,10 @@ from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
 from zarr.storage import MemoryStore
 
+from avpipe.clips import ROWS_FILE, read_rows
 from avpipe.features.spec import chunk_path, dimension_names, feature_shape
-from avpipe.files import read_json, whole_file, write_text
-from avpipe.locking import locked
+from avpipe.files import locked, read_json, whole_file, write_text
 from avpipe.plan.extractor import ExtractorConfig, ImportedConfig
-from avpipe.rows import ROWS_FILE, read_rows
 
 _ABSENT = 2**64 - 1
 _CHECKSUM = 4

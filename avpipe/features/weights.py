@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from avpipe.http import DownloadFailed, Remote
-from avpipe.locking import locked
+from platformdirs import user_cache_path
+
+from avpipe.files import locked
 from avpipe.plan import registry
 from avpipe.plan.extractor import ExtractorConfig
-from avpipe.transfer import Limits, download
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -122,10 +122,9 @@ PUBLISHED_WEIGHTS: dict[str, PublishedWeights] = {
 }
 
 
-def default_folder(environment: Mapping[str, str]) -> Path:
-    """Where downloaded weights are kept: $XDG_CACHE_HOME/avpipe/weights, else ~/.cache/avpipe/weights."""
-    cache = environment.get("XDG_CACHE_HOME")
-    return (Path(cache) if cache else Path.home() / ".cache") / "avpipe" / "weights"
+def default_folder() -> Path:
+    """Where downloaded weights are kept; on Linux $XDG_CACHE_HOME/avpipe/weights, else ~/.cache/avpipe/weights."""
+    return user_cache_path("avpipe") / "weights"
 
 
 def fetch(
@@ -214,11 +213,13 @@ def file_sha256(path: Path) -> str:
 
 
 def _download(weights: PublishedWeights, path: Path, timeout: float) -> None:
-    """Write `weights` to `path` if its bytes are right; what came of a download that broke off is continued next time."""
+    """Write `weights` to `path` if its bytes are right; the next call continues a download that broke off."""
+    from avpipe.web import DownloadFailed, Limits, Remote, download
+
     limits = Limits(weights.size or _LARGEST, _LONGEST, timeout, attempts=2)
     try:
         remote = Remote(weights.url, sha256=weights.sha256)
-        download(remote, path.with_name(f".{path.name}.part"), limits).move_to(path)
+        download(remote, path, limits)
     except DownloadFailed as error:
         raise WeightsError(
             f"cannot download {weights.url}: {error.reason}; run again, or put the file into {path.parent} by hand"

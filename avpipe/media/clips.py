@@ -7,7 +7,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from avpipe.download.outcome import Status
+from avpipe.clips import Status
 from avpipe.files import whole_file, write_text
 from avpipe.media.normalise import SCHEMA as OUTCOMES
 

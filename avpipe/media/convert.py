@@ -9,7 +9,7 @@ import av
 import ffmpeg
 import soundfile
 
-from avpipe.download.outcome import Status
+from avpipe.clips import Status
 from avpipe.media.ffmpeg import FFmpegGroup, Finished
 from avpipe.media.presets import Preset
 from avpipe.media.probe import CONTAINERS, PROTOCOLS, Media, ProbeError, probe

@@ -6,6 +6,7 @@ import io
 import json
 import math
 import os
+import re
 import shutil
 import tarfile
 from collections import Counter, deque
@@ -19,9 +20,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from avpipe.download.base import CLIP_NAME, sha256_of
-from avpipe.download.outcome import Status
-from avpipe.files import OutputError, add_member, output_errors, whole_file
+from avpipe.clips import CLIP_NAME, Status
+from avpipe.files import OutputError, add_member, output_errors, sha256_of, whole_file
 from avpipe.media.convert import Converted, convert_clip
 from avpipe.media.ffmpeg import FFmpegGroup, ffmpeg_version
 from avpipe.media.presets import PRESETS, Preset
@@ -169,7 +169,7 @@ def _in_order(
 
 def _normalise(row: _Row, preset: Preset, folder: Path, group: FFmpegGroup, timeout: float) -> Converted:
     """Convert one clip. Files in `folder` are named by the row's number, not by a name from outside."""
-    if not CLIP_NAME.fullmatch(row.clip):
+    if not re.fullmatch(CLIP_NAME, row.clip):
         return Converted(Status.REFUSED_ID, f"the name {row.clip!r} is unsafe as a file name")
     if row.status is not Status.PRESENT or row.path is None:
         return Converted(row.status, row.reason)

@@ -10,7 +10,7 @@ import yaml
 
 import avpipe.models
 from avpipe.cli import app, docs
-from avpipe.download.outcome import Status
+from avpipe.clips import Status
 from avpipe.models import AVBatch, create_model, model_card
 from avpipe.plan.section import ConfigError
 from avpipe.plan.study import Study, validate_study

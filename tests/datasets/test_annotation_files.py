@@ -1,10 +1,7 @@
 """Annotation files come with their hash checked; a file that lies there is never overwritten."""
 
-import functools
 import hashlib
-import threading
 from collections.abc import Iterator
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -17,29 +14,21 @@ from avpipe.datasets.annotation_files import (
     fetch_annotations,
 )
 from avpipe.plan.registry import UnknownNameError
-from avpipe.transfer import Limits
+from avpipe.web import Limits
+from tests.download.conftest import serve
 
 CONTENT = b"Bark&AAAAAAAAAAA&good&0&10\n" * 1_000
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
 QUICK = Limits(attempts=1)
-
-
-class Quiet(SimpleHTTPRequestHandler):
-    def log_message(self, *arguments: object) -> None:
-        pass
+NOWHERE = "http://127.0.0.1:9"
 
 
 @pytest.fixture
-def url(tmp_path: Path) -> Iterator[str]:
+def url() -> Iterator[str]:
     """A web server of one file, a.txt."""
-    served = tmp_path / "served"
-    served.mkdir()
-    (served / "a.txt").write_bytes(CONTENT)
-    http = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=served))
-    threading.Thread(target=http.serve_forever, args=(0.05,), daemon=True).start()
-    yield f"http://127.0.0.1:{http.server_port}"
-    http.shutdown()
-    http.server_close()
+    with serve() as server:
+        server.file("/a.txt", CONTENT)
+        yield server.url
 
 
 def table(url: str, sha256: str = SHA256, size: int = len(CONTENT)) -> dict[str, dict[str, AnnotationFile]]:
@@ -50,7 +39,7 @@ def test_a_file_is_fetched_checked_and_kept(url, tmp_path):
     out = tmp_path / "new"
     assert fetch_annotations("ave", out, published=table(url)) == [out / "Annotations.txt"]
     assert (out / "Annotations.txt").read_bytes() == CONTENT
-    nowhere = table("http://127.0.0.1:9")
+    nowhere = table(NOWHERE)
     assert fetch_annotations("ave", out, ["Annotations.txt"], published=nowhere) == [out / "Annotations.txt"]
     assert [path.name for path in out.iterdir() if not path.name.startswith(".")] == ["Annotations.txt"]
 
@@ -68,9 +57,9 @@ def test_wrong_bytes_are_refused_and_leave_nothing(changes, message, url, tmp_pa
     assert not (tmp_path / "out" / "Annotations.txt").exists()
 
 
-def test_without_network_the_message_names_address_and_folder(tmp_path):
-    with pytest.raises(AnnotationFileError, match=f"http://127.0.0.1:9/a.txt.*{tmp_path}"):
-        fetch_annotations("ave", tmp_path, published=table("http://127.0.0.1:9"), limits=QUICK)
+def test_without_network_the_message_names_address_and_folder(tmp_path: Path) -> None:
+    with pytest.raises(AnnotationFileError, match=f"{NOWHERE}/a.txt.*{tmp_path} by hand"):
+        fetch_annotations("ave", tmp_path, published=table(NOWHERE), limits=QUICK)
 
 
 def test_a_wrong_file_that_lies_there_is_named_and_left_alone(url, tmp_path):

@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from avpipe.clips import CLIP_NAME
 from avpipe.datasets import read_annotations
 from avpipe.datasets.audioset import read_audioset
-from avpipe.datasets.base import CLIP_NAME, AnnotationError
+from avpipe.datasets.base import AnnotationError
 from avpipe.plan.registry import UnknownNameError
 
 CLASSES = 'index,mid,display_name\n0,/m/09x0r,"Speech"\n1,/m/05zppz,"Male speech, man speaking"\n2,/t/dd00088,"Gush"\n'

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from avpipe.clips import CLIP_NAME
 from avpipe.datasets.base import (
     CLIP_COLUMNS,
-    CLIP_NAME,
     EVENT_COLUMNS,
     ISSUE_COLUMNS,
     AnnotationError,

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from avpipe.clips import CLIP_NAME, local_file
 from avpipe.datasets import read_annotations
-from avpipe.datasets.base import CLIP_NAME, AnnotationError
+from avpipe.datasets.base import AnnotationError
 from avpipe.datasets.folder import AUDIO, VIDEO, clip_name, read_folder
-from avpipe.datasets.manifest import local_file
 
 
 def fill(folder: Path, *names: str) -> Path:

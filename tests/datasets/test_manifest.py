@@ -12,11 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from avpipe import files
+from avpipe.clips import RowsError, local_file
 from avpipe.datasets import manifest as manifest_module
 from avpipe.datasets import read_annotations
 from avpipe.datasets.base import CLIP_COLUMNS, EVENT_COLUMNS, ISSUE_COLUMNS, Annotations, table
-from avpipe.datasets.manifest import assign_rows, inventory, local_file, write_manifest
-from avpipe.rows import RowsError
+from avpipe.datasets.manifest import assign_rows, inventory, write_manifest
 
 NAN = float("nan")
 

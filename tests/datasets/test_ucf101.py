@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from avpipe.clips import CLIP_NAME
 from avpipe.datasets import read_annotations
-from avpipe.datasets.base import CLIP_NAME, AnnotationError
+from avpipe.datasets.base import AnnotationError
 from avpipe.datasets.ucf101 import read_ucf101
 from avpipe.plan.registry import UnknownNameError
 

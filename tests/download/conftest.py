@@ -1,8 +1,10 @@
 """A small web server on the loopback address that plays good and bad servers."""
 
 import contextlib
+import ssl
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -12,9 +14,10 @@ from typing import Any
 
 import pytest
 
+from avpipe.download import Outcome
 from avpipe.download.youtube import YouTubeFetcher
 from avpipe.media.ffmpeg import ffmpeg_binary
-from tests.download.excerpts import SECONDS, source
+from tests.download.excerpts import SECONDS, source, wanted
 
 
 @dataclass
@@ -27,7 +30,14 @@ class Server:
     asked: list[tuple[str, str | None]] = field(default_factory=list)
 
     def file(
-        self, path: str, body: bytes, *, version: str = '"v1"', cut: int | None = None, chunked: bool = False
+        self,
+        path: str,
+        body: bytes,
+        *,
+        version: str = '"v1"',
+        cut: int | None = None,
+        chunked: bool = False,
+        pause: float = 0.0,
     ) -> None:
         """Serve `body` as a good server does: ranges, If-Range, a strong ETag.
 
@@ -35,6 +45,7 @@ class Server:
             version: the ETag; "" for none (then If-Range matches nothing).
             cut: bytes of each answer's body after which the connection breaks.
             chunked: without a length, in pieces.
+            pause: seconds of waiting after each 20,000 bytes.
         """
 
         def answer(request: Any) -> None:
@@ -60,7 +71,12 @@ class Server:
             else:
                 request.send_header("Content-Length", str(len(rest)))
             request.end_headers()
-            request.wfile.write(rest[:cut])
+            rest = rest[:cut]
+            for place in range(0, len(rest), 20_000) if pause else ():
+                request.wfile.write(rest[place : place + 20_000])
+                time.sleep(pause)
+            if not pause:
+                request.wfile.write(rest)
 
         self.answers[path] = answer
 
@@ -69,9 +85,13 @@ class Server:
         return sum(1 for asked, _ in self.asked if asked == path)
 
 
+CERTIFICATE = Path(__file__).parent / "loopback.pem"
+"""Key and certificate of 127.0.0.1, signed by itself, until the year 2126."""
+
+
 @contextlib.contextmanager
-def serve() -> Iterator[Server]:
-    """Run a `Server` until the block ends."""
+def serve(tls: bool = False) -> Iterator[Server]:
+    """Run a `Server` until the block ends, with https if `tls`."""
     server = Server()
 
     class Handler(BaseHTTPRequestHandler):
@@ -79,7 +99,6 @@ def serve() -> Iterator[Server]:
 
         def do_GET(self) -> None:
             path = self.path.partition("?")[0]
-            self.close_connection = True
             server.asked.append((path, self.headers.get("Range")))
             with contextlib.suppress(BrokenPipeError, ConnectionResetError):
                 server.answers.get(path, lambda request: request.reply(404))(self)
@@ -94,11 +113,19 @@ def serve() -> Iterator[Server]:
             self.end_headers()
             self.wfile.write(body)
 
+        def end_headers(self) -> None:
+            self.send_header("Connection", "close")  # or a client may send its next request as we close
+            super().end_headers()
+
         def log_message(self, *_: object) -> None:
             return
 
     http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.url = f"http://127.0.0.1:{http.server_port}"
+    if tls:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(CERTIFICATE)
+        http.socket = context.wrap_socket(http.socket, server_side=True)
+    server.url = f"http{'s' if tls else ''}://127.0.0.1:{http.server_port}"
     thread = threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
     try:
@@ -118,7 +145,7 @@ def server(tmp_path: Path) -> Iterator[Server]:
 
 
 @pytest.fixture
-def another_server() -> Callable[[], AbstractContextManager[Server]]:
+def another_server() -> Callable[..., AbstractContextManager[Server]]:
     """Starts further servers."""
     return serve
 
@@ -139,3 +166,13 @@ def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def fetcher(server: Any, tmp_path: Path) -> Callable[..., YouTubeFetcher]:
     return lambda **options: YouTubeFetcher(source(server, **options), tmp_path / "cache" / "budget")
+
+
+@pytest.fixture
+def fetch(fetcher: Callable[..., YouTubeFetcher], tmp_path: Path) -> Callable[..., Outcome]:
+    """Fetches seconds of the video `a`, as the clip `clip`."""
+
+    def seconds(*interval: float, **options: Any) -> Outcome:
+        return fetcher(**options).fetch(wanted("a", *interval), tmp_path / "clip")
+
+    return seconds

@@ -1,17 +1,14 @@
-"""Clips out of an archive: fetched once by all jobs, resumed, checked, and each clip taken out whole or not at all."""
+"""Clips out of an archive: downloaded once by all jobs, continued, checked, unpacked once and whole or not at all."""
 
 import hashlib
-import io
 import logging
 import math
 import random
 import signal
 import subprocess
 import sys
-import tarfile
 import time
-import zipfile
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -22,59 +19,54 @@ from hypothesis import strategies as st
 from avpipe.download import FETCHERS, Status
 from avpipe.download.archive import FOLDER, ArchiveFetcher
 from avpipe.download.base import WantedClip
+from avpipe.files import locked
 from avpipe.plan.registry import load
-from avpipe.plan.source import Source
-from avpipe.transfer import Limits
+from avpipe.plan.source import ArchiveSource, Source, parse_source
+from avpipe.web import Limits
+from tests.download.archives import ARCHIVES, zip_of
 
 NAMES = [f"clip{number}" for number in range(8)]
 VIDEOS = {name: random.Random(name).randbytes(50_000) for name in NAMES}
-
-
-def zip_of(files: dict[str, bytes]) -> bytes:
-    out = io.BytesIO()
-    with zipfile.ZipFile(out, "w") as file:
-        for name, content in files.items():
-            file.writestr(name, content)
-    return out.getvalue()
-
-
-def tar_of(files: dict[str, bytes]) -> bytes:
-    out = io.BytesIO()
-    with tarfile.open(fileobj=out, mode="w") as tar:
-        for name, content in files.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(content)
-            tar.addfile(info, io.BytesIO(content))
-    return out.getvalue()
-
-
-ARCHIVE = zip_of({f"AVE_Dataset/AVE/{name}.mp4": video for name, video in VIDEOS.items()})
-TAR = tar_of({f"AVE/{name}.mp4": video for name, video in VIDEOS.items()})
+FILES = {f"AVE_Dataset/AVE/{name}.mp4": video for name, video in VIDEOS.items()}
+ARCHIVE = zip_of(FILES)
 SHA256 = hashlib.sha256(ARCHIVE).hexdigest()
 
 
-def clip(name: str) -> WantedClip:
-    return WantedClip(name, name, math.nan, math.nan)
-
-
-def fetch(source: Source, files: Path, name: str, **limits: Any) -> Any:
-    files.mkdir(exist_ok=True)
+def fetch(source: Source, folder: Path, name: str, **limits: Any) -> Any:
+    """The outcome of a new job for one clip."""
+    (folder / "files").mkdir(exist_ok=True)
     fetcher = ArchiveFetcher(source, limits=Limits(**limits) if limits else None)
-    return fetcher.fetch(clip(name), files / name)
+    return fetcher.fetch(WantedClip(name, name, math.nan, math.nan), folder / "files" / name)
 
 
-def below(files: Path) -> list[str]:
-    return sorted(str(p.relative_to(files / FOLDER).name) for p in (files / FOLDER).rglob("*") if p.is_file())
+@pytest.fixture
+def local(tmp_path: Path) -> Source:
+    """The archive on this machine."""
+    (tmp_path / "ave.zip").write_bytes(ARCHIVE)
+    return ArchiveSource(path=str(tmp_path / "ave.zip"))
+
+
+def test_a_job_that_waits_for_another_one_ends_when_told_to(local: Source, tmp_path: Path) -> None:
+    fetch(local, tmp_path, "clip0")
+    (lock,) = (tmp_path / "files" / FOLDER).glob("*/lock")
+    fetcher = ArchiveFetcher(local)
+    wanted = WantedClip("clip1", "clip1", math.nan, math.nan)
+    with locked(lock), ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(fetcher.fetch, wanted, tmp_path / "files" / "clip1")
+        fetcher.stop()
+        with pytest.raises(CancelledError):
+            waiting.result(timeout=5)
 
 
 def test_every_clip_comes_out_of_one_download(server: Any, tmp_path: Path) -> None:
     server.file("/ave.zip", ARCHIVE)
-    source = Source(kind="archive", url=f"{server.url}/ave.zip", sha256=SHA256)
-    for name in NAMES:  # a new fetcher each time, as a job a shard is
-        outcome = fetch(source, tmp_path / "files", name)
+    source = ArchiveSource(url=f"{server.url}/ave.zip", sha256=SHA256)
+    for name in NAMES:
+        outcome = fetch(source, tmp_path, name)
         assert outcome.status is Status.PRESENT
-        assert outcome.path == str(tmp_path / "files" / f"{name}.mp4")
+        assert Path(outcome.path).is_relative_to(tmp_path / "files" / FOLDER)
         assert Path(outcome.path).read_bytes() == VIDEOS[name]
+        assert outcome.bytes == 50_000
         assert outcome.sha256 == hashlib.sha256(VIDEOS[name]).hexdigest()
         assert outcome.found_in == "archive 127.0.0.1"
     assert server.count("/ave.zip") == 1
@@ -82,132 +74,110 @@ def test_every_clip_comes_out_of_one_download(server: Any, tmp_path: Path) -> No
 
 def test_jobs_that_start_at_once_share_the_download(server: Any, tmp_path: Path) -> None:
     server.file("/ave.zip", ARCHIVE)
-    source = Source(kind="archive", url=f"{server.url}/ave.zip", sha256=SHA256)
+    source = ArchiveSource(url=f"{server.url}/ave.zip", sha256=SHA256)
     with ThreadPoolExecutor(8) as pool:
-        outcomes = list(pool.map(lambda name: fetch(source, tmp_path / "files", name), NAMES))
+        outcomes = list(pool.map(lambda name: fetch(source, tmp_path, name), NAMES))
     assert {outcome.status for outcome in outcomes} == {Status.PRESENT}
     assert server.count("/ave.zip") == 1
 
 
-def test_a_download_that_broke_goes_on_in_the_next_job(server: Any, tmp_path: Path) -> None:
-    source = Source(kind="archive", url=f"{server.url}/ave.zip", sha256=SHA256)
-    server.file("/ave.zip", ARCHIVE, version="", cut=150_000)  # no version: the SHA-256 stands for it
-    assert fetch(source, tmp_path / "files", "clip0", attempts=1).status is Status.NETWORK_ERROR
-    assert fetch(source, tmp_path / "files", "clip0", attempts=1).status is Status.NETWORK_ERROR
-    assert fetch(source, tmp_path / "files", "clip0", attempts=1).status is Status.PRESENT
-    assert [asked for _, asked in server.asked] == [None, "bytes=150000-", "bytes=300000-"]
-
-
-def test_an_archive_that_changed_under_a_partial_download_is_not_mixed(server: Any, tmp_path: Path) -> None:
-    source = Source(kind="archive", url=f"{server.url}/ave.zip", sha256=SHA256)
-    server.file("/ave.zip", ARCHIVE[::-1], version="", cut=150_000)
-    fetch(source, tmp_path / "files", "clip0", attempts=1)
-    server.file("/ave.zip", ARCHIVE, version="")
-    assert fetch(source, tmp_path / "files", "clip0").status is Status.PRESENT
-    assert [asked for _, asked in server.asked] == [None, "bytes=150000-", None], "noticed, and begun anew"
-
-
 def test_a_wrong_archive_is_refused_and_says_what_came(server: Any, tmp_path: Path) -> None:
     server.file("/ave.zip", ARCHIVE)
-    source = Source(kind="archive", url=f"{server.url}/ave.zip", sha256="0" * 64)
-    fetcher = ArchiveFetcher(source)
-    (tmp_path / "files").mkdir()
+    fetcher = ArchiveFetcher(ArchiveSource(url=f"{server.url}/ave.zip", sha256="0" * 64))
     for name in NAMES:
-        outcome = fetcher.fetch(clip(name), tmp_path / "files" / name)
+        outcome = fetcher.fetch(WantedClip(name, name, math.nan, math.nan), tmp_path / name)
         assert outcome.status is Status.MISSING
-        assert not outcome.status.final
         assert f"SHA-256 {SHA256} came, expected {'0' * 64}" in outcome.reason
     assert server.count("/ave.zip") == 1, "one job downloads it once, right or wrong"
-    assert below(tmp_path / "files") == ["lock"]
+    assert [path.name for path in (tmp_path / FOLDER).glob("*/*")] == ["lock"]
 
 
-def test_without_a_checksum_the_log_says_which_to_write_down_and_nothing_is_fetched_again(
+def test_without_a_checksum_the_log_says_which_to_write_down(
     server: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     server.file("/ave.zip", ARCHIVE)
     url = f"{server.url}/ave.zip"
     with caplog.at_level(logging.WARNING):
-        fetch(Source(kind="archive", url=url), tmp_path / "files", "clip0")
-    assert f"add `sha256: {SHA256}` to the source" in caplog.text
-    right = Source(kind="archive", url=url, sha256=SHA256)
-    wrong = Source(kind="archive", url=url, sha256="0" * 64)
-    assert fetch(right, tmp_path / "files", "clip1").status is Status.PRESENT
-    outcome = fetch(wrong, tmp_path / "files", "clip1")
-    assert outcome.status is Status.MISSING
-    assert "to download it anew" in outcome.reason
+        fetch(ArchiveSource(url=url), tmp_path, "clip0")
+    assert f"`sha256: {SHA256}`" in caplog.text
+    right = ArchiveSource(url=url, sha256=SHA256)
+    wrong = ArchiveSource(url=url, sha256="0" * 64)
+    assert fetch(right, tmp_path, "clip1").status is Status.PRESENT
+    refused = fetch(wrong, tmp_path, "clip1")
+    assert refused.status is Status.MISSING
+    assert "delete" in refused.reason
     assert server.count("/ave.zip") == 1
 
 
-def test_a_downloaded_archive_that_lost_its_end_is_fetched_again(server: Any, tmp_path: Path) -> None:
+def test_a_downloaded_archive_may_be_deleted_once_it_is_unpacked(server: Any, tmp_path: Path) -> None:
     server.file("/ave.zip", ARCHIVE)
-    source = Source(kind="archive", url=f"{server.url}/ave.zip", sha256=SHA256)
-    fetch(source, tmp_path / "files", "clip0")
-    (kept,) = (tmp_path / "files" / FOLDER).glob("*/archive")
-    kept.write_bytes(ARCHIVE[:1000])
-    assert fetch(source, tmp_path / "files", "clip1").status is Status.PRESENT
-    assert server.count("/ave.zip") == 2
+    source = ArchiveSource(url=f"{server.url}/ave.zip")
+    fetch(source, tmp_path, "clip0")
+    (archive,) = (tmp_path / "files" / FOLDER).glob("*/archive")
+    archive.unlink()
+    assert fetch(source, tmp_path, "clip1").status is Status.PRESENT
+    assert server.count("/ave.zip") == 1
 
 
 @pytest.mark.parametrize("kind", ["archive", "local"])
-def test_an_archive_on_this_machine_is_read_where_it_is(kind: str, tmp_path: Path) -> None:
-    path = tmp_path / "ave.zip"
-    path.write_bytes(ARCHIVE)
-    fetcher = load(FETCHERS, kind, "source")(Source(kind=kind, path=str(path)))
-    (tmp_path / "files").mkdir()
-    outcome = fetcher.fetch(clip("clip3"), tmp_path / "files" / "clip3")
-    assert Path(outcome.path).read_bytes() == VIDEOS["clip3"]
-    assert below(tmp_path / "files") == ["lock"]
-    before = fetcher.key(clip("clip3"))
-    path.write_bytes(ARCHIVE + b"")
-    assert fetcher.key(clip("clip3")) != before, "a new archive is asked anew"
+def test_an_archive_on_this_machine_is_unpacked_with_the_downloads_until_it_changes(
+    kind: str, local: Source, tmp_path: Path
+) -> None:
+    source = parse_source({"kind": kind, "path": local.path})
+
+    def path(name: str) -> Path:
+        fetcher = load(FETCHERS, kind, "source")(source)
+        wanted = WantedClip(name, name, math.nan, math.nan)
+        return Path(fetcher.fetch(wanted, tmp_path / "files" / name).path)
+
+    assert path("clip3").read_bytes() == VIDEOS["clip3"]
+    written = path("clip4").stat().st_ctime_ns
+    assert path("clip4").stat().st_ctime_ns == written, "unpacked once"
+    assert {p.name for p in tmp_path.iterdir()} == {"ave.zip", "files"}
+    Path(str(local.path)).write_bytes(zip_of({"clip3.mp4": b"new"}))
+    assert path("clip3").read_bytes() == b"new"
+    assert len(list((tmp_path / "files").rglob("*.mp4"))) == 1, "nothing of the old archive is left"
 
 
-def test_a_local_archive_is_checked_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "ave.zip"
-    path.write_bytes(ARCHIVE)
-    source = Source(kind="archive", path=str(path), sha256=SHA256)
-    assert fetch(source, tmp_path / "files", "clip0").status is Status.PRESENT
-    monkeypatch.setattr("avpipe.download.archive.sha256_of", lambda _: "not the archive's")
-    assert fetch(source, tmp_path / "files", "clip1").status is Status.PRESENT
-    wrong = fetch(Source(kind="archive", path=str(path), sha256="0" * 64), tmp_path / "files", "clip1")
-    assert (wrong.status, SHA256 in wrong.reason) == (Status.MISSING, True)
+def test_a_local_archive_is_checked(local: Source, tmp_path: Path) -> None:
+    right, wrong = (ArchiveSource(path=local.path, sha256=sha) for sha in (SHA256, "0" * 64))
+    assert fetch(right, tmp_path, "clip0").status is Status.PRESENT
+    refused = fetch(wrong, tmp_path, "clip0")
+    assert (refused.status, SHA256 in refused.reason) == (Status.MISSING, True)
 
 
 @pytest.mark.parametrize(
-    ("pattern", "name", "status", "said"),
+    ("pattern", "name", "status"),
     [
-        ("{source}.mp4", "nobody", Status.MISSING, "nobody.mp4 is not in the archive"),
-        ("{source}.mp4", "../../etc/passwd", Status.REFUSED_ID, "leads out"),
-        ("{source}.mp4", "/etc/passwd", Status.REFUSED_ID, "leads out"),
-        ("AVE/{source}.mp4", "clip1", Status.PRESENT, ""),
-        ("VGG/{source}.mp4", "clip1", Status.MISSING, "is not in the archive"),
+        ("{source}.mp4", "nobody", Status.MISSING),
+        ("{source}.mp4", "../../etc/passwd", Status.REFUSED_ID),
+        ("{source}.mp4", "/etc/passwd", Status.REFUSED_ID),
+        ("AVE/{source}.mp4", "clip1", Status.PRESENT),
+        ("VE/{source}.mp4", "clip1", Status.MISSING),
+        ("files/AVE_Dataset/AVE/{source}.mp4", "clip1", Status.MISSING),  # `files` is our folder
     ],
 )
-def test_a_clip_that_is_not_there_says_so(
-    pattern: str, name: str, status: Status, said: str, tmp_path: Path
+def test_the_pattern_is_compared_with_the_last_parts_of_a_path(
+    pattern: str, name: str, status: Status, local: Source, tmp_path: Path
 ) -> None:
-    (tmp_path / "ave.zip").write_bytes(ARCHIVE)
-    source = Source(kind="archive", path=str(tmp_path / "ave.zip"), pattern=pattern)
+    source = ArchiveSource(path=local.path, pattern=pattern)
     wanted = WantedClip("clip", name, math.nan, math.nan)
-    (tmp_path / "files").mkdir()
-    outcome = ArchiveFetcher(source).fetch(wanted, tmp_path / "files" / "clip")
-    assert outcome.status is status
-    assert said in outcome.reason
+    assert ArchiveFetcher(source).fetch(wanted, tmp_path / "clip").status is status
 
 
-def test_members_called_alike_ask_for_a_longer_pattern(tmp_path: Path) -> None:
+def test_files_called_alike_ask_for_a_longer_pattern(tmp_path: Path) -> None:
     (tmp_path / "two.zip").write_bytes(zip_of({"x/a.mp4": b"1", "y/a.mp4": b"2"}))
-    outcome = fetch(Source(kind="archive", path=str(tmp_path / "two.zip")), tmp_path / "files", "a")
+    outcome = fetch(ArchiveSource(path=str(tmp_path / "two.zip")), tmp_path, "a")
     assert outcome.status is Status.MISSING
-    assert "2 members are called a.mp4 (x/a.mp4, y/a.mp4): name their folder in `pattern`" in outcome.reason
+    assert "2 files are called a.mp4 (x/a.mp4, y/a.mp4)" in outcome.reason
 
 
 def test_a_missing_or_foreign_file_says_what_to_do(tmp_path: Path) -> None:
-    nowhere = fetch(Source(kind="archive", path=str(tmp_path / "no.zip")), tmp_path / "files", "a")
+    nowhere = fetch(ArchiveSource(path=str(tmp_path / "no.zip")), tmp_path, "a")
     assert "no.zip is not there" in nowhere.reason
     (tmp_path / "page.zip").write_text("<html>quota</html>")
-    page = fetch(Source(kind="archive", path=str(tmp_path / "page.zip")), tmp_path / "files", "a")
-    assert "is no tar file, or damaged" in page.reason
+    page = fetch(ArchiveSource(path=str(tmp_path / "page.zip")), tmp_path, "a")
+    assert "fetch it anew" in page.reason
     assert {nowhere.status, page.status} == {Status.MISSING}
 
 
@@ -221,17 +191,18 @@ def test_an_archive_that_does_not_come_is_nothing_final_of_its_clips(
     server.answers["/ave.zip"] = lambda request: request.reply(
         code, b"<!doctype html>", Content_Type="text/html"
     )
-    source = Source(kind="archive", url=f"{server.url}/ave.zip")
-    outcome = ArchiveFetcher(source, limits=Limits(attempts=1)).fetch(clip("clip0"), tmp_path / "clip0")
+    outcome = fetch(ArchiveSource(url=f"{server.url}/ave.zip"), tmp_path, "clip0", attempts=1)
     assert outcome.status is status
     assert not outcome.status.final
     assert str(code) in outcome.reason or "web page" in outcome.reason
 
 
-def test_an_extension_nobody_knows_is_not_kept(tmp_path: Path) -> None:
-    (tmp_path / "x.zip").write_bytes(zip_of({"a.sh": b"#!/bin/sh"}))
-    source = Source(kind="archive", path=str(tmp_path / "x.zip"), pattern="{source}.sh")
-    assert fetch(source, tmp_path / "files", "a").path == str(tmp_path / "files" / "a.media")
+def test_a_hostile_archive_leaves_nothing(tmp_path: Path) -> None:
+    (tmp_path / "x.zip").write_bytes(zip_of({"clip0.mp4": b"fine", "../../evil.mp4": b"evil"}))
+    outcome = fetch(ArchiveSource(path=str(tmp_path / "x.zip")), tmp_path, "clip0")
+    assert outcome.status is Status.MISSING
+    assert "refused" in outcome.reason
+    assert not list(tmp_path.rglob("*.mp4"))
 
 
 @pytest.mark.parametrize("kind", ["local", "archive", "http"])
@@ -250,7 +221,7 @@ def test_a_file_that_is_the_clip_itself_begins_where_the_clip_does(
     }
     (tmp_path / "files").mkdir()
     for excerpts, start, offset in ((False, 30.0, 0.0), (True, 30.0, 30.0), (True, math.nan, 0.0)):
-        source = Source.model_validate({"kind": kind, **places[kind], "excerpts": excerpts})
+        source = parse_source({"kind": kind, **places[kind], "excerpts": excerpts})
         wanted = WantedClip("a", "a", start, start + 10)
         shared = (server.budgets,) if kind == "http" else ()
         outcome = load(FETCHERS, kind, "source")(source, *shared).fetch(wanted, tmp_path / "files" / "a")
@@ -259,112 +230,102 @@ def test_a_file_that_is_the_clip_itself_begins_where_the_clip_does(
 
 @settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(st.one_of(st.text(max_size=30), st.text("./\\~a\0\n%{}", max_size=12)))
-def test_no_id_writes_anywhere_but_to_its_clips_file(tmp_path: Path, name: str) -> None:
-    path, files = tmp_path / "x.zip", tmp_path / "files"
-    path.write_bytes(zip_of({"../../evil.mp4": b"evil", "a.mp4": b"a", "/root.mp4": b"root"}))
-    files.mkdir(exist_ok=True)
+def test_no_id_leads_out_of_the_archive(tmp_path: Path, name: str) -> None:
+    (tmp_path / "x.zip").write_bytes(zip_of({"a.mp4": b"a"}))
+    (tmp_path / "evil.mp4").write_bytes(b"evil")
     wanted = WantedClip("clip", name, math.nan, math.nan)
-    outcome = ArchiveFetcher(Source(kind="archive", path=str(path))).fetch(wanted, files / "clip")
+    outcome = ArchiveFetcher(ArchiveSource(path=str(tmp_path / "x.zip"))).fetch(wanted, tmp_path / "clip")
     assert (outcome.status is Status.PRESENT) == (str(PurePosixPath(f"{name}.mp4")) == "a.mp4")
-    assert {p.name for p in tmp_path.iterdir()} == {"x.zip", "files"}
-    assert {p.name for p in files.iterdir()} <= {"clip.mp4", FOLDER}
 
 
 JOB = """
-import math, sys, time
-from pathlib import Path, PurePosixPath
-from avpipe.plan.source import Source
-from avpipe.download import members
+import math, shutil, sys, tarfile, time, zipfile
+from pathlib import Path
 from avpipe.download.archive import ArchiveFetcher
 from avpipe.download.base import WantedClip
 
-members.CHUNK = 20_000
-read = members.{kind}Archive.read
-
-def slowly(*arguments):
-    for chunk in read(*arguments):
+def slow(extract):
+    def slowly(*arguments, **options):
         time.sleep({pause})
-        yield chunk
+        return extract(*arguments, **options)
+    return slowly
 
-members.{kind}Archive.read = slowly
+zipfile.ZipFile.extract, tarfile.TarFile.extract = slow(zipfile.ZipFile.extract), slow(tarfile.TarFile.extract)
+shutil.rmtree = slow(shutil.rmtree)
 fetcher = ArchiveFetcher(Source.model_validate_json(sys.argv[1]))
 print("ready", flush=True)
 for name in sys.argv[3:]:
     outcome = fetcher.fetch(WantedClip(name, name, math.nan, math.nan), Path(sys.argv[2]) / name)
-    print(name, outcome.status, flush=True)
+    print(name, outcome.status, outcome.path, flush=True)
 """
 
 
-def job(source: Source, files: Path, pause: float = 0.0, kind: str = "Zip") -> subprocess.Popen[str]:
-    """A process that fetches all clips; `pause` seconds for each 20,000 bytes that it takes out of the archive."""
+def job(source: Source, files: Path, pause: float = 0.0) -> subprocess.Popen[str]:
+    """A process that fetches all clips; it waits `pause` seconds before each file that it unpacks and folder it removes."""
     files.mkdir(exist_ok=True)
-    code = JOB.format(pause=pause, kind=kind)
-    command = [sys.executable, "-c", code, source.model_dump_json(exclude_defaults=True), str(files), *NAMES]
+    settings = source.model_dump_json(exclude_defaults=True), str(files)
+    command = [sys.executable, "-c", JOB.format(pause=pause), *settings, *NAMES]
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
 
-def killed(running: subprocess.Popen[str]) -> None:
+def kill(running: subprocess.Popen[str]) -> None:
     running.send_signal(signal.SIGKILL)
     running.wait()
     assert running.stdout is not None
     running.stdout.close()
 
 
-@pytest.mark.parametrize("kind", ["Zip", "Tar"])
-def test_kill_9_in_the_middle_of_taking_a_clip_out_leaves_no_half_clip(kind: str, tmp_path: Path) -> None:
+def finish(source: Source, files: Path) -> None:
+    """Run a job to its end: every clip is there, once and whole, and nothing else."""
+    out, _ = job(source, files).communicate(timeout=60)
+    rows = [line.split(maxsplit=2) for line in out.splitlines()[1:]]
+    assert [row[:2] for row in rows] == [[name, "present"] for name in NAMES]
+    assert {name: Path(path).read_bytes() for name, _, path in rows} == VIDEOS
+    assert len(list(files.rglob("*.mp4"))) == len(NAMES)
+
+
+@pytest.mark.parametrize("kind", ["zip", "tar"])
+def test_kill_9_while_unpacking_leaves_nothing_that_is_taken_for_whole(kind: str, tmp_path: Path) -> None:
     path, files = tmp_path / "ave", tmp_path / "files"
-    path.write_bytes(ARCHIVE if kind == "Zip" else TAR)
-    source = Source(kind="archive", path=str(path))
-    running = job(source, files, pause=0.1, kind=kind)
-    half = files / ".clip1.unpacking.tmp"
-    while not (half.exists() and half.stat().st_size):  # some of its 50,000 bytes are there
+    path.write_bytes(ARCHIVES[kind](FILES))
+    running = job(ArchiveSource(path=str(path)), files, pause=0.1)
+    while len(list(files.rglob("*.mp4"))) < 3:
         time.sleep(0.002)
-    killed(running)
-    assert {p.name for p in files.glob("*.mp4")} == {"clip0.mp4"}
-    out, _ = job(source, files, kind=kind).communicate(timeout=60)
-    assert out.splitlines()[1:] == [f"{name} present" for name in NAMES]
-    assert {p.stem: p.read_bytes() for p in files.glob("*.*")} == VIDEOS
+    kill(running)
+    assert 3 <= len(list(files.rglob("*.mp4"))) < len(NAMES), "killed in the middle"
+    assert not list(files.rglob("unpacked"))
+    finish(ArchiveSource(path=str(path)), files)
 
 
-def test_kill_9_at_any_moment_costs_no_byte_twice_and_leaves_nothing_half(
-    server: Any, tmp_path: Path
-) -> None:
-    """The server sends slowly, so that kills fall into the download; those after it fall into the extraction."""
+def test_kill_9_while_a_changed_archive_replaces_the_old_files_mixes_nothing(tmp_path: Path) -> None:
+    path, files = tmp_path / "ave.zip", tmp_path / "files"
+    old = {f"{name}.mp4": b"old" for name in NAMES}
+    path.write_bytes(zip_of(old))
+    fetch(ArchiveSource(path=str(path)), tmp_path, "clip0")
+    path.write_bytes(ARCHIVE)
+    running = job(ArchiveSource(path=str(path)), files, pause=0.05)
+    while not list(files.rglob("old")):
+        time.sleep(0.001)
+    kill(running)
+    finish(ArchiveSource(path=str(path)), files)
+
+
+def test_kill_9_while_downloading_costs_no_byte_twice(server: Any, tmp_path: Path) -> None:
     files, kept = tmp_path / "files", [0]
-    server.file("/ave.zip", ARCHIVE)
-    whole = server.answers["/ave.zip"]
-
-    def slowly(request: Any) -> None:
-        write = request.wfile.write
-
-        def pieces(body: bytes) -> None:
-            for start in range(0, len(body), 20_000):
-                write(body[start : start + 20_000])
-                request.wfile.flush()
-                time.sleep(0.02)
-
-        request.wfile.write = pieces
-        whole(request)
-
-    server.answers["/ave.zip"] = slowly
-    source = Source(kind="archive", url=f"{server.url}/ave.zip", sha256=SHA256)
+    server.file("/ave.zip", ARCHIVE, pause=0.02)
+    source = ArchiveSource(url=f"{server.url}/ave.zip", sha256=SHA256)
     moments = random.Random(0)
     for _ in range(4):
         running = job(source, files)
         assert running.stdout is not None
         assert running.stdout.readline() == "ready\n"
         time.sleep(moments.uniform(0.05, 0.25))
-        killed(running)
-        kept.extend(part.stat().st_size for part in files.glob(f"{FOLDER}/*/archive.part"))
-        for path in files.glob("*.mp4"):
-            assert path.read_bytes() == VIDEOS[path.stem], "what has its name is whole"
-    last = job(source, files)
-    out, _ = last.communicate(timeout=60)
-    assert out.splitlines()[1:] == [f"{name} present" for name in NAMES]
-    assert {path.name: path.read_bytes() for path in files.glob("*.*")} == {
-        f"{name}.mp4": video for name, video in VIDEOS.items()
-    }
+        kill(running)
+        kept.extend(part.stat().st_size for part in files.glob(f"{FOLDER}/*/.archive.part"))
+        for archive in files.glob(f"{FOLDER}/*/archive"):
+            assert archive.read_bytes() == ARCHIVE, "what has its name is whole"
+    finish(source, files)
     starts = [int(asked.removeprefix("bytes=").rstrip("-")) if asked else 0 for _, asked in server.asked]
-    assert set(starts) <= set(kept), "each job went on at the byte where the file stood"
+    assert set(starts) <= set(kept), "each job continued at the byte where the file stood"
     assert starts == sorted(starts)
     assert len(starts) > 1, "some kills fell into the download"

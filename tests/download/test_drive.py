@@ -1,8 +1,6 @@
 """Google Drive's pages: the one that asks back is answered, the others say why there is no file."""
 
-import io
 import math
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +12,9 @@ from avpipe.download import Status, drive
 from avpipe.download.archive import ArchiveFetcher
 from avpipe.download.base import WantedClip
 from avpipe.download.drive import confirmed_url
-from avpipe.http import DownloadFailed, Failure
-from avpipe.plan.source import Source
-from avpipe.transfer import Limits
+from avpipe.plan.source import ArchiveSource
+from avpipe.web import DownloadFailed, Failure, Limits
+from tests.download.archives import zip_of
 
 FILE_ID = "1FjKwe79e0u96vdjIVwfRQ1V6SoDHe7kK"
 WARNING = f"""<!DOCTYPE html><html><head><title>Google Drive - Virus scan warning</title></head><body>
@@ -69,39 +67,35 @@ def google(server: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
     return server
 
 
-def archive() -> bytes:
-    out = io.BytesIO()
-    with zipfile.ZipFile(out, "w") as file:
-        file.writestr("AVE_Dataset/AVE/a.mp4", bytes(range(256)) * 400)
-    return out.getvalue()
+ARCHIVE = zip_of({"AVE_Dataset/AVE/a.mp4": bytes(range(256)) * 400})
 
 
 def fetch(tmp_path: Path) -> Any:
-    fetcher = ArchiveFetcher(Source(kind="archive", drive=FILE_ID), limits=Limits(attempts=1))
+    fetcher = ArchiveFetcher(ArchiveSource(drive=FILE_ID), limits=Limits(attempts=1))
     return fetcher.fetch(WantedClip("a", "a", math.nan, math.nan), tmp_path / "a")
 
 
-def test_a_large_file_comes_after_the_warning_and_goes_on_after_a_break(google: Any, tmp_path: Path) -> None:
+def warning_of(server: Any) -> bytes:
+    """The page that asks back, with the test's server in Google's place."""
+    return WARNING.replace("https://drive.usercontent.google.com", server.url).encode()
+
+
+def test_a_large_file_comes_after_the_warning_and_is_continued_after_a_break(
+    google: Any, tmp_path: Path
+) -> None:
     """Google's final URL is another each time; the partial file belongs to the id."""
-    google.file("/whole", archive())
-    whole = google.answers["/whole"]
-    google.file("/cut", archive(), cut=30_000)
-    cut, breaks = google.answers["/cut"], [True]
-    host = google.url.removeprefix("http://")
-    page = WARNING.replace("https://drive.usercontent.google.com", f"http://{host}").encode()
 
     def answer(request: Any) -> None:
         assert f"id={FILE_ID}" in request.path
-        if "confirm=t" not in request.path:
-            request.reply(200, page, Content_Type="text/html; charset=utf-8")
-        elif breaks:
-            breaks.clear()
-            cut(request)
+        if "confirm=t" in request.path:
+            google.answers["/file"](request)
         else:
-            whole(request)
+            request.reply(200, warning_of(google), Content_Type="text/html; charset=utf-8")
 
     google.answers["/download"] = answer
+    google.file("/file", ARCHIVE, cut=30_000)
     assert fetch(tmp_path).status is Status.NETWORK_ERROR
+    google.file("/file", ARCHIVE)
     outcome = fetch(tmp_path)
     assert outcome.status is Status.PRESENT
     assert outcome.found_in == "archive Google Drive"
@@ -120,8 +114,7 @@ def test_a_quota_that_is_used_up_is_later_whatever_the_code(google: Any, tmp_pat
 
 
 def test_a_page_that_always_leads_to_itself_ends(google: Any, tmp_path: Path) -> None:
-    host = google.url.removeprefix("http://")
-    page = WARNING.replace("https://drive.usercontent.google.com", f"http://{host}").encode()
+    page = warning_of(google)
     google.answers["/download"] = lambda request: request.reply(200, page, Content_Type="text/html")
     outcome = fetch(tmp_path)
     assert outcome.status is Status.MISSING

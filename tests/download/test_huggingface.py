@@ -1,8 +1,6 @@
 """Files of a dataset on Hugging Face come by their plain addresses, the token goes to the hub alone."""
 
-import io
 import math
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +9,8 @@ import pytest
 from avpipe.download import Status
 from avpipe.download.base import WantedClip
 from avpipe.download.huggingface import huggingface_fetcher
-from avpipe.plan.source import Source
+from avpipe.plan.source import HuggingFaceSource
+from tests.download.archives import zip_of
 
 CLIP = WantedClip("a", "a", math.nan, math.nan)
 VIDEO = bytes(range(256)) * 100
@@ -19,8 +18,7 @@ VIDEO = bytes(range(256)) * 100
 
 def test_a_file_a_clip_comes_from_the_revision_that_is_named(server: Any, tmp_path: Path) -> None:
     server.file("/datasets/owner/ave/resolve/refs%2Fpr%2F1/some%20videos/a.mp4", VIDEO)
-    source = Source(
-        kind="huggingface",
+    source = HuggingFaceSource(
         url=server.url,
         repo="owner/ave",
         revision="refs/pr/1",
@@ -31,12 +29,9 @@ def test_a_file_a_clip_comes_from_the_revision_that_is_named(server: Any, tmp_pa
     assert outcome.found_in == "huggingface 127.0.0.1"
 
 
-def test_an_archive_of_the_repository_is_taken_apart(server: Any, tmp_path: Path) -> None:
-    out = io.BytesIO()
-    with zipfile.ZipFile(out, "w") as file:
-        file.writestr("videos/a.mp4", VIDEO)
-    server.file("/datasets/owner/ave/resolve/main/videos.zip", out.getvalue())
-    source = Source(kind="huggingface", url=server.url, repo="owner/ave", archive="videos.zip")
+def test_an_archive_of_the_repository_is_unpacked(server: Any, tmp_path: Path) -> None:
+    server.file("/datasets/owner/ave/resolve/main/videos.zip", zip_of({"videos/a.mp4": VIDEO}))
+    source = HuggingFaceSource(url=server.url, repo="owner/ave", archive="videos.zip")
     outcome = huggingface_fetcher(source, server.budgets).fetch(CLIP, tmp_path / "a")
     assert Path(str(outcome.path)).read_bytes() == VIDEO
 
@@ -51,7 +46,7 @@ def test_the_token_is_read_where_the_study_says_and_sent(
         request.reply(200, VIDEO) if seen[-1] else request.reply(401)
 
     server.answers["/datasets/o/d/resolve/main/a.mp4"] = gated
-    plain = Source(kind="huggingface", url=server.url, repo="o/d")
+    plain = HuggingFaceSource(url=server.url, repo="o/d")
     assert huggingface_fetcher(plain, server.budgets).fetch(CLIP, tmp_path / "a").status is Status.PRIVATE
     (tmp_path / "token").write_text("hf_file\n")
     monkeypatch.setenv("MY_TOKEN", "hf_variable")
@@ -66,11 +61,9 @@ def test_the_token_is_read_where_the_study_says_and_sent(
 @pytest.mark.parametrize("place", ["$NO_SUCH_VARIABLE", "/nowhere/token"])
 def test_a_missing_token_is_said_at_once(place: str) -> None:
     with pytest.raises(ValueError, match=r"huggingface: .*make one at"):
-        huggingface_fetcher(Source(kind="huggingface", repo="o/d", token=place), Path("/nowhere"))
+        huggingface_fetcher(HuggingFaceSource(repo="o/d", token=place), Path("/nowhere"))
 
 
 def test_the_hub_itself_is_the_default() -> None:
-    fetcher = huggingface_fetcher(
-        Source(kind="huggingface", repo="o/d", pattern="{clip}.mp4"), Path("/nowhere")
-    )
+    fetcher = huggingface_fetcher(HuggingFaceSource(repo="o/d", pattern="{clip}.mp4"), Path("/nowhere"))
     assert fetcher.key(CLIP) == "https://huggingface.co/datasets/o/d/resolve/main/a.mp4"

@@ -13,7 +13,7 @@ from avpipe.cli import app
 from avpipe.download import Status
 from avpipe.download.fetch import Places, fetch_shard
 from avpipe.download.status import clip_statuses, count, left_for_later
-from avpipe.plan.source import Source
+from avpipe.plan.source import HttpSource
 
 CLIPS = {  # clip: split, shard, answer of the site
     "have": ("train", 0, 200),
@@ -45,7 +45,7 @@ def results(tmp_path: Path, server: Any, monkeypatch: pytest.MonkeyPatch) -> Pat
         fetch_shard(
             folder / "manifest.parquet",
             shard,
-            [Source(kind="http", url=server.url + "/{source}.mp4")],
+            [HttpSource(url=server.url + "/{source}.mp4")],
             folder / "downloads" / f"{shard}.parquet",
             Places(folder / "downloads" / "files", tmp_path / "budget"),
             workers=1,

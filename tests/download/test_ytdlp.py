@@ -15,9 +15,7 @@ from avpipe.download.ytdlp import Request, _Guard, _last_words, _Said, _wish
 
 
 def request(start: float | None = None, end: float | None = None) -> Request:
-    return Request(
-        "https://site/a", "/nowhere", "/nowhere", start, end, [], ["default"], "ffmpeg", 1 << 20, True
-    )
+    return Request("https://site/a", "/nowhere", start, end, [], ["default"], "ffmpeg", 1 << 20, True)
 
 
 @pytest.mark.parametrize(
@@ -62,19 +60,19 @@ def test_a_name_counts_by_its_address_and_so_does_a_url_that_ffmpeg_is_given() -
 def test_a_video_that_cannot_have_the_clip_is_not_downloaded(
     info: dict[str, Any], start: float | None, objection: str | None
 ) -> None:
-    said = _Said()
-    found = said.objection(info, request(start))
+    said = _Said(request(start))
+    found = said.objection(info)
     assert (found is None) == (objection is None)
     if objection:
         assert objection in str(found)
-        assert said.failed("ERROR: something vague", None).messages == [found]
+        assert said.failed("ERROR: something vague").messages == [found]
 
 
 def test_a_file_that_is_too_large_is_told_in_yt_dlps_words() -> None:
-    said = _Said()
+    said = _Said(request())
     said.info("[generic] a: Downloading webpage")
     said.debug("[download] File is larger than max-filesize (9 bytes > 8 bytes). Aborting.")
-    assert "max-filesize" in said.failed("yt-dlp brought 0 files", None).messages[0]
+    assert "max-filesize" in said.failed("yt-dlp brought 0 files").messages[0]
 
 
 def caused(wait: str | None) -> Exception:
@@ -106,6 +104,8 @@ def test_the_end_of_a_log_is_kept_without_addresses_of_memory() -> None:
     log = "\n".join(f"[http @ 0x55d{number:x}] line {number}" for number in range(100)) + "\n\n"
     assert _last_words(log) == [f"[http] line {number}" for number in range(100 - ytdlp.WORDS, 100)]
     assert _last_words("x" * 9999) == ["x" * 200]
+    hole = "[hls @ 0x55d1] Failed to open segment 3 of playlist 0"
+    assert _last_words(f"{hole}\n{log}") == ["[hls] Failed to open segment 3 of playlist 0"]
 
 
 def test_no_answer_is_an_answer_with_the_status(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -114,8 +114,7 @@ def test_no_answer_is_an_answer_with_the_status(tmp_path: Path, monkeypatch: pyt
     broken.chmod(0o755)
     monkeypatch.setattr("avpipe.download.ytdlp.sys.executable", str(broken))
     (tmp_path / "work").mkdir()
-    folders = str(tmp_path / "work"), str(tmp_path / "kept")
-    asked = Request("https://site/a", *folders, None, None, [], [], "/bin/true", 1, True)
+    asked = Request("https://site/a", str(tmp_path / "work"), None, None, [], [], "/bin/true", 1, True)
     answer = ytdlp.ask(asked, 20, threading.Event())
     assert answer.path is None
     assert answer.messages == ("yt-dlp ended with status 3", "MemoryError")

@@ -1,7 +1,5 @@
 """Which GPU a job gets, with PyTorch's answers replaced: the tests run where there is none."""
 
-import subprocess
-import sys
 import threading
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,7 +9,6 @@ import torch
 
 from avpipe.features import device
 from avpipe.features.device import DeviceError, claim_device
-from avpipe.locking import locked_if_free
 
 
 @pytest.fixture
@@ -77,21 +74,3 @@ def test_devices_that_do_not_exist_are_refused(wanted: str, tmp_path: Path) -> N
 def test_cuda_without_a_gpu_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DeviceError, match="set `device: auto` or `device: cpu`"):
         claim_device("cuda", tmp_path).__enter__()
-
-
-def test_a_killed_process_lets_its_lock_go(tmp_path: Path) -> None:
-    code = (
-        "import sys, time; from pathlib import Path; from avpipe.locking import locked\n"
-        "with locked(Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"
-    )
-    lock = tmp_path / "x.lock"
-    process = subprocess.Popen([sys.executable, "-c", code, str(lock)], stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    assert process.stdout.readline() == "held\n"
-    with locked_if_free(lock) as free:
-        assert not free
-    process.kill()
-    process.wait()
-    process.stdout.close()
-    with locked_if_free(lock) as free:
-        assert free

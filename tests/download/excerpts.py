@@ -68,6 +68,7 @@ def gone(request: Any) -> None:
 
 def reset(request: Any) -> None:
     request.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    request.close_connection = True
     request.connection.close()
 
 

@@ -86,7 +86,9 @@ def test_state_sha256_sees_values_names_and_shapes() -> None:
 
 
 def test_drift_of_bfloat16_is_measured() -> None:
-    exact, short = extractor("resnet18").drift, extractor("resnet18", precision="bfloat16").drift
+    exact, short = (
+        extractor("resnet18", precision=precision).network.drift for precision in ("float32", "bfloat16")
+    )
     assert exact["cosine"] > 0.999999
     assert exact["largest_difference"] < 1e-4
     assert 0.999 < short["cosine"] < 1

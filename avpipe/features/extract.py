@@ -1,9 +1,8 @@
 """One shard of canonical clips through one or more extractors: each clip is read and decoded once for all of them.
 
-Threads decode clips and stack their segments into batches, which cross the borders of clips; meanwhile the main
-thread sends batches to the device and computes. Queues are bounded, so memory holds a few clips, a few batches and
-the shard's features, whatever the number of clips and shards before. The unit of work is a segment: a batch holds
-whole segments, so a segment's average never waits for the next batch.
+Threads decode a few clips ahead. Meanwhile the main thread stacks segments into batches, which cross the borders of
+clips, and computes. Memory holds a few clips, a few batches and the shard's features, whatever the number of clips.
+The unit of work is a segment: a batch holds whole segments, so a segment's average never waits for the next batch.
 """
 
 import os
@@ -24,7 +23,6 @@ from avpipe import provenance
 from avpipe.config.extractor import ExtractorConfig
 from avpipe.features.backbones import Extractor, create_extractor
 from avpipe.features.device import claim_device, default_locks
-from avpipe.features.prefetch import prefetched
 from avpipe.features.spec import BACKBONES, SEGMENTS, check_extractors, feature_shape, modality
 from avpipe.features.store import write_shard
 from avpipe.files import read_json
@@ -32,7 +30,7 @@ from avpipe.media.logmel import SAMPLE_RATE
 from avpipe.media.presets import CANONICAL
 from avpipe.media.segments import Clip, Rule, decode_audio, decode_frames, frame_indices, read_shard
 
-_BATCHES_AHEAD = 2
+_CLIPS_AHEAD = 2
 _RESULTS_UNDER_WAY = 2
 
 
@@ -157,9 +155,7 @@ def _features(
         name: np.full((size, *feature_shape(config)), np.nan, config.dtype)
         for name, config in extractors.items()
     }
-    batches = _batches(clips, extractors, pin=place.type == "cuda")
-    with prefetched(batches, _BATCHES_AHEAD) as ready:
-        _compute(ready, networks, results, place, progress)
+    _compute(_batches(clips, extractors, pin=place.type == "cuda"), networks, results, place, progress)
     return results
 
 
@@ -176,7 +172,7 @@ def _needs(extractors: Mapping[str, ExtractorConfig]) -> tuple[set[Picks], bool]
 def _decoded_clips(
     tar: Path, shard: int, size: int, needs: tuple[set[Picks], bool], workers: int, progress: Progress
 ) -> Iterator[Decoded]:
-    """The shard's clips in its order, decoded by `workers` threads, a few ahead."""
+    """The shard's clips in its order, decoded by `workers` threads, `_CLIPS_AHEAD` more than are being decoded."""
     with ThreadPoolExecutor(workers, "decode") as pool:
         ahead: deque[Future[Decoded]] = deque()
         for clip in read_shard(tar):
@@ -187,7 +183,7 @@ def _decoded_clips(
                     "normalise the shard again"
                 )
             ahead.append(pool.submit(_decode, tar, clip, row, needs))
-            if len(ahead) > workers:
+            if len(ahead) >= workers + _CLIPS_AHEAD:
                 yield _counted(ahead.popleft().result(), progress)
         while ahead:
             yield _counted(ahead.popleft().result(), progress)

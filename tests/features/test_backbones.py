@@ -44,10 +44,10 @@ def test_weights_do_not_depend_on_the_number_of_threads() -> None:
     ("backbone", "options", "count", "frames", "least"),
     [
         ("resnet18", {}, 12, 1, 0.7),
-        ("resnet152", {}, 8, 1, 0.6),
-        ("vgg16", {}, 12, 1, 0.6),
-        ("r3d_18", {"fps": 4, "image_size": 48}, 8, 4, 0.5),
-        ("r2plus1d_18", {"fps": 4, "image_size": 48}, 8, 4, 0.4),
+        pytest.param("resnet152", {}, 8, 1, 0.6, marks=pytest.mark.full_size),
+        pytest.param("vgg16", {}, 12, 1, 0.6, marks=pytest.mark.full_size),
+        pytest.param("r3d_18", {"fps": 4, "image_size": 48}, 8, 4, 0.5, marks=pytest.mark.full_size),
+        pytest.param("r2plus1d_18", {"fps": 4, "image_size": 48}, 8, 4, 0.4, marks=pytest.mark.full_size),
     ],
 )
 def test_looks_stay_apart(

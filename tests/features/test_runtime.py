@@ -12,7 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from avpipe.features import runtime
+from avpipe.features.backbones import create_extractor
 from avpipe.features.runtime import prepare
+from avpipe.features.spec import PUBLISHED
 
 CPU = torch.device("cpu")
 TORCH, OPENVINO = "torch", "openvino"
@@ -161,3 +163,13 @@ class TestWithOpenVINO:
         )
         found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
         assert found.stdout.strip() == "[]"
+
+
+@needs_openvino
+@pytest.mark.full_size
+@pytest.mark.parametrize("backbone", PUBLISHED)
+def test_networks_of_the_published_features_run_on_openvino(backbone: str) -> None:
+    config = PUBLISHED[backbone].model_copy(update={"weights": "random"})
+    network = create_extractor(config, CPU, None, clips=1).network
+    assert network.runtime.startswith(OPENVINO)
+    assert network.drift["cosine"] > 0.99999

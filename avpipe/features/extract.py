@@ -128,35 +128,17 @@ def extract_shard(
         # decoding competes with the network where both use the processor
         workers = 1 if place.type == "cpu" else max(2, threads - 1)
         decoded = _decoded_clips(segments, shard, size, _needs(extractors), workers, progress)
-        started_setup = time.perf_counter()
-        networks = {
-            name: create_extractor(config, place, weights_folder, clips)
-            for name, config in extractors.items()
-        }
-        progress.seconds_setup = time.perf_counter() - started_setup
-        found = _features(decoded, size, networks, place, progress)
+        before = time.perf_counter()
+        networks = {n: create_extractor(c, place, weights_folder, clips) for n, c in extractors.items()}
+        progress.seconds_setup = time.perf_counter() - before
+        found = {n: np.full((size, *feature_shape(c)), np.nan, c.dtype) for n, c in extractors.items()}
+        batches = _batches(decoded, extractors, pin=place.type == "cuda")
+        _compute(batches, networks, found, place, progress)
     for name, network in networks.items():
         identity, about = _attributes(network)
         identity |= {"extractor": name, "dataset": index["dataset"]}
         write_shard(out / f"{name}.zarr", extractors[name], shard, rows, found[name], identity, about)
     return _timings(progress, time.perf_counter() - started, str(place), networks)
-
-
-def _features(
-    clips: Iterator[Decoded],
-    size: int,
-    networks: Mapping[str, Extractor],
-    place: torch.device,
-    progress: Progress,
-) -> dict[str, npt.NDArray[Any]]:
-    """Extractor -> its features of the shard."""
-    extractors = {name: network.config for name, network in networks.items()}
-    results = {
-        name: np.full((size, *feature_shape(config)), np.nan, config.dtype)
-        for name, config in extractors.items()
-    }
-    _compute(_batches(clips, extractors, pin=place.type == "cuda"), networks, results, place, progress)
-    return results
 
 
 def _cores() -> int:

@@ -24,7 +24,7 @@ setup: .venv/.installed  ## create .venv and install exactly what requirements.l
 	touch $@
 
 lock:  ## resolve requirements.lock anew from pyproject.toml
-	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-header --no-annotate --group lock pyproject.toml -o requirements.lock
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-header --no-annotate --group lock --extra cpu pyproject.toml -o requirements.lock
 
 SNAKEMAKE := $(BIN)/snakemake --cores $(CORES)
 

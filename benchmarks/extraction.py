@@ -1,13 +1,10 @@
-"""Extraction: ResNet-152 beside a plain loop, peak memory beside the number of shards, and a GPU if there is one.
+"""Extraction: whole jobs of ResNet-152 beside a plain loop, networks by runtime, peak memory, and a GPU if there is one.
 
 The plain loop is what the usual extractors do: one clip at a time, PyAV frame by frame, PIL resize, crop, ToTensor and
 Normalize for each picture, torchvision's network in float32 on batches of 16, one .npy a clip. avpipe's side is
-`extract_shard` from the tar to the zarr file, without loading the network. Both have the same random weights, both use all
-cores, and they take turns, each in a process of its own, as they really run: what the C library's memory allocator learns
-from avpipe's side would make a plain loop after it in the same process a quarter faster. Options: `--rounds N --clips N`.
-
-What bounds the ratio is printed with it: the share of the processor's matrix peak, measured in the same run, at which
-each side multiplies. A plain loop that is at 85 % of the float32 peak cannot be beaten by more than 1.2x in float32.
+`extract_shard` from the tar to the zarr file. All sides have the same random weights and use all cores. They take turns,
+each in a process of its own. Setting up the network is left out; for avpipe it is printed. With `--video-features DIR`,
+a checkout of video_features (github.com/v-iashin/video_features) whose requirements are installed takes part too.
 """
 
 import argparse
@@ -20,7 +17,9 @@ import sys
 import tarfile
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import av
 import numpy as np
@@ -30,13 +29,15 @@ from PIL import Image
 from torch import nn
 from torchvision import transforms
 
-from avpipe.features.backbones import create_extractor
+from avpipe.features import runtime
+from avpipe.features.backbones import create_extractor, state_sha256
 from avpipe.features.extract import extract_shard
 from avpipe.features.store import open_features
 from avpipe.features.visual import NORMALISATION, random_trunk
 from avpipe.plan.extractor import ExtractorConfig
 
 FPS = 8  # LLP's frame rate: 80 pictures a clip, whole batches of 16
+THREADS = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 BACKBONE = "resnet152"
 RESNET152_FLOP = 2 * 11.514e9  # a picture of 224 x 224, torchvision's count of multiply-adds
 SHARD_SIZE = 8
@@ -144,58 +145,134 @@ def cosine(found: np.ndarray, expected: np.ndarray) -> tuple[float, float]:
     return float(values.mean()), float(values.min())
 
 
-def processor(clips: int, rounds: int) -> None:
-    """ResNet-152 beside the plain loop."""
+def whole_jobs(clips: int, rounds: int, checkout: Path | None) -> None:
+    """ResNet-152 on clips of 10 s beside the plain loop, with PyTorch and with the runtime that avpipe chooses."""
     videos = [encoded(seed) for seed in range(clips)]
-    sides: dict[str, list[float]] = {"plain": [], "float32": [], "bfloat16": []}
+    sides = ["plain", "float32 torch", "float32", "bfloat16 torch", "bfloat16"]
+    if checkout:
+        sides.append("video_features")
+    else:
+        print("video_features: skipped; name a checkout with --video-features DIR", file=sys.stderr)
+    found: dict[str, list[dict]] = {side: [] for side in sides}
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         write_study(root, 1, clips, videos)
         for number, content in enumerate(videos):
             (root / f"{number}.mp4").write_bytes(content)
         for _ in range(rounds):
-            for side, taken in sides.items():
-                taken.append(in_a_process(side, root, clips))
-            print({side: [round(s, 2) for s in taken] for side, taken in sides.items()}, file=sys.stderr)
+            for side in sides:
+                found[side].append(in_a_process(side, root, clips, checkout))
+            print(
+                {side: [round(f["seconds"], 2) for f in told] for side, told in found.items()},
+                file=sys.stderr,
+            )
         expected = np.concatenate([np.load(root / f"{number}.npy") for number in range(clips)])
-        found = {
+        features = {
             p: open_features(root / "features" / f"{p}.zarr").array[:clips].reshape(len(expected), -1)
             for p in ("float32", "bfloat16")
         }
-    images = clips * 10 * FPS
-    rate = {side: images / statistics.median(taken) for side, taken in sides.items()}
-    cpu = torch.device("cpu")
-    peak = {name: matrix_peak(cpu, getattr(torch, name), 2_048) for name in ("float32", "bfloat16")}
-    share = {
-        side: 100 * rate[side] * RESNET152_FLOP / peak["float32" if side == "plain" else side]
-        for side in rate
-    }
-    for precision, aim in (("float32", ">= 1.5x"), ("bfloat16", ">= 3x")):
-        ratio = statistics.median(p / o for p, o in zip(sides["plain"], sides[precision], strict=True))
-        mean, least = cosine(found[precision], expected)
-        print(
-            f"| extraction, {BACKBONE} {precision} on the processor, pictures/s: avpipe {rate[precision]:.2f} "
-            f"({share[precision]:.0f} % of its {precision} matrix peak), plain loop {rate['plain']:.2f} ({share['plain']:.0f} % "
-            f"of the float32 peak); cosine to the loop's features {mean:.6f}, least {least:.6f} | {ratio:.2f}x | {aim} |",
-            flush=True,
-        )
+    seconds = {side: [f["seconds"] for f in told] for side, told in found.items()}
+    aims = {"float32": ">= 1.5x", "bfloat16": ">= 3x"}
+    for precision, aim in aims.items():
+        mean, least = cosine(features[precision], expected)
+        told = found[precision]
+        first, later = told[0]["setup"], statistics.median(f["setup"] for f in told[1:] or told)
+        for other in ["plain", f"{precision} torch", *sides[5:]]:
+            print(
+                f"| {BACKBONE} {precision}, {clips} clips of 10 s at {FPS} frames a second: {told[0]['runtime']} "
+                f"{statistics.median(seconds[precision]):.1f} s (set-up {first:.1f} s, later {later:.1f} s), {other} "
+                f"{statistics.median(seconds[other]):.1f} s; cosine to the plain loop {mean:.6f}, least {least:.6f} "
+                f"| {ratio(seconds[other], seconds[precision]):.2f}x | {aim if other == 'plain' else ''} |",
+                flush=True,
+            )
 
 
-def in_a_process(side: str, root: Path, clips: int) -> float:
-    """Seconds of one side, without loading the network."""
+def ratio(theirs: list[float], ours: list[float]) -> float:
+    """The median of the rounds' ratios."""
+    return statistics.median(a / b for a, b in zip(theirs, ours, strict=True))
+
+
+def in_a_process(side: str, root: Path, clips: int, checkout: Path | None) -> dict:
+    """What `one_side` gives, from a process of its own; converted networks are kept in `root`."""
     command = [sys.executable, __file__, "--side", side, "--root", str(root), "--clips", str(clips)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    return float(done.stdout.splitlines()[-1])
+    command += ["--video-features", str(checkout)] if checkout else []
+    environment = {**os.environ, "XDG_CACHE_HOME": str(root / "cache")}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    if done.returncode:
+        raise SystemExit(f"{side}: {done.stderr[-2000:]}")
+    return json.loads(done.stdout.splitlines()[-1])
 
 
-def one_side(side: str, root: Path, clips: int) -> float:
-    """What `in_a_process` runs."""
-    if side != "plain":
-        return ours(root, side, "cpu", precision=side)[0]
+def one_side(side: str, root: Path, clips: int, checkout: Path | None) -> dict:
+    """Seconds without setting up the network, and of the set-up."""
+    videos = [root / f"{number}.mp4" for number in range(clips)]
+    if side not in ("plain", "video_features"):
+        precision, _, torch_alone = side.partition(" ")
+        runtime.WORTH_CONVERTING = float("inf") if torch_alone else 0
+        seconds, told = ours(root, precision, "cpu", precision=precision)
+        return {"seconds": seconds, "setup": told["seconds_setup"], "runtime": told["runtimes"][precision]}
     network = nn.Sequential(random_trunk(BACKBONE, 0), nn.AdaptiveAvgPool2d(1), nn.Flatten(1))
+    run: Callable[[], None] = lambda: plain_loop(videos, network, root)  # noqa: E731
+    if side == "video_features":
+        run = video_features(checkout or Path(), videos, network, root)
     started = time.perf_counter()
-    plain_loop([root / f"{number}.mp4" for number in range(clips)], network, root)
-    return time.perf_counter() - started
+    run()
+    return {"seconds": time.perf_counter() - started, "setup": 0.0, "runtime": side}
+
+
+def video_features(checkout: Path, videos: list[Path], network: nn.Module, root: Path) -> Callable[[], None]:
+    """Its own extraction of ResNet features, with our network in the place of the one that it would download."""
+    sys.path.insert(0, str(checkout))
+    from models.resnet.extract_resnet import ExtractResNet
+
+    class Extractor(ExtractResNet):
+        def load_model(self) -> dict[str, nn.Module]:
+            return {"model": network, "class_head": nn.Identity()}
+
+    (root / "tmp").mkdir(exist_ok=True)
+    options = {
+        "feature_type": "resnet", "model_name": BACKBONE, "batch_size": 16, "device": "cpu", "extraction_fps": FPS,
+        "extraction_total": None, "show_pred": False, "on_extraction": "save_numpy", "keep_tmp_files": False,
+        "tmp_path": str(root / "tmp"), "output_path": str(root / "theirs"),
+    }  # fmt: skip
+    extractor = Extractor(SimpleNamespace(**options))
+
+    def run() -> None:
+        for video in videos:
+            np.save(root / f"{video.stem}.theirs.npy", extractor.extract(str(video))["resnet"])
+
+    return run
+
+
+NETWORKS = {"resnet152": (3, 224, 224), "vgg16": (3, 224, 224), "r2plus1d_18": (3, 8, 112, 112)}
+
+
+def networks(rounds: int, batch: int = 16) -> None:
+    """Milliseconds of networks alone, an input of a batch: PyTorch, PyTorch channels last, OpenVINO."""
+    cpu = torch.device("cpu")
+    for name, shape in NETWORKS.items():
+        trunk, inputs = random_trunk(name, 0).requires_grad_(False), torch.randn(batch, *shape)
+        for precision in (torch.float32, torch.bfloat16):
+            sides = {"channels last": runtime._on_torch(trunk, inputs.dim(), cpu, precision)}
+            if precision == torch.float32:
+                sides["plain"] = trunk
+            try:
+                sides["OpenVINO"], _ = runtime._on_openvino(trunk, state_sha256(trunk), inputs, precision)
+            except ImportError:
+                print("| networks by runtime | OpenVINO is not installed | |")
+                return
+            taken: dict[str, list[float]] = {side: [] for side in sides}
+            with torch.inference_mode():
+                for _ in range(rounds + 1):
+                    for side, run in sides.items():
+                        started = time.perf_counter()
+                        run(inputs)
+                        taken[side].append(1000 * (time.perf_counter() - started) / batch)
+            medians = {side: statistics.median(times[1:]) for side, times in taken.items()}
+            listed = ", ".join(f"{side} {median:.0f}" for side, median in medians.items())
+            gain = ratio(taken["channels last"][1:], taken["OpenVINO"][1:])
+            kind = str(precision).removeprefix("torch.")
+            print(f"| {name} {kind}, ms an input of {shape}: {listed} | {gain:.2f}x | |", flush=True)
 
 
 MEMORY = """
@@ -272,7 +349,7 @@ def gpu() -> None:
         rate = 20 * 256 / (time.perf_counter() - started)
     print(
         f"| extraction, {BACKBONE} bfloat16 on {torch.cuda.get_device_name()}: {rate:.0f} pictures/s with resizing; "
-        f"matrix peak {peak / 1e12:.0f} TFLOP/s; drift cosine {extractor.drift['cosine']} "
+        f"matrix peak {peak / 1e12:.0f} TFLOP/s; drift cosine {extractor.network.drift['cosine']} "
         f"| {100 * rate * RESNET152_FLOP / peak:.0f} % of the peak | |"
     )
     with tempfile.TemporaryDirectory() as folder:
@@ -290,17 +367,26 @@ def gpu() -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--clips", type=int, default=6, choices=range(1, SHARD_SIZE + 1))
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--clips", type=int, default=4, choices=range(1, SHARD_SIZE + 1))
+    parser.add_argument("--video-features", type=Path, metavar="DIR")
+    parser.add_argument("--only", choices=("jobs", "networks", "memory", "gpu"))
     parser.add_argument("--side", help=argparse.SUPPRESS)
     parser.add_argument("--root", type=Path, help=argparse.SUPPRESS)
     chosen = parser.parse_args()
+    torch.set_num_threads(THREADS)
     if chosen.side:
-        print(one_side(chosen.side, chosen.root, chosen.clips))
+        print(json.dumps(one_side(chosen.side, chosen.root, chosen.clips, chosen.video_features)))
         return
-    processor(chosen.clips, chosen.rounds)
-    memory()
-    gpu()
+    parts: dict[str, Callable[[], None]] = {
+        "jobs": lambda: whole_jobs(chosen.clips, chosen.rounds, chosen.video_features),
+        "networks": lambda: networks(chosen.rounds),
+        "memory": memory,
+        "gpu": gpu,
+    }
+    for name, part in parts.items():
+        if chosen.only in (None, name):
+            part()
 
 
 if __name__ == "__main__":

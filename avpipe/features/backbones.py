@@ -1,4 +1,4 @@
-"""What all networks share: weights (published or drawn), their identity, and making them fast for inference."""
+"""What all networks share: weights (published or drawn), their identity, and a runtime that computes them."""
 
 import hashlib
 from abc import ABC, abstractmethod
@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from avpipe.features.fusion import optimise
-from avpipe.features.spec import BACKBONES, NETWORKS, check_extractors
+from avpipe.features.runtime import prepare
+from avpipe.features.spec import BACKBONES, NETWORKS, SEGMENTS, check_extractors
 from avpipe.features.weights import WeightsError, fetch, file_sha256
 from avpipe.plan import registry
 from avpipe.plan.extractor import ExtractorConfig
@@ -43,48 +43,38 @@ class Extractor(ABC):
         config: what to compute; checked.
         device: where.
         weights_folder: folder of published weights; needed for `weights: pretrained`.
+        clips: how many the job has: decides which runtime is worth its start, see runtime.py.
     """
 
     preprocessing: str
     """In words, for the array's attributes."""
 
-    def __init__(self, config: ExtractorConfig, device: torch.device, weights_folder: Path | None) -> None:
+    def __init__(
+        self, config: ExtractorConfig, device: torch.device, weights_folder: Path | None, clips: int = 0
+    ) -> None:
         check_extractors({config.backbone: config})
         self.config = config
         self.device = device
-        self.dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}[config.precision]
-        reference, self.identity, example = self._load(weights_folder)
-        self.network = optimise(reference, example, device, self.dtype)
-        self.drift = drift(reference, self.network, example, device, self.dtype)
+        network, self.identity, example = self._load(weights_folder)
+        # Weights alone do not tell VGGish's variants apart.
+        sha256 = hashlib.sha256(f"{self.identity.state_sha256}{network}".encode()).hexdigest()
+        dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}[config.precision]
+        inputs = clips * SEGMENTS * (config.fps if BACKBONES[config.backbone].kind == "2d" else 1)
+        self.network = prepare(network, sha256, example, device, dtype, inputs)
 
     @abstractmethod
     def _load(self, weights_folder: Path | None) -> tuple[nn.Module, WeightsIdentity, Tensor]:
-        """The network in float32 on the processor, whose weights it has, and a small batch of synthetic inputs."""
+        """The network in float32 on the CPU, whose weights it has, and two synthetic inputs of the real shape."""
 
     @abstractmethod
     def __call__(self, segments: Tensor) -> Tensor:
         """Raw segments on the device, (N, ...) -> features (N, ...), float32 on the device."""
 
 
-def drift(
-    reference: nn.Module, network: nn.Module, example: Tensor, device: torch.device, dtype: torch.dtype
-) -> dict[str, float]:
-    """How far `network` (folded, fused, perhaps bfloat16, perhaps on a GPU) is from plain float32 on the processor.
-
-    Returns:
-        On the flattened outputs of `example`, the worst item's cosine, and the largest difference as a fraction
-        of the largest value.
-    """
-    with torch.inference_mode():
-        expected = reference(example).flatten(1)
-        found = network(example.to(device, dtype)).float().cpu().flatten(1)
-    cosine = torch.cosine_similarity(expected.double(), found.double()).min().item()
-    difference = ((expected - found).abs().max() / expected.abs().max().clamp(min=1e-30)).item()
-    return {"cosine": round(cosine, 7), "largest_difference": float(f"{difference:.2g}")}
-
-
-def create_extractor(config: ExtractorConfig, device: torch.device, weights_folder: Path | None) -> Extractor:
-    """The extractor that `config` describes.
+def create_extractor(
+    config: ExtractorConfig, device: torch.device, weights_folder: Path | None, clips: int = 0
+) -> Extractor:
+    """The extractor that `config` describes, made ready for a job of so many clips.
 
     Raises:
         ConfigError: for options that do not go with the backbone.
@@ -92,7 +82,7 @@ def create_extractor(config: ExtractorConfig, device: torch.device, weights_fold
     """
     check_extractors({config.backbone: config})
     network = registry.load(NETWORKS, BACKBONES[config.backbone].kind, "kind of backbone")
-    extractor: Extractor = network(config, device, weights_folder)
+    extractor: Extractor = network(config, device, weights_folder, clips)
     return extractor
 
 

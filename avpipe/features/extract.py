@@ -1,12 +1,10 @@
 """One shard of canonical clips through one or more extractors: each clip is read and decoded once for all of them.
 
-Threads decode clips and stack their segments into batches, which cross the borders of clips; meanwhile the main
-thread sends batches to the device and computes. Queues are bounded, so memory holds a few clips, a few batches and
-the shard's features, whatever the number of clips and shards before. The unit of work is a segment: a batch holds
-whole segments, so a segment's average never waits for the next batch.
+Threads decode a few clips ahead. Meanwhile the main thread stacks segments into batches, which cross the borders of
+clips, and computes. Memory holds a few clips, a few batches and the shard's features, whatever the number of clips.
+The unit of work is a segment: a batch holds whole segments, so a segment's average never waits for the next batch.
 """
 
-import gc
 import os
 import time
 from collections import deque
@@ -23,7 +21,6 @@ from torch import Tensor
 
 from avpipe.features.backbones import Extractor, create_extractor
 from avpipe.features.device import claim_device, default_locks
-from avpipe.features.prefetch import prefetched
 from avpipe.features.spec import BACKBONES, SEGMENTS, check_extractors, feature_shape, modality
 from avpipe.features.store import write_shard
 from avpipe.files import read_json
@@ -33,7 +30,7 @@ from avpipe.media.segments import Clip, Rule, decode_audio, decode_frames, frame
 from avpipe.plan import fingerprint
 from avpipe.plan.extractor import ExtractorConfig
 
-_BATCHES_AHEAD = 2
+_CLIPS_AHEAD = 2
 _RESULTS_UNDER_WAY = 2
 
 
@@ -112,7 +109,7 @@ def extract_shard(
 
     Returns:
         Timings: clips, seconds (all, decode summed over threads, compute, wait for decoding), segments and
-        segments a second of each extractor, device.
+        segments a second of each extractor, device; the runtime of each extractor and its drift from float32.
 
     Raises:
         ExtractionError: for a clip that does not belong to the shard, cannot be decoded, or has a feature that
@@ -126,38 +123,22 @@ def extract_shard(
     threads = threads or _cores()
     torch.set_num_threads(threads)
     progress = Progress()
+    clips = min(size, rows)  # the same for all shards, so that one runtime computes the array
     with claim_device(device, default_locks()) as place:
         # decoding competes with the network where both use the processor
         workers = 1 if place.type == "cpu" else max(2, threads - 1)
-        clips = _decoded_clips(segments, shard, size, _needs(extractors), workers, progress)
-        found = _features(clips, size, extractors, weights_folder, place, progress)
-    gc.collect()  # torch.fx's graphs are cyclic: their weights would outlive the shard
-    for name, (values, identity, about) in found.items():
+        decoded = _decoded_clips(segments, shard, size, _needs(extractors), workers, progress)
+        before = time.perf_counter()
+        networks = {n: create_extractor(c, place, weights_folder, clips) for n, c in extractors.items()}
+        progress.seconds_setup = time.perf_counter() - before
+        found = {n: np.full((size, *feature_shape(c)), np.nan, c.dtype) for n, c in extractors.items()}
+        batches = _batches(decoded, extractors, pin=place.type == "cuda")
+        _compute(batches, networks, found, place, progress)
+    for name, network in networks.items():
+        identity, about = _attributes(network)
         identity |= {"extractor": name, "dataset": index["dataset"]}
-        write_shard(out / f"{name}.zarr", extractors[name], shard, rows, values, identity, about)
-    return _timings(progress, time.perf_counter() - started, str(place))
-
-
-def _features(
-    clips: Iterator[Decoded],
-    size: int,
-    extractors: Mapping[str, ExtractorConfig],
-    weights_folder: Path | None,
-    place: torch.device,
-    progress: Progress,
-) -> dict[str, tuple[npt.NDArray[Any], dict[str, Any], dict[str, Any]]]:
-    """Extractor -> its features of the shard, and the attributes of the array (see `_attributes`)."""
-    started = time.perf_counter()
-    networks = {name: create_extractor(c, place, weights_folder) for name, c in extractors.items()}
-    progress.seconds_setup = time.perf_counter() - started
-    results = {
-        name: np.full((size, *feature_shape(config)), np.nan, config.dtype)
-        for name, config in extractors.items()
-    }
-    batches = _batches(clips, extractors, pin=place.type == "cuda")
-    with prefetched(batches, _BATCHES_AHEAD) as ready:
-        _compute(ready, networks, results, place, progress)
-    return {name: (results[name], *_attributes(network)) for name, network in networks.items()}
+        write_shard(out / f"{name}.zarr", extractors[name], shard, rows, found[name], identity, about)
+    return _timings(progress, time.perf_counter() - started, str(place), networks)
 
 
 def _cores() -> int:
@@ -173,7 +154,7 @@ def _needs(extractors: Mapping[str, ExtractorConfig]) -> tuple[set[Picks], bool]
 def _decoded_clips(
     tar: Path, shard: int, size: int, needs: tuple[set[Picks], bool], workers: int, progress: Progress
 ) -> Iterator[Decoded]:
-    """The shard's clips in its order, decoded by `workers` threads, a few ahead."""
+    """The shard's clips in its order, decoded by `workers` threads, `_CLIPS_AHEAD` more than are being decoded."""
     with ThreadPoolExecutor(workers, "decode") as pool:
         ahead: deque[Future[Decoded]] = deque()
         for clip in read_shard(tar):
@@ -184,7 +165,7 @@ def _decoded_clips(
                     "normalise the shard again"
                 )
             ahead.append(pool.submit(_decode, tar, clip, row, needs))
-            if len(ahead) > workers:
+            if len(ahead) >= workers + _CLIPS_AHEAD:
                 yield _counted(ahead.popleft().result(), progress)
         while ahead:
             yield _counted(ahead.popleft().result(), progress)
@@ -341,28 +322,37 @@ def _keep(
     progress.segments[batch.extractor] = progress.segments.get(batch.extractor, 0) + len(stored)
 
 
-def _attributes(network: Extractor) -> tuple[dict[str, Any], dict[str, Any]]:
+def _attributes(extractor: Extractor) -> tuple[dict[str, Any], dict[str, Any]]:
     """What all shards of an array must agree in, and what else is worth knowing of it."""
-    config = network.config.model_dump(mode="json", exclude={"batch_size"})
+    config = extractor.config.model_dump(mode="json", exclude={"batch_size"})
     identity = {
         "config": config,
-        "fps": config["fps"] if modality(network.config) == "video" else None,
-        "weights": network.identity.source,
-        "sha256": network.identity.state_sha256,
-        "weights_files": network.identity.files,
-        "preprocessing": network.preprocessing,
+        "fps": config["fps"] if modality(extractor.config) == "video" else None,
+        "weights": extractor.identity.source,
+        "sha256": extractor.identity.state_sha256,
+        "weights_files": extractor.identity.files,
+        "preprocessing": extractor.preprocessing,
     }
     environment = fingerprint.environment()
     environment.pop("cores")  # decides nothing
-    about = {"drift_from_float32": network.drift, "device": network.device.type, "environment": environment}
-    return identity, about
+    # One entry of the array's `environments` for each runtime that made shards of it.
+    environment |= {
+        "runtime": extractor.network.runtime,
+        "drift_from_float32": extractor.network.drift,
+        "device": extractor.device.type,
+    }
+    return identity, {"environment": environment}
 
 
-def _timings(progress: Progress, seconds: float, device: str) -> dict[str, Any]:
+def _timings(
+    progress: Progress, seconds: float, device: str, networks: Mapping[str, Extractor]
+) -> dict[str, Any]:
     running = max(progress.seconds_compute + progress.seconds_wait, 1e-9)
     return {
         "clips": progress.clips,
         "device": device,
+        "runtimes": {name: extractor.network.runtime for name, extractor in networks.items()},
+        "drift_from_float32": {name: extractor.network.drift for name, extractor in networks.items()},
         "seconds": round(seconds, 3),
         "seconds_setup": round(progress.seconds_setup, 3),
         "seconds_decode": round(progress.seconds_decode, 3),

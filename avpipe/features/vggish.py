@@ -67,7 +67,7 @@ class VGGishExtractor(Extractor):
 
     def __call__(self, segments: Tensor) -> Tensor:
         examples = log_mel(segments, SAMPLE_RATE)[:, 0, None]  # (N, 16000) -> (N, 1, 96, 64)
-        embeddings = self.network(examples.to(self.dtype)).float()
+        embeddings = self.network(examples)
         if self.pca is None:
             return embeddings
         eigenvectors, means = self.pca

@@ -58,7 +58,7 @@ class VisualExtractor(Extractor):
             trunk, source = random_trunk(config.backbone, config.seed), f"random, seed {config.seed}"
         trunk = trunk.requires_grad_(False)
         identity = WeightsIdentity(source, state_sha256(trunk), files)
-        frames = min(config.fps, 4) if self.kind == "3d" else 1
+        frames = config.fps if self.kind == "3d" else 1
         pictures = synthetic.pictures(2, frames, config.image_size).to(self.device)
         return trunk, identity, self._inputs(pictures.flatten(0, 1), frames).cpu()
 
@@ -67,7 +67,7 @@ class VisualExtractor(Extractor):
         inputs = self._inputs(
             resized(segments.flatten(0, 1), self.config.image_size, self.config.resize), frames
         )
-        maps = self.network(inputs.to(self.dtype)).float()  # 2d (N * F, D, h, w); 3d (N, D, f, h, w)
+        maps = self.network(inputs)  # 2d (N * F, D, h, w); 3d (N, D, f, h, w)
         vector = self.config.pooling == "vector"
         features = maps.flatten(2).mean(2) if vector else maps.permute(0, 2, 3, 1)  # (N * F, [h, w,] D)
         if self.kind == "3d":

@@ -1,8 +1,5 @@
 """The recipe's optimizer and learning-rate schedule."""
 
-import importlib
-import sys
-from types import ModuleType
 from typing import Any, Literal
 
 import torch
@@ -10,38 +7,9 @@ from torch import nn
 
 from avpipe.plan.recipe import Recipe
 
-_COMPILER = "torch._dynamo"
-
-
-class _AbsentCompiler(ModuleType):
-    """Stands in for torch's compiler until someone compiles.
-
-    torch.optim imports torch._dynamo only to tell it to keep out (`disable`, `graph_break`). That takes longer than
-    importing torch itself, a large part of a small job, and means nothing where nothing is compiled. Whoever asks
-    for anything else gets the real module.
-    """
-
-    @staticmethod
-    def disable(function: Any, recursive: bool = True, **options: Any) -> Any:
-        """Nothing to keep out of."""
-        return function
-
-    @staticmethod
-    def graph_break() -> None:
-        """No graph to break."""
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__") and name != "__path__":
-            raise AttributeError(name)
-        if sys.modules.get(_COMPILER) is self:
-            del sys.modules[_COMPILER]
-        return getattr(importlib.import_module(_COMPILER), name)
-
 
 def make_optimizer(recipe: Recipe, model: nn.Module) -> torch.optim.Optimizer:
     """The recipe's optimizer, in torch's fused form."""
-    if _COMPILER not in sys.modules:
-        sys.modules[_COMPILER] = torch._dynamo = _AbsentCompiler(_COMPILER)
     if recipe.optimizer == "sgd":
         return torch.optim.SGD(
             model.parameters(),

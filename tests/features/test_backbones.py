@@ -44,10 +44,10 @@ def test_weights_do_not_depend_on_the_number_of_threads() -> None:
     ("backbone", "options", "count", "frames", "least"),
     [
         ("resnet18", {}, 12, 1, 0.7),
-        ("resnet152", {}, 8, 1, 0.6),
-        ("vgg16", {}, 12, 1, 0.6),
-        ("r3d_18", {"fps": 4, "image_size": 48}, 8, 4, 0.5),
-        ("r2plus1d_18", {"fps": 4, "image_size": 48}, 8, 4, 0.4),
+        pytest.param("resnet152", {}, 8, 1, 0.6, marks=pytest.mark.full_size),
+        pytest.param("vgg16", {}, 12, 1, 0.6, marks=pytest.mark.full_size),
+        pytest.param("r3d_18", {"fps": 4, "image_size": 48}, 8, 4, 0.5, marks=pytest.mark.full_size),
+        pytest.param("r2plus1d_18", {"fps": 4, "image_size": 48}, 8, 4, 0.4, marks=pytest.mark.full_size),
     ],
 )
 def test_looks_stay_apart(
@@ -86,7 +86,9 @@ def test_state_sha256_sees_values_names_and_shapes() -> None:
 
 
 def test_drift_of_bfloat16_is_measured() -> None:
-    exact, short = extractor("resnet18").drift, extractor("resnet18", precision="bfloat16").drift
+    exact, short = (
+        extractor("resnet18", precision=precision).network.drift for precision in ("float32", "bfloat16")
+    )
     assert exact["cosine"] > 0.999999
     assert exact["largest_difference"] < 1e-4
     assert 0.999 < short["cosine"] < 1

@@ -15,7 +15,7 @@ import pytest
 import torch
 import zarr
 
-from avpipe.features import extract, open_features
+from avpipe.features import extract, open_features, runtime
 from avpipe.features.backbones import create_extractor
 from avpipe.features.extract import ExtractionError, extract_shard
 from avpipe.media.segments import decode_frames, read_shard
@@ -117,8 +117,24 @@ def test_attributes_say_where_features_come_from(study: Any) -> None:
     assert attributes["dataset"] == "tiny"
     assert attributes["config"]["last_relu"] is True
     assert "log(mel + 0.01)" in attributes["preprocessing"]
-    assert attributes["drift_from_float32"]["cosine"] > 0.99999
-    assert "torch" in attributes["environments"][0]["libraries"]
+    (environment,) = attributes["environments"]
+    assert "torch" in environment["libraries"]
+    assert (environment["device"], environment["runtime"].split()[0]) == ("cpu", "torch")
+    assert environment["drift_from_float32"]["cosine"] > 0.99999
+
+
+def test_shards_of_two_runtimes_make_one_array_that_names_both(
+    study: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logged = [run(study, {"look": LOOK}, (0,))]
+    monkeypatch.setattr(runtime, "WORTH_CONVERTING", 1)
+    monkeypatch.setattr(runtime, "_on_openvino", lambda network, *_: (network, "openvino 1"))
+    logged += [run(study, {"look": LOOK}, (shard,)) for shard in (1, 1)]
+    attributes = open_features(study.features / "look.zarr").array.attrs.asdict()
+    named = [environment["runtime"] for environment in attributes["environments"]]
+    assert named == [f"torch {torch.__version__}", "openvino 1"]
+    assert [timings["runtimes"]["look"] for timings in logged] == [*named, named[1]]
+    assert [timings["drift_from_float32"]["look"]["cosine"] for timings in logged] == [1, 1, 1]
 
 
 KILLED = """

@@ -79,7 +79,7 @@ def requirements(distribution: str) -> frozenset[str]:
 def pins(environment: str) -> dict[str, str]:
     content = yaml.safe_load((ROOT / "envs" / f"{environment}.yaml").read_text())
     (pip,) = [entry["pip"] for entry in content["dependencies"] if isinstance(entry, dict)]
-    return dict(line.split("==") for line in pip)
+    return dict(line.partition(";")[0].strip().split("==") for line in pip)
 
 
 def lock() -> dict[str, set[str]]:

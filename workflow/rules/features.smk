@@ -23,12 +23,12 @@ for bundle in plan.bundles:
         params:
             code=extract_code([study.extractors[name].backbone for name in bundle]),
             extractors=extractor_options(bundle),
-            device=study.device,
             weights=([f"--weights={study.weights_folder}"] if study.weights_folder else []),
+        # The device is no parameter: a change of it must not make arrays stale.
         shell:
             "python -m avpipe features extract {params.extractors:q} --segments {input.segments}"
             " --manifest {input.index} --shard {wildcards.shard} --out results/{wildcards.dataset}/features"
-            " --device {params.device} {params.weights:q} --threads {threads} > {log} 2>&1"
+            " --device {study.device} {params.weights:q} --threads {threads} > {log} 2>&1"
 
 
 # Published features: identify the files, then import them shard by shard into the same kind of array.

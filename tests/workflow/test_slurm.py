@@ -35,7 +35,9 @@ def test_every_job_says_how_much_memory_and_time_it_needs(checkout: Checkout) ->
     assert lacking == []
 
 
-def test_slurm_is_asked_for_few_cpus_and_little_memory(checkout: Checkout, tmp_path: Path) -> None:
+def test_slurm_is_asked_for_little_first_and_for_more_after_a_failure(
+    checkout: Checkout, tmp_path: Path
+) -> None:
     """Slurm's programs are replaced: sbatch writes down its arguments and fails, the others say nothing."""
     asked, programs = tmp_path / "asked", tmp_path / "bin"
     programs.mkdir()
@@ -46,7 +48,13 @@ def test_slurm_is_asked_for_few_cpus_and_little_memory(checkout: Checkout, tmp_p
         )
         program.chmod(0o755)
     done = subprocess.run(
-        [SNAKEMAKE, *PROFILE, "--retries=0", "--forcerun=normalise", "--configfile=study.yaml"],
+        [
+            SNAKEMAKE,
+            *PROFILE,
+            "--forcerun=normalise",
+            "--configfile=study.yaml",
+            "--slurm-init-seconds-before-status-checks=1",
+        ],
         cwd=checkout.root,
         env={**os.environ, "PATH": f"{programs}:{os.environ['PATH']}"},
         capture_output=True,
@@ -54,11 +62,10 @@ def test_slurm_is_asked_for_few_cpus_and_little_memory(checkout: Checkout, tmp_p
         timeout=300,
     )
     assert asked.exists(), done.stderr
-    first = asked.read_text().splitlines()[0]
-    assert "rule_normalise" in first
-    assert "--cpus-per-task=4" in first
-    assert "--mem 2000" in first
-    assert "-t 120" in first
+    first_shard = [line for line in asked.read_text().splitlines() if "_canonical_0 " in line]
+    assert all("rule_normalise" in line and "--cpus-per-task=4" in line for line in first_shard)
+    minutes_and_mb = [re.findall(r"(?:-t|--mem) (\d+)", line) for line in first_shard]
+    assert minutes_and_mb == [["120", "2000"], ["240", "4000"], ["360", "6000"]]
 
 
 @pytest.mark.slurm

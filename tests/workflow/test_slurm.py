@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import Checkout, sources_to
+from .conftest import STUDY, Checkout, sources_to
 
 pytestmark = pytest.mark.slow
 
@@ -17,11 +17,11 @@ SNAKEMAKE = str(Path(sys.executable).parent / "snakemake")
 PROFILE = ("--workflow-profile", "workflow/profiles/slurm")
 
 
-def planned(checkout: Checkout, cores: int) -> list[str]:
+def planned(checkout: Checkout, cores: int = 8) -> list[str]:
     """Rule, threads and resources of every job that a dry run prints, from fetching to tables."""
     lines = checkout.run("-n", "--forcerun", "fetch", cores=cores).stdout.splitlines()
     kept = re.compile(r"rule \w+:|    threads: |    resources: ")
-    return [line for line in lines if kept.match(line)]
+    return sorted("\n".join(line for line in lines if kept.match(line)).split("rule ")[1:])
 
 
 def test_threads_do_not_depend_on_the_cores_of_the_machine_that_plans(checkout: Checkout) -> None:
@@ -29,10 +29,19 @@ def test_threads_do_not_depend_on_the_cores_of_the_machine_that_plans(checkout: 
 
 
 def test_every_job_says_how_much_memory_and_time_it_needs(checkout: Checkout) -> None:
-    jobs = "\n".join(planned(checkout, 8)).split("rule ")[1:]
+    jobs = [job for job in planned(checkout) if not job.startswith("all:")]
     assert {job.split(":")[0] for job in jobs} >= {"fetch", "normalise", "train", "table"}
-    lacking = [job for job in jobs if not job.startswith("all:") and not re.search("runtime=.*mem_mb=", job)]
-    assert lacking == []
+    assert [job for job in jobs if not re.search("runtime=.*mem_mb=", job)] == []
+
+
+def test_only_downloads_from_the_internet_take_turns(checkout: Checkout) -> None:
+    local = {"kind": "local", "path": "data/clips"}
+    web = {"kind": "http", "url": "https://example.org/{clip}.mp4"}
+    for sources, turns in (([local], 0), ([local, web], 1)):
+        checkout.configure(dataset={**STUDY["dataset"], "sources": sources})
+        fetching = [job for job in planned(checkout) if job.startswith("fetch:")]
+        assert fetching
+        assert all(f"downloads={turns}" in job for job in fetching)
 
 
 def test_slurm_is_asked_for_little_first_and_for_more_after_a_failure(

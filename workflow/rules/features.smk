@@ -20,7 +20,7 @@ for bundle in plan.bundles:
         threads: 4
         resources:
             gpu=int(study.device.startswith("cuda")),
-            mem_mb=each_attempt(6000),
+            mem_mb=each_attempt(8000),
             runtime=each_attempt(240),
         params:
             code=extract_code([study.extractors[name].backbone for name in bundle]),

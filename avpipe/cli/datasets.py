@@ -15,7 +15,9 @@ commands = typer.Typer(
 @commands.command("demo")
 @readable_errors
 def demo(
-    out: Out, options: Annotated[str, typer.Option(help="json: how many clips, the seed, ...")] = "{}"
+    out: Out,
+    options: Annotated[str, typer.Option(help="json: how many clips, the seed, ...")] = "{}",
+    workers: Annotated[int | None, typer.Option(help="Processes that render; default: one a core.")] = None,
 ) -> None:
     """Render the demo dataset: mp4 files and annotation files in the formats of AVE and LLP."""
     from avpipe.datasets.demo import render_demo
@@ -23,7 +25,7 @@ def demo(
 
     chosen = read_mapping(options, "--options")
     registry.check_options("avpipe.datasets.demo:render_demo", chosen, "the demo dataset")
-    render_demo(out, **chosen)
+    render_demo(out, **{"workers": workers} | chosen)
 
 
 @commands.command("manifest")

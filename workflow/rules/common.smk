@@ -27,6 +27,9 @@ try:
 except (ValueError, OSError) as error:
     raise WorkflowError(str(error)) from None
 
+# Sources on this machine's disks need no turn among downloads, and no day to wait for it.
+downloads_anything = any(not source.local_path for source in study.dataset.sources)
+
 # Jobs run the code of this checkout, with the Python that runs Snakemake or that of their conda environment.
 _uses_conda = any(str(method).endswith("conda") for method in workflow.deployment_settings.deployment_method)
 _path = "" if _uses_conda else f'export PATH="{Path(sys.executable).parent}:$PATH"; '
@@ -175,13 +178,13 @@ def experiment_of(wildcards):
     return plan.experiments[wildcards.experiment]
 
 
-def share_of_cores(wildcards):
-    """Threads of a job: with few shards, each gets more, so that every core is used."""
-    try:
-        jobs = len(manifest_index(f"{plan.results}/manifest.json")["shards"])
-    except FileNotFoundError:
-        jobs = 1
-    return max(1, (workflow.cores or 1) // max(1, min(jobs, workflow.cores or 1)))
+def each_attempt(amount):
+    """A function that returns `amount` times the number of the attempt, so that a job tried again gets more."""
+
+    def attempted(wildcards, attempt):
+        return attempt * amount
+
+    return attempted
 
 
 def outcome_tables(wildcards):

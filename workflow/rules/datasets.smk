@@ -9,12 +9,16 @@ rule demo:
         "results/{dataset}/logs/demo.log",
     conda:
         "../../envs/media.yaml"
-    threads: 64
+    threads: 8
+    resources:
+        mem_mb=each_attempt(2000),
+        runtime=each_attempt(60),
     params:
         code=code("demo"),
         options=demo_options,
     shell:
-        "python -m avpipe datasets demo --out results/{wildcards.dataset} --options {params.options:q} > {log} 2>&1"
+        "python -m avpipe datasets demo --out results/{wildcards.dataset} --options {params.options:q}"
+        " --workers {threads} > {log} 2>&1"
 
 
 # A checkpoint, because the number of shards is known only after the annotations are read.
@@ -31,6 +35,9 @@ checkpoint manifest:
         "results/{dataset}/logs/manifest.log",
     conda:
         "../../envs/media.yaml"
+    resources:
+        mem_mb=each_attempt(4000),
+        runtime=each_attempt(60),
     params:
         code=reader_code(study.dataset.kind),
         inventory=source_inventory,

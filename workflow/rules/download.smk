@@ -14,7 +14,9 @@ rule fetch:
     conda:
         "../../envs/download.yaml"
     resources:
-        downloads=1,
+        downloads=int(downloads_anything),
+        mem_mb=each_attempt(2000),
+        runtime=1440 if downloads_anything else 240,
     params:
         code=fetch_code([source.kind for source in study.dataset.sources]),
         clips=shard_digest,

@@ -17,9 +17,11 @@ for bundle in plan.bundles:
             f"results/{{dataset}}/benchmarks/extract/{'_'.join(bundle)}/{{shard}}.tsv"
         conda:
             "../../envs/torch.yaml"
-        threads: share_of_cores
+        threads: 4
         resources:
             gpu=int(study.device.startswith("cuda")),
+            mem_mb=each_attempt(8000),
+            runtime=each_attempt(240),
         params:
             code=extract_code([study.extractors[name].backbone for name in bundle]),
             extractors=extractor_options(bundle),
@@ -43,6 +45,9 @@ for name in plan.imports:
             f"results/{{dataset}}/logs/import/{name}.log",
         conda:
             "../../envs/torch.yaml"
+        resources:
+            mem_mb=each_attempt(4000),
+            runtime=each_attempt(60),
         params:
             code=code("inspect"),
             published=imported_options(name),
@@ -63,6 +68,9 @@ for name in plan.imports:
             f"results/{{dataset}}/logs/import/{name}/{{shard}}.log",
         conda:
             "../../envs/torch.yaml"
+        resources:
+            mem_mb=each_attempt(4000),
+            runtime=each_attempt(60),
         params:
             code=code("import"),
             clips=shard_digest,
@@ -83,6 +91,9 @@ rule coverage:
         "results/{dataset}/logs/coverage/{extractor}.log",
     conda:
         "../../envs/torch.yaml"
+    resources:
+        mem_mb=each_attempt(2000),
+        runtime=each_attempt(60),
     params:
         code=code("coverage"),
     shell:

@@ -14,7 +14,10 @@ rule normalise:
         "results/{dataset}/benchmarks/normalise/{preset}/{shard}.tsv"
     conda:
         "../../envs/media.yaml"
-    threads: share_of_cores
+    threads: 4
+    resources:
+        mem_mb=each_attempt(2000),
+        runtime=each_attempt(120),
     params:
         code=code("normalise"),
         timeout=study.media.timeout,
@@ -35,6 +38,9 @@ rule clips:
         "results/{dataset}/logs/clips.log",
     conda:
         "../../envs/media.yaml"
+    resources:
+        mem_mb=each_attempt(4000),
+        runtime=each_attempt(60),
     params:
         code=code("clips"),
         tables=([f"--tables={plan.results}/segments/{study.media.preset}"] if plan.needs_media else []),

@@ -16,6 +16,9 @@ rule figure:
         "results/{dataset}/logs/figures/{figure}.log",
     conda:
         "../../envs/report.yaml"
+    resources:
+        mem_mb=each_attempt(2000),
+        runtime=each_attempt(60),
     params:
         code=figure_kind_code,
         caption=figure_caption,

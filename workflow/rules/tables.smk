@@ -19,6 +19,9 @@ rule table:
         "results/{dataset}/logs/tables/{table}.log",
     conda:
         "../../envs/report.yaml"
+    resources:
+        mem_mb=each_attempt(2000),
+        runtime=each_attempt(60),
     params:
         code=code("table"),
         text=table_text,

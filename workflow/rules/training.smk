@@ -28,8 +28,11 @@ rule train:
         "results/{dataset}/benchmarks/train/{experiment}.tsv"
     conda:
         "../../envs/torch.yaml"
+    threads: 1  # more would add in another order and change the last digits
     resources:
         gpu=int(study.device.startswith("cuda")),
+        mem_mb=each_attempt(4000),
+        runtime=each_attempt(240),
     params:
         code=run_code,
         experiment=run_experiment,
@@ -57,8 +60,11 @@ rule embed:
         "results/{dataset}/logs/embed/{experiment}-{seed}.log",
     conda:
         "../../envs/torch.yaml"
+    threads: 1
     resources:
         gpu=int(study.device.startswith("cuda")),
+        mem_mb=each_attempt(4000),
+        runtime=each_attempt(60),
     params:
         code=run_embed_code,
         experiment=run_experiment,

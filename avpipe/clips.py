@@ -1,39 +1,54 @@
-"""What every stage knows of a clip: its name, its row in every array, where its file may lie, and its status."""
+"""What every stage knows of a clip: its name, its row in every array, where its file may lie, its length, and its status."""
 
+import math
 import re
 from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
 from enum import StrEnum
 from functools import cache
 from pathlib import Path
 from string import Formatter
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from av.container import InputContainer
 
 CLIP_NAME = r"[A-Za-z0-9_-][A-Za-z0-9_~-]{0,127}"
 """Pattern of a clip's whole name: safe in a path, and without a dot, at which a WebDataset key would end."""
-MEDIA_SUFFIXES = frozenset(
-    [
-        ".mp4",
-        ".m4v",
-        ".mov",
-        ".webm",
-        ".mkv",
-        ".avi",
-        ".flv",
-        ".mpg",
-        ".mpeg",
-        ".ts",
-        ".ogv",
-        ".3gp",
-        ".wmv",
-        ".mp3",
-        ".m4a",
-        ".aac",
-        ".ogg",
-        ".opus",
-        ".flac",
-        ".wav",
-    ]
+
+# fmt: off
+VIDEO_SUFFIXES = frozenset((
+    ".264", ".265", ".3g2", ".3gp", ".asf", ".avi", ".divx", ".dv", ".evo", ".f4v", ".flv", ".h264", ".h265", ".hevc", ".ivf", ".lrv",
+    ".m1v", ".m2t", ".m2ts", ".m2v", ".m4v", ".mj2", ".mjpeg", ".mjpg", ".mk3d", ".mkv", ".mod", ".mov", ".mp4", ".mpe", ".mpeg", ".mpg",
+    ".mpv", ".mts", ".mxf", ".nut", ".ogm", ".ogv", ".ogx", ".qt", ".rm", ".rmvb", ".tod", ".tp", ".trp", ".ts", ".vob", ".webm", ".wmv",
+    ".y4m",
+))
+AUDIO_SUFFIXES = frozenset((
+    ".aac", ".ac3", ".aif", ".aifc", ".aiff", ".amr", ".ape", ".au", ".caf", ".ec3", ".eac3", ".flac", ".m4a", ".m4b", ".mka", ".mp2",
+    ".mp3", ".mpa", ".oga", ".ogg", ".opus", ".ra", ".snd", ".spx", ".tta", ".w64", ".wav", ".weba", ".wma", ".wv",
+))
+# fmt: on
+MEDIA_SUFFIXES = VIDEO_SUFFIXES | AUDIO_SUFFIXES
+"""Names of files that may be clips. A downloaded file keeps such an extension (ffmpeg looks at the content anyway)."""
+
+CONTAINERS = (
+    "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,flv,live_flv,mpeg,mpegts,mpegvideo,asf,ogg,rm,dv,mxf,nut,ivf,"
+    "h264,hevc,m4v,mjpeg,yuv4mpegpipe,mp3,wav,w64,flac,aac,ac3,eac3,aiff,caf,amr,ape,au,wv,tta"
 )
-"""Extensions that a downloaded file keeps; any other becomes ".media" (ffmpeg looks at the content)."""
+"""Container formats that are opened. Not among them: still images, and playlists and scripts (hls, concat, dash, ...), with
+which ffmpeg would read other files.
+"""
+PROTOCOLS = "file,pipe"
+OPENING = {"protocol_whitelist": PROTOCOLS, "format_whitelist": CONTAINERS}
+"""ffmpeg's options for opening a file that nobody has checked."""
+
+INDEXED = frozenset(("mp4", "matroska", "avi", "wav", "flac"))
+"""Containers in which seeking finds the key frame before a time. In others it may land before or after it."""
+_TIMED = INDEXED | {"ogg", "asf", "flv"}  # with a length in the header, and true times after a seek
+_DISCONTINUOUS = frozenset(("mpegts", "mpeg"))  # time stamps may start again where recordings were joined
+_TAIL = 1.0  # seconds before the end that are read to check the header
+_FEWEST_BYTES = 10  # a second; a file with fewer has a wrong time stamp
 
 ROWS_FILE = "rows.csv"
 """Clip names in row order (line n + 2 = row n). Rows are appended, never renumbered."""
@@ -198,3 +213,105 @@ def read_rows(path: Path) -> list[str]:
 def noisy_clip(row: int) -> str:
     """The clip name of row `row` of AVE's noisy set, whose YouTube ids are lost."""
     return f"noisy~{row}"
+
+
+@dataclass(frozen=True)
+class Ends:
+    """Where the streams of a file end.
+
+    Args:
+        seconds: index of a video or audio stream -> where its last packet ends, on the file's time axis, which begins
+            with the first stream. Streams without a packet are left out.
+        claimed: the file's length by its header; NaN for formats whose header does not tell it.
+        joined: whether time stamps start again in the middle.
+    """
+
+    seconds: dict[int, float]
+    claimed: float = math.nan
+    joined: bool = False
+
+    @property
+    def longest(self) -> float:
+        """Seconds of the longest stream; 0 without a packet."""
+        return max(self.seconds.values(), default=0.0)
+
+
+def stream_ends(path: Path, *, each: bool = False) -> Ends:
+    """Where the streams of a file end, by its packets; nothing is decoded.
+
+    The header is believed if the file has packets where the header says that it ends; only the last second is read then.
+    All packets are read if the header is wrong or says nothing, or if time stamps may start again.
+
+    Args:
+        path: a media file; nothing in it is trusted.
+        each: read all packets also if a stream has none in the last second.
+
+    Raises:
+        av.FFmpegError, ValueError: if the file cannot be opened.
+    """
+    import av
+
+    with av.open(f"file:{path}", metadata_errors="replace", options=OPENING) as container:
+        names = set(container.format.name.split(","))
+        header = container.duration / av.time_base if container.duration else math.nan
+        claimed = header if names & _TIMED else math.nan
+        if claimed > 2 * _TAIL:
+            try:
+                container.seek(round((header - _TAIL) * av.time_base) + (container.start_time or 0))
+                found = _read_packets(container, joined=False)
+            except (av.FFmpegError, OverflowError):
+                found = Ends({})
+            whole = len(found.seconds) == len(_streams(container)) or not each
+            if found.longest >= header - _TAIL and whole and _plausible(found, path):
+                return Ends(found.seconds, claimed)
+    with av.open(f"file:{path}", metadata_errors="replace", options=OPENING) as container:
+        found = _read_packets(container, joined=bool(names & _DISCONTINUOUS))
+    return Ends(found.seconds if _plausible(found, path) else {}, claimed, found.joined)
+
+
+def _plausible(found: Ends, path: Path) -> bool:
+    return found.longest * _FEWEST_BYTES <= path.stat().st_size
+
+
+def _streams(container: "InputContainer") -> list[int]:
+    """Indices of the video and audio streams, without cover art."""
+    from av.stream import Disposition
+
+    streams = [*container.streams.video, *container.streams.audio]
+    return [stream.index for stream in streams if not stream.disposition & Disposition.attached_pic]
+
+
+def _read_packets(container: "InputContainer", *, joined: bool) -> Ends:
+    """Read the packets from here to the end of the file, or to where it cannot be read.
+
+    Args:
+        container: an open file.
+        joined: let time go on where time stamps start again, as ffmpeg does: after a jump of over 10 s, or back.
+    """
+    import av
+
+    origin = (container.start_time or 0) / av.time_base
+    ends: dict[int, float] = {}
+    last: dict[int, float] = {}
+    shift: dict[int, float] = {}
+    jumped = False
+    try:
+        packets: Iterable[av.Packet] = container.demux(_streams(container))
+        for packet in packets:
+            if not packet.size or packet.time_base is None:
+                continue
+            index, unit = packet.stream.index, float(packet.time_base)
+            end = ends.get(index, 0.0)
+            if packet.pts is None and packet.dts is None:
+                ends[index] = end + (packet.duration or 0) * unit
+                continue
+            decoded = (packet.dts if packet.dts is not None else packet.pts or 0) * unit
+            shown = (packet.pts if packet.pts is not None else packet.dts or 0) * unit
+            if joined and index in last and not -0.1 <= decoded - last[index] <= 10:
+                shift[index] = end + origin - decoded
+                jumped = True
+            last[index] = decoded
+            ends[index] = max(end, shown + shift.get(index, 0.0) - origin + (packet.duration or 0) * unit)
+    except (av.FFmpegError, OverflowError):
+        pass  # what was read until here counts
+    return Ends(ends, joined=jumped)

@@ -9,7 +9,7 @@ from avpipe.plan.registry import LazyTable
 if TYPE_CHECKING:
     from avpipe.datasets.base import Annotations
 
-__all__ = ["DATASETS", "read_annotations"]
+__all__ = ["DATASETS", "clip_seconds", "read_annotations"]
 
 DATASETS: LazyTable = {
     "audioset": "avpipe.datasets.audioset:read_audioset",
@@ -39,3 +39,11 @@ def read_annotations(kind: str, annotations: str | Path, **options: Any) -> "Ann
         Path(annotations), **options
     )
     return annotations_of
+
+
+def clip_seconds(kind: str, options: dict[str, Any]) -> float:
+    """How long a dataset's clips are: 10 s, or the option `window` of a folder (infinite without windows)."""
+    if kind != "folder":
+        return 10.0
+    default = registry.options_of(DATASETS["folder"])["window"]["default"]
+    return float(options.get("window", default)) or float("inf")

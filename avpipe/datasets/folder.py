@@ -1,79 +1,154 @@
-"""Any folder of videos: every file below it with the extension of a video or audio container is a clip.
+"""Any folder of videos: every file below it with the extension of a video or audio container, in windows of fixed length.
+
+A file that is at most half a second longer than a window is one clip. A longer file becomes several clips: windows that
+begin every `stride` seconds. The last one is shifted so that it ends with the file; a rest of less than half a second is
+left out. How long a file is, is read from its header and checked against its packets (`avpipe.clips.stream_ends`); a
+file that cannot be opened is one clip, and converting it says why.
 
 A clip's name depends on its own path only, so it stays the same when other files come and go: `edge/rotated.mov`
 becomes `edge~rotated~mov`. If that would be unsafe or ambiguous (spaces, other letters, further dots, a leading dash,
 over 100 characters), the name is the end of the path with such characters replaced by `_`, the extension, and the first
-ten digits of the path's SHA-256: `-rf.mp4` becomes `rf~mp4~` and ten digits. The `source` is the path itself, relative
-to the folder.
+ten digits of the path's SHA-256: `-rf.mp4` becomes `rf~mp4~` and ten digits. A window's name ends with the second at
+which it begins: `talk~mp4~w0050` begins at 50 s, `talk~mp4~w0054_300` at 54.3 s. The `source` is the path itself,
+relative to the folder.
 
-Symbolic links to folders are not followed, nor links to files outside the folder. The split is "none"; there are no
+Symbolic links are followed, to files and to folders; each real folder is entered once. The split is "none"; there are no
 events and no categories.
 
-Issue codes: `ignored_files` (one issue with counts by extension), `outside_link`, `broken_link`, `refused_id` (a file
-name that is not UTF-8: the clip is listed under a name with a hash, its source is "").
+Issue codes: `ignored_files` (one issue with counts by extension), `broken_link`, `unreadable_folder`, `refused_id` (a
+file name that is not UTF-8: the clip is listed under a name with a hash, its source is ""), `shifted_window`,
+`wrong_length` (the header says that the file is longer than what can be read of it).
 """
 
 import hashlib
 import os
 import re
-import stat
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from avpipe.clips import MEDIA_SUFFIXES, Ends, stream_ends
 from avpipe.datasets.base import AnnotationError, Annotations, Issue
+from avpipe.datasets.manifest import list_files
 
-# fmt: off
-VIDEO = frozenset((
-    "3g2", "3gp", "asf", "avi", "f4v", "flv", "h264", "hevc", "m2ts", "m2v", "m4v", "mjpeg", "mkv", "mov", "mp4", "mpeg", "mpg",
-    "mts", "mxf", "ogm", "ogv", "qt", "rm", "rmvb", "ts", "vob", "webm", "wmv", "y4m",
-))
-AUDIO = frozenset((
-    "aac", "ac3", "aif", "aiff", "amr", "ape", "au", "flac", "m4a", "mka", "mp2", "mp3", "oga", "ogg", "opus", "wav", "wma",
-))
-# fmt: on
-
+REST = 0.5  # seconds at the end of a file that are worth a window of their own
+SLACK = 0.05  # seconds that a file may lack for its last window without that being shifted
 _PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]*(/[A-Za-z0-9_-]+)*\.[A-Za-z0-9]+")
 _LONGEST = 100
+_LONGEST_WITH_WINDOW = 128  # as avpipe.datasets.base.CLIP_NAME allows
+_READERS = 8  # files whose length is read at a time
 
 
-def read_folder(annotations: Path) -> Annotations:
+def read_folder(annotations: Path, *, window: float = 10.0, stride: float = 10.0) -> Annotations:
     """List the video and audio files below the folder `annotations`, sorted by path.
 
+    Args:
+        annotations: the folder.
+        window: length of a clip, seconds; 0: each file is one clip, whatever its length.
+        stride: seconds from the begin of one window to the begin of the next.
+
     Raises:
-        AnnotationError: if it is no folder, a folder in it cannot be read, or it has no such file.
+        AnnotationError: if it is no folder, cannot be read, or has no such file; or for a negative window, or a stride
+            that is not positive.
     """
+    if window < 0 or stride <= 0:
+        raise AnnotationError(
+            f"window is 0 or more seconds and stride more than 0, not {window:g} and {stride:g}"
+        )
     if not annotations.is_dir():
         raise AnnotationError(f"{annotations} is not a folder; expected the folder of videos")
-    issues: list[Issue] = []
+    try:
+        listing = list_files(annotations)
+    except OSError as error:
+        raise AnnotationError(f"cannot list {annotations}: {error.strerror}; make it readable") from error
+    issues: list[Issue] = [
+        ("unreadable_folder", "", f"{folder!r} cannot be listed: {why}; its files are left out")
+        for folder, why in sorted(listing.closed.items())
+    ]
     ignored: Counter[str] = Counter()
-    clips = []
-    root = os.path.realpath(annotations)
-    for relative, is_link in sorted(_files(annotations)):
+    names = []
+    for relative, state in sorted(listing.files.items()):
         extension = _extension(relative)
-        if extension not in VIDEO | AUDIO:
+        if relative.rpartition("/")[2].startswith(
+            "._"
+        ):  # what macOS keeps beside a file on other systems' disks
+            ignored["._*"] += 1
+        elif f".{extension}" not in MEDIA_SUFFIXES:
             ignored[f".{extension}" if extension else "no extension"] += 1
-            continue
-        name, source = clip_name(relative), relative
-        problem = _link_problem(annotations / relative, root) if is_link else None
-        if problem:
-            target = str((annotations / relative).readlink())
-            issues.append((problem, "", f"{relative!r} links to {target!r}; left out"))
-            continue
-        if re.search("[\ud800-\udfff]", relative):  # Python's stand-ins for bytes that are not UTF-8
-            issues.append(("refused_id", name, f"{relative!r} is not UTF-8; rename the file"))
-            source = ""
-        clips.append((name, "none", source, float("nan"), float("nan")))
+        elif state is None:
+            target = str((annotations / relative).readlink()) if relative in listing.links else "?"
+            issues.append(("broken_link", "", f"{relative!r} links to {target!r}; left out"))
+        else:
+            names.append(relative)
     if ignored:
         counts = ", ".join(f"{count} {extension}" for extension, count in ignored.most_common(20))
         message = f"{ignored.total()} files are neither video nor audio: {counts!a}"
         issues.append(("ignored_files", "", message))
-    if not clips:
-        known = " ".join(sorted(VIDEO | AUDIO))
+    if not names:
+        known = " ".join(sorted(suffix[1:] for suffix in MEDIA_SUFFIXES))
         raise AnnotationError(
             f"{annotations} has no video or audio file (extensions: {known}); other files: {ignored.total()}"
         )
+    clips = []
+    for relative, ends in zip(names, _lengths(annotations, names, window), strict=True):
+        name, source = clip_name(relative), relative
+        if re.search("[\ud800-\udfff]", relative):  # Python's stand-ins for bytes that are not UTF-8
+            issues.append(("refused_id", name, f"{relative!r} is not UTF-8; rename the file"))
+            source, ends = "", Ends({})
+        clips += _windows(name, source, ends.longest, window, stride)
+        issues += _remarks(name, ends, clips[-1], stride)
     return Annotations.from_rows((), clips, (), issues)
+
+
+def _lengths(folder: Path, names: Sequence[str], window: float) -> Iterator[Ends]:
+    """How long each file is; without a stream if that is not asked for, or the file cannot be opened."""
+
+    def read(relative: str) -> Ends:
+        try:
+            return stream_ends(folder / relative)
+        except (OSError, ValueError, OverflowError):  # PyAV's errors are among them
+            return Ends({})
+
+    if not window:
+        return iter([Ends({})] * len(names))
+    with ThreadPoolExecutor(min(_READERS, 2 * (os.cpu_count() or 1))) as pool:
+        return pool.map(read, names)
+
+
+_Clip = tuple[str, str, str, float, float]  # clip, split, source, start, end
+
+
+def _windows(name: str, source: str, length: float, window: float, stride: float) -> list[_Clip]:
+    """The clips of a file: its windows, or the file itself."""
+    if not window or length < window + REST:
+        return [(name, "none", source, float("nan"), float("nan"))]
+    starts: list[float] = []
+    while (start := len(starts) * stride) < length:
+        if start + window > length + SLACK:
+            covered = starts[-1] + window
+            if length - max(covered, start) >= REST:
+                starts.append(round(length - window, 3))
+            break
+        starts.append(round(start, 3))
+    return [(window_name(name, start), "none", source, start, start + window) for start in starts]
+
+
+def window_name(name: str, start: float) -> str:
+    """The name of the window of the clip `name` that begins at `start` seconds; its end from `~w` on tells the second."""
+    seconds, thousandths = divmod(round(1000 * start), 1000)
+    suffix = f"~w{seconds:04d}" + (f"_{thousandths:03d}" if thousandths else "")
+    return f"{name[-(_LONGEST_WITH_WINDOW - len(suffix)) :].lstrip('-')}{suffix}"
+
+
+def _remarks(name: str, ends: Ends, last: _Clip, stride: float) -> Iterator[Issue]:
+    """What is worth knowing of a file's windows."""
+    clip, _, _, start, end = last
+    if ends.claimed - ends.longest > 1:
+        message = f"the header says {ends.claimed:.2f} s, {ends.longest:.2f} s can be read"
+        yield "wrong_length", name, message
+    if start % stride > 1e-6 and stride - start % stride > 1e-6:
+        yield "shifted_window", clip, f"begins at {start:g} s, so that it ends with the file, at {end:g} s"
 
 
 def clip_name(relative: str) -> str:
@@ -86,33 +161,7 @@ def clip_name(relative: str) -> str:
     return f"{rest}~{_extension(relative)}~{digest[:10]}"
 
 
-def _files(folder: Path) -> Iterator[tuple[str, bool]]:
-    """Relative path (with `/`) of every regular file or symbolic link below `folder`, and whether it is a link."""
-    waiting = [""]
-    while waiting:
-        inside = waiting.pop()
-        try:
-            with os.scandir(folder / inside) as entries:
-                for entry in entries:
-                    if entry.is_dir(follow_symlinks=False):
-                        waiting.append(f"{inside}{entry.name}/")
-                    elif entry.is_symlink() or stat.S_ISREG(entry.stat(follow_symlinks=False).st_mode):
-                        yield f"{inside}{entry.name}", entry.is_symlink()
-        except OSError as error:
-            raise AnnotationError(
-                f"cannot list {folder / inside}: {error.strerror}; make it readable or move it away"
-            ) from error
-
-
 def _extension(relative: str) -> str:
     """The part after the last dot of the file's name, in lower case; "" without a dot."""
     name = relative.rpartition("/")[2]
     return name.rpartition(".")[2].lower() if "." in name else ""
-
-
-def _link_problem(path: Path, root: str) -> str | None:
-    """Issue code of a link that is not followed: its target is no file, or lies outside the folder."""
-    target = os.path.realpath(path)
-    if os.path.commonpath([target, root]) != root:
-        return "outside_link"
-    return None if Path(target).is_file() else "broken_link"

@@ -14,9 +14,9 @@ import hashlib
 import os
 import stat
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from avpipe import files
 from avpipe.clips import ROWS_FILE, check_pattern, read_rows, relative_path
@@ -178,13 +178,71 @@ def _local_state(sources: Sequence[tuple[str, str, _State | None]], clip: str, s
     return None
 
 
+class Listing(NamedTuple):
+    """The files below a folder.
+
+    Args:
+        files: path below the folder, with `/` -> state of the file, links followed; None for a broken link.
+        links: which of them are symbolic links.
+        closed: path of a subfolder that cannot be listed -> why.
+    """
+
+    files: dict[str, os.stat_result | None]
+    links: set[str]
+    closed: dict[str, str]
+
+
+def list_files(root: Path) -> Listing:
+    """All files below a folder, also through links to files and folders: whoever put a link there meant it.
+
+    Each real folder is listed once, under its own path if that is below `root`; so links that form a circle do no harm.
+
+    Raises:
+        OSError: if `root` itself cannot be listed.
+    """
+    found = Listing({}, set(), {})
+    known: set[tuple[int, int]] = set()
+    folders, linked = [""], list[str]()
+    while folders or linked:
+        inside = folders.pop() if folders else linked.pop(0)
+        try:
+            state = os.stat(f"{root}/{inside}")  # noqa: PTH116 (a Path costs more than the call)
+            if (state.st_dev, state.st_ino) in known:
+                continue
+            known.add((state.st_dev, state.st_ino))
+            with os.scandir(f"{root}/{inside}") as entries:
+                ordered = sorted(entries, key=lambda entry: entry.name)
+        except OSError as error:
+            if not inside:
+                raise
+            found.closed[inside.rstrip("/")] = error.strerror or str(error)
+            continue
+        for entry in ordered:
+            relative, is_link = f"{inside}{entry.name}", entry.is_symlink()
+            try:
+                status = entry.stat()
+            except OSError:
+                found.files[relative] = None
+            else:
+                if stat.S_ISDIR(status.st_mode):
+                    (linked if is_link else folders).append(f"{relative}/")
+                    continue
+                if not stat.S_ISREG(status.st_mode):
+                    continue
+                found.files[relative] = status
+            if is_link:
+                found.links.add(relative)
+        linked.sort()
+    return found
+
+
 def inventory(roots: Sequence[Path]) -> str:
     """A digest of all files below some folders: relative path, size and modification time (ns).
 
-    Symbolic links to folders are not followed. A missing folder counts as "absent".
+    Links are followed as by `list_files`. A missing folder counts as "absent".
 
     Raises:
-        OSError: if a folder cannot be listed.
+        OSError: if one of the folders cannot be listed.
     """
     return "+".join(_inventory(Path(root)) for root in roots)
 
@@ -192,32 +250,16 @@ def inventory(roots: Sequence[Path]) -> str:
 def _inventory(root: Path) -> str:
     if not root.exists():
         return "absent"
-    digest = hashlib.sha256()
-    for relative, size, modified in _below(root):
-        digest.update(os.fsencode(f"{relative}\0{size}\0{modified}\n"))
-    return digest.hexdigest()[:16]
-
-
-def _below(root: Path) -> Iterator[tuple[str, int, int]]:
-    """Relative path, size and modification time of all files below the folder `root`, in a fixed order, or of the file `root`."""
-    if not root.is_dir():
-        found = root.stat()
-        yield "", found.st_size, found.st_mtime_ns
-        return
-    waiting = [""]
-    while waiting:
-        folder = waiting.pop()
-        with os.scandir(f"{root}/{folder}") as entries:
-            ordered = sorted(entries, key=lambda entry: entry.name)
-        for entry in ordered:
-            if entry.is_dir(follow_symlinks=False):
-                waiting.append(f"{folder}{entry.name}/")
-                continue
-            try:
-                found = entry.stat()
-            except OSError:  # a broken link
-                found = entry.stat(follow_symlinks=False)
-            yield f"{folder}{entry.name}", found.st_size, found.st_mtime_ns
+    if root.is_dir():
+        found = list_files(root)
+        lines = [
+            f"{path}\0{state and (state.st_size, state.st_mtime_ns)}\n" for path, state in found.files.items()
+        ]
+        lines += [f"{path}/\0{why}\n" for path, why in found.closed.items()]
+    else:
+        state = root.stat()
+        lines = [f"\0{(state.st_size, state.st_mtime_ns)}\n"]
+    return hashlib.sha256(b"".join(os.fsencode(line) for line in sorted(lines))).hexdigest()[:16]
 
 
 def _write_parquet(path: Path, frame: "pd.DataFrame") -> None:

@@ -1,5 +1,6 @@
 """Clips that are already on a disk: found, checked, never copied."""
 
+from functools import lru_cache
 from pathlib import Path
 
 from avpipe.clips import Status, local_file
@@ -18,7 +19,7 @@ def local_fetcher(source: LocalSource) -> Fetcher:
 
 
 class LocalFetcher:
-    """Files below one folder.
+    """Files below one folder. Links are followed: whoever put them there meant them.
 
     Args:
         source: its `path` is the folder and `pattern` the file below it, for example "{source}.mp4".
@@ -41,18 +42,25 @@ class LocalFetcher:
             ValueError: for a pattern that `avpipe.clips.local_file` does not take.
         """
         path = local_file(self.root, self.pattern, clip.clip, clip.source)
+        if path is None:
+            reason = f"{clip.source!r} leads out of {self.root}; name the folder it leads to as a source"
+            return Outcome(Status.REFUSED_ID, reason, attempts=1)
         try:
-            if path is None or not path.resolve().is_relative_to(self.root.resolve()):
-                reason = f"{clip.source!r} leads out of {self.root}; name the folder it leads to as a source"
-                return Outcome(Status.REFUSED_ID, reason, attempts=1)
             relative = path.relative_to(self.root)
             if not path.is_file():
                 what = "is not a file" if path.exists() else "is not there"
                 return Outcome(Status.MISSING, f"{relative} {what}", attempts=1)
-            size = path.stat().st_size
-            facts = size, sha256_of(path), 1, 0.0, self.name
+            state = path.stat()
+            digest = _digest(path, state.st_size, state.st_mtime_ns)
+            facts = state.st_size, digest, 1, 0.0, self.name
             return Outcome(
                 Status.PRESENT, "", str(path), *facts, offset=offset_of(self.source.excerpts, clip)
             )
         except OSError as error:
             return Outcome(Status.MISSING, f"{clip.source!r} cannot be read: {error.strerror}", attempts=1)
+
+
+@lru_cache(maxsize=256)
+def _digest(path: Path, size: int, modified: int) -> str:
+    """SHA-256 of a file that did not change since; a long file has many clips."""
+    return sha256_of(path)

@@ -1,4 +1,4 @@
-"""One clip: from a downloaded file to the canonical clip, with one run of ffmpeg."""
+"""One clip: from a downloaded file to the canonical clip, nearly always with one run of ffmpeg."""
 
 import math
 from collections.abc import Iterator
@@ -6,19 +6,23 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import av
-import ffmpeg
+import numpy as np
+import numpy.typing as npt
 import soundfile
 
-from avpipe.clips import Status
+from avpipe.clips import INDEXED, OPENING, Status
 from avpipe.media.ffmpeg import FFmpegGroup, Finished
 from avpipe.media.presets import Preset
-from avpipe.media.probe import CONTAINERS, PROTOCOLS, Media, ProbeError, probe
+from avpipe.media.probe import Media, ProbeError, probe
 
 TOLERANCE = 0.5  # seconds of a stream that may be undecodable before the clip counts as corrupt
-INDEXED = frozenset(("mp4", "matroska", "avi", "wav", "flac"))
-"""Containers in which seeking finds the key frame before a time. In others it may land before or after it."""
-MARGIN = 30.0  # seconds before the interval at which reading starts in other containers with video
+MARGIN = (
+    30.0  # seconds before the interval at which reading starts in containers without an index, with video
+)
+UNTIMED = frozenset(("mp3", "aac", "ac3", "eac3"))  # containers without time stamps
 LARGEST_PICTURE = 8192 * 4608  # pixels
+SILENCE = -50.0  # decibels; a quieter mix is compared with the channels that were mixed
+CANCELLED = 20.0  # decibels by which the mix is quieter than its channels if these cancel each other
 
 
 @dataclass(frozen=True)
@@ -28,6 +32,8 @@ class Converted:
     Args:
         status, reason: see `Status`; the reason also mentions padding, damage and missing streams.
         duration: seconds inside the clip's interval, without padding.
+        video_seconds, audio_seconds: how long the pictures and the sound are inside the interval, without padding.
+        source_video_seconds, source_audio_seconds: how long they are in the whole file, by its packets.
         fps, width, height, sample_rate, channels: of the source; None if it has no such stream.
         bytes, sha256: of the source; None if there was nothing to convert.
         video, audio: the canonical files; None if the clip lacks this modality or is not in the shard.
@@ -36,6 +42,10 @@ class Converted:
     status: Status
     reason: str
     duration: float | None = None
+    video_seconds: float | None = None
+    audio_seconds: float | None = None
+    source_video_seconds: float | None = None
+    source_audio_seconds: float | None = None
     fps: float | None = None
     width: int | None = None
     height: int | None = None
@@ -81,12 +91,13 @@ def convert_clip(
         timeout: seconds for ffmpeg.
 
     Raises:
+        FFmpegKilledError: if ffmpeg was ended by a signal, twice.
         OSError: on a full disk.
     """
     start = 0.0 if math.isnan(start) else max(0.0, start)
     length = float(preset.seconds) if math.isnan(end) else min(float(preset.seconds), end - start)
     try:
-        media = probe(source)
+        media = probe(source, start, length)
     except ProbeError as error:
         return Converted(Status.CORRUPT, str(error))
     except OSError as error:
@@ -99,77 +110,211 @@ def convert_clip(
         reason = f"the annotations' interval is empty: {start:g} to {end:g} s"
         return replace(facts, status=Status.TOO_SHORT, reason=reason)
     cut = Cut(source, start, length, preset, target)
-    finished = group.run(arguments(cut, media), timeout)
-    usable = _without_failed_stream(media, finished)
-    if usable != media:
-        media, finished = usable, group.run(arguments(cut, usable), timeout)
+    media, finished = _run(cut, media, group, timeout)
     if finished.timed_out:
         return replace(facts, status=Status.TIMED_OUT, reason=f"ffmpeg was stopped after {timeout:g} s")
-    return _judge(cut, media, finished, facts)
+    if finished.sounds > 1:
+        finished = _steady_sound(cut, media, finished, group, timeout)
+    media = _without_garbage(cut, media, finished)
+    made = _judge(cut, media, finished, facts)
+    notes = [_left_out(cut, media, end)]
+    if made.audio and media.audio and media.audio.channels > 1 and preset.channels == 1:
+        notes.append(_cancelled(cut, media, made.audio, group, timeout))
+    if made.status.in_shard and any(notes):
+        reason = [made.reason] if made.reason != "complete" else []
+        made = replace(made, reason="; ".join([*reason, *filter(None, notes)]))
+    return made
+
+
+def _left_out(cut: Cut, media: Media, end: float) -> str:
+    """What to say if the preset takes less than the clip, or than the whole file if `end` is NaN."""
+    lengths = [
+        stream.seconds for stream in (media.video, media.audio) if stream and not math.isnan(stream.seconds)
+    ]
+    whole = max(lengths, default=0.0) if math.isnan(end) else end
+    if whole - cut.start - cut.preset.seconds < TOLERANCE:
+        return ""
+    return f"the first {cut.preset.seconds:g} s of {whole - cut.start:.2f} s"
+
+
+def _run(cut: Cut, media: Media, group: FFmpegGroup, timeout: float) -> tuple[Media, Finished]:
+    """Convert; if ffmpeg gives up, convert each stream alone, because one without content stops the other one, too.
+
+    Returns:
+        The media without the stream that cannot be converted, if the other one can; and the result.
+    """
+    both = group.run(arguments(cut, media), timeout)
+    if not both.gave_up or media.video is None or media.audio is None:
+        return media, both
+    pictures, sound = replace(media, audio=None), replace(media, video=None)
+    of_pictures, of_sound = (group.run(arguments(cut, one), timeout) for one in (pictures, sound))
+    if of_sound.gave_up and of_pictures.code == 0:
+        return replace(
+            pictures, notes=(*media.notes, f"no sound can be decoded: {of_sound.message()}")
+        ), of_pictures
+    if of_pictures.gave_up and of_sound.code == 0:
+        return replace(
+            sound, notes=(*media.notes, f"no picture can be decoded: {of_pictures.message()}")
+        ), of_sound
+    of_sound.frames = of_pictures.frames
+    of_sound.code = of_pictures.code or of_sound.code
+    of_sound.timed_out = of_pictures.timed_out or of_sound.timed_out
+    of_sound.errors += of_pictures.errors
+    of_sound.first |= of_pictures.first
+    return media, of_sound
+
+
+def _steady_sound(cut: Cut, media: Media, finished: Finished, group: FFmpegGroup, timeout: float) -> Finished:
+    """Convert sound whose layout or rate changes, in two steps, and put its samples into `finished`.
+
+    ffmpeg sets up its filters anew at each change. Filters that count or fill from time 0 would begin again, so the first
+    step only converts and keeps each sample's time; the second step does the rest. In formats without time stamps the
+    times that ffmpeg makes up are wrong after a change of rate: there the samples are counted.
+    """
+    assert media.audio is not None
+    preset, steady = cut.preset, cut.file("nut")
+    shift = _to_time(cut, media, "a")
+    if media.container in UNTIMED:
+        convert, shift = _audio_format(preset), ["asetpts=N/SR/TB", *shift]
+    else:
+        convert, shift = [*shift, _interval(cut.length), *_audio_format(preset)], []
+    coding = ["-c:a", "pcm_s16le", "-f", "nut"]
+    first = _output(media.audio.index, convert, coding, steady)
+    second = _output(0, [*shift, *_audio_filters(cut.length, preset)], _FLAC, cut.file("flac"))
+    try:
+        for command in ([*_opening(cut, media), *first], ["-copyts", "-i", f"file:{steady}", *second]):
+            done = group.run([*command, "-y"], timeout)
+            if done.code:
+                finished.code, finished.timed_out = done.code, done.timed_out
+                finished.first |= done.first
+                break
+    finally:
+        steady.unlink(missing_ok=True)
+    finished.samples = done.samples
+    return finished
 
 
 def arguments(cut: Cut, media: Media) -> list[str]:
-    """ffmpeg's arguments for both outputs of one decoding."""
-    begin = _begin(cut, media)
-    # Without accurate seeking ffmpeg also decodes what is before `begin`, at negative times. So the filters cut
-    # exactly, and know which picture is on screen at `start`.
-    seek = {"ss": f"{begin:.6f}", "noaccurate_seek": None} if begin > 0 else {}
-    limits = {"protocol_whitelist": PROTOCOLS, "format_whitelist": CONTAINERS, "max_pixels": LARGEST_PICTURE}
-    # If the picture's size changes, keep the same filters: new ones would start at time 0 again.
-    steady = {"reinit_filter:v": 0}
-    opened = ffmpeg.input(f"file:{cut.source}", threads=1, **steady, **limits, **seek)
-    shift = f"PTS-{cut.start - begin:.6f}/TB"
-    plain = {"threads": 1, "map_metadata": -1, "map_chapters": -1, "fflags": "+bitexact"}
+    """ffmpeg's arguments for both outputs of one decoding. Each has filters of its own, so that neither disturbs the other."""
     preset = cut.preset
-    outputs = []
+    command = _opening(cut, media)
     if media.video is not None:
-        pictures = _video_filters(opened[str(media.video.index)].filter("setpts", shift), cut.length, preset)
-        coding = {"c:v": "libx264", "preset": preset.x264, "crf": preset.crf, "flags:v": "+bitexact"}
-        groups = {"g": preset.fps, "keyint_min": preset.fps, "sc_threshold": 0, "bf": 0}
-        path = f"file:{cut.file('mp4')}"
-        outputs.append(ffmpeg.output(pictures, path, format="mp4", **plain, **coding, **groups))
+        filters = [*_to_time(cut, media, ""), *_video_filters(cut.length, preset)]
+        coding = ["-c:v", "libx264", "-preset", preset.x264, "-crf", str(preset.crf), "-flags:v", "+bitexact"]
+        groups = ["-g", str(preset.fps), "-keyint_min", str(preset.fps), "-sc_threshold", "0", "-bf", "0"]
+        command += _output(media.video.index, filters, [*coding, *groups, "-f", "mp4"], cut.file("mp4"))
     if media.audio is not None:
-        sound = _audio_filters(opened[str(media.audio.index)].filter("asetpts", shift), cut.length, preset)
-        coding = {"c:a": "flac", "sample_fmt": "s16", "flags:a": "+bitexact"}
-        outputs.append(ffmpeg.output(sound, f"file:{cut.file('flac')}", format="flac", **plain, **coding))
-    both = ffmpeg.merge_outputs(*outputs).global_args("-filter_complex_threads", "1")
-    command: list[str] = ffmpeg.compile(both, cmd=[], overwrite_output=True)
-    return command
+        filters = [*_to_time(cut, media, "a"), *_audio_filters(cut.length, preset)]
+        command += _output(media.audio.index, filters, _FLAC, cut.file("flac"))
+    return [*command, "-filter_complex_threads", "1", "-y"]
+
+
+_FLAC = ["-c:a", "flac", "-sample_fmt", "s16", "-flags:a", "+bitexact", "-f", "flac"]
+
+
+def _opening(cut: Cut, media: Media) -> list[str]:
+    """Arguments that open the source."""
+    begin = _begin(cut, media)
+    # If the picture's size changes, keep the same filters: new ones would start at time 0 again.
+    command = ["-threads", "1", "-reinit_filter:v", "0", "-max_pixels", str(LARGEST_PICTURE)]
+    for name, value in OPENING.items():
+        command += [f"-{name}", value]
+    if media.joined:
+        # Around a joint, packets of both parts are mixed. ffmpeg must notice each jump, also one of less than its usual 10 s.
+        command += ["-dts_delta_threshold", "1"]
+    if begin > 0:
+        # Without accurate seeking ffmpeg also decodes what is before `begin`, at negative times. So the filters cut
+        # exactly, and know which picture is on screen at `start`.
+        command += ["-ss", f"{begin:.6f}", "-noaccurate_seek"]
+    return [*command, "-i", f"file:{cut.source}"]
+
+
+def _output(stream: int, filters: list[str], coding: list[str], path: Path) -> list[str]:
+    """Arguments for one output: the stream with this index through the filters."""
+    plain = ["-threads", "1", "-map_metadata", "-1", "-map_chapters", "-1", "-fflags", "+bitexact"]
+    graph = f"[0:{stream}]{','.join(filters)}[out{path.suffix[1:]}]"
+    return ["-filter_complex", graph, "-map", f"[out{path.suffix[1:]}]", *plain, *coding, f"file:{path}"]
+
+
+def _to_time(cut: Cut, media: Media, kind: str) -> list[str]:
+    """The filter that makes the interval's start time 0; `kind` "a" for sound."""
+    return [f"{kind}setpts=PTS-{cut.start - _begin(cut, media):.6f}/TB"]
 
 
 def _begin(cut: Cut, media: Media) -> float:
     """Seconds to seek to. Files without video are read from the start, because times after a seek are estimates there."""
     if INDEXED.intersection(media.container.split(",")):
         return cut.start
-    return max(0.0, cut.start - MARGIN) if media.video else 0.0
+    return max(0.0, cut.start - MARGIN) if media.video and not media.joined else 0.0
 
 
-def _video_filters(stream: ffmpeg.nodes.FilterableStream, length: float, preset: Preset) -> ffmpeg.Stream:
+def _video_filters(length: float, preset: Preset) -> list[str]:
     """Cut; constant rate (`fps` also counts the frames); size and colours; then repeat the last picture."""
-    colours = {"out_color_matrix": "bt601", "out_range": "tv"}
-    return (
-        stream.filter("trim", end=f"{length:.6f}")
-        .filter("fps", fps=preset.fps, start_time=0, round="near")
-        .filter("scale", preset.width, preset.height, flags="bicubic+accurate_rnd+bitexact", **colours)
-        .filter("setsar", 1)
-        .filter("format", "yuv420p")
-        .filter("tpad", stop_mode="clone", stop=-1)
-        .filter("trim", end_frame=preset.frames)
-    )
+    return [
+        f"trim=end={length:.6f}",
+        f"fps=fps={preset.fps}:start_time=0:round=near",
+        f"scale={preset.width}:{preset.height}:flags=bicubic+accurate_rnd+bitexact:out_color_matrix=bt601:out_range=tv",
+        "setsar=1",
+        "format=yuv420p",
+        "tpad=stop_mode=clone:stop=-1",
+        f"trim=end_frame={preset.frames}",
+    ]
 
 
-def _audio_filters(stream: ffmpeg.nodes.FilterableStream, length: float, preset: Preset) -> ffmpeg.Stream:
-    """Cut; rate and channels, with gaps filled; count the samples (`ashowinfo`); then silence."""
+def _interval(length: float) -> str:
+    """Cut sound."""
+    return f"atrim=start=0:end={length:.6f}"
+
+
+def _audio_format(preset: Preset, fill: str = "") -> list[str]:
+    """Rate and channels."""
     layout = {1: "mono", 2: "stereo"}[preset.channels]
+    return [
+        f"aresample={preset.sample_rate}:{fill}rematrix_maxval=1",
+        f"aformat=sample_fmts=s16:channel_layouts={layout}",
+    ]
+
+
+def _audio_filters(length: float, preset: Preset) -> list[str]:
+    """Cut; rate and channels, with gaps filled; count the samples (`ashowinfo`); then silence."""
+    return [
+        _interval(length),
+        *_audio_format(preset, "async=1:first_pts=0:"),
+        f"asetnsamples=n={preset.sample_rate}:p=0",  # with small pieces the run takes a tenth longer
+        "ashowinfo",
+        f"apad=whole_len={preset.samples}",
+        f"atrim=end_sample={preset.samples}",
+    ]
+
+
+def _cancelled(cut: Cut, media: Media, audio: Path, group: FFmpegGroup, timeout: float) -> str:
+    """What to say if the channels of the sound cancel each other when they are mixed to one, as in antiphase."""
+    assert media.audio is not None
+    mixed = _decibels(soundfile.read(audio)[0])
+    if mixed > SILENCE:
+        return ""
+    apart = cut.file("wav")
+    filters = [*_to_time(cut, media, "a"), _interval(cut.length), "aformat=sample_fmts=flt"]
+    command = [*_opening(cut, media), *_output(media.audio.index, filters, ["-f", "wav"], apart), "-y"]
+    try:
+        if group.run(command, timeout).code:
+            return ""
+        loudest = _decibels(soundfile.read(apart)[0])
+    except soundfile.LibsndfileError:
+        return ""
+    finally:
+        apart.unlink(missing_ok=True)
+    if loudest - mixed < CANCELLED:
+        return ""
     return (
-        stream.filter("atrim", start=0, end=f"{length:.6f}")
-        .filter("aresample", preset.sample_rate, **{"async": 1}, first_pts=0, rematrix_maxval=1)
-        .filter("aformat", sample_fmts="s16", channel_layouts=layout)
-        .filter("asetnsamples", n=preset.sample_rate, p=0)  # with small pieces the run takes a tenth longer
-        .filter("ashowinfo")
-        .filter("apad", whole_len=preset.samples)
-        .filter("atrim", end_sample=preset.samples)
+        f"the {media.audio.channels} channels cancel each other: {mixed:.0f} dB mixed, {loudest:.0f} dB apart"
     )
+
+
+def _decibels(samples: npt.NDArray[np.float64]) -> float:
+    """Mean power in decibels of full scale; at least -99."""
+    power = float(np.mean(np.square(samples))) if samples.size else 0.0
+    return max(-99.0, 10 * math.log10(power)) if power else -99.0
 
 
 def _facts(media: Media) -> Converted:
@@ -183,19 +328,14 @@ def _facts(media: Media) -> Converted:
         height=video.height if video else None,
         sample_rate=audio.sample_rate if audio else None,
         channels=audio.channels if audio else None,
+        source_video_seconds=_rounded(video.seconds) if video else None,
+        source_audio_seconds=_rounded(audio.seconds) if audio else None,
     )
 
 
-def _without_failed_stream(media: Media, finished: Finished) -> Media:
-    """`media` without the stream that gave nothing, if ffmpeg failed although the other one gave something."""
-    gave_up = finished.code != 0 and not finished.timed_out
-    why = finished.message() if finished.errors else "in the interval"
-    if gave_up and media.video and media.audio:
-        if finished.samples and not finished.frames:
-            return replace(media, video=None, notes=(*media.notes, f"no picture {why}"))
-        if finished.frames and not finished.samples:
-            return replace(media, audio=None, notes=(*media.notes, f"no sound {why}"))
-    return media
+def _rounded(seconds: float) -> float | None:
+    """To milliseconds; None for NaN."""
+    return None if math.isnan(seconds) else round(seconds, 3)
 
 
 def _judge(cut: Cut, media: Media, finished: Finished, facts: Converted) -> Converted:
@@ -203,7 +343,12 @@ def _judge(cut: Cut, media: Media, finished: Finished, facts: Converted) -> Conv
     video_seconds = min(cut.preset.frames, finished.frames) / cut.preset.fps
     audio_seconds = finished.samples / cut.preset.sample_rate
     duration = round(min(cut.length, max(video_seconds, audio_seconds)), 3)
-    facts = replace(facts, duration=duration)
+    facts = replace(
+        facts,
+        duration=duration,
+        video_seconds=_video_length(cut, media, video_seconds) if facts.width else None,
+        audio_seconds=_rounded(min(cut.length, audio_seconds)) if facts.channels else None,
+    )
     if not finished.errors and duration < cut.preset.shortest:
         reason = f"{duration:g} s of the file are left after {cut.start:g} s"
         return replace(facts, status=Status.TOO_SHORT, reason=reason)
@@ -221,6 +366,12 @@ def _judge(cut: Cut, media: Media, finished: Finished, facts: Converted) -> Conv
     return replace(facts, status=status, reason=reason, video=video, audio=audio)
 
 
+def _video_length(cut: Cut, media: Media, counted: float) -> float | None:
+    """Seconds of pictures: those counted, which are whole frames of the clip, or the file's if these round to as many."""
+    packets = _expected(cut, media.video.seconds) if media.video else math.nan
+    return _rounded(packets if abs(packets - counted) <= 1 / cut.preset.fps else min(cut.length, counted))
+
+
 def _undecodable(
     cut: Cut, media: Media, finished: Finished, video_seconds: float, audio_seconds: float
 ) -> str | None:
@@ -229,14 +380,39 @@ def _undecodable(
         return None
     claims = [("file", media.duration, max(video_seconds, audio_seconds))]
     if media.video:
-        claims.append(("video", media.video.end, video_seconds))
+        claims.append(("video", media.video.claimed, video_seconds))
     if media.audio:
-        claims.append(("audio", media.audio.end, audio_seconds))
+        claims.append(("audio", media.audio.claimed, audio_seconds))
     for what, end, got in claims:
-        expected = min(cut.length, end - cut.start)  # NaN if unknown: the comparison is then false
+        expected = _expected(cut, end)
         if expected - got > TOLERANCE:
             return f"{got:.2f} of {expected:.2f} s of {what} can be decoded: {finished.message()}"
     return None
+
+
+def _expected(cut: Cut, end: float) -> float:
+    """Seconds of the interval before `end`; NaN if that is unknown, and then every comparison is false."""
+    return min(end - cut.start, cut.length)
+
+
+def _without_garbage(cut: Cut, media: Media, finished: Finished) -> Media:
+    """The media without a stream of which next to nothing can be decoded although it is there; zero its count in `finished`."""
+    video, audio = media.video, media.audio
+    if not finished.errors or video is None or audio is None:
+        return media
+    got = finished.frames / cut.preset.fps, finished.samples / cut.preset.sample_rate
+    shortest = cut.preset.shortest
+    if got[0] < shortest <= got[1] and _expected(cut, video.claimed) > TOLERANCE:
+        finished.frames = 0
+        return replace(
+            media, video=None, notes=(*media.notes, f"no picture can be decoded: {finished.message()}")
+        )
+    if got[1] < shortest <= got[0] and _expected(cut, audio.claimed) > TOLERANCE:
+        finished.samples = 0
+        return replace(
+            media, audio=None, notes=(*media.notes, f"no sound can be decoded: {finished.message()}")
+        )
+    return media
 
 
 def _output_error(video: Path | None, audio: Path | None, preset: Preset) -> str | None:
@@ -275,5 +451,7 @@ def _remarks(
         yield f"last picture held from {video_seconds:.2f} s"
     if status is not Status.NO_AUDIO and audio_seconds < preset.seconds:
         yield f"silence from {audio_seconds:.2f} s"
+    if status is not Status.NO_VIDEO and media.video and media.video.hdr:
+        yield f"HDR pictures ({media.video.hdr}) are not tone-mapped: their colours are pale"
     if finished.errors:
         yield f"{finished.errors.total()} decoding errors: {finished.message()}"

@@ -5,6 +5,7 @@ import os
 import re
 import resource
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -26,13 +27,22 @@ _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 _GUARD = "import os, signal, sys; sys.stdin.buffer.read(); os.killpg(0, signal.SIGKILL)"
 _PREFIX = re.compile(r"\[(?P<name>[^\]@]*?)(?: @ 0x[0-9a-f]+)?\] ")
 _LEVEL = re.compile(r"\[(?P<level>panic|fatal|error|warning|info|verbose|debug)\] ")
-_OUTPUT = re.compile(r"(?:out|vost|aost)#")
+_STOPPED = re.compile(r"\[info\] Exiting normally, received signal (?P<number>\d+)\.")
+_SOUND = re.compile(r"\[graph[_ ]\d+[^\]]* @ [^\]]*\] \[verbose\] tb:\S+ samplefmt:")
+_OUTPUT = re.compile(r"(?:out|vost|aost)#|\w+: Application provided invalid")
+_OWN = re.compile(
+    r"$|graph|Parsed_|a?buffer$|[a-z]+#\d"
+)  # names of ffmpeg's own parts; not of decoders and formats
 _FRAMES = re.compile(r"\[Parsed_fps_\d+ @ [^\]]*\] \[verbose\] \d+ frames in, (?P<count>\d+) frames out;")
 _SAMPLES = re.compile(r"\[Parsed_ashowinfo_\d+ @ [^\]]*\] \[info\] n:.* nb_samples:(?P<count>\d+)")
 
 
 class FFmpegError(RuntimeError):
     """There is no ffmpeg that can do the work; the message says what to install."""
+
+
+class FFmpegKilledError(ChildProcessError):
+    """ffmpeg was ended by a signal, twice. That says nothing of the clip, so it is no outcome of a clip."""
 
 
 @cache
@@ -73,28 +83,43 @@ class Finished:
     """The result of one run of ffmpeg.
 
     Args:
-        code: exit status; negative if it was killed.
+        code: exit status; negative if it was ended by a signal.
         timed_out: whether the time limit stopped it.
         frames: pictures that the filter `fps` gave.
         samples: samples, in each channel, that the filter `ashowinfo` listed.
+        sounds: how often the filters of the sound were set up; more than once if its layout or rate changed.
         errors: messages about the source, without addresses -> how often each came.
         disk: errno if an output could not be written.
-        last: the last of the errors; without errors the first message about the outputs, or "".
+        first: part of ffmpeg -> the first of its errors, outputs included.
+        stopped: the signal after which ffmpeg tidied up and ended, as after SIGTERM; 0 if there was none.
     """
 
     code: int = 0
     timed_out: bool = False
     frames: int = 0
     samples: int = 0
+    sounds: int = 0
     errors: Counter[str] = field(default_factory=Counter)
     disk: int | None = None
-    last: str = ""
+    first: dict[str, str] = field(default_factory=dict)
+    stopped: int = 0
+
+    @property
+    def gave_up(self) -> bool:
+        """Whether ffmpeg itself ended with an error."""
+        return self.code != 0 and not self.timed_out
 
     def message(self) -> str:
-        """One message for a table, the same in every run: the last error if ffmpeg failed, else the most frequent."""
-        if self.code or not self.errors:
-            return self.last or f"ffmpeg ended with status {self.code}"
-        return min(self.errors, key=lambda text: (-self.errors[text], text))
+        """One message for a table, the same in every run.
+
+        The most frequent error if ffmpeg ended well. If it gave up: the first error of a decoder or of the file's format,
+        else of ffmpeg's own parts, which only report what follows from it. (Its parts run in threads: which of them is
+        the first to report differs from run to run.)
+        """
+        if self.errors and not self.code:
+            return min(self.errors, key=lambda text: (-self.errors[text], text))
+        causes = [text for part, text in self.first.items() if not _OWN.match(part)]
+        return min(causes or self.first.values(), default=f"ffmpeg ended with status {self.code}")
 
 
 class FFmpegGroup:
@@ -128,14 +153,19 @@ class FFmpegGroup:
             guard.wait()
 
     def run(self, arguments: Sequence[str], timeout: float) -> Finished:
-        """Run ffmpeg with `arguments` for at most `timeout` seconds.
+        """Run ffmpeg with `arguments` for at most `timeout` seconds; once more if a signal ended it.
 
         Raises:
+            FFmpegKilledError: if a signal ended both runs.
             OSError: if ffmpeg reported that the disk is full or cannot be written.
             RuntimeError: outside the `with` block, or if the guard was killed.
         """
         with self._turn:
             finished = self._run(arguments, timeout)
+            if finished.code < 0 and not finished.timed_out:
+                finished = self._run(arguments, timeout)
+        if finished.code < 0 and not finished.timed_out:
+            raise FFmpegKilledError(f"ffmpeg was ended twice by {_signal_name(-finished.code)}")
         if finished.disk is not None:
             raise OSError(finished.disk, f"ffmpeg: {os.strerror(finished.disk)}")
         return finished
@@ -146,8 +176,10 @@ class FFmpegGroup:
             raise RuntimeError("the process that guards ffmpeg is gone")
         command = [ffmpeg_binary(), *_OPTIONS, *arguments]
         finished = Finished()
+        # A static ffmpeg 7.0.2 crashes where it loads the system's tables of letters, for names in MPEG-TS.
+        environment = {**os.environ, "GCONV_PATH": os.devnull}
         with subprocess.Popen(
-            command, stdin=DEVNULL, stdout=DEVNULL, stderr=PIPE, process_group=guard.pid
+            command, stdin=DEVNULL, stdout=DEVNULL, stderr=PIPE, process_group=guard.pid, env=environment
         ) as process:
             if hasattr(resource, "prlimit"):
                 resource.prlimit(process.pid, resource.RLIMIT_AS, (MEMORY, MEMORY))
@@ -162,6 +194,8 @@ class FFmpegGroup:
                 assert process.stderr is not None
                 _read(process.stderr, finished)
                 finished.code = process.wait()
+                if finished.stopped and finished.code == 255:
+                    finished.code = -finished.stopped
             except BaseException:
                 process.kill()
                 raise
@@ -178,24 +212,36 @@ def _read(stream: IO[bytes], finished: Finished) -> None:
             finished.frames += int(counted["count"])
         if counted := _SAMPLES.match(line):
             finished.samples += int(counted["count"])
+        if stopped := _STOPPED.match(line):
+            finished.stopped = int(stopped["number"])
+        finished.sounds += bool(_SOUND.match(line))
         level = _LEVEL.search(line)
         if level is None or level["level"] not in ("panic", "fatal", "error"):
             continue
-        text = _clean(line, level)
+        part, text = _clean(line, level)
         if text:
             finished.disk = next((number for number in _DISK if os.strerror(number) in text), finished.disk)
-            if _OUTPUT.match(text):
-                finished.last = finished.last or text
-                continue
-            finished.last = text
-            if text in finished.errors or len(finished.errors) < MESSAGES:
+            if part in finished.first or len(finished.first) < MESSAGES:
+                finished.first.setdefault(part, text)
+            if not _OUTPUT.match(text) and (text in finished.errors or len(finished.errors) < MESSAGES):
                 finished.errors[text] += 1
 
 
-def _clean(line: str, level: re.Match[str]) -> str:
-    """`[h264 @ 0x5581] [error] bad NAL` becomes `h264: bad NAL`: no addresses or control characters, at most 200 letters."""
+def _clean(line: str, level: re.Match[str]) -> tuple[str, str]:
+    """`[h264 @ 0x5581] [error] bad NAL` becomes `h264` and `h264: bad NAL`.
+
+    The text has no addresses and no control characters, and at most 200 letters; the name is "" where ffmpeg gives none.
+    """
     name = _PREFIX.match(line)
-    text = line[level.end() :]
+    text, part = line[level.end() :], ""
     if name and name.start() < level.start():
-        text = f"{name['name'].strip()}: {text}"
-    return "".join(character for character in text if character.isprintable())[:200]
+        part = name["name"].strip()
+        text = f"{part}: {text}"
+    return part, "".join(character for character in text if character.isprintable())[:200]
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"

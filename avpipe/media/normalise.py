@@ -13,7 +13,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +23,15 @@ import pyarrow.parquet as pq
 from avpipe.clips import CLIP_NAME, Status
 from avpipe.files import OutputError, add_member, output_errors, sha256_of, whole_file
 from avpipe.media.convert import Converted, convert_clip
-from avpipe.media.ffmpeg import FFmpegGroup, ffmpeg_version
+from avpipe.media.ffmpeg import FFmpegGroup, FFmpegKilledError, ffmpeg_version
 from avpipe.media.presets import PRESETS, Preset
 from avpipe.plan.registry import UnknownNameError, suggest
 
 SCHEMA = pa.schema(
     {
         **dict.fromkeys(("clip", "status", "reason"), pa.string()),
-        **dict.fromkeys(("duration", "fps"), pa.float64()),
+        **dict.fromkeys(("duration", "video_seconds", "audio_seconds"), pa.float64()),
+        **dict.fromkeys(("source_video_seconds", "source_audio_seconds", "fps"), pa.float64()),
         **dict.fromkeys(("width", "height", "sample_rate", "channels", "bytes"), pa.int64()),
         "sha256": pa.string(),
     }
@@ -85,6 +86,7 @@ def normalise_shard(
         Status -> number of clips.
 
     Raises:
+        FFmpegKilledError: if a signal ended ffmpeg twice on one clip; it names both.
         OutputError: on a full disk, an unwritable folder, or if another process writes this shard.
         UnknownNameError: for an unknown preset.
         ValueError: if `downloads` lacks a clip of the shard.
@@ -174,15 +176,28 @@ def _normalise(row: _Row, preset: Preset, folder: Path, group: FFmpegGroup, time
     if row.status is not Status.PRESENT or row.path is None:
         return Converted(row.status, row.reason)
     try:
-        size, digest = row.path.stat().st_size, sha256_of(row.path)
+        found = row.path.stat()
+        digest = _digest(row.path, found.st_size, found.st_mtime_ns)
     except OSError as error:
         return Converted(Status.MISSING, f"the fetched file cannot be read: {error.strerror}; fetch it again")
     start, end = (
         row.start - row.offset,
         row.end - row.offset,
     )  # times in the file, which may be an excerpt of the source
-    made = convert_clip(row.path, start, end, preset, folder / str(row.row), group, timeout)
-    return replace(made, bytes=size, sha256=digest)
+    try:
+        made = convert_clip(row.path, start, end, preset, folder / str(row.row), group, timeout)
+    except FFmpegKilledError as error:
+        raise FFmpegKilledError(
+            f"clip {row.clip} ({row.path}): {error}. Run the same command again, with fewer cores or more memory if memory "
+            "ran out; if this file alone ends ffmpeg, take it away"
+        ) from error
+    return replace(made, bytes=found.st_size, sha256=digest)
+
+
+@lru_cache(maxsize=256)
+def _digest(path: Path, size: int, modified: int) -> str:
+    """SHA-256 of a file that did not change since; a long file has many clips."""
+    return sha256_of(path)
 
 
 def _add(archive: tarfile.TarFile, row: _Row, made: Converted, preset: str) -> None:

@@ -1,7 +1,8 @@
 """What is in a media file, without trusting it."""
 
+import contextlib
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -11,14 +12,22 @@ from av.container import InputContainer
 from av.stream import Disposition, Stream
 from av.video.stream import VideoStream
 
-CONTAINERS = (
-    "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,flv,live_flv,mpeg,mpegts,mpegvideo,asf,ogg,rm,dv,mxf,nut,ivf,"
-    "h264,hevc,m4v,mjpeg,yuv4mpegpipe,mp3,wav,w64,flac,aac,ac3,eac3,aiff,caf,amr,ape,au,wv,tta"
-)
-"""Container formats that are opened. Not among them: still images, and playlists and scripts (hls, concat, dash, ...), with
-which ffmpeg would read other files.
-"""
-PROTOCOLS = "file,pipe"
+from avpipe.clips import OPENING, stream_ends
+
+HDR = {16: "PQ", 18: "HLG"}
+"""Transfer characteristics (ITU-T H.273) of pictures with a high dynamic range."""
+_REFUSED = {
+    b"GIF8": "a GIF picture",
+    b"\x89PNG": "a PNG picture",
+    b"\xff\xd8\xff": "a JPEG picture",
+    b"BM": "a BMP picture",
+    b"#EXTM3U": "a playlist (m3u8), which only names other files",
+    b"ffconcat": "a list of files for ffmpeg",
+    b"<!doctype html": "a web page",
+    b"<html": "a web page",
+    b"PK\3\4": "a zip archive",
+}
+"""How files begin that often carry a video's name but are none."""
 
 
 class ProbeError(ValueError):
@@ -32,9 +41,11 @@ class Video:
     Args:
         index: of the stream in the file.
         width, height: as displayed, after rotation and with square pixels.
-        fps: average frames a second; NaN if unknown.
+        fps: average frames a second, in the interval if the header only gives a nominal rate; NaN if unknown.
         rotation: counter-clockwise degrees by which a player turns the stored picture: 0, 90, 180 or 270.
-        start, end: seconds on the file's time axis, which begins with its first stream; NaN if unknown.
+        start, end: seconds on the file's time axis, which begins with its first stream, by the header; NaN if unknown.
+        seconds: where the last packet ends on that axis; NaN without one.
+        hdr: "PQ" or "HLG" for pictures with a high dynamic range, else "".
     """
 
     index: int
@@ -44,17 +55,30 @@ class Video:
     rotation: int
     start: float
     end: float
+    seconds: float
+    hdr: str
+
+    @property
+    def claimed(self) -> float:
+        """Where the stream ends by the header, else by its packets; NaN if both are unknown."""
+        return self.seconds if math.isnan(self.end) else self.end
 
 
 @dataclass(frozen=True)
 class Audio:
-    """The chosen audio stream of a file; `index`, `start` and `end` as for `Video`."""
+    """The chosen audio stream of a file; `index`, `start`, `end` and `seconds` as for `Video`."""
 
     index: int
     sample_rate: int
     channels: int
     start: float
     end: float
+    seconds: float
+
+    @property
+    def claimed(self) -> float:
+        """As for `Video`."""
+        return self.seconds if math.isnan(self.end) else self.end
 
 
 @dataclass(frozen=True)
@@ -66,6 +90,7 @@ class Media:
         duration: seconds by its header; NaN if unknown.
         video, audio: None if there is no stream that can be decoded.
         notes: why a stream of the file was not chosen.
+        joined: whether time stamps start again in the middle, as in recordings that were joined.
     """
 
     container: str
@@ -73,30 +98,53 @@ class Media:
     video: Video | None
     audio: Audio | None
     notes: tuple[str, ...] = ()
+    joined: bool = False
 
 
-def probe(path: Path) -> Media:
-    """Read a file's headers and its first picture.
+def probe(path: Path, start: float = 0.0, length: float = 10.0) -> Media:
+    """Read a file's headers, its first picture and its last packets.
 
     Cover art (an attached picture, as in mp3 files) is no video. Among several streams the default one is chosen; among
     several of these the largest picture, or the most channels (then the highest sample rate).
+
+    Args:
+        path: the file.
+        start, length: the interval in which pictures are counted, seconds; only if the header's rate is a nominal one.
 
     Raises:
         ProbeError: if it is no media file of a format in `CONTAINERS`.
         FileNotFoundError, PermissionError: if it cannot be opened.
     """
-    options = {"protocol_whitelist": PROTOCOLS, "format_whitelist": CONTAINERS}
     try:
-        with av.open(f"file:{path}", metadata_errors="replace", options=options) as container:
-            return _media(container)
+        with av.open(f"file:{path}", metadata_errors="replace", options=OPENING) as container:
+            media = _media(container, start, length)
+        ends = stream_ends(path, each=True)
     except (FileNotFoundError, PermissionError):
         raise
     except (av.FFmpegError, ValueError, OverflowError) as error:
         text = getattr(error, "strerror", None) or str(error)
-        raise ProbeError(f"not a media file that can be read: {text}") from error
+        raise ProbeError(_refusal(path) or f"not a media file that can be read: {text}") from error
+    video, audio = media.video, media.audio
+    if video:
+        video = replace(video, seconds=ends.seconds.get(video.index, math.nan))
+    if audio:
+        audio = replace(audio, seconds=ends.seconds.get(audio.index, math.nan))
+    return replace(media, video=video, audio=audio, joined=ends.joined)
 
 
-def _media(container: InputContainer) -> Media:
+def _refusal(path: Path) -> str:
+    """What a file is that is not opened, if its first bytes tell it."""
+    with path.open("rb") as file:
+        head = file.read(64).lstrip(b"\xef\xbb\xbf \t\r\n")
+    if not head:
+        return "not a media file: it is empty"
+    if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
+        return "not a media file: a WebP picture"
+    found = (what for begin, what in _REFUSED.items() if head[: len(begin)].lower() == begin.lower())
+    return next((f"not a media file: {what}" for what in found), "")
+
+
+def _media(container: InputContainer, first: float, length: float) -> Media:
     notes: list[str] = []
     duration = container.duration / av.time_base if container.duration is not None else math.nan
     start = (container.start_time or 0) / av.time_base
@@ -110,12 +158,13 @@ def _media(container: InputContainer) -> Media:
         rotation = _rotation(container, stream.index)
         if rotation % 180:
             width, height = height, width
-        rate = stream.average_rate or stream.guessed_rate
-        video = Video(stream.index, width, height, float(rate) if rate else math.nan, rotation, begin, end)
+        rate = _rate(container, stream, start + first, start + first + length)
+        hdr = HDR.get(int(stream.codec_context.color_trc), "")
+        video = Video(stream.index, width, height, rate, rotation, begin, end, math.nan, hdr)
     if sounds:
         sound = max(sounds, key=lambda s: (_default(s), s.channels, s.sample_rate, -s.index))
         begin, end = _interval(sound, start)
-        audio = Audio(sound.index, sound.sample_rate, sound.channels, begin, end)
+        audio = Audio(sound.index, sound.sample_rate, sound.channels, begin, end, math.nan)
     return Media(container.format.name, duration, video, audio, tuple(notes))
 
 
@@ -161,3 +210,28 @@ def _rotation(container: InputContainer, index: int) -> int:
     except av.FFmpegError:
         return 0
     return 0
+
+
+def _rate(container: InputContainer, stream: VideoStream, begin: float, end: float) -> float:
+    """Pictures a second: the header's rate; where that may be a nominal one, the counted one if it differs."""
+    header = float(stream.average_rate or stream.guessed_rate or math.nan)
+    if "mp4" in container.format.name:
+        return header
+    times: list[float] = []
+    with contextlib.suppress(av.FFmpegError, OverflowError):
+        container.seek(round(begin * av.time_base))
+        for packet in container.demux(stream):
+            ticks = packet.dts if packet.pts is None else packet.pts
+            if ticks is None or packet.time_base is None or not packet.size:
+                continue
+            if stream.codec_context.name == "vp8" and not bytes(packet)[0] & 16:
+                continue  # a picture that is never shown (RFC 6386, section 9.1)
+            time = float(ticks * packet.time_base)
+            if begin <= time < end:
+                times.append(time)
+            elif time > end + 1:  # a picture may be stored before one that is shown earlier
+                break
+    if len(times) < 3 or max(times) == min(times):
+        return header
+    counted = (len(times) - 1) / (max(times) - min(times))
+    return header if abs(counted / header - 1) < 0.02 else counted

@@ -9,9 +9,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from avpipe.datasets import DATASETS
+from avpipe.datasets import DATASETS, clip_seconds
 from avpipe.download import FETCHERS
 from avpipe.features.spec import BACKBONES, NETWORKS, chunk_path
+from avpipe.media.presets import PRESETS
 from avpipe.models import MODELS
 from avpipe.plan import fingerprint, registry
 from avpipe.plan.experiment import Experiment
@@ -111,6 +112,7 @@ class Plan:
                 registry.target({**TASKS, **MODELS}, name, "task or model")
             except registry.UnknownNameError as error:
                 raise ConfigError(f"training_of: {error}") from None
+        self._check_length()
         self.tables: dict[str, TableSpec] = {
             n: load_table(self._file(workflow, "tables", n), study) for n in study.tables
         }
@@ -121,6 +123,16 @@ class Plan:
         self.experiments: dict[str, Experiment] = {
             e.id: e for spec in specs for asked in spec.experiments(study).values() for e in asked.chain
         }
+
+    def _check_length(self) -> None:
+        """Raise `ConfigError` if the preset reads more seconds than the dataset's clips have."""
+        dataset, name = self.study.dataset, self.study.media.preset
+        length = clip_seconds(dataset.kind, dataset.options)
+        if name in PRESETS and PRESETS[name].seconds > length:
+            raise ConfigError(
+                f"media.preset: {name} reads {PRESETS[name].seconds} s, but the clips are {length:g} s long "
+                f"(dataset.options.window): a preset may read less than a clip, never more"
+            )
 
     @staticmethod
     def _file(workflow: Path, folder: str, name: str) -> Path:

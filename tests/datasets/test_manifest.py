@@ -289,7 +289,7 @@ def test_the_inventory_depends_neither_on_the_place_nor_on_the_order_of_creation
     assert inventory([tmp_path / "one"]) == inventory([tmp_path / "two"])
 
 
-def test_the_inventory_takes_files_missing_roots_odd_names_and_enters_no_linked_folder(tmp_path):
+def test_the_inventory_takes_files_missing_roots_odd_names_and_ends_where_links_form_a_circle(tmp_path):
     (tmp_path / "loop").symlink_to(tmp_path)
     (tmp_path / "line\nbreak ü").touch()
     (tmp_path / "list.txt").write_text("x")

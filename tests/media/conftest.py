@@ -1,16 +1,20 @@
 """Media files whose content tells the time, and a normalised shard of the real clips."""
 
 import math
+import os
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import av
+import imageio_ffmpeg
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import pytest
+
+from avpipe.media import ffmpeg
 
 
 def write_media(
@@ -115,3 +119,18 @@ def write_shard(folder: Path, files: dict[str, Path | None], **columns: Sequence
 def shard_of() -> Any:
     """`write_shard`."""
     return write_shard
+
+
+def _ffmpegs() -> list[str]:
+    """Every ffmpeg on PATH and of imageio-ffmpeg that encodes H.264; put others on PATH to test them."""
+    folders = [Path(folder) for folder in os.environ.get("PATH", "").split(os.pathsep)]
+    bundled = sorted((Path(imageio_ffmpeg.__file__).parent / "binaries").glob("ffmpeg*"))
+    found = [path for path in [*(folder / "ffmpeg" for folder in folders), *bundled] if path.is_file()]
+    return [str(path) for path in dict.fromkeys(found) if ffmpeg._encodes_x264(str(path))]
+
+
+@pytest.fixture(params=_ffmpegs())
+def each_ffmpeg(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Runs a test with each ffmpeg of this machine; its path."""
+    monkeypatch.setattr(ffmpeg, "ffmpeg_binary", lambda: request.param)
+    return str(request.param)

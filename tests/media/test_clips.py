@@ -13,7 +13,8 @@ from avpipe.media.normalise import SCHEMA
 
 COLUMNS = [  # design.md, section 4
     *("clip", "dataset", "split", "source", "start", "end", "shard", "row", "status", "reason"),
-    *("duration", "fps", "width", "height", "sample_rate", "channels", "bytes", "sha256"),
+    *("duration", "video_seconds", "audio_seconds", "source_video_seconds", "source_audio_seconds"),
+    *("fps", "width", "height", "sample_rate", "channels", "bytes", "sha256"),
 ]
 
 

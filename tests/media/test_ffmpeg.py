@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 
 from avpipe.media import ffmpeg
-from avpipe.media.ffmpeg import FFmpegGroup
+from avpipe.media.ffmpeg import FFmpegGroup, FFmpegKilledError
 
 
 @pytest.fixture
-def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def program(tmp_path, monkeypatch):
     """A script that stands for ffmpeg."""
     path = tmp_path / "ffmpeg"
     monkeypatch.setattr(ffmpeg, "ffmpeg_binary", lambda: str(path))
@@ -51,7 +51,50 @@ def test_a_flood_of_messages_is_read_and_not_kept(program):
     flood = 'i=0; while [ $i -lt 3000 ]; do echo "[h264 @ 0x1] [error] number $i" >&2; i=$((i+1)); done'
     finished = run(program, f"{flood}; head -c 1000000 /dev/zero >&2")
     assert len(finished.errors) == ffmpeg.MESSAGES
-    assert finished.last == "h264: number 2999"
+    assert finished.message() == "h264: number 0"
+
+
+def test_the_message_of_a_run_that_gave_up_is_the_cause_whichever_part_reports_first(program):
+    lines = (
+        "[mjpeg @ 0x55] [IMGUTILS @ 0x7f] [error] Picture size 8400x4700 exceeds the limit",
+        "[mjpeg @ 0x55] [error] get_buffer() failed",
+        "[fc#0 @ 0x66] [error] Error initializing filters!",
+        "[vost#0:0/libx264 @ 0x77] [error] Could not open encoder before EOF",
+        "[error] Conversion failed!",
+    )
+    for order in (lines, (*lines[2:], *lines[:2])):
+        said = "; ".join(f"echo '{line}' >&2" for line in order)
+        assert run(program, f"{said}; exit 69").message() == "mjpeg: Picture size 8400x4700 exceeds the limit"
+
+
+KILLED_ONCE = """
+    [ -e {marker} ] && exit 0
+    touch {marker}
+    {death}
+"""
+
+
+@pytest.mark.parametrize(
+    "death",
+    ["kill -KILL $$", "echo '[info] Exiting normally, received signal 15.' >&2; exit 255"],
+    ids=["SIGKILL", "SIGTERM, after which ffmpeg tidies up"],
+)
+def test_a_run_that_a_signal_ended_is_tried_again(program, tmp_path, death):
+    finished = run(program, KILLED_ONCE.format(marker=tmp_path / "marker", death=death))
+    assert finished.code == 0
+
+
+@pytest.mark.parametrize(
+    ("death", "name"),
+    [
+        ("kill -KILL $$", "SIGKILL"),
+        ("kill -SEGV $$", "SIGSEGV"),
+        ("echo '[info] Exiting normally, received signal 15.' >&2; exit 255", "SIGTERM"),
+    ],
+)
+def test_a_signal_that_comes_again_is_named_and_is_no_outcome(program, death, name):
+    with pytest.raises(FFmpegKilledError, match=name):
+        run(program, death)
 
 
 def test_a_run_over_its_time_is_killed(program):

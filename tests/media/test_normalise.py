@@ -22,7 +22,10 @@ import pandas as pd
 import psutil
 import pytest
 import soundfile
+from typer.testing import CliRunner
 
+from avpipe.cli import app
+from avpipe.clips import MEDIA_SUFFIXES
 from avpipe.files import OutputError
 from avpipe.media import ffmpeg, normalise
 from avpipe.media.normalise import normalise_shard
@@ -30,7 +33,8 @@ from avpipe.media.segments import decode_audio, decode_frames, read_shard
 from avpipe.plan.registry import UnknownNameError
 
 COLUMNS = [
-    *("clip", "status", "reason", "duration", "fps", "width", "height"),
+    *("clip", "status", "reason", "duration", "video_seconds", "audio_seconds"),
+    *("source_video_seconds", "source_audio_seconds", "fps", "width", "height"),
     *("sample_rate", "channels", "bytes", "sha256"),
 ]
 EXPECTED = {
@@ -49,6 +53,10 @@ EXPECTED = {
     "non_zero_start": ("no_audio", (199, 112), 30, None, None, 0.4),
     "rotated_90": ("no_audio", (320, 568), 30, None, None, 0.1),
     "vp9_testsrc": ("no_audio", (1280, 720), 30, None, None, 1.0),
+    "audio_stereo_then_mono": ("present", (96, 64), 10, 48_000, 2, 8.0),
+    "good_4k": ("present", (3840, 2160), 30, 48_000, 1, 10.0),
+    "no_video_packets": ("no_video", (96, 64), 10, 48_000, 1, 4.0),
+    "too_large": ("corrupt", (8400, 4700), 2, None, None, 0.0),
 }
 
 
@@ -61,10 +69,10 @@ def run(
 
 
 @pytest.fixture(scope="module")
-def real(shared: Path, shard_of: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with 0.tar and 0.parquet of the real clips, `edge/` included."""
-    folder, clips_folder = tmp_path_factory.mktemp("real"), shared / "data" / "clips"
-    files = sorted([*clips_folder.glob("*.*"), *clips_folder.glob("edge/*.*")])
+def real(shared, shard_of, tmp_path_factory):
+    """The shard of all real clips, `edge/` and `failing/` included: a folder with its 0.tar and 0.parquet."""
+    folder = tmp_path_factory.mktemp("real")
+    files = sorted(path for path in (shared / "data" / "clips").rglob("*.*") if path.suffix in MEDIA_SUFFIXES)
     names = [path.stem for path in files]
     clips = {
         path.stem if names.count(path.stem) == 1 else f"{path.stem}_{path.suffix[1:]}": path for path in files
@@ -88,6 +96,12 @@ def test_every_real_file_ends_with_an_outcome_and_a_reason(real):
         assert (row["sample_rate"] == rate) if rate else math.isnan(row["sample_rate"]), clip
         assert (row["channels"] == channels) if channels else math.isnan(row["channels"]), clip
     assert "6 decoding errors" in table.loc["corrupted"]["reason"]
+    assert "8400x4700 exceeds" in table.loc["too_large"]["reason"]
+    assert table.loc["nasa_13013", "source_video_seconds"] == pytest.approx(13.013, abs=0.001)
+    assert table.loc["nasa_13013", "video_seconds"] == 10
+    assert table.loc["friday", ["video_seconds", "audio_seconds"]].tolist() == pytest.approx(
+        [6.17, 6.15], abs=0.03
+    )
 
 
 def test_every_clip_in_the_shard_is_canonical(real):
@@ -107,7 +121,8 @@ def test_every_clip_in_the_shard_is_canonical(real):
             assert decode_audio(clip.audio).shape == (160_000,)
             assert soundfile.info(io.BytesIO(clip.audio)).format == "FLAC"
         assert clip.meta["clip"] == clip.clip
-    assert rows == sorted(rows) == list(range(len(EXPECTED)))
+    table = pd.read_parquet(real / "0.parquet")
+    assert rows == table.index[table["status"] != "corrupt"].tolist()
 
 
 def test_the_tar_depends_neither_on_the_machine_nor_on_the_time(real):
@@ -127,7 +142,7 @@ def test_nothing_temporary_is_left(real):
 
 
 @pytest.fixture
-def small(media: Any, shard_of: Any, tmp_path: Path) -> tuple[Path, Path]:
+def small(media, shard_of, tmp_path):
     """Manifest and downloads of six short clips, one of them absent and one garbage."""
     files: dict[str, Path | None] = {}
     for number in range(4):
@@ -183,9 +198,7 @@ n.normalise_shard(downloads, manifest, 0, "canonical", tar, table, 60, 2)
 
 
 @pytest.fixture(scope="module")
-def five(
-    media: Any, shard_of: Any, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[Path, Path, list[bytes]]:
+def five(media, shard_of, tmp_path_factory):
     """Manifest and downloads of five clips, and the bytes of tar and table when nobody kills anything."""
     folder = tmp_path_factory.mktemp("five")
     source = media.write(folder / "a.mp4", times=media.times(30, 10), size=(160, 120), sound=noise(0))
@@ -248,6 +261,42 @@ def test_a_full_disk_is_an_error_of_the_job_not_of_the_clip(small, tmp_path, mon
         run(tmp_path, *small)
     assert raised.value.errno == errno.ENOSPC
     assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_a_killed_ffmpeg_is_the_jobs_failure_not_the_clips(small, tmp_path, monkeypatch):
+    """A real ffmpeg whose run on one clip is killed each time, as by a kernel without memory."""
+    program = tmp_path / "ffmpeg"
+    program.write_text(
+        f'#!/bin/sh\ncase "$*" in *2.mp4*) kill -KILL $$;; esac\nexec "{ffmpeg.ffmpeg_binary()}" "$@"\n'
+    )
+    program.chmod(0o755)
+    monkeypatch.setattr(ffmpeg, "ffmpeg_binary", lambda: str(program))
+    options = {
+        "downloads": small[1],
+        "manifest": small[0],
+        "shard": 0,
+        "tar": tmp_path / "out/0.tar",
+        "table": tmp_path / "out/0.parquet",
+    }
+    words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
+    result = CliRunner().invoke(app, ["media", "normalise", *words])
+    assert result.exit_code == 1
+    assert re.search("error: clip clip2 .*SIGKILL", result.output)
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_a_clip_whose_conversion_was_killed_once_is_the_clip_it_always_is(
+    shared, shard_of, tmp_path, monkeypatch
+):
+    failing = shared / "data" / "clips" / "failing"
+    shard = shard_of(tmp_path, {"good": failing / "good_4k.mp4"})
+    untouched = [path.read_bytes() for path in run(tmp_path, *shard)]
+    monkeypatch.setenv("REAL_FFMPEG", ffmpeg.ffmpeg_binary())
+    monkeypatch.setenv("KILLED", str(tmp_path / "killed"))
+    monkeypatch.setattr(ffmpeg, "ffmpeg_binary", lambda: str(failing / "dying_ffmpeg" / "ffmpeg"))
+    again = [path.read_bytes() for path in run(tmp_path, *shard, out="again")]
+    assert (tmp_path / "killed").exists()
+    assert again == untouched
 
 
 @pytest.mark.skipif(

@@ -1,6 +1,7 @@
 """What is in a file is found without trusting it."""
 
 import math
+import subprocess
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from avpipe.media.ffmpeg import ffmpeg_binary
 from avpipe.media.probe import ProbeError, probe
 
 
@@ -62,10 +64,29 @@ def test_files_that_are_no_media_raise_a_probe_error(tmp_path, content):
         probe(tmp_path / "a.mp4")
 
 
-def test_a_still_image_is_no_clip(tmp_path):
-    Image.new("RGB", (8, 8)).save(tmp_path / "a.mp4", format="PNG")
-    with pytest.raises(ProbeError):
+@pytest.mark.parametrize("kind", ["PNG", "GIF", "WebP", "JPEG"])
+def test_a_picture_under_a_videos_name_is_called_a_picture(tmp_path, kind):
+    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
+    several = {} if kind == "JPEG" else {"save_all": True, "append_images": frames[1:]}
+    frames[0].save(tmp_path / "a.mp4", format=kind, **several)
+    with pytest.raises(ProbeError, match=f"a {kind} picture"):
         probe(tmp_path / "a.mp4")
+
+
+def test_a_playlist_under_a_videos_name_is_called_a_playlist(tmp_path):
+    (tmp_path / "a.mp4").write_text("#EXTM3U\n#EXTINF:10,\na.ts\n#EXT-X-ENDLIST\n")
+    with pytest.raises(ProbeError, match="playlist"):
+        probe(tmp_path / "a.mp4")
+
+
+def test_the_rate_of_a_variable_rate_is_what_is_counted(tmp_path):
+    """30 pictures in the first second, then 10 a second for 5 seconds: 79 steps in 5.9 s. Matroska's header says 30."""
+    pictures = ["-f", "lavfi", "-i", "testsrc=size=32x32:rate=30:duration=6"]
+    some = ["-vf", "select='lt(n,30)+not(mod(n,3))'", "-fps_mode", "vfr", "-c:v", "libx264"]
+    subprocess.run([ffmpeg_binary(), "-v", "error", *pictures, *some, str(tmp_path / "a.mkv")], check=True)
+    found = probe(tmp_path / "a.mkv").video
+    assert found is not None
+    assert found.fps == pytest.approx(79 / 5.9, rel=0.02)
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

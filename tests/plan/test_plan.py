@@ -32,6 +32,16 @@ IMPORTED = {
 }
 
 
+def test_a_preset_may_read_less_than_a_clip_never_more():
+    def folder(**options: Any) -> Plan:
+        return plan(dataset={"name": "d", "kind": "folder", "options": options})
+
+    for options in ({}, {"window": 10}, {"window": 30, "stride": 10}, {"window": 0}):
+        assert folder(**options).needs_media
+    with pytest.raises(ConfigError, match=r"canonical reads 10 s.*5 s"):
+        folder(window=5)
+
+
 @pytest.mark.parametrize("name", ["ave_features", "llp_features"])
 def test_the_studies_of_published_features_fetch_nothing(name):
     found = plan(**study_file(name))

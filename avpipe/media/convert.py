@@ -10,17 +10,13 @@ import numpy as np
 import numpy.typing as npt
 import soundfile
 
-from avpipe.clips import INDEXED, OPENING, Status
+from avpipe.clips import Status
+from avpipe.media.command import Cut, arguments, steady_arguments, unmixed_arguments
 from avpipe.media.ffmpeg import FFmpegGroup, Finished
 from avpipe.media.presets import Preset
 from avpipe.media.probe import Media, ProbeError, probe
 
 TOLERANCE = 0.5  # seconds of a stream that may be undecodable before the clip counts as corrupt
-MARGIN = (
-    30.0  # seconds before the interval at which reading starts in containers without an index, with video
-)
-UNTIMED = frozenset(("mp3", "aac", "ac3", "eac3"))  # containers without time stamps
-LARGEST_PICTURE = 8192 * 4608  # pixels
 SILENCE = -50.0  # decibels; a quieter mix is compared with the channels that were mixed
 CANCELLED = 20.0  # decibels by which the mix is quieter than its channels if these cancel each other
 
@@ -55,21 +51,6 @@ class Converted:
     sha256: str | None = None
     video: Path | None = None
     audio: Path | None = None
-
-
-@dataclass(frozen=True)
-class Cut:
-    """What `convert_clip` converts; `start` and `length` in seconds on the file's time axis."""
-
-    source: Path
-    start: float
-    length: float
-    preset: Preset
-    target: Path
-
-    def file(self, extension: str) -> Path:
-        """The output with this extension."""
-        return self.target.with_name(f"{self.target.name}.{extension}")
 
 
 def convert_clip(
@@ -111,18 +92,18 @@ def convert_clip(
         return replace(facts, status=Status.TOO_SHORT, reason=reason)
     cut = Cut(source, start, length, preset, target)
     media, finished = _run(cut, media, group, timeout)
+    if finished.sounds > 1 and not finished.timed_out:
+        media = _steady_sound(cut, media, finished, group, timeout)
     if finished.timed_out:
         return replace(facts, status=Status.TIMED_OUT, reason=f"ffmpeg was stopped after {timeout:g} s")
-    if finished.sounds > 1:
-        finished = _steady_sound(cut, media, finished, group, timeout)
     media = _without_garbage(cut, media, finished)
     made = _judge(cut, media, finished, facts)
     notes = [_left_out(cut, media, end)]
     if made.audio and media.audio and media.audio.channels > 1 and preset.channels == 1:
         notes.append(_cancelled(cut, media, made.audio, group, timeout))
     if made.status.in_shard and any(notes):
-        reason = [made.reason] if made.reason != "complete" else []
-        made = replace(made, reason="; ".join([*reason, *filter(None, notes)]))
+        parts = ["" if made.reason == "complete" else made.reason, *notes]
+        made = replace(made, reason="; ".join(part for part in parts if part))
     return made
 
 
@@ -148,14 +129,14 @@ def _run(cut: Cut, media: Media, group: FFmpegGroup, timeout: float) -> tuple[Me
         return media, both
     pictures, sound = replace(media, audio=None), replace(media, video=None)
     of_pictures, of_sound = (group.run(arguments(cut, one), timeout) for one in (pictures, sound))
+    if of_sound.sounds > 1:
+        of_sound.code = 0  # it is converted again
     if of_sound.gave_up and of_pictures.code == 0:
-        return replace(
-            pictures, notes=(*media.notes, f"no sound can be decoded: {of_sound.message()}")
-        ), of_pictures
+        notes = (*media.notes, f"no sound can be decoded: {of_sound.message()}")
+        return replace(pictures, notes=notes), of_pictures
     if of_pictures.gave_up and of_sound.code == 0:
-        return replace(
-            sound, notes=(*media.notes, f"no picture can be decoded: {of_pictures.message()}")
-        ), of_sound
+        notes = (*media.notes, f"no picture can be decoded: {of_pictures.message()}")
+        return replace(sound, notes=notes), of_sound
     of_sound.frames = of_pictures.frames
     of_sound.code = of_pictures.code or of_sound.code
     of_sound.timed_out = of_pictures.timed_out or of_sound.timed_out
@@ -164,127 +145,27 @@ def _run(cut: Cut, media: Media, group: FFmpegGroup, timeout: float) -> tuple[Me
     return media, of_sound
 
 
-def _steady_sound(cut: Cut, media: Media, finished: Finished, group: FFmpegGroup, timeout: float) -> Finished:
+def _steady_sound(cut: Cut, media: Media, finished: Finished, group: FFmpegGroup, timeout: float) -> Media:
     """Convert sound whose layout or rate changes, in two steps, and put its samples into `finished`.
 
-    ffmpeg sets up its filters anew at each change. Filters that count or fill from time 0 would begin again, so the first
-    step only converts and keeps each sample's time; the second step does the rest. In formats without time stamps the
-    times that ffmpeg makes up are wrong after a change of rate: there the samples are counted.
+    Returns:
+        The media; without the sound if that cannot be converted and there are pictures.
     """
-    assert media.audio is not None
-    preset, steady = cut.preset, cut.file("nut")
-    shift = _to_time(cut, media, "a")
-    if media.container in UNTIMED:
-        convert, shift = _audio_format(preset), ["asetpts=N/SR/TB", *shift]
-    else:
-        convert, shift = [*shift, _interval(cut.length), *_audio_format(preset)], []
-    coding = ["-c:a", "pcm_s16le", "-f", "nut"]
-    first = _output(media.audio.index, convert, coding, steady)
-    second = _output(0, [*shift, *_audio_filters(cut.length, preset)], _FLAC, cut.file("flac"))
+    to_steady, to_clip = steady_arguments(cut, media)
     try:
-        for command in ([*_opening(cut, media), *first], ["-copyts", "-i", f"file:{steady}", *second]):
-            done = group.run([*command, "-y"], timeout)
-            if done.code:
-                finished.code, finished.timed_out = done.code, done.timed_out
-                finished.first |= done.first
-                break
+        done = group.run(to_steady, timeout)
+        if not done.code:
+            done = group.run(to_clip, timeout)
     finally:
-        steady.unlink(missing_ok=True)
-    finished.samples = done.samples
-    return finished
-
-
-def arguments(cut: Cut, media: Media) -> list[str]:
-    """ffmpeg's arguments for both outputs of one decoding. Each has filters of its own, so that neither disturbs the other."""
-    preset = cut.preset
-    command = _opening(cut, media)
-    if media.video is not None:
-        filters = [*_to_time(cut, media, ""), *_video_filters(cut.length, preset)]
-        coding = ["-c:v", "libx264", "-preset", preset.x264, "-crf", str(preset.crf), "-flags:v", "+bitexact"]
-        groups = ["-g", str(preset.fps), "-keyint_min", str(preset.fps), "-sc_threshold", "0", "-bf", "0"]
-        command += _output(media.video.index, filters, [*coding, *groups, "-f", "mp4"], cut.file("mp4"))
-    if media.audio is not None:
-        filters = [*_to_time(cut, media, "a"), *_audio_filters(cut.length, preset)]
-        command += _output(media.audio.index, filters, _FLAC, cut.file("flac"))
-    return [*command, "-filter_complex_threads", "1", "-y"]
-
-
-_FLAC = ["-c:a", "flac", "-sample_fmt", "s16", "-flags:a", "+bitexact", "-f", "flac"]
-
-
-def _opening(cut: Cut, media: Media) -> list[str]:
-    """Arguments that open the source."""
-    begin = _begin(cut, media)
-    # If the picture's size changes, keep the same filters: new ones would start at time 0 again.
-    command = ["-threads", "1", "-reinit_filter:v", "0", "-max_pixels", str(LARGEST_PICTURE)]
-    for name, value in OPENING.items():
-        command += [f"-{name}", value]
-    if media.joined:
-        # Around a joint, packets of both parts are mixed. ffmpeg must notice each jump, also one of less than its usual 10 s.
-        command += ["-dts_delta_threshold", "1"]
-    if begin > 0:
-        # Without accurate seeking ffmpeg also decodes what is before `begin`, at negative times. So the filters cut
-        # exactly, and know which picture is on screen at `start`.
-        command += ["-ss", f"{begin:.6f}", "-noaccurate_seek"]
-    return [*command, "-i", f"file:{cut.source}"]
-
-
-def _output(stream: int, filters: list[str], coding: list[str], path: Path) -> list[str]:
-    """Arguments for one output: the stream with this index through the filters."""
-    plain = ["-threads", "1", "-map_metadata", "-1", "-map_chapters", "-1", "-fflags", "+bitexact"]
-    graph = f"[0:{stream}]{','.join(filters)}[out{path.suffix[1:]}]"
-    return ["-filter_complex", graph, "-map", f"[out{path.suffix[1:]}]", *plain, *coding, f"file:{path}"]
-
-
-def _to_time(cut: Cut, media: Media, kind: str) -> list[str]:
-    """The filter that makes the interval's start time 0; `kind` "a" for sound."""
-    return [f"{kind}setpts=PTS-{cut.start - _begin(cut, media):.6f}/TB"]
-
-
-def _begin(cut: Cut, media: Media) -> float:
-    """Seconds to seek to. Files without video are read from the start, because times after a seek are estimates there."""
-    if INDEXED.intersection(media.container.split(",")):
-        return cut.start
-    return max(0.0, cut.start - MARGIN) if media.video and not media.joined else 0.0
-
-
-def _video_filters(length: float, preset: Preset) -> list[str]:
-    """Cut; constant rate (`fps` also counts the frames); size and colours; then repeat the last picture."""
-    return [
-        f"trim=end={length:.6f}",
-        f"fps=fps={preset.fps}:start_time=0:round=near",
-        f"scale={preset.width}:{preset.height}:flags=bicubic+accurate_rnd+bitexact:out_color_matrix=bt601:out_range=tv",
-        "setsar=1",
-        "format=yuv420p",
-        "tpad=stop_mode=clone:stop=-1",
-        f"trim=end_frame={preset.frames}",
-    ]
-
-
-def _interval(length: float) -> str:
-    """Cut sound."""
-    return f"atrim=start=0:end={length:.6f}"
-
-
-def _audio_format(preset: Preset, fill: str = "") -> list[str]:
-    """Rate and channels."""
-    layout = {1: "mono", 2: "stereo"}[preset.channels]
-    return [
-        f"aresample={preset.sample_rate}:{fill}rematrix_maxval=1",
-        f"aformat=sample_fmts=s16:channel_layouts={layout}",
-    ]
-
-
-def _audio_filters(length: float, preset: Preset) -> list[str]:
-    """Cut; rate and channels, with gaps filled; count the samples (`ashowinfo`); then silence."""
-    return [
-        _interval(length),
-        *_audio_format(preset, "async=1:first_pts=0:"),
-        f"asetnsamples=n={preset.sample_rate}:p=0",  # with small pieces the run takes a tenth longer
-        "ashowinfo",
-        f"apad=whole_len={preset.samples}",
-        f"atrim=end_sample={preset.samples}",
-    ]
+        cut.file("nut").unlink(missing_ok=True)
+    finished.samples, finished.timed_out = done.samples, done.timed_out
+    if not done.gave_up:
+        return media
+    finished.samples = 0
+    if media.video is None:
+        finished.code, finished.first = done.code, done.first
+        return media
+    return replace(media, audio=None, notes=(*media.notes, f"no sound can be decoded: {done.message()}"))
 
 
 def _cancelled(cut: Cut, media: Media, audio: Path, group: FFmpegGroup, timeout: float) -> str:
@@ -294,10 +175,8 @@ def _cancelled(cut: Cut, media: Media, audio: Path, group: FFmpegGroup, timeout:
     if mixed > SILENCE:
         return ""
     apart = cut.file("wav")
-    filters = [*_to_time(cut, media, "a"), _interval(cut.length), "aformat=sample_fmts=flt"]
-    command = [*_opening(cut, media), *_output(media.audio.index, filters, ["-f", "wav"], apart), "-y"]
     try:
-        if group.run(command, timeout).code:
+        if group.run(unmixed_arguments(cut, media), timeout).code:
             return ""
         loudest = _decibels(soundfile.read(apart)[0])
     except soundfile.LibsndfileError:

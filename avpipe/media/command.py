@@ -1,15 +1,14 @@
 """ffmpeg's arguments for one clip: what is read, the filters of pictures and sound, and the files that are written."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from avpipe.clips import INDEXED, OPENING
 from avpipe.media.presets import Preset
 from avpipe.media.probe import Media
 
-MARGIN = (
-    30.0  # seconds before the interval at which reading starts in containers without an index, with video
-)
+MARGIN = 30.0  # seconds before the interval at which reading starts in containers without an index
+FROM_START = 600.0  # seconds; an earlier interval of sound alone is read from the start, so that no time is an estimate
 UNTIMED = frozenset(("mp3", "aac", "ac3", "eac3"))  # containers without time stamps
 LARGEST_PICTURE = 8192 * 4608  # pixels
 
@@ -84,13 +83,16 @@ def steady_arguments(cut: Cut, media: Media) -> tuple[list[str], list[str]]:
     times that ffmpeg makes up are wrong after a change of rate: there the samples are counted.
     """
     assert media.audio is not None
+    index = media.audio.index
     preset, steady = cut.preset, cut.file("nut")
+    if media.container in UNTIMED:
+        media = replace(media, joined=True)  # counted from the start
     shift = _to_time(cut, media, "a")
     if media.container in UNTIMED:
         convert, shift = _audio_format(preset), ["asetpts=N/SR/TB", *shift]
     else:
         convert, shift = [*shift, _interval(cut.length), *_audio_format(preset)], []
-    first = _output(media.audio.index, convert, ["-c:a", "pcm_s16le", "-f", "nut"], steady)
+    first = _output(index, convert, ["-c:a", "pcm_s16le", "-f", "nut"], steady)
     second = _output(0, [*shift, *_audio_filters(cut.length, preset)], _FLAC, cut.file("flac"))
     return [*_opening(cut, media), *first, "-y"], ["-copyts", "-i", f"file:{steady}", *second, "-y"]
 
@@ -103,10 +105,16 @@ def unmixed_arguments(cut: Cut, media: Media) -> list[str]:
 
 
 def _begin(cut: Cut, media: Media) -> float:
-    """Seconds to seek to. Files without video are read from the start, because times after a seek are estimates there."""
+    """Seconds to seek to.
+
+    Containers without an index are read from a margin before the interval on, because a seek may land after its time;
+    from the start where time stamps begin again on the way.
+    """
     if INDEXED.intersection(media.container.split(",")):
         return cut.start
-    return max(0.0, cut.start - MARGIN) if media.video and not media.joined else 0.0
+    if media.joined or (media.video is None and cut.start < FROM_START):
+        return 0.0
+    return max(0.0, cut.start - MARGIN)
 
 
 def _video_filters(length: float, preset: Preset) -> list[str]:

@@ -4,6 +4,7 @@ import contextlib
 import math
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from functools import lru_cache
 from pathlib import Path
 
 import av
@@ -12,7 +13,7 @@ from av.container import InputContainer
 from av.stream import Disposition, Stream
 from av.video.stream import VideoStream
 
-from avpipe.clips import OPENING, stream_ends
+from avpipe.clips import OPENING, Ends, stream_ends
 
 HDR = {16: "PQ", 18: "HLG"}
 """Transfer characteristics (ITU-T H.273) of pictures with a high dynamic range."""
@@ -118,7 +119,8 @@ def probe(path: Path, start: float = 0.0, length: float = 10.0) -> Media:
     try:
         with av.open(f"file:{path}", metadata_errors="replace", options=OPENING) as container:
             media = _media(container, start, length)
-        ends = stream_ends(path, each=True)
+        state = path.stat()
+        ends = _ends(path, state.st_size, state.st_mtime_ns)
     except (FileNotFoundError, PermissionError):
         raise
     except (av.FFmpegError, ValueError, OverflowError) as error:
@@ -130,6 +132,12 @@ def probe(path: Path, start: float = 0.0, length: float = 10.0) -> Media:
     if audio:
         audio = replace(audio, seconds=ends.seconds.get(audio.index, math.nan))
     return replace(media, video=video, audio=audio, joined=ends.joined)
+
+
+@lru_cache(maxsize=256)
+def _ends(path: Path, size: int, modified: int) -> Ends:
+    """`stream_ends` of a file that did not change since; a long file has many clips."""
+    return stream_ends(path, each=True)
 
 
 def _refusal(path: Path) -> str:

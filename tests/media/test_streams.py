@@ -109,6 +109,21 @@ def test_the_interval_of_sound_that_changes_is_cut_at_its_times(changing, group)
         np.testing.assert_allclose(found, [0.5, 1.5, 2.5, 3.5, 4.5], atol=0.06)
 
 
+@pytest.mark.parametrize(
+    "coding", [["-q:a", "6", "a.mp3"], ["-write_xing", "0", "a.mp3"], ["a.aac"], ["a.ogg"]]
+)
+def test_a_window_late_in_a_long_sound_begins_at_its_time(group, tmp_path, coding):
+    """Reading from the start would take longer the later the window is; so this one is sought."""
+    source = tmp_path / coding[-1]
+    run("-f", "lavfi", "-i", f"{BEEPS}:d=700:s=16000", *coding[:-1], source)
+    late, early = convert(source, group, 660, 670), convert(source, group, 500, 510)
+    assert late.audio is not None
+    assert early.audio is not None
+    found, expected = (onsets(decode_audio(made.audio.read_bytes())) for made in (late, early))
+    assert len(found) == 10
+    np.testing.assert_allclose(found, expected, atol=0.002)
+
+
 @pytest.fixture(scope="module")
 def without(tmp_path_factory):
     """{drop,garbage} {v,a}.{mkv,avi,mp4,mov}: 4 s in which the packets of one stream are left out, or noise."""

@@ -83,17 +83,14 @@ def steady_arguments(cut: Cut, media: Media) -> tuple[list[str], list[str]]:
     times that ffmpeg makes up are wrong after a change of rate: there the samples are counted.
     """
     assert media.audio is not None
-    index = media.audio.index
-    preset, steady = cut.preset, cut.file("nut")
+    index, preset, steady = media.audio.index, cut.preset, cut.file("nut")
     if media.container in UNTIMED:
-        media = replace(media, joined=True)  # counted from the start
-    shift = _to_time(cut, media, "a")
-    if media.container in UNTIMED:
-        convert, shift = _audio_format(preset), ["asetpts=N/SR/TB", *shift]
+        media = replace(media, joined=True)  # reads from the start
+        convert, then = _audio_format(preset), ["asetpts=N/SR/TB", *_to_time(cut, media, "a")]
     else:
-        convert, shift = [*shift, _interval(cut.length), *_audio_format(preset)], []
+        convert, then = [*_to_time(cut, media, "a"), _interval(cut.length), *_audio_format(preset)], []
     first = _output(index, convert, ["-c:a", "pcm_s16le", "-f", "nut"], steady)
-    second = _output(0, [*shift, *_audio_filters(cut.length, preset)], _FLAC, cut.file("flac"))
+    second = _output(0, [*then, *_audio_filters(cut.length, preset)], _FLAC, cut.file("flac"))
     return [*_opening(cut, media), *first, "-y"], ["-copyts", "-i", f"file:{steady}", *second, "-y"]
 
 

@@ -181,20 +181,8 @@ def test_a_subfolder_that_cannot_be_listed_is_an_issue(tmp_path, monkeypatch):
 def make(path: Path, seconds: float, *more: str) -> Path:
     """A video of this length with a tone."""
     pictures, sound = f"testsrc=size=32x32:rate=5:duration={seconds}", f"sine=440:duration={seconds}"
-    command = [
-        ffmpeg_binary(),
-        "-v",
-        "error",
-        "-y",
-        "-f",
-        "lavfi",
-        "-i",
-        pictures,
-        "-f",
-        "lavfi",
-        "-i",
-        sound,
-    ]
+    generated = ["-f", "lavfi", "-i"]
+    command = [ffmpeg_binary(), "-v", "error", "-y", *generated, pictures, *generated, sound]
     subprocess.run([*command, "-shortest", *more, str(path)], check=True)
     return path
 

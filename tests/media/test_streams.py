@@ -53,17 +53,8 @@ PARTS = {
 def changing(tmp_path_factory):
     """{change}.{extension}: 10 s whose sound changes after 4 s, with pictures where the container takes them."""
     folder = tmp_path_factory.mktemp("changing")
-    run(
-        "-f",
-        "lavfi",
-        "-i",
-        "testsrc=size=32x32:rate=10:duration=10",
-        "-c:v",
-        "libx264",
-        "-bf",
-        "0",
-        folder / "v.mp4",
-    )
+    pictures = ["-f", "lavfi", "-i", "testsrc=size=32x32:rate=10:duration=10"]
+    run(*pictures, "-c:v", "libx264", "-bf", "0", folder / "v.mp4")
     for change, parts in PARTS.items():
         for extension, codec in (("mp3", "libmp3lame"), ("aac", "aac"), ("ac3", "ac3"), ("ts", "aac")):
             whole = b""

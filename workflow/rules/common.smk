@@ -8,7 +8,7 @@ from snakemake.exceptions import WorkflowError
 sys.path.insert(0, workflow.basedir)
 
 from avpipe.plan.study import resolve, validate_study
-from avpipe.datasets.manifest import inventory
+from avpipe.datasets.manifest import inventory, link_folder
 from avpipe.plan.plan import (
     Plan,
     code,
@@ -24,6 +24,8 @@ from avpipe.plan.plan import (
 try:
     study = resolve(validate_study(config))
     plan = Plan(study, Path(workflow.basedir) / "workflow")
+    if study.folder:
+        link_folder(Path(study.folder), Path(plan.results))
 except (ValueError, OSError) as error:
     raise WorkflowError(str(error)) from None
 

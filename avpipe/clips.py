@@ -7,6 +7,8 @@ from functools import cache
 from pathlib import Path
 from string import Formatter
 
+from avpipe.files import read_json, sha256_of
+
 CLIP_NAME = r"[A-Za-z0-9_-][A-Za-z0-9_~-]{0,127}"
 """Pattern of a clip's whole name: safe in a path, and without a dot, at which a WebDataset key would end."""
 MEDIA_SUFFIXES = frozenset(
@@ -165,6 +167,22 @@ def check_pattern(pattern: str) -> bool:
             f"pattern {pattern!r}: is below the source's folder, so it has no leading / and no .."
         )
     return "source" in fields
+
+
+def manifest_file(results: Path, name: str) -> Path:
+    """The path of a file that was written together with manifest.json: rows.csv, events.parquet or categories.csv.
+
+    Raises:
+        ValueError: if the file is damaged: manifest.json has another SHA-256 of it.
+    """
+    path, index = results / name, results / "manifest.json"
+    expected = read_json(index).get("sha256", {}).get(name) if index.is_file() else None
+    if expected and sha256_of(path) != expected:
+        raise ValueError(
+            f"{path} is damaged: its SHA-256 is not the one in {index}. Restore it from a copy, or delete {index} and run "
+            "again: the manifest is then made anew"
+        )
+    return path
 
 
 class RowsError(ValueError):

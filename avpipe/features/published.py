@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow.parquet as pq
 
-from avpipe.clips import ROWS_FILE, local_file, noisy_clip, read_rows
+from avpipe.clips import ROWS_FILE, local_file, manifest_file, noisy_clip, read_rows
 from avpipe.features.store import write_shard
 from avpipe.features.weights import file_sha256
 from avpipe.files import open_h5, read_json
@@ -73,7 +73,9 @@ def import_shard(
         raise PublishedFeaturesError(f"{config.path} changed since it was inspected; run the import again")
     values = np.full((index["shard_size"], *config.shape), np.nan, config.dtype)
     counts: Counter[str] = Counter()
-    with _open_published(config, row_names if config.rows else read_rows(results / ROWS_FILE)) as read:
+    with _open_published(
+        config, row_names if config.rows else read_rows(manifest_file(results, ROWS_FILE))
+    ) as read:
         for clip, source, row in _clips(results, shard):
             found = read(clip, source)
             if found is None:

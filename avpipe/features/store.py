@@ -24,7 +24,7 @@ from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
 from zarr.storage import MemoryStore
 
-from avpipe.clips import ROWS_FILE, read_rows
+from avpipe.clips import ROWS_FILE, manifest_file, read_rows
 from avpipe.features.spec import chunk_path, dimension_names, feature_shape
 from avpipe.files import locked, read_json, whole_file, write_text
 from avpipe.plan.extractor import ExtractorConfig, ImportedConfig
@@ -102,7 +102,7 @@ def open_features(path: str | Path) -> Features:
     except (KeyError, ValueError) as error:
         raise FeaturesError(f"{path} is no array of avpipe: {error}") from error
     size, rows = _shard_size(array), array.shape[0]
-    clips = read_rows(row_list)
+    clips = read_rows(manifest_file(row_list.parent, row_list.name))
     if len(clips) < rows:
         raise FeaturesError(
             f"{path} has {rows} rows, but {row_list} names only {len(clips)} clips; restore that file"

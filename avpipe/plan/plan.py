@@ -12,6 +12,7 @@ from typing import Any
 from avpipe.datasets import DATASETS
 from avpipe.download import FETCHERS
 from avpipe.features.spec import BACKBONES, NETWORKS, chunk_path
+from avpipe.files import read_json
 from avpipe.models import MODELS
 from avpipe.plan import fingerprint, registry
 from avpipe.plan.experiment import Experiment
@@ -247,7 +248,7 @@ def _imported_part(study: Study, used: set[str]) -> dict[str, Any]:
 
 @cache
 def _index(path: str, modified: int) -> dict[str, Any]:
-    index: dict[str, Any] = json.loads(Path(path).read_text(encoding="utf-8"))
+    index: dict[str, Any] = read_json(path)
     return index
 
 

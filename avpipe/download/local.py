@@ -49,7 +49,10 @@ class LocalFetcher:
             if not path.is_file():
                 what = "is not a file" if path.exists() else "is not there"
                 return Outcome(Status.MISSING, f"{relative} {what}", attempts=1)
-            size = path.stat().st_size
+            size, most = path.stat().st_size, self.source.max_bytes
+            if size > most:
+                reason = f"{relative} has {size:,} bytes, more than {most:,}: set max_bytes of the source"
+                return Outcome(Status.TOO_LARGE, reason, attempts=1)
             facts = size, sha256_of(path), 1, 0.0, self.name
             return Outcome(
                 Status.PRESENT, "", str(path), *facts, offset=offset_of(self.source.excerpts, clip)

@@ -231,23 +231,28 @@ def _write_metadata(
     store = MemoryStore()
     _create(store, config, max(rows, old["shape"][0] if old else 0), values, attributes=attributes)
     metadata = json.loads(_content(store, "zarr.json") or b"")
-    metadata["attributes"]["checksum"] = _metadata_checksum(metadata)
+    metadata["attributes"]["metadata_sha256"] = _metadata_checksum(metadata)
     write_text(file, json.dumps(metadata, indent=2) + "\n")
 
 
 def _metadata_checksum(metadata: Mapping[str, Any]) -> str:
     """SHA-256 of the content of `zarr.json`, without the checksum itself."""
-    attributes = {name: value for name, value in metadata["attributes"].items() if name != "checksum"}
+    attributes = {name: value for name, value in metadata["attributes"].items() if name != "metadata_sha256"}
     content = json.dumps({**metadata, "attributes": attributes}, sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()
 
 
 def _read_metadata(path: Path) -> dict[str, Any]:
-    """The content of an array's `zarr.json`. Raises `FeaturesError` if it is damaged, KeyError if avpipe did not write it."""
+    """The content of an array's `zarr.json`, which may have been written by others, without a checksum.
+
+    Raises:
+        FeaturesError: if it is damaged.
+        KeyError: if it is not the metadata of an array with attributes.
+    """
     file = path / "zarr.json"
     try:
         metadata: dict[str, Any] = read_json(file)
-        whole = metadata["attributes"]["checksum"] == _metadata_checksum(metadata)
+        whole = metadata["attributes"].get("metadata_sha256", now := _metadata_checksum(metadata)) == now
     except ValueError:  # not UTF-8, or not JSON
         whole = False
     if not whole:

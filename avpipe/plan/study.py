@@ -204,7 +204,8 @@ def resolve(study: Study) -> Study:
         if not folder.is_dir():
             raise ConfigError(f"folder: {study.folder} is not a folder")
         link = f"results/{study.dataset.name}/source"
-        source = LocalSource(path=link, pattern="{source}")
+        # The limit is for downloads: a person's own long video may be larger.
+        source = LocalSource(path=link, pattern="{source}", max_bytes=1 << 50)
         changes["folder"] = str(folder.resolve())
         changes["dataset"] = study.dataset.model_copy(update={"annotations": link, "sources": (source,)})
     elif study.folder is not None:

@@ -146,7 +146,7 @@ def write_shard(
         rows: rows of the whole array.
         values: (shard_size, T, ...) in the dtype to store; NaN where there is no feature.
         identity: attributes that must be equal in all shards.
-        about: further attributes, with "environment", of the job.
+        about: further attributes, with "environment", of the job; those of the newest shard are kept.
 
     Raises:
         OutputError: if a file cannot be written.
@@ -206,11 +206,14 @@ def _write_metadata(
     """Write the `zarr.json` that the new shard needs; called under the array's lock."""
     file = path / "zarr.json"
     old = _read_metadata(path) if file.is_file() else None
+    further = {name: value for name, value in about.items() if name != "environment"}
     if old is not None:
         store = MemoryStore()
         _create(store, config, old["shape"][0], values, attributes={**old["attributes"], **identity})
         same = json.loads(_content(store, "zarr.json") or b"") == old
-        if same and rows <= old["shape"][0] and about["environment"] in old["attributes"]["environments"]:
+        told = {**old["attributes"], **further} == old["attributes"]
+        told = told and about["environment"] in old["attributes"]["environments"]
+        if same and told and rows <= old["shape"][0]:
             return
         if not same:
             for stale in sorted((path / "c").rglob("*")):
@@ -220,11 +223,11 @@ def _write_metadata(
     environments = old["attributes"]["environments"] if old else []
     if about["environment"] not in environments:
         environments = [*environments, about["environment"]]
-    kept = old["attributes"] if old else {k: v for k, v in about.items() if k != "environment"}
     attributes = {
         "rows": f"../../{ROWS_FILE}",
         "manifest": "../../manifest.json",
-        **kept,
+        **(old["attributes"] if old else {}),
+        **further,
         **identity,
         "environments": environments,
     }

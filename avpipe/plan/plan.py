@@ -3,6 +3,7 @@
 Kept here, not in the rules, so that it is tested and typed. Light: no torch, no pandas.
 """
 
+import csv
 import json
 from dataclasses import dataclass
 from functools import cache
@@ -16,7 +17,7 @@ from avpipe.files import read_json
 from avpipe.models import MODELS
 from avpipe.plan import fingerprint, registry
 from avpipe.plan.experiment import Experiment
-from avpipe.plan.extractor import ImportedConfig
+from avpipe.plan.extractor import ExtractorConfig, ImportedConfig
 from avpipe.plan.section import ConfigError
 from avpipe.plan.study import Study
 from avpipe.report import KINDS
@@ -100,6 +101,13 @@ def extract_code(backbones: list[str]) -> str:
     networks = {NETWORKS[BACKBONES[name].kind].split(":")[0] for name in backbones}
     entries = sorted(f"{name}={BACKBONES[name]}" for name in backbones)
     return " ".join([code("extract", *networks), *entries])
+
+
+def array_code(config: ExtractorConfig | ImportedConfig) -> str:
+    """The fingerprint that extraction and import write into an array's attributes."""
+    if isinstance(config, ImportedConfig):
+        return code("import")
+    return code("extract", NETWORKS[BACKBONES[config.backbone].kind].split(":")[0])
 
 
 class Plan:
@@ -205,6 +213,17 @@ class Plan:
         files = spec.run_files(self.study).items()
         of_runs = [path for file, seeds in files for path in self.runs(experiments, file, seeds)]
         return of_runs + [f"{self.results}/{file}" for file in spec.dataset_files]
+
+    def empty_tables(self) -> list[str]:
+        """The written tables in which every measured number is missing."""
+        empty = []
+        for name in self.tables:
+            path = Path(self.results) / "tables" / f"{name}.csv"
+            if path.is_file():
+                with path.open(encoding="utf-8", newline="") as file:
+                    if not any(line["mean"] for line in csv.DictReader(file)):
+                        empty.append(name)
+        return empty
 
     def narrowed(self, spec: TableSpec | FigureSpec) -> str:
         """The part of the study that decides a table or figure, as json.

@@ -1,4 +1,5 @@
 # The study, and the functions that give rules their inputs and parameters.
+import atexit
 import json
 import sys
 from pathlib import Path

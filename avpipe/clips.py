@@ -1,5 +1,7 @@
 """What every stage knows of a clip: its name, its row in every array, where its file may lie, and its status."""
 
+import hashlib
+import json
 import re
 from collections import Counter
 from enum import StrEnum
@@ -183,6 +185,15 @@ def manifest_file(results: Path, name: str) -> Path:
             "again: the manifest is then made anew"
         )
     return path
+
+
+def manifest_digest(results: Path) -> str | None:
+    """Sixteen hex digits that change with the clips, their local files or their labels; None without manifest.json."""
+    index = results / "manifest.json"
+    if not index.is_file():
+        return None
+    parts = {name: value for name, value in read_json(index).items() if name in ("shards", "labels")}
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
 class RowsError(ValueError):

@@ -2,6 +2,7 @@
 
 import pickle
 import re
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,18 @@ _MEAN = re.compile(r"input_\w+_mean")
 
 
 UNREADABLE = (
+    zipfile.BadZipFile,
     RuntimeError, pickle.UnpicklingError, EOFError, LookupError, TypeError, ValueError, AttributeError,
 )  # fmt: skip
-"""What torch raises for a file that is cut, empty, damaged or foreign."""
+"""What `load_whole` raises for a file that is cut, empty, damaged or foreign."""
+
+
+def load_whole(path: Path) -> Any:
+    """What torch.save wrote to `path`, after a look at the file's checksums, which torch does not compare."""
+    with zipfile.ZipFile(path) as archive:
+        if damaged := archive.testzip():
+            raise ValueError(f"{damaged} in {path} is damaged")
+    return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
@@ -28,7 +38,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         ValueError: if the file is no whole checkpoint of avpipe.
     """
     try:
-        saved: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        saved: dict[str, Any] = load_whole(path)
         missing = {"model", "options", "weights"} - saved.keys()
     except UNREADABLE as error:
         raise ValueError(f"{path} is damaged, or no checkpoint of avpipe: train its run again") from error

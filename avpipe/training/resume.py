@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from avpipe.files import whole_file
-from avpipe.models.checkpoint import UNREADABLE
+from avpipe.models.checkpoint import UNREADABLE, load_whole
 
 
 def save_state(path: Path, identity: dict[str, Any], state: dict[str, Any]) -> None:
@@ -28,7 +28,7 @@ def load_state(path: Path, identity: dict[str, Any]) -> tuple[dict[str, Any] | N
     if not path.is_file():
         return None, ""
     try:
-        saved = torch.load(path, map_location="cpu", weights_only=True)
+        saved = load_whole(path)
         found, state = saved["identity"], saved["state"]
     except UNREADABLE as error:
         return None, f"{path} cannot be read ({type(error).__name__})"

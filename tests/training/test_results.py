@@ -65,7 +65,7 @@ def test_a_full_disk_is_named_with_advice(tmp_path, monkeypatch):
         write_trained(tmp_path)
 
 
-@pytest.mark.parametrize("damage", ["empty", "cut", "text", "foreign", "other options"])
+@pytest.mark.parametrize("damage", ["empty", "cut", "text", "one bit", "foreign", "other options"])
 def test_a_file_that_is_no_whole_checkpoint_is_named(damage, tmp_path):
     path = write_trained(tmp_path)
     whole = path.read_bytes()
@@ -75,7 +75,9 @@ def test_a_file_that_is_no_whole_checkpoint_is_named(damage, tmp_path):
     elif damage == "other options":
         torch.save(torch.load(path) | {"options": {"num_classes": 3}}, path)
     else:
-        path.write_bytes({"empty": b"", "cut": whole[: len(whole) // 2], "text": b"hello " * 99}[damage])
+        half = len(whole) // 2
+        bit = whole[:half] + bytes([whole[half] ^ 1]) + whole[half + 1 :]  # of a weight
+        path.write_bytes({"empty": b"", "cut": whole[:half], "text": b"hello " * 99, "one bit": bit}[damage])
     with pytest.raises(ValueError, match=r"checkpoint\.pt (is|does not fit)") as caught:
         load_model(path)
     assert "weights_only" not in str(caught.value)

@@ -31,6 +31,7 @@ SNAKEMAKE := $(BIN)/snakemake --cores $(CORES)
 results: setup  ## fill every table and figure of the demo study (results/demo)
 	$(SNAKEMAKE) all
 	@echo; cat results/demo/tables/avin_comparison.md
+	@$(BIN)/avpipe results check || true
 
 quick: setup  ## one table and one figure from a few rendered clips (results/quick)
 	$(SNAKEMAKE) all --configfile workflow/configs/quick.yaml

@@ -28,6 +28,15 @@ include: "workflow/rules/tables.smk"
 include: "workflow/rules/report.smk"
 
 
+onsuccess:
+    # Printed when Snakemake ends, so that the warning is its last line.
+    if plan.empty_tables():
+        message = (
+            "WARNING: no number could be measured for {}: their notes, and `avpipe why`, say the reasons"
+        )
+        atexit.register(print, message.format(", ".join(plan.empty_tables())), file=sys.stderr)
+
+
 rule all:
     default_target: True
     input:

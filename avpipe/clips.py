@@ -1,5 +1,7 @@
 """What every stage knows of a clip: its name, its row in every array, where its file may lie, its length, and its status."""
 
+import hashlib
+import json
 import math
 import re
 from collections import Counter
@@ -13,6 +15,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from av.container import InputContainer
+
+from avpipe.files import read_json, sha256_of
 
 CLIP_NAME = r"[A-Za-z0-9_-][A-Za-z0-9_~-]{0,127}"
 """Pattern of a clip's whole name: safe in a path, and without a dot, at which a WebDataset key would end."""
@@ -180,6 +184,31 @@ def check_pattern(pattern: str) -> bool:
             f"pattern {pattern!r}: is below the source's folder, so it has no leading / and no .."
         )
     return "source" in fields
+
+
+def manifest_file(results: Path, name: str) -> Path:
+    """The path of a file that was written together with manifest.json: rows.csv, events.parquet or categories.csv.
+
+    Raises:
+        ValueError: if the file is damaged: manifest.json has another SHA-256 of it.
+    """
+    path, index = results / name, results / "manifest.json"
+    expected = read_json(index).get("sha256", {}).get(name) if index.is_file() else None
+    if expected and sha256_of(path) != expected:
+        raise ValueError(
+            f"{path} is damaged: its SHA-256 is not the one in {index}. Restore it from a copy, or delete {index} and run "
+            "again: the manifest is then made anew"
+        )
+    return path
+
+
+def manifest_digest(results: Path) -> str | None:
+    """Sixteen hex digits that change with the clips, their local files or their labels; None without manifest.json."""
+    index = results / "manifest.json"
+    if not index.is_file():
+        return None
+    parts = {name: value for name, value in read_json(index).items() if name in ("shards", "labels")}
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
 class RowsError(ValueError):

@@ -159,8 +159,8 @@ def read_json(path: str | Path) -> Any:
     """Read the JSON file `path`. Raises ValueError with the file's name if it does not parse."""
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is not valid JSON: {error}") from error
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not valid JSON ({error}): delete it, so that it is made anew") from error
 
 
 def sha256_of(path: Path) -> str:

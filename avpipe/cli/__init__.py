@@ -8,11 +8,11 @@ from typing import Annotated
 import typer
 
 from avpipe import __version__
-from avpipe.cli import datasets, download, features, media, report, tables, training
+from avpipe.cli import datasets, download, features, media, report, results, tables, training
 from avpipe.cli.console import Budgets, readable_errors
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
-for stage in (datasets, download, media, features, tables, report):
+for stage in (datasets, download, media, features, tables, report, results):
     app.add_typer(stage.commands, name=stage.__name__.rpartition(".")[2])
 app.add_typer(features.weights_commands, name="weights")
 app.command("import")(features.import_)

@@ -60,6 +60,29 @@ def read_mapping(text: str, what: str) -> dict[str, Any]:
     return value
 
 
+def check_results(results: Path, dataset: str, study: str) -> None:
+    """Refuse results of another study.
+
+    Args:
+        results: the study's folder; manifest.json in it, or else the folder's name, says whose results they are.
+        dataset: the name of the study's dataset.
+        study: what the person gave as --study.
+
+    Raises:
+        ValueError: if the results are of another dataset.
+    """
+    from avpipe.files import read_json
+
+    index = results / "manifest.json"
+    found = read_json(index)["dataset"] if index.is_file() else results.resolve().name
+    if found != dataset:
+        where = "the study" if study.lstrip().startswith("{") else study
+        raise ValueError(
+            f"{results} has the results of {found}, but {where} is the study of {dataset}: name the right study's file "
+            "with --study, or its folder with --results"
+        )
+
+
 def read_sources(texts: list[str] | None) -> list["Source"]:
     """Sources given as json."""
     from avpipe.plan.source import parse_source

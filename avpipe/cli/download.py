@@ -12,6 +12,7 @@ from avpipe.cli.console import (
     Budgets,
     Results,
     StudyOption,
+    check_results,
     counted,
     read_mapping,
     read_sources,
@@ -92,12 +93,9 @@ def download_retry(
     sources = read_sources(source)
     if not sources or results is None:
         chosen = resolve(validate_study(read_mapping(study, "--study"), study)).dataset
-        if results is not None and results.resolve().name != chosen.name:
-            raise ValueError(
-                f"{study} is the study of {chosen.name}, not of {results}: name its file with --study"
-            )
         sources = sources or list(chosen.sources)
         results = results or Path("results") / chosen.name
+        check_results(results, chosen.name, study)
     for name in reason or []:
         if name not in set(Status):
             raise UnknownNameError(

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from avpipe.cli.console import Results, StudyOption, read_mapping, readable_errors
+from avpipe.cli.console import Results, StudyOption, check_results, read_mapping, readable_errors
 
 commands = typer.Typer(no_args_is_help=True, help="Runs and clips to figures.")
 
@@ -23,4 +23,5 @@ def figure(
     from avpipe.report.spec import parse_figure
 
     chosen = validate_study(read_mapping(study, "--study"), "--study")
+    check_results(results, chosen.dataset.name, study)
     draw_figure(name, parse_figure(read_mapping(spec, "--spec"), name, chosen), chosen, results)

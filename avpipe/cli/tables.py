@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from avpipe.cli.console import Results, StudyOption, read_mapping, readable_errors
+from avpipe.cli.console import Results, StudyOption, check_results, read_mapping, readable_errors
 
 commands = typer.Typer(no_args_is_help=True, help="Runs to the tables of papers.")
 
@@ -24,6 +24,7 @@ def table_write(
     from avpipe.tables.spec import parse_table
 
     chosen = validate_study(read_mapping(study, "--study"), "--study")
+    check_results(results, chosen.dataset.name, study)
     write_table(table, parse_table(read_mapping(spec, "--spec"), table, chosen), chosen, results)
 
 
@@ -46,5 +47,6 @@ def why(
 
     chosen = validate_study(read_mapping(study, "--study"), study)
     folder = results or Path("results") / chosen.dataset.name
+    check_results(folder, chosen.dataset.name, study)
     spec = load_table(workflow / "tables" / f"{table}.yaml", chosen)
     typer.echo(explain(table, row, metric, setting, spec, chosen, folder))

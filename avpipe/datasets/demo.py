@@ -49,6 +49,9 @@ def render_demo(out: Path, *, clips: int = 240, seed: int = 0, workers: int | No
     if clips < len(CLASSES):
         raise ValueError(f"the demo needs at least {len(CLASSES)} clips, one of every class; found {clips}")
     plans = [plan_clip(index, seed) for index in range(clips)]
+    for folder in ("source", "annotations"):
+        for unfinished in (out / folder).glob("**/.*.tmp"):  # of a run that was killed
+            unfinished.unlink(missing_ok=True)
     workers = min(workers or _cores(), clips)
     render = partial(_render_clip, folder=out / "source")
     if workers == 1:

@@ -7,6 +7,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from avpipe.clips import manifest_file
+
 _ROUNDING = 1e-9  # rounding error allowed in a share of a second, so that 0.1 to 0.6 counts as half a second
 
 
@@ -106,11 +108,13 @@ def manifest_labels(results: Path) -> npt.NDArray[np.bool_] | None:
     Returns:
         (N, T, C) bool as of `parsing_labels`, or None if the dataset has no audio-visual events.
     """
-    events = pd.read_parquet(results / "events.parquet")
+    events = pd.read_parquet(manifest_file(results, "events.parquet"))
     if not (events["modality"] == "audiovisual").any():
         return None
     clips = pd.read_parquet(results / "manifest.parquet", columns=["clip"])
-    categories = pd.read_csv(results / "categories.csv", keep_default_na=False, dtype=str)["category"]
+    categories = pd.read_csv(manifest_file(results, "categories.csv"), keep_default_na=False, dtype=str)[
+        "category"
+    ]
     return parsing_labels(events, clips, categories.tolist(), "audiovisual")
 
 

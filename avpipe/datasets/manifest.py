@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from avpipe.datasets.base import Annotations
 
+CHECKED = (ROWS_FILE, "events.parquet", "categories.csv")
 ROW_GROUP = 65536  # most rows that a reader of one shard must decode
 
 LocalSource = tuple[Path, str]
@@ -50,7 +51,7 @@ def write_manifest(
     Returns:
         The content of manifest.json: dataset, clips, rows (with gaps), shard_size, splits (split -> clips), shards
         (number -> digest; only shards with clips), labels (digest of events and categories), categories (their number),
-        issues (code -> number).
+        issues (code -> number), sha256 (of rows.csv, events.parquet and categories.csv, see `avpipe.clips.manifest_file`).
 
     Raises:
         RowsError: if `rows.csv` is damaged.
@@ -84,6 +85,7 @@ def write_manifest(
     categories = pd.DataFrame(list(enumerate(annotations.categories)), columns=["index", "category"])
     for name, frame in (("categories", categories), ("issues", annotations.issues)):
         files.write_text(out / f"{name}.csv", frame.to_csv(index=False, lineterminator="\n"))
+    index["sha256"] = {name: files.sha256_of(out / name) for name in CHECKED}
     files.write_json(out / "manifest.json", index)
     return index
 
@@ -260,6 +262,46 @@ def _inventory(root: Path) -> str:
         state = root.stat()
         lines = [f"\0{(state.st_size, state.st_mtime_ns)}\n"]
     return hashlib.sha256(b"".join(os.fsencode(line) for line in sorted(lines))).hexdigest()[:16]
+
+
+def link_folder(folder: Path, results: Path) -> None:
+    """Make the link `results`/source to a folder of videos, so that a moved folder makes no result stale.
+
+    Args:
+        folder: absolute path of the folder.
+        results: the study's folder.
+
+    Raises:
+        ValueError: if the results are of another folder. A folder in another place is the same one if it has all files
+            of the manifest, with their paths below it, sizes and modification times.
+        OutputError: if the link cannot be made.
+    """
+    link = results / "source"
+    before = link.readlink() if link.is_symlink() else None
+    if before == folder:
+        return
+    if before and (results / ROWS_FILE).exists() and not _has_files_of(results, folder):
+        raise ValueError(
+            f"{results} has the results of another folder, {before}, and {folder} does not have all of its files. Give "
+            f"this folder's results a name of their own: --config folder={folder} dataset='{{name: NAME}}'. If it is the "
+            f"same folder, moved and changed, remove the link {link} and run again; files that are gone lose their results"
+        )
+    with files.output_errors(link):
+        results.mkdir(parents=True, exist_ok=True)
+        if before:
+            link.unlink()
+        link.symlink_to(folder)
+
+
+def _has_files_of(results: Path, folder: Path) -> bool:
+    """Whether `folder` has the files of the manifest in `results`, unchanged."""
+    import pandas as pd
+
+    index, manifest = results / "manifest.json", results / "manifest.parquet"
+    if not index.is_file() or not manifest.is_file():
+        return False
+    digests: dict[str, str] = files.read_json(index)["shards"]
+    return shard_digests(pd.read_parquet(manifest), [(folder, "{source}")]) == digests
 
 
 def _write_parquet(path: Path, frame: "pd.DataFrame") -> None:

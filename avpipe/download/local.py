@@ -50,7 +50,12 @@ class LocalFetcher:
             if not path.is_file():
                 what = "is not a file" if path.exists() else "is not there"
                 return Outcome(Status.MISSING, f"{relative} {what}", attempts=1)
-            state = path.stat()
+            state, most = path.stat(), self.source.max_bytes
+            if state.st_size > most:
+                reason = (
+                    f"{relative} has {state.st_size:,} bytes, more than {most:,}: set max_bytes of the source"
+                )
+                return Outcome(Status.TOO_LARGE, reason, attempts=1)
             digest = _digest(path, state.st_size, state.st_mtime_ns)
             facts = state.st_size, digest, 1, 0.0, self.name
             return Outcome(

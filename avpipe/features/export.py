@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from avpipe.clips import noisy_clip
+from avpipe.clips import manifest_file, noisy_clip
 from avpipe.features.store import Features, open_features
 from avpipe.files import add_member, output_errors, whole_file, write_text
 
@@ -94,7 +94,7 @@ def export_webdataset(
 
     The same array and annotations give the same bytes. Arguments, returns and errors as `export_npy`.
     """
-    events = pd.read_parquet(results / "events.parquet")
+    events = pd.read_parquet(manifest_file(results, "events.parquet"))
     columns = ["modality", "category", "onset", "offset"]
     of_clip = {clip: own[columns].to_dict("records") for clip, own in events.groupby("clip", sort=False)}
     counts: Counter[str] = Counter()

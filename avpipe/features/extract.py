@@ -21,7 +21,7 @@ from torch import Tensor
 
 from avpipe.features.backbones import Extractor, create_extractor
 from avpipe.features.device import claim_device, default_locks
-from avpipe.features.spec import BACKBONES, SEGMENTS, check_extractors, feature_shape, modality
+from avpipe.features.spec import BACKBONES, NETWORKS, SEGMENTS, check_extractors, feature_shape, modality
 from avpipe.features.store import write_shard
 from avpipe.files import read_json
 from avpipe.media.logmel import SAMPLE_RATE
@@ -341,7 +341,8 @@ def _attributes(extractor: Extractor) -> tuple[dict[str, Any], dict[str, Any]]:
         "drift_from_float32": extractor.network.drift,
         "device": extractor.device.type,
     }
-    return identity, {"environment": environment}
+    network = NETWORKS[BACKBONES[extractor.config.backbone].kind].split(":")[0]
+    return identity, {"environment": environment, "code": fingerprint.fingerprint(__name__, network)}
 
 
 def _timings(

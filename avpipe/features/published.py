@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow.parquet as pq
 
-from avpipe.clips import ROWS_FILE, local_file, noisy_clip, read_rows
+from avpipe.clips import ROWS_FILE, local_file, manifest_file, noisy_clip, read_rows
 from avpipe.features.store import write_shard
 from avpipe.features.weights import file_sha256
 from avpipe.files import open_h5, read_json
@@ -49,8 +49,8 @@ def import_features(
 
     Raises:
         FileNotFoundError: there is no manifest.
-        PublishedFeaturesError, H5Error: a file is missing or damaged, has another shape or number of rows, or holds a
-            number too large for the type.
+        PublishedFeaturesError, H5Error: a file is missing or damaged, has another shape or number of rows, holds a
+            number too large for the type, or the files have no clip of the study. No array is written then.
     """
     published = inspect_published(config)
     counts: Counter[str] = Counter()
@@ -73,7 +73,9 @@ def import_shard(
         raise PublishedFeaturesError(f"{config.path} changed since it was inspected; run the import again")
     values = np.full((index["shard_size"], *config.shape), np.nan, config.dtype)
     counts: Counter[str] = Counter()
-    with _open_published(config, row_names if config.rows else read_rows(results / ROWS_FILE)) as read:
+    with _open_published(
+        config, row_names if config.rows else read_rows(manifest_file(results, ROWS_FILE))
+    ) as read:
         for clip, source, row in _clips(results, shard):
             found = read(clip, source)
             if found is None:
@@ -81,6 +83,8 @@ def import_shard(
                 continue
             values[row - shard * index["shard_size"]], rounded = _stored(found, clip, config)
             counts.update({"imported": 1, "rounded": rounded})
+        if np.isnan(values).all():
+            _check_some_clip(read, config, results, index)
     identity = {
         "extractor": name,
         "dataset": index["dataset"],
@@ -92,8 +96,26 @@ def import_shard(
     }
     environment = {key: value for key, value in fingerprint.environment().items() if key != "cores"}
     path = results / "features" / f"{name}.zarr"
-    write_shard(path, config, shard, index["rows"], values, identity, {"environment": environment})
+    about = {"environment": environment, "code": fingerprint.fingerprint(__name__, "avpipe.datasets.ave")}
+    write_shard(path, config, shard, index["rows"], values, identity, about)
     return +counts
+
+
+def _check_some_clip(read: ReadClip, config: ImportedConfig, results: Path, index: Mapping[str, Any]) -> None:
+    """Raise unless the published files have numbers for at least one clip of the study."""
+    for shard in index["shards"]:
+        for clip, source, _ in _clips(results, int(shard)):
+            found = read(clip, source)
+            if found is not None and not np.isnan(found).all():
+                return
+    if config.format == "npy":
+        tried = local_file(Path(config.path), config.pattern, clip, source)
+        where = f"tried, for example, {tried}: set `pattern` to how its files are named"
+    else:
+        where = "set `rows` to the file that names the clip of each of its rows"
+    raise PublishedFeaturesError(
+        f"{config.path} has no feature of any of the {index['clips']} clips of {results}; {where}"
+    )
 
 
 def _manifest_index(results: Path) -> dict[str, Any]:

@@ -2,9 +2,11 @@
 
 A chunk is a clip. A zarr shard is a shard of the workflow and one file, `c/{shard}/0/0...`, which that shard's job writes
 as a whole. Rows of clips without the feature are NaN: they take no space, and the index at the end of each file tells which
-they are. The first job to finish writes `zarr.json`.
+they are. The first job to finish writes `zarr.json`. Every clip's chunk has a checksum (Zstandard's), every index a CRC-32C,
+and `zarr.json` its own SHA-256, so that a damaged file is an error and never a wrong number.
 """
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import google_crc32c  # as zarr does
 import numpy as np
 import numpy.typing as npt
 import zarr
@@ -21,13 +24,13 @@ from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
 from zarr.storage import MemoryStore
 
-from avpipe.clips import ROWS_FILE, read_rows
+from avpipe.clips import ROWS_FILE, manifest_file, read_rows
 from avpipe.features.spec import chunk_path, dimension_names, feature_shape
 from avpipe.files import locked, read_json, whole_file, write_text
 from avpipe.plan.extractor import ExtractorConfig, ImportedConfig
 
 _ABSENT = 2**64 - 1
-_CHECKSUM = 4
+_CHECKSUM = 4  # bytes of the CRC-32C after an index
 
 
 class FeaturesError(ValueError):
@@ -91,12 +94,15 @@ def open_features(path: str | Path) -> Features:
     if not (path / "zarr.json").is_file():
         raise FeaturesError(f"{path}: no array of features; run the extraction of {path.stem} first")
     try:
+        _read_metadata(path)
         array = zarr.open_array(path, mode="r")
         row_list, manifest = path / str(array.attrs["rows"]), path / str(array.attrs["manifest"])
+    except FeaturesError:
+        raise
     except (KeyError, ValueError) as error:
         raise FeaturesError(f"{path} is no array of avpipe: {error}") from error
     size, rows = _shard_size(array), array.shape[0]
-    clips = read_rows(row_list)
+    clips = read_rows(manifest_file(row_list.parent, row_list.name))
     if len(clips) < rows:
         raise FeaturesError(
             f"{path} has {rows} rows, but {row_list} names only {len(clips)} clips; restore that file"
@@ -140,7 +146,7 @@ def write_shard(
         rows: rows of the whole array.
         values: (shard_size, T, ...) in the dtype to store; NaN where there is no feature.
         identity: attributes that must be equal in all shards.
-        about: further attributes, with "environment", of the job.
+        about: further attributes, with "environment", of the job; those of the newest shard are kept.
 
     Raises:
         OutputError: if a file cannot be written.
@@ -167,7 +173,7 @@ def _create(
         chunks=(1, *shape),
         dtype=values.dtype,
         fill_value=np.nan,
-        compressors=ZstdCodec(level=1),
+        compressors=ZstdCodec(level=1, checksum=True),
         dimension_names=dimension_names(config),
         **more,
     )
@@ -184,8 +190,6 @@ def _encoded(config: ExtractorConfig | ImportedConfig, values: npt.NDArray[Any])
     _create(store, config, len(values), values)[:] = values
     content = _content(store, chunk_path(config, 0, values.shape[1]))
     if content is None:  # all NaN: zarr writes no file, but the workflow needs one
-        import google_crc32c  # as zarr does
-
         index = b"\xff" * (16 * len(values))
         content = index + np.uint32(google_crc32c.value(index)).tobytes()
     return content
@@ -201,12 +205,15 @@ def _write_metadata(
 ) -> None:
     """Write the `zarr.json` that the new shard needs; called under the array's lock."""
     file = path / "zarr.json"
-    old = read_json(file) if file.is_file() else None
+    old = _read_metadata(path) if file.is_file() else None
+    further = {name: value for name, value in about.items() if name != "environment"}
     if old is not None:
         store = MemoryStore()
         _create(store, config, old["shape"][0], values, attributes={**old["attributes"], **identity})
         same = json.loads(_content(store, "zarr.json") or b"") == old
-        if same and rows <= old["shape"][0] and about["environment"] in old["attributes"]["environments"]:
+        told = {**old["attributes"], **further} == old["attributes"]
+        told = told and about["environment"] in old["attributes"]["environments"]
+        if same and told and rows <= old["shape"][0]:
             return
         if not same:
             for stale in sorted((path / "c").rglob("*")):
@@ -216,17 +223,47 @@ def _write_metadata(
     environments = old["attributes"]["environments"] if old else []
     if about["environment"] not in environments:
         environments = [*environments, about["environment"]]
-    kept = old["attributes"] if old else {k: v for k, v in about.items() if k != "environment"}
     attributes = {
         "rows": f"../../{ROWS_FILE}",
         "manifest": "../../manifest.json",
-        **kept,
+        **(old["attributes"] if old else {}),
+        **further,
         **identity,
         "environments": environments,
     }
     store = MemoryStore()
     _create(store, config, max(rows, old["shape"][0] if old else 0), values, attributes=attributes)
-    write_text(file, (_content(store, "zarr.json") or b"").decode())
+    metadata = json.loads(_content(store, "zarr.json") or b"")
+    metadata["attributes"]["metadata_sha256"] = _metadata_checksum(metadata)
+    write_text(file, json.dumps(metadata, indent=2) + "\n")
+
+
+def _metadata_checksum(metadata: Mapping[str, Any]) -> str:
+    """SHA-256 of the content of `zarr.json`, without the checksum itself."""
+    attributes = {name: value for name, value in metadata["attributes"].items() if name != "metadata_sha256"}
+    content = json.dumps({**metadata, "attributes": attributes}, sort_keys=True)
+    return hashlib.sha256(content.encode()).hexdigest()
+
+
+def _read_metadata(path: Path) -> dict[str, Any]:
+    """The content of an array's `zarr.json`, which may have been written by others, without a checksum.
+
+    Raises:
+        FeaturesError: if it is damaged.
+        KeyError: if it is not the metadata of an array with attributes.
+    """
+    file = path / "zarr.json"
+    try:
+        metadata: dict[str, Any] = read_json(file)
+        whole = metadata["attributes"].get("metadata_sha256", now := _metadata_checksum(metadata)) == now
+    except ValueError:  # not UTF-8, or not JSON
+        whole = False
+    if not whole:
+        raise FeaturesError(
+            f"{file} is damaged: delete it, and the file of one shard below {path / 'c'}; run the extraction again, "
+            "it writes both anew"
+        )
+    return metadata
 
 
 def _shard_size(array: zarr.Array[Any]) -> int:
@@ -240,10 +277,9 @@ def _index(file: Path, size: int) -> npt.NDArray[np.uint64]:
         tail = 16 * size + _CHECKSUM
         if total >= tail:
             opened.seek(total - tail)
-            index = np.frombuffer(opened.read(16 * size), "<u8").reshape(size, 2)
-            present = index[index[:, 0] != _ABSENT]
-            if (present.sum(1) <= total - tail).all():
-                return index
+            content, checksum = opened.read(16 * size), opened.read(_CHECKSUM)
+            if google_crc32c.value(content) == int.from_bytes(checksum, "little"):
+                return np.frombuffer(content, "<u8").reshape(size, 2)
     raise FeaturesError(f"{file} is damaged: delete it and run the extraction again")
 
 

@@ -25,6 +25,7 @@ from avpipe.files import OutputError, add_member, output_errors, sha256_of, whol
 from avpipe.media.convert import Converted, convert_clip
 from avpipe.media.ffmpeg import FFmpegGroup, FFmpegKilledError, ffmpeg_version
 from avpipe.media.presets import PRESETS, Preset
+from avpipe.media.segments import TAR_SHA256
 from avpipe.plan.registry import UnknownNameError, suggest
 
 SCHEMA = pa.schema(
@@ -78,7 +79,7 @@ def normalise_shard(
         preset: a name of `PRESETS`.
         tar: to write: {clip}.mp4, {clip}.flac and {clip}.json, in the manifest's order; no mp4 or flac for a missing
             modality.
-        table: to write: parquet with the columns of `SCHEMA`, one row a clip.
+        table: to write: parquet with the columns of `SCHEMA`, one row a clip; its metadata has the tar's SHA-256.
         timeout: seconds after which ffmpeg is stopped for one clip.
         workers: ffmpeg processes at a time, each with one thread.
 
@@ -109,8 +110,9 @@ def normalise_shard(
             for row, made in zip(rows, _in_order(pool, work, AHEAD * workers), strict=True):
                 _add(archive, row, made, preset)
                 entries.append(_entry(row, made))
+        schema = SCHEMA.with_metadata({TAR_SHA256: sha256_of(tar)})
         with whole_file(table) as temporary:
-            pq.write_table(pa.Table.from_pylist(entries, schema=SCHEMA), temporary)
+            pq.write_table(pa.Table.from_pylist(entries, schema=schema), temporary)
     return Counter(entry["status"] for entry in entries)
 
 

@@ -10,9 +10,14 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow.parquet as pq
 import soundfile
 
+from avpipe.files import sha256_of
 from avpipe.media.presets import CANONICAL, Preset
+
+TAR_SHA256 = b"tar_sha256"
+"""Key in the metadata of a shard's table of outcomes, {shard}.parquet beside {shard}.tar."""
 
 
 @dataclass
@@ -37,9 +42,19 @@ class Clip:
 def read_shard(tar: Path) -> Iterator[Clip]:
     """The clips of a shard in order, one at a time in memory.
 
+    The tar is first compared with its SHA-256, where the table of outcomes is beside it.
+
     Raises:
-        ValueError: if the file is no tar of `normalise_shard`; it names the file and the member.
+        ValueError: if the file is damaged, or no tar of `normalise_shard`; it names the file and the member.
     """
+    table = tar.with_suffix(".parquet")
+    if table.is_file():
+        expected = (pq.read_schema(table).metadata or {}).get(TAR_SHA256, b"").decode()
+        if sha256_of(tar) != expected:
+            raise ValueError(
+                f"{tar} is damaged: its SHA-256 is not the one that {table.name} has; delete it and run the same command "
+                "again, the shard is then normalised anew"
+            )
     parts: dict[str, bytes] = {}
     try:
         with tarfile.open(tar, "r|") as archive:

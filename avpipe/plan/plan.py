@@ -3,6 +3,7 @@
 Kept here, not in the rules, so that it is tested and typed. Light: no torch, no pandas.
 """
 
+import csv
 import json
 from dataclasses import dataclass
 from functools import cache
@@ -12,11 +13,12 @@ from typing import Any
 from avpipe.datasets import DATASETS, clip_seconds
 from avpipe.download import FETCHERS
 from avpipe.features.spec import BACKBONES, NETWORKS, chunk_path
+from avpipe.files import read_json
 from avpipe.media.presets import PRESETS
 from avpipe.models import MODELS
 from avpipe.plan import fingerprint, registry
 from avpipe.plan.experiment import Experiment
-from avpipe.plan.extractor import ImportedConfig
+from avpipe.plan.extractor import ExtractorConfig, ImportedConfig
 from avpipe.plan.section import ConfigError
 from avpipe.plan.study import Study
 from avpipe.report import KINDS
@@ -100,6 +102,13 @@ def extract_code(backbones: list[str]) -> str:
     networks = {NETWORKS[BACKBONES[name].kind].split(":")[0] for name in backbones}
     entries = sorted(f"{name}={BACKBONES[name]}" for name in backbones)
     return " ".join([code("extract", *networks), *entries])
+
+
+def array_code(config: ExtractorConfig | ImportedConfig) -> str:
+    """The fingerprint that extraction and import write into an array's attributes."""
+    if isinstance(config, ImportedConfig):
+        return code("import")
+    return code("extract", NETWORKS[BACKBONES[config.backbone].kind].split(":")[0])
 
 
 class Plan:
@@ -217,6 +226,17 @@ class Plan:
         of_runs = [path for file, seeds in files for path in self.runs(experiments, file, seeds)]
         return of_runs + [f"{self.results}/{file}" for file in spec.dataset_files]
 
+    def empty_tables(self) -> list[str]:
+        """The written tables in which every measured number is missing."""
+        empty = []
+        for name in self.tables:
+            path = Path(self.results) / "tables" / f"{name}.csv"
+            if path.is_file():
+                with path.open(encoding="utf-8", newline="") as file:
+                    if not any(line["mean"] for line in csv.DictReader(file)):
+                        empty.append(name)
+        return empty
+
     def narrowed(self, spec: TableSpec | FigureSpec) -> str:
         """The part of the study that decides a table or figure, as json.
 
@@ -259,7 +279,7 @@ def _imported_part(study: Study, used: set[str]) -> dict[str, Any]:
 
 @cache
 def _index(path: str, modified: int) -> dict[str, Any]:
-    index: dict[str, Any] = json.loads(Path(path).read_text(encoding="utf-8"))
+    index: dict[str, Any] = read_json(path)
     return index
 
 

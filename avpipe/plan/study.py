@@ -188,6 +188,9 @@ def validate_study(config: dict[str, Any], where: str = "the configuration") -> 
 def resolve(study: Study) -> Study:
     """Put the shorthands where they belong: `folder=DIR` into the dataset, `weights=random` into every extractor.
 
+    The dataset reads the folder through the link results/{name}/source, which `avpipe.datasets.manifest.link_folder` makes:
+    so no result depends on where the folder is, or on how its path is written.
+
     Raises `ConfigError` if the folder is missing, is no folder, or is given to another kind of dataset.
     """
     changes: dict[str, Any] = {}
@@ -197,12 +200,14 @@ def resolve(study: Study) -> Study:
     if study.dataset.kind == "folder":
         if study.folder is None:
             raise ConfigError("the folder study needs --config folder=DIR, the folder that holds the videos")
-        if not Path(study.folder).is_dir():
+        folder = Path(study.folder).expanduser()
+        if not folder.is_dir():
             raise ConfigError(f"folder: {study.folder} is not a folder")
-        source = LocalSource(path=study.folder, pattern="{source}")
-        changes["dataset"] = study.dataset.model_copy(
-            update={"annotations": study.folder, "sources": (source,)}
-        )
+        link = f"results/{study.dataset.name}/source"
+        # The limit is for downloads: a person's own long video may be larger.
+        source = LocalSource(path=link, pattern="{source}", max_bytes=1 << 50)
+        changes["folder"] = str(folder.resolve())
+        changes["dataset"] = study.dataset.model_copy(update={"annotations": link, "sources": (source,)})
     elif study.folder is not None:
         raise ConfigError(
             f"folder: this study's dataset is of kind {study.dataset.kind}; "

@@ -8,6 +8,7 @@ import numpy.typing as npt
 import pandas as pd
 from pydantic import Field
 
+from avpipe.clips import manifest_file
 from avpipe.datasets.labels import parsing_labels
 from avpipe.plan.section import Section
 from avpipe.plan.study import Study
@@ -75,7 +76,10 @@ def count_events(results: Path, splits: tuple[str, ...]) -> tuple[npt.NDArray[np
         (C, 3) numbers of clips, and the number of clips with any such event.
     """
     manifest = pd.read_parquet(results / "manifest.parquet", columns=["clip", "split"])
-    clips, events = manifest[manifest["split"].isin(splits)], pd.read_parquet(results / "events.parquet")
+    clips, events = (
+        manifest[manifest["split"].isin(splits)],
+        pd.read_parquet(manifest_file(results, "events.parquet")),
+    )
     categories = read_categories(results)
     audio, visual = (parsing_labels(events, clips, categories, m) for m in ("audio", "visual"))  # (N, T, C)
     present = np.stack(

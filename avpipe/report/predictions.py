@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from avpipe.clips import manifest_file
 from avpipe.plan.registry import suggest
 from avpipe.plan.section import ConfigError
 from avpipe.plan.study import Study
@@ -79,7 +80,9 @@ def mean_over(counts: Iterable[int], spread: bool = True) -> str:
 
 def read_categories(results: Path) -> tuple[str, ...]:
     """Names of the categories in the order of their indices, from `results`/categories.csv."""
-    table = pd.read_csv(results / "categories.csv", dtype={"category": str}, keep_default_na=False)
+    table = pd.read_csv(
+        manifest_file(results, "categories.csv"), dtype={"category": str}, keep_default_na=False
+    )
     return tuple(table.sort_values("index")["category"])
 
 

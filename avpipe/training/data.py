@@ -19,6 +19,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from avpipe.clips import manifest_file
 from avpipe.features.store import Features, open_features
 from avpipe.models.base import AVBatch
 from avpipe.plan.experiment import Role
@@ -183,9 +184,9 @@ def read_tables(
         named = np.isin(where, ["train", "weak"] if weak and name == "train" else [name])
         splits[name] = Split(clips[named & usable].reset_index(drop=True), int(named.sum()), start)
         start += len(splits[name])
-    with (results / "categories.csv").open(encoding="utf-8", newline="") as file:
+    with manifest_file(results, "categories.csv").open(encoding="utf-8", newline="") as file:
         categories = tuple(row["category"] for row in csv.DictReader(file))
-    events = pd.read_parquet(results / "events.parquet")
+    events = pd.read_parquet(manifest_file(results, "events.parquet"))
     return Data(categories, events, splits, arrays, _digest(results, arrays.values()))
 
 

@@ -20,6 +20,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
+from avpipe.clips import manifest_digest
 from avpipe.features.device import claim_device, default_locks
 from avpipe.models import MODELS, create_model
 from avpipe.models.base import AVBatch, AVOutput
@@ -90,7 +91,9 @@ def train_experiment(
             "code": code_fingerprint(experiment),
             "device": place.type,
         }
-        facts = describe_run(experiment, data, log) | {"baselines": {} if reason else task.baselines("test")}
+        facts = describe_run(experiment, data, results, log) | {
+            "baselines": {} if reason else task.baselines("test")
+        }
         options = model_options(experiment, data)
         standardize = experiment.recipe.standardize and reason is None
         scales = feature_scales(reader, data.splits["train"]) if standardize else {}
@@ -139,10 +142,11 @@ def model_options(experiment: Experiment, data: Data) -> dict[str, Any]:
     return {**{name: value for name, value in given.items() if name in known}, **experiment.options}
 
 
-def describe_run(experiment: Experiment, data: Data, log: Path | None) -> dict[str, Any]:
+def describe_run(experiment: Experiment, data: Data, results: Path, log: Path | None) -> dict[str, Any]:
     """What metrics.json says about clips, features, log and environment."""
     return {
         "counts": data.counts(),
+        "manifest": manifest_digest(results),
         "features": describe_features(experiment, data),
         "log": str(log) if log else None,
         "environment": fingerprint.environment(),

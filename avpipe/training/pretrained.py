@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from avpipe.files import read_json
+from avpipe.models.checkpoint import read_checkpoint
 from avpipe.plan.experiment import Experiment
 
 
@@ -65,10 +66,7 @@ def read_pretrained(experiment: Experiment, results: Path, seed: int) -> Pretrai
         raise FileNotFoundError(
             f"{path} is missing: {experiment.id} starts from the model of {before.id}, seed {seed}. Train that first ({who})"
         )
-    saved = torch.load(path, map_location="cpu", weights_only=True)
-    if not isinstance(saved, dict) or "weights" not in saved:
-        raise ValueError(f"{path} is no checkpoint of a run: remove it and train {before.id} again")
-    weights = saved["weights"]
+    weights = read_checkpoint(path)["weights"]
     problem = None if weights else f"its pretraining {before.id} has no model: {_reason(path)}"
     return Pretrained(before.id, weights, digest_of(weights), problem)
 

@@ -71,8 +71,9 @@ def write_run(
         options: all keyword arguments with which `create_model` built the model, sizes included.
     """
     model = {"model": facts["experiment"]["model"], "options": options}
-    with whole_file(folder / "checkpoint.pt") as temporary:
-        torch.save({**model, "weights": {} if outcome.reason else outcome.weights}, temporary)
+    # Given a path, torch.save would write its temporary name into the file, and hide that the disk is full.
+    with whole_file(folder / "checkpoint.pt") as temporary, temporary.open("wb") as file:
+        torch.save({**model, "weights": {} if outcome.reason else outcome.weights}, file)
     with whole_file(folder / "predictions.parquet") as temporary:
         table.to_parquet(temporary, index=False)
     chosen = {protocol: outcome.checkpoints.get(protocol) for protocol in PROTOCOLS}

@@ -41,6 +41,14 @@ def test_a_seed_gives_the_same_bytes_for_any_number_of_processes(rendered, tmp_p
     assert contents(tmp_path) == contents(rendered)
 
 
+def test_unfinished_files_of_a_killed_run_are_removed_at_the_next_start(rendered, tmp_path):
+    shutil.copytree(rendered, tmp_path, dirs_exist_ok=True)
+    for folder in ("source", "annotations/ave"):
+        (tmp_path / folder / ".v.mp4.1.abcd.tmp").write_bytes(b"half")
+    render_demo(tmp_path, clips=CLIPS, workers=2)
+    assert contents(tmp_path) == contents(rendered)
+
+
 def test_another_seed_gives_other_clips():
     assert plan_clip(0, seed=1).id != plan_clip(0, seed=0).id
     assert plan_clip(0, seed=1).audio != plan_clip(0, seed=0).audio

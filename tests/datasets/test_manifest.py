@@ -1,11 +1,14 @@
 """Rows and shards never move, digests change when their clips do, paths stay inside their folder."""
 
+import hashlib
 import json
 import os
+import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import given
@@ -16,7 +19,12 @@ from avpipe.clips import RowsError, local_file
 from avpipe.datasets import manifest as manifest_module
 from avpipe.datasets import read_annotations
 from avpipe.datasets.base import CLIP_COLUMNS, EVENT_COLUMNS, ISSUE_COLUMNS, Annotations, table
-from avpipe.datasets.manifest import assign_rows, inventory, write_manifest
+from avpipe.datasets.labels import manifest_labels
+from avpipe.datasets.manifest import assign_rows, inventory, link_folder, write_manifest
+from avpipe.features.store import open_features, write_shard
+from avpipe.plan.extractor import ImportedConfig
+from avpipe.plan.plan import manifest_index
+from avpipe.report.predictions import read_categories
 
 NAN = float("nan")
 
@@ -56,6 +64,10 @@ def test_the_files_are_as_described(tmp_path):
     assert json.loads((tmp_path / "manifest.json").read_text()) == index
     assert list(index.pop("shards")) == ["0", "1"]
     assert len(index.pop("labels")) == 16
+    assert index.pop("sha256") == {
+        name: hashlib.sha256((tmp_path / name).read_bytes()).hexdigest()
+        for name in ("rows.csv", "events.parquet", "categories.csv")
+    }
     assert index == {
         "dataset": "mine", "clips": 3, "rows": 3, "shard_size": 2, "splits": {"train": 3}, "categories": 2, "issues": {"quirk": 1},
     }  # fmt: skip
@@ -307,3 +319,85 @@ def test_the_labels_digest_follows_events_and_categories_only(tmp_path):
     moved = write_manifest(annotations(["a", "b"], events=[later]), "mine", tmp_path / "3", 2, [])
     assert first["labels"] == more_clips["labels"]
     assert first["labels"] != moved["labels"]
+
+
+@pytest.fixture
+def linked(tmp_path):
+    """The folder A with two files, and the results of its study."""
+    (tmp_path / "A").mkdir()
+    for name in ("a.mp4", "b.mp4"):
+        (tmp_path / "A" / name).write_bytes(b"content")
+    results = tmp_path / "results"
+    link_folder(tmp_path / "A", results)
+    write_manifest(annotations(["a", "b"]), "mine", results, 8, [(results / "source", "{source}")])
+    return tmp_path / "A", results
+
+
+def test_a_moved_folder_with_all_its_files_is_the_same_folder(linked, tmp_path):
+    folder, results = linked
+    moved = folder.rename(tmp_path / "elsewhere")
+    (moved / "new.mp4").write_bytes(b"content")
+    link_folder(moved, results)
+    assert (results / "source" / "a.mp4").is_file()
+
+
+@pytest.mark.parametrize("lost", ["a file", "manifest.json"])
+def test_a_folder_without_the_files_of_the_results_is_refused_until_the_link_is_removed(
+    lost, linked, tmp_path
+):
+    folder, results = linked
+    other = tmp_path / "B"
+    shutil.copytree(folder, other)  # copytree keeps the times of files
+    (other / "b.mp4" if lost == "a file" else results / "manifest.json").unlink()
+    with pytest.raises(ValueError, match=r"another folder.*A.*--config folder=.*B"):
+        link_folder(other, results)
+    assert (results / "source").readlink() == folder
+    (results / "source").unlink()
+    link_folder(other, results)
+    assert (results / "source").readlink() == other
+
+
+def test_before_a_manifest_is_made_any_folder_may_follow(tmp_path):
+    for name in ("A", "B"):
+        (tmp_path / name).mkdir()
+        link_folder(tmp_path / name, tmp_path / "results")
+    assert (tmp_path / "results" / "source").readlink() == tmp_path / "B"
+
+
+def read_features(results):
+    """Open an array whose rows are those of the manifest in `results`."""
+    config = ImportedConfig(path="x", format="h5", shape=(1, 1))
+    array = results / "features" / "a.zarr"
+    write_shard(array, config, 0, 2, np.zeros((2, 1, 1), "float32"), {}, {"environment": {}})
+    return open_features(array)
+
+
+@pytest.mark.parametrize(
+    ("name", "read"),
+    [
+        ("rows.csv", read_features),
+        ("events.parquet", manifest_labels),
+        ("categories.csv", manifest_labels),
+        ("categories.csv", read_categories),
+    ],
+)
+def test_a_changed_byte_in_a_file_of_the_manifest_is_noticed_when_it_is_read(name, read, tmp_path):
+    event = ("b", "audiovisual", "Bark", 0.5, 3.0)
+    write_manifest(annotations(["a", "b"], events=[event]), "mine", tmp_path, 2, [])
+    read(tmp_path)
+    file = tmp_path / name
+    content = bytearray(file.read_bytes())
+    place = content.index(b"a\n") if name == "rows.csv" else len(content) // 2
+    content[place] ^= 2  # in rows.csv, clip a becomes clip c
+    file.write_bytes(content)
+    with pytest.raises(ValueError, match=f"{name} is damaged.*delete .*manifest.json"):
+        read(tmp_path)
+
+
+def test_a_cut_manifest_json_is_named(tmp_path):
+    write_manifest(annotations(["a"]), "mine", tmp_path, 2, [])
+    file = tmp_path / "manifest.json"
+    file.write_bytes(file.read_bytes()[:30])
+    for read in (manifest_index, lambda path: read_features(path.parent)):
+        with pytest.raises(ValueError, match=r"manifest\.json is not valid JSON"):
+            read(file)

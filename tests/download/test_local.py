@@ -51,6 +51,14 @@ def test_what_is_no_file_is_missing_and_may_come(folder: Path, tmp_path: Path, s
     assert source in outcome.reason
 
 
+def test_a_file_larger_than_the_limit_is_not_taken(folder: Path, tmp_path: Path) -> None:
+    for limit, expected in ((12, Status.PRESENT), (11, Status.TOO_LARGE)):  # a.mp4 has 12 bytes
+        source = LocalSource(path=str(folder), max_bytes=limit)
+        outcome = LocalFetcher(source).fetch(wanted("a"), tmp_path)
+        assert outcome.status is expected
+    assert "12 bytes, more than 11" in outcome.reason
+
+
 @pytest.mark.parametrize("source", ["../secret.mp4", "/etc/passwd", "deep/../../secret.mp4", "a\0.mp4"])
 def test_an_id_that_leads_out_of_the_folder_is_refused(folder: Path, tmp_path: Path, source: str) -> None:
     outcome = LocalFetcher(LocalSource(path=str(folder), pattern="{source}")).fetch(wanted(source), tmp_path)

@@ -292,3 +292,26 @@ def test_the_real_noisy_set_comes_in_unchanged(shared: Path, tmp_path: Path) -> 
         released = file["avadataset"][:]
     assert found.shape == (178, 10, 128)
     np.testing.assert_array_equal(found, released)  # released as float64, all of them float32 numbers
+
+
+@pytest.mark.parametrize("kind", ["another pattern", "other rows", "only NaN"])
+def test_files_without_a_feature_of_any_clip_are_an_error_and_no_array_is_written(
+    kind: str, tmp_path: Path
+) -> None:
+    study, names = ave_study(tmp_path), ["nobody", "no one"]
+    if kind == "another pattern":
+        np.save(tmp_path / "AAAAAAAAAAA.npy", numbers(10, 128))
+        config = ImportedConfig(path=str(tmp_path), format="npy", shape=(10, 128), pattern="{clip}_a.npy")
+        message = r"no feature of any of the 8 clips .*_a\.npy: set `pattern`"
+    else:
+        values = numbers(2, 10, 128)
+        if kind == "only NaN":
+            values[:], names = np.nan, NAMES[:2]
+        config = h5_config(h5(tmp_path / "audio.h5", values), rows="names.txt")
+        message = r"audio\.h5 has no feature of any of the 8 clips .*set `rows`"
+    with pytest.raises(PublishedFeaturesError, match=message):
+        import_features("a", config, study, names)
+    assert not (study / "features").exists()
+    with pytest.raises(PublishedFeaturesError, match=message):  # as the workflow's jobs do it
+        import_shard("a", config, inspect_published(config), study, 0, names)
+    assert not (study / "features").exists()

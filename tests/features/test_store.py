@@ -1,7 +1,9 @@
 """The array of a feature: whole shards, plain zarr, clear errors."""
 
+import contextlib
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ from hypothesis import strategies as st
 
 from avpipe.features import open_features
 from avpipe.features.store import Features, FeaturesError, write_shard
-from avpipe.plan.extractor import ExtractorConfig
+from avpipe.plan.extractor import ExtractorConfig, ImportedConfig
 
 SIZE = 4
 CONFIG = ExtractorConfig(backbone="vggish")
@@ -196,11 +198,48 @@ def test_a_cut_off_file_is_noticed(kept: int, array: Array) -> None:
         open_features(array.path).load([5])
 
 
-def test_a_damaged_chunk_is_noticed(array: Array) -> None:
+def flipped(content: bytes) -> Iterator[bytes]:
+    """The content with one bit of one byte changed, for every byte; another bit for each byte."""
+    for place in range(len(content)):
+        changed = bytearray(content)
+        changed[place] ^= 1 << place % 8
+        yield bytes(changed)
+
+
+def test_no_changed_byte_of_a_shard_gives_a_wrong_number(array: Array) -> None:
+    config = ImportedConfig(path="x", format="h5", shape=(2, 3))
+    values = np.arange(SIZE * 6, dtype="float32").reshape(SIZE, 2, 3) / 7
+    values[1] = np.nan
+    array.grow(SIZE)
+    write_shard(array.path, config, 0, SIZE, values, IDENTITY, ABOUT)
+    file = array.path / "c/0/0/0"
+    unnoticed, messages = 0, set()
+    for content in flipped(file.read_bytes()):
+        file.write_bytes(content)
+        try:
+            found = open_features(array.path).load(range(SIZE))
+        except FeaturesError as error:
+            messages.add(str(error).split(" (")[0])
+        else:
+            unnoticed += 1
+            np.testing.assert_array_equal(found, values)
+    assert messages == {f"{file} is damaged: delete it and run the extraction again"}
+    assert unnoticed <= 3, "in each chunk two bits of Zstandard's header carry nothing that is needed"
+
+
+def test_no_changed_byte_of_the_metadata_is_taken(array: Array) -> None:
     full(array)
-    file = array.path / "c/1/0/0"
-    content = bytearray(file.read_bytes())
-    content[:64] = bytes(64)
-    file.write_bytes(content)
-    with pytest.raises(FeaturesError, match="is damaged"):
-        open_features(array.path).load([4])
+    file = array.path / "zarr.json"
+    whole = file.read_bytes()
+    meaning = json.loads(whole)
+    # A change in the name of the checksum itself changes nothing else.
+    named = [content for content in flipped(whole) if b'"metadata_sha256"' in content]
+    for content in [b"", whole[:100], *named]:
+        with contextlib.suppress(ValueError):
+            if json.loads(content) == meaning:
+                continue  # one kind of white space in place of another
+        file.write_bytes(content)
+        with pytest.raises(FeaturesError, match=r"a\.zarr"):
+            open_features(array.path)
+    with pytest.raises(FeaturesError, match=r"zarr\.json is damaged"):
+        array.write(0)

@@ -1,6 +1,7 @@
 """Canonical clips come back as the frames and samples of each second."""
 
 import io
+import shutil
 import sys
 import tarfile
 from pathlib import Path
@@ -117,3 +118,19 @@ def test_a_file_that_is_no_shard_is_named(tmp_path):
         archive.addfile(tarfile.TarInfo("readme.txt"), io.BytesIO())
     with pytest.raises(ValueError, match=r"readme\.txt"):
         list(read_shard(tmp_path / "1.tar"))
+
+
+def test_a_changed_byte_of_the_tar_is_noticed_before_a_clip_is_read(tar, tmp_path):
+    whole = tar.read_bytes()
+    shutil.copy(tar.with_suffix(".parquet"), tmp_path / "0.parquet")
+    damaged = tmp_path / "0.tar"
+    for place in (
+        600,
+        len(whole) // 2,
+        len(whole) - 1,
+    ):  # in a clip's video, further on, in the padding at the end
+        damaged.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        with pytest.raises(ValueError, match=r"0\.tar is damaged.*delete it"):
+            next(read_shard(damaged))
+    damaged.write_bytes(whole)
+    assert next(read_shard(damaged)).clip == "a"

@@ -98,10 +98,16 @@ def test_recipes_are_changed_by_task_then_model_then_row():
         validate_study({**MINIMAL, "training_of": {"parsing": {"lrr": 0.5}}})
 
 
-def test_the_folder_shorthand_fills_in_the_dataset(tmp_path):
-    study = resolve(validate_study({"dataset": {"name": "f", "kind": "folder"}, "folder": str(tmp_path)}))
-    assert study.dataset.annotations == str(tmp_path)
-    assert [source.path for source in study.dataset.sources] == [str(tmp_path)]
+@pytest.mark.parametrize("spelled", ["A", "A/", "./A", "~/A", "{absolute}"])
+def test_the_folder_shorthand_gives_the_same_dataset_however_it_is_spelled(spelled, tmp_path, monkeypatch):
+    (tmp_path / "A").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    folder = spelled.format(absolute=tmp_path / "A")
+    study = resolve(validate_study({"dataset": {"name": "f", "kind": "folder"}, "folder": folder}))
+    assert study.folder == str(tmp_path / "A")
+    assert study.dataset.annotations == "results/f/source"
+    assert [source.path for source in study.dataset.sources] == ["results/f/source"]
 
 
 @pytest.mark.parametrize(

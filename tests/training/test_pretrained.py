@@ -111,7 +111,7 @@ def test_a_file_that_is_no_checkpoint_is_named(make_study, dependent):
     path = checkpoint_before(experiment, study.results, 0)
     path.parent.mkdir(parents=True)
     torch.save([1, 2], path)
-    with pytest.raises(ValueError, match="is no checkpoint of a run"):
+    with pytest.raises(ValueError, match="no checkpoint of avpipe"):
         read_pretrained(experiment, study.results, 0)
 
 

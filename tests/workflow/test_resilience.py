@@ -195,3 +195,12 @@ def test_a_file_in_place_of_a_results_folder_is_reported(checkout):
     done = checkout.run("results/small/downloads/0.parquet", check=False)
     assert done.returncode
     assert "downloads" in done.stdout + done.stderr
+
+
+def test_a_table_without_a_measured_number_is_named_in_the_last_line(checkout):
+    assert "WARNING: no number" not in checkout.run().stderr
+    checkout.configure(
+        training={"epochs": 2, "batch_size": 1000, "drop_last": True}
+    )  # no batch: every run fails
+    last = checkout.run().stderr.strip().splitlines()[-1]
+    assert last.startswith("WARNING: no number could be measured for small:")

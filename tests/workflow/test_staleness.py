@@ -1,6 +1,9 @@
 """What reruns after a change: exactly what depends on it."""
 
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pandas as pd
@@ -132,3 +135,38 @@ def test_a_fresh_clone_with_old_results_copied_in_reruns_nothing(finished, tmp_p
         shutil.copytree(finished.root / name, root / name)  # keeps times, as `cp -a` and `rsync -a` do
     done = Checkout(root).run()
     assert "Nothing to be done" in done.stdout + done.stderr
+
+
+def checked(checkout: Checkout) -> subprocess.CompletedProcess[str]:
+    """Run `avpipe results check` in the checkout."""
+    command = [sys.executable, "-m", "avpipe", "results", "check", "--study", "study.yaml"]
+    environment = {**os.environ, "PYTHONPATH": str(checkout.root)}
+    return subprocess.run(
+        command, cwd=checkout.root, env=environment, capture_output=True, text=True, check=False
+    )
+
+
+def test_copied_results_of_other_code_configuration_or_inputs_are_listed(checkout):
+    shutil.rmtree(checkout.root / ".snakemake")  # as in another clone to which only results/ was copied
+    done = checked(checkout)
+    assert (done.returncode, "all 6 arrays and runs" in done.stdout) == (0, True), done.stdout + done.stderr
+
+    checkout.append("avpipe/models/avin.py", "EDITED = True")
+    assert "Nothing to be done" in checkout.run().stderr, "Snakemake does not see it"
+    done = checked(checkout)
+    avin, avel = (f"results/small/{checkout.experiment(name)}" for name in ("avin", "avel"))
+    assert done.returncode == 1
+    assert done.stdout.splitlines()[:2] == [f"{avin}seed{seed}: other code" for seed in (0, 1)]
+    assert "2 of 6 arrays and runs" in done.stdout
+    assert avel not in done.stdout
+
+    extractors = yaml.safe_load((checkout.root / "study.yaml").read_text())["extractors"]
+    checkout.configure(extractors={**extractors, "look": {**extractors["look"], "seed": 6}})
+    checkout.append("avpipe/features/vggish.py", "EDITED = True")
+    labels = checkout.results / "manifest.json"
+    labels.write_text(labels.read_text().replace('"labels": "', '"labels": "f'))
+    listed = checked(checkout).stdout
+    assert "sound.zarr: other code\n" in listed
+    assert "look.zarr: other configuration\n" in listed
+    assert f"{avin}seed0: other code, inputs\n" in listed
+    assert f"{avel}seed1: other inputs\n" in listed

@@ -1,4 +1,5 @@
 # The study, and the functions that give rules their inputs and parameters.
+import atexit
 import json
 import sys
 from pathlib import Path
@@ -8,7 +9,7 @@ from snakemake.exceptions import WorkflowError
 sys.path.insert(0, workflow.basedir)
 
 from avpipe.plan.study import resolve, validate_study
-from avpipe.datasets.manifest import inventory
+from avpipe.datasets.manifest import inventory, link_folder
 from avpipe.plan.plan import (
     Plan,
     code,
@@ -24,6 +25,8 @@ from avpipe.plan.plan import (
 try:
     study = resolve(validate_study(config))
     plan = Plan(study, Path(workflow.basedir) / "workflow")
+    if study.folder:
+        link_folder(Path(study.folder), Path(plan.results))
 except (ValueError, OSError) as error:
     raise WorkflowError(str(error)) from None
 

@@ -1,4 +1,4 @@
-"""What every stage knows of a clip: its name, its row in every array, where its file may lie, and its status."""
+"""What every stage knows about a clip: its name, its row in every array, the place of a local file, and its status."""
 
 import re
 from collections import Counter

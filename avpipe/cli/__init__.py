@@ -41,7 +41,7 @@ def examine_machine(
     ] = None,
     budgets: Budgets = None,
 ) -> None:
-    """Look whether everything is there that a study needs; exit with 1 if something is missing."""
+    """Check that everything a study needs is installed; exit with 1 if something is missing."""
     from rich.console import Console
 
     from avpipe.cli.doctor import Verdict, check_table, examine

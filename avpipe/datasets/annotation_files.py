@@ -96,7 +96,7 @@ def fetch_annotations(
     published: Mapping[str, Mapping[str, AnnotationFile]] = ANNOTATION_FILES,
     limits: Limits = Limits(),
 ) -> list[Path]:
-    """Bring a dataset's annotation files into a folder. Files that are there already are checked and kept.
+    """Download a dataset's annotation files into a folder. Files that are already there are checked and kept.
 
     Args:
         kind: a key of `published`.

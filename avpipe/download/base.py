@@ -1,4 +1,4 @@
-"""What every fetcher takes and gives."""
+"""The interface of all fetchers."""
 
 import hashlib
 import math
@@ -19,8 +19,8 @@ class WantedClip:
 
     Args:
         clip: the clip's name; matches `CLIP_NAME` whenever a fetcher sees it.
-        source: its id in the source (a YouTube id, a path relative to a folder); comes from outside, trust nothing.
-        start, end: the interval inside the source in seconds, NaN = the whole. A fetcher may bring more than that.
+        source: its id in the source (a YouTube id, a path relative to a folder); it comes from outside and is not trusted.
+        start, end: the interval inside the source in seconds, NaN = the whole. The file may have more than that.
     """
 
     clip: str
@@ -34,13 +34,13 @@ class Fetcher(Protocol):
 
     @property
     def name(self) -> str:
-        """What `found_in` says of it."""
+        """Its name in the column `found_in`."""
         ...
 
     def key(self, clip: WantedClip) -> str | None:
-        """What is asked for, for example a URL: the same key is not asked again after a final outcome.
+        """What is asked for, for example a URL. After a final outcome, the same key is not asked for again.
 
-        None where asking costs nothing, so that a local file that appears or changes is noticed.
+        None for local files, which are looked for in each run, so that a new or changed file is noticed.
         """
         ...
 
@@ -48,10 +48,10 @@ class Fetcher(Protocol):
         """Get the clip. Anything but a full disk or an unwritable folder is an outcome, never an exception.
 
         Args:
-            clip: what is wanted.
-            destination: path without extension for what must be written; its parent exists. The file is written whole
-                to this path with its extension added, which is the outcome's `path`; what is unfinished lies in the
-                same folder under names that begin with `.{clip}.`. A file that need not be copied keeps its own path.
+            clip: the clip.
+            destination: path without extension; its parent exists. A finished download is this path with an extension,
+                which is the outcome's `path`. Unfinished files are in the same folder and have names that begin with
+                `.{clip}.`. A local file keeps its own path.
 
         Raises:
             OutputError: if the file cannot be written.

@@ -1,4 +1,4 @@
-"""Google Drive: a file's id to something that can be downloaded, and what the pages mean that come instead."""
+"""Google Drive: makes a file's id downloadable, and reads the web pages that Drive sends instead of a file."""
 
 import urllib.parse
 from html.parser import HTMLParser
@@ -10,7 +10,7 @@ HOSTS = ("drive.usercontent.google.com", "drive.google.com", "docs.google.com")
 
 
 def drive_file(file_id: str, *, sha256: str | None, allow_private: bool) -> Remote:
-    """A shared file. The URL that finally gives it is another each time, so what has come is known by the id."""
+    """A shared file. Its final URL changes with every download, so a partial file is recognised by the id."""
     query = urllib.parse.urlencode({"id": file_id, "export": "download"})
     return Remote(
         f"{DOWNLOAD}?{query}",

@@ -1,4 +1,4 @@
-"""Clips on YouTube, or on another site that yt-dlp knows: the seconds that are needed, at a pace the site accepts."""
+"""Clips on YouTube, or on another site that yt-dlp knows: only the seconds of the clip, at a pace that the site accepts."""
 
 import errno
 import hashlib

@@ -172,7 +172,7 @@ def _read_npy(config: ImportedConfig, clip: str, source: str) -> Values | None:
         found = np.load(path, mmap_mode="r", allow_pickle=False)
     except (ValueError, EOFError, OSError) as error:
         raise PublishedFeaturesError(
-            f"{path} is no whole npy file of numbers: {error}; get it again, or remove it to go on without"
+            f"{path} is no whole npy file of numbers: {error}; get it again, or remove it to continue without it"
         ) from error
     if not isinstance(found, np.ndarray) or found.dtype.kind not in "fiu":
         raise PublishedFeaturesError(f"{path} is not one npy array of numbers")

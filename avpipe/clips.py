@@ -9,30 +9,10 @@ from string import Formatter
 
 CLIP_NAME = r"[A-Za-z0-9_-][A-Za-z0-9_~-]{0,127}"
 """Pattern of a clip's whole name: safe in a path, and without a dot, at which a WebDataset key would end."""
-MEDIA_SUFFIXES = frozenset(
-    [
-        ".mp4",
-        ".m4v",
-        ".mov",
-        ".webm",
-        ".mkv",
-        ".avi",
-        ".flv",
-        ".mpg",
-        ".mpeg",
-        ".ts",
-        ".ogv",
-        ".3gp",
-        ".wmv",
-        ".mp3",
-        ".m4a",
-        ".aac",
-        ".ogg",
-        ".opus",
-        ".flac",
-        ".wav",
-    ]
-)
+MEDIA_SUFFIXES = frozenset([
+    ".mp4", ".m4v", ".mov", ".webm", ".mkv", ".avi", ".flv", ".mpg", ".mpeg", ".ts", ".ogv", ".3gp", ".wmv",
+    ".mp3", ".m4a", ".aac", ".ogg", ".opus", ".flac", ".wav",
+])  # fmt: skip
 """Extensions that a downloaded file keeps; any other becomes ".media" (ffmpeg looks at the content)."""
 
 ROWS_FILE = "rows.csv"

@@ -22,7 +22,7 @@ from avpipe.download.outcome import Outcome
 from avpipe.download.unpack import ArchiveError, unpack
 from avpipe.files import locked, output_errors, read_json, sha256_of, write_json
 from avpipe.plan.source import ArchiveSource
-from avpipe.web import DownloadFailed, Failure, Limits, Remote, download
+from avpipe.web import DownloadFailed, Limits, Remote, download
 
 FOLDER = "archives"
 """Below the folder of downloaded files: an archive that was downloaded, and the files of any archive."""
@@ -180,7 +180,7 @@ class ArchiveFetcher:
         try:
             return download(remote, path, self.limits, self.stopped).sha256
         except DownloadFailed as failure:
-            if failure.kind is Failure.TOO_LARGE:
+            if failure.status is Status.TOO_LARGE:
                 raise ArchiveError(f"{failure.reason}; raise the source's `max_archive_bytes`") from failure
             raise
 

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from avpipe.clips import Status
 from avpipe.download.outcome import Outcome
 from avpipe.web import DownloadFailed
 
@@ -66,9 +65,7 @@ def digest_of(key: str) -> str:
 
 def outcome_of(failure: DownloadFailed) -> Outcome:
     """The outcome of a download that failed."""
-    return Outcome(
-        Status(failure.kind.value), failure.reason, attempts=failure.attempts, seconds=failure.seconds
-    )
+    return Outcome(failure.status, failure.reason, attempts=failure.attempts, seconds=failure.seconds)
 
 
 def offset_of(excerpts: bool, clip: WantedClip) -> float:

@@ -3,7 +3,8 @@
 import urllib.parse
 from html.parser import HTMLParser
 
-from avpipe.web import DownloadFailed, Failure, Remote, page_instead
+from avpipe.clips import Status
+from avpipe.web import DownloadFailed, Remote, page_instead
 
 DOWNLOAD = "https://drive.usercontent.google.com/download"
 HOSTS = ("drive.usercontent.google.com", "drive.google.com", "docs.google.com")
@@ -36,11 +37,11 @@ def confirmed_url(page: str) -> str:
     said = page.lower()
     if "quota exceeded" in said or "too many users have viewed or downloaded" in said:
         reason = "Google Drive's quota of this file is used up; it is lifted within a day. Or download it by hand and name it as `path`"
-        raise DownloadFailed(Failure.RATE_LIMITED, reason, wait=86_400.0)
+        raise DownloadFailed(Status.RATE_LIMITED, reason, wait=86_400.0)
     if "accounts.google.com" in said or "you need access" in said or "request access" in said:
-        raise DownloadFailed(Failure.PRIVATE, "Google Drive shows the file only to some who sign in")
+        raise DownloadFailed(Status.PRIVATE, "Google Drive shows the file only to some who sign in")
     if "not found" in said or "does not exist" in said:
-        raise DownloadFailed(Failure.UNAVAILABLE, "Google Drive has no such file")
+        raise DownloadFailed(Status.UNAVAILABLE, "Google Drive has no such file")
     raise page_instead(page)
 
 

@@ -14,7 +14,7 @@ from avpipe.download.budget import Budget, Clock
 from avpipe.download.outcome import Outcome
 from avpipe.files import move_whole, output_errors
 from avpipe.plan.source import HttpSource, HuggingFaceSource
-from avpipe.web import Arrived, DownloadFailed, Failure, Limits, Remote, download
+from avpipe.web import Arrived, DownloadFailed, Limits, Remote, download
 
 STOPS = 3
 """After this many clips in a row for which the server says stop or wait, all jobs of this machine pause."""
@@ -101,14 +101,15 @@ class WebFetcher:
 
     def _heed(self, failure: DownloadFailed) -> None:
         """Count refusals; after `STOPS` in a row, start a pause for all jobs. The remaining clips are left for later."""
-        said = failure.kind in (Failure.RATE_LIMITED, Failure.BOT_CHECK)
+        stop = failure.status in (Status.RATE_LIMITED, Status.BOT_CHECK)
+        later = not failure.status.final
         with self._lock:
-            self._stops = self._stops + 1 if said or (failure.kind.later and failure.wait is not None) else 0
+            self._stops = self._stops + 1 if stop or (later and failure.wait is not None) else 0
             enough = self._stops >= STOPS
         if enough:
-            status = Status(failure.kind.value) if said else Status.RATE_LIMITED
+            status = failure.status if stop else Status.RATE_LIMITED
             self.budget.stop(status, failure.reason, failure.wait)
-        elif not failure.kind.later:
+        elif not later:
             self.budget.answered()
 
 

@@ -87,7 +87,7 @@ def test_a_wrong_archive_is_refused_and_says_what_came(server: Any, tmp_path: Pa
     for name in NAMES:
         outcome = fetcher.fetch(WantedClip(name, name, math.nan, math.nan), tmp_path / name)
         assert outcome.status is Status.MISSING
-        assert f"SHA-256 {SHA256} came, expected {'0' * 64}" in outcome.reason
+        assert f"SHA-256 {SHA256}, expected {'0' * 64}" in outcome.reason
     assert server.count("/ave.zip") == 1, "one job downloads it once, right or wrong"
     assert [path.name for path in (tmp_path / FOLDER).glob("*/*")] == ["lock"]
 
@@ -243,6 +243,7 @@ import math, shutil, sys, tarfile, time, zipfile
 from pathlib import Path
 from avpipe.download.archive import ArchiveFetcher
 from avpipe.download.base import WantedClip
+from avpipe.plan.source import ArchiveSource
 
 def slow(extract):
     def slowly(*arguments, **options):
@@ -252,7 +253,7 @@ def slow(extract):
 
 zipfile.ZipFile.extract, tarfile.TarFile.extract = slow(zipfile.ZipFile.extract), slow(tarfile.TarFile.extract)
 shutil.rmtree = slow(shutil.rmtree)
-fetcher = ArchiveFetcher(Source.model_validate_json(sys.argv[1]))
+fetcher = ArchiveFetcher(ArchiveSource.model_validate_json(sys.argv[1]))
 print("ready", flush=True)
 for name in sys.argv[3:]:
     outcome = fetcher.fetch(WantedClip(name, name, math.nan, math.nan), Path(sys.argv[2]) / name)
@@ -290,6 +291,7 @@ def test_kill_9_while_unpacking_leaves_nothing_that_is_taken_for_whole(kind: str
     path.write_bytes(ARCHIVES[kind](FILES))
     running = job(ArchiveSource(path=str(path)), files, pause=0.1)
     while len(list(files.rglob("*.mp4"))) < 3:
+        assert running.poll() is None
         time.sleep(0.002)
     kill(running)
     assert 3 <= len(list(files.rglob("*.mp4"))) < len(NAMES), "killed in the middle"
@@ -305,6 +307,7 @@ def test_kill_9_while_a_changed_archive_replaces_the_old_files_mixes_nothing(tmp
     path.write_bytes(ARCHIVE)
     running = job(ArchiveSource(path=str(path)), files, pause=0.05)
     while not list(files.rglob("old")):
+        assert running.poll() is None
         time.sleep(0.001)
     kill(running)
     finish(ArchiveSource(path=str(path)), files)

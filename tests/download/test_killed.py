@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 
 from avpipe.download.fetch import Places, fetch_shard
-from avpipe.plan.source import HttpSource, Source, YouTubeSource
+from avpipe.plan.source import HttpSource, Source, YouTubeSource, parse_source
 
 CLIPS = 40
 KILLS = 10
@@ -117,7 +117,7 @@ def test_a_file_counts_from_the_moment_that_the_note_beside_it_is_there(
     manifest = one_clip(tmp_path)
     server.file("/c0.mp4", body_of("c0"))
     rate = {"rate": 1e6} if kind == "youtube" else {}
-    sources = [Source(kind=kind, url=server.url + "/{source}", **rate)]  # type: ignore[arg-type]
+    sources = [parse_source({"kind": kind, "url": server.url + "/{source}", **rate})]
     replace = Path.replace
 
     def killed(path: Path, target: Path) -> Path:

@@ -1,6 +1,5 @@
 """`avpipe STAGE ...`: one file a stage. Each command parses its arguments and calls one function."""
 
-import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -48,7 +47,7 @@ def examine_machine(
     from avpipe.download.budget import budget_folder
     from avpipe.features.weights import default_folder
 
-    folders = weights or default_folder(), budgets or budget_folder(os.environ)
+    folders = weights or default_folder(), budgets or budget_folder()
     checks = examine(results, *folders)
     Console(width=None if sys.stdout.isatty() else 160).print(check_table(checks))
     if any(check.verdict is Verdict.FAIL for check in checks):

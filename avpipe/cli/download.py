@@ -1,7 +1,6 @@
 """Commands of downloading: clip names to files on disk."""
 
 import json
-import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -40,7 +39,7 @@ def download_shard(
     from avpipe.download.fetch import Places, fetch_shard
     from avpipe.download.status import left_for_later
 
-    places = Places(files, budgets or budget_folder(os.environ))
+    places = Places(files, budgets or budget_folder())
     counts = fetch_shard(manifest, shard, read_sources(source), out, places, report=typer.echo)
     typer.echo(counted(counts))
     if left := left_for_later(counts):
@@ -108,7 +107,7 @@ def download_retry(
                 f"--reason: no status {name!r}; {suggest(name, [status.value for status in Status])}"
             )
     reasons = [Status(name) for name in reason or []]
-    counts = retry(results, sources, budgets or budget_folder(os.environ), reasons, shard or [])
+    counts = retry(results, sources, budgets or budget_folder(), reasons, shard or [])
     typer.echo(f"asked again: {counted(counts)}")
     if left := left_for_later(counts):
         typer.echo(left)

@@ -58,7 +58,7 @@ class Fetcher(Protocol):
         ...
 
 
-def digest_of(key: str) -> str:
+def short_digest(key: str) -> str:
     """A short name for a key, without the key's secrets (a URL may hold a token)."""
     return hashlib.sha256(key.encode()).hexdigest()[:16]
 

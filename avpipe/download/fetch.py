@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from avpipe.clips import CLIP_NAME, Status
 from avpipe.download import FETCHERS
-from avpipe.download.base import Fetcher, WantedClip, digest_of
+from avpipe.download.base import Fetcher, WantedClip, short_digest
 from avpipe.download.journal import Journal, Note, read_note
 from avpipe.download.outcome import Outcome
 from avpipe.files import output_errors, whole_file
@@ -228,7 +228,7 @@ def _fetch(
         return Outcome(Status.REFUSED_ID, f"the name {clip.clip!r} is unsafe as a file name")
     if not clip.source:
         return Outcome(Status.REFUSED_ID, "the annotations give an id that is unsafe; issues.csv shows it")
-    keys = [digest_of(key) if (key := fetcher.key(clip)) is not None else "" for fetcher in fetchers]
+    keys = [short_digest(key) if (key := fetcher.key(clip)) is not None else "" for fetcher in fetchers]
     refusals = [journal.refusals.get((clip.clip, key)) for key in keys]
     note = read_note(files, clip)
     before = [note.outcome] if note else [refusal for refusal in refusals if refusal]  # of earlier runs

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from avpipe.features.runtime import prepare
 from avpipe.features.spec import BACKBONES, NETWORKS, SEGMENTS, check_extractors
-from avpipe.features.weights import WeightsError, fetch, file_sha256
+from avpipe.features.weights import WeightsError, fetch
+from avpipe.files import sha256_of
 from avpipe.plan import registry
 from avpipe.plan.extractor import ExtractorConfig
 
@@ -95,7 +96,7 @@ def published_file(name: str, weights_folder: Path | None) -> tuple[Path, dict[s
     if weights_folder is None:
         raise WeightsError(f"{name}: published weights need a folder to be kept in (--weights FOLDER)")
     path = fetch(name, weights_folder)
-    return path, {path.name: file_sha256(path)}
+    return path, {path.name: sha256_of(path)}
 
 
 def state_sha256(network: nn.Module) -> str:

@@ -19,8 +19,7 @@ import pyarrow.parquet as pq
 
 from avpipe.clips import ROWS_FILE, local_file, noisy_clip, read_rows
 from avpipe.features.store import write_shard
-from avpipe.features.weights import file_sha256
-from avpipe.files import open_h5, read_json
+from avpipe.files import open_h5, read_json, sha256_of
 from avpipe.plan import fingerprint
 from avpipe.plan.extractor import ImportedConfig
 
@@ -210,7 +209,7 @@ def inspect_published(config: ImportedConfig) -> dict[str, Any]:
     digest, size, count = hashlib.sha256(), 0, 0
     for file in sorted(path.rglob("*.npy")):
         if file.is_file():
-            digest.update(f"{file.relative_to(path).as_posix()} {file_sha256(file)}\n".encode())
+            digest.update(f"{file.relative_to(path).as_posix()} {sha256_of(file)}\n".encode())
             size, count = size + file.stat().st_size, count + 1
     if not count:
         raise PublishedFeaturesError(f"{path} has no npy file")
@@ -227,5 +226,5 @@ def _inspect_h5(path: Path, key: str) -> dict[str, Any]:
         "shape": shape,
         "dtype": dtype,
         "bytes": path.stat().st_size,
-        "sha256": file_sha256(path),
+        "sha256": sha256_of(path),
     }

@@ -4,7 +4,6 @@ The hashes are those that other public projects give for the same files, and agr
 PyTorch puts into the file names; of VGGish's PCA only those eight are known. `fetch` checks them on every use.
 """
 
-import hashlib
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from platformdirs import user_cache_path
 
-from avpipe.files import locked
+from avpipe.files import locked, sha256_of
 from avpipe.plan import registry
 from avpipe.plan.extractor import ExtractorConfig
 
@@ -199,17 +198,11 @@ def needed_weights(extractors: Collection[ExtractorConfig]) -> list[str]:
 
 def _what_is_wrong(path: Path, weights: PublishedWeights) -> str | None:
     """Why a file is not these weights, or None."""
-    size, found = path.stat().st_size, file_sha256(path)
+    size, found = path.stat().st_size, sha256_of(path)
     if found.startswith(weights.sha256) and weights.size in (None, size):
         return None
     expected = weights.size or "an unknown number"
     return f"its SHA-256 is {found}, expected {weights.sha256} ({size} bytes, expected {expected})"
-
-
-def file_sha256(path: Path) -> str:
-    """The SHA-256 of a file, in hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _download(weights: PublishedWeights, path: Path, timeout: float) -> None:

@@ -23,7 +23,8 @@ from avpipe.files import locked
 from avpipe.plan.registry import load
 from avpipe.plan.source import ArchiveSource, Source, parse_source
 from avpipe.web import Limits
-from tests.download.archives import ARCHIVES, zip_of
+from tests.builders import zip_of
+from tests.download.archives import ARCHIVES
 
 NAMES = [f"clip{number}" for number in range(8)]
 VIDEOS = {name: random.Random(name).randbytes(50_000) for name in NAMES}

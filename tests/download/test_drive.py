@@ -14,7 +14,7 @@ from avpipe.download.base import WantedClip
 from avpipe.download.drive import confirmed_url
 from avpipe.plan.source import ArchiveSource
 from avpipe.web import DownloadFailed, Limits
-from tests.download.archives import zip_of
+from tests.builders import zip_of
 
 FILE_ID = "1FjKwe79e0u96vdjIVwfRQ1V6SoDHe7kK"
 WARNING = f"""<!DOCTYPE html><html><head><title>Google Drive - Virus scan warning</title></head><body>

@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 
 from avpipe.clips import Status
 from avpipe.download.unpack import CHUNK, RATIO, SMALL, ArchiveError, unpack
-from tests.download.archives import ARCHIVES, tar_of, zip_of
+from tests.builders import tar_of, zip_of
+from tests.download.archives import ARCHIVES
 
 VIDEO = random.Random(0).randbytes(40_000)
 FILES = {"AVE/a.mp4": VIDEO, "./AVE/b.mp4": VIDEO[::-1], "readme.txt": b"x", "é" * 60 + ".mp4": b"long name"}

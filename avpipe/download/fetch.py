@@ -1,4 +1,4 @@
-"""Fetch the clips of one shard from a dataset's sources, in order, and write what became of each."""
+"""Fetches the clips of one shard from a dataset's sources and writes the table of outcomes."""
 
 import math
 import os
@@ -43,15 +43,15 @@ DECIDING = ("status", "path", "bytes", "sha256", "offset")
 
 @runtime_checkable
 class Stoppable(Protocol):
-    """A fetcher that may take long for a clip."""
+    """A fetcher whose downloads can be ended early."""
 
     def stop(self) -> None:
-        """End what is under way in other threads."""
+        """End the downloads of other threads."""
 
 
 @dataclass(frozen=True)
 class Places:
-    """Where downloading keeps its things.
+    """The folders that downloading uses.
 
     Args:
         files: folder for downloaded files, {clip}.{extension} with a note {clip}.json each, and the journals.

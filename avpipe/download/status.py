@@ -30,7 +30,7 @@ DECODED = frozenset(
 
 @dataclass(frozen=True)
 class ClipStatus:
-    """Where a clip stands.
+    """The status of a clip.
 
     Args:
         clip, split, shard: as in the manifest.
@@ -65,7 +65,7 @@ def clip_statuses(results: Path) -> list[ClipStatus]:
 
 
 def count(statuses: Sequence[ClipStatus]) -> dict[str, dict[str, int]]:
-    """Clips a split and a status; "not_yet_asked" where a shard was not fetched, "named" is all of the split."""
+    """Counts by split and status; "not_yet_asked": the shard was not fetched yet, "named": all clips of the split."""
     counts: dict[str, Counter[str]] = {}
     for clip in statuses:
         split = counts.setdefault(clip.split, Counter())
@@ -75,7 +75,7 @@ def count(statuses: Sequence[ClipStatus]) -> dict[str, dict[str, int]]:
 
 
 def status_table(statuses: Sequence[ClipStatus]) -> Table:
-    """The counts for a person: a row a status, a column a split, and the commonest reason."""
+    """The counts as a table for the terminal: a row per status, a column per split, and the most frequent reason."""
     counts = count(statuses)
     table = Table("status", *counts, "all", "asked again", "for example", title=None)
     for status in (*Status, None):

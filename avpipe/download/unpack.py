@@ -94,7 +94,7 @@ def unpack(path: Path, folder: Path, member: int, total: int, stopped: threading
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             with output_errors(folder):
                 raise
-        raise ArchiveError(f"{path} cannot be unpacked ({error}): fetch it anew") from error
+        raise ArchiveError(f"{path} cannot be unpacked ({error}): get it again") from error
 
 
 def _unzip(path: Path, folder: Path, count: _Count, stopped: threading.Event) -> None:
@@ -130,7 +130,7 @@ def _untar(path: Path, head: bytes, folder: Path, count: _Count, stopped: thread
                     tar.extract(info, folder, set_attrs=False, filter="data")
         # tarfile stops at damage and at the end of the file as if the archive ended there; a whole tar ends with an empty block
         if stream.last != bytes(tarfile.BLOCKSIZE):
-            raise ArchiveError("it has no end mark, so it is incomplete or no tar: fetch it anew")
+            raise ArchiveError("it has no end mark, so it is incomplete or no tar: get it again")
         while stream.read(CHUNK):  # to the checksum at the end
             pass
 
@@ -181,7 +181,7 @@ def _unrar(path: Path, folder: Path, count: _Count) -> None:
     """By bsdtar, which refuses names and links that lead out of the folder."""
     program = shutil.which(RAR_TOOL)
     if program is None:
-        raise ArchiveError(f"a rar file: install {RAR_TOOL}, or pack it anew as zip or tar", Status.NO_TOOL)
+        raise ArchiveError(f"a rar file: install {RAR_TOOL}, or pack it again as zip or tar", Status.NO_TOOL)
     listing = _run(program, "-cf", "-", "--format=mtree", "--options=!all,size", f"@{path.absolute()}")
     for name, size in re.findall(rb"^(\S+) size=(\d+)", listing, re.MULTILINE):  # a name has \040 for a space
         count.add(name.decode("ascii", "replace"), int(size))
@@ -202,5 +202,5 @@ def _run(*command: str) -> bytes:
         raise ArchiveError(f"{RAR_TOOL} was not done in {RAR_SECONDS:g} s", Status.TIMED_OUT) from None
     if done.returncode:
         said = done.stderr.decode("utf-8", "replace").strip()[-200:]
-        raise ArchiveError(f"{RAR_TOOL} cannot read it ({said}): fetch it anew")
+        raise ArchiveError(f"{RAR_TOOL} cannot read it ({said}): get it again")
     return done.stdout

@@ -178,7 +178,7 @@ def test_a_missing_or_foreign_file_says_what_to_do(tmp_path: Path) -> None:
     assert "no.zip is not there" in nowhere.reason
     (tmp_path / "page.zip").write_text("<html>quota</html>")
     page = fetch(ArchiveSource(path=str(tmp_path / "page.zip")), tmp_path, "a")
-    assert "fetch it anew" in page.reason
+    assert "get it again" in page.reason
     assert {nowhere.status, page.status} == {Status.MISSING}
 
 

@@ -1,4 +1,4 @@
-# The two commands of the README: `make results` and `make test`. Both set everything up first.
+# `make help` lists the targets. Those that need the environment set it up first.
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 PYTHON ?= python3
@@ -15,15 +15,15 @@ setup: .venv/.installed  ## create .venv and install exactly what requirements.l
 # The stamp names the lock it was made from, so that a changed lock or pyproject.toml installs again.
 .venv/.installed: requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit("avpipe needs Python >= 3.11, found " + sys.version.split()[0] + "; set PYTHON=python3.x") if sys.version_info < (3, 11) else None'
-	@# a changed lock changes what differs; a half-made environment is made anew
+	@# a changed lock updates the environment; an environment whose setup was interrupted is made again
 	test -f $@ || $(PYTHON) -m venv --clear .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==0.13.8
-	@# compiled now, because each of the workflow's many processes would else do it, wherever Python may not write bytecode
+	@# compiled here, once: where Python may not write bytecode, each process of the workflow would compile everything again
 	$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python -r requirements.lock
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --editable .
 	touch $@
 
-lock:  ## resolve requirements.lock anew from pyproject.toml
+lock:  ## resolve requirements.lock again from pyproject.toml
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-header --no-annotate --group lock --extra cpu pyproject.toml -o requirements.lock
 
 SNAKEMAKE := $(BIN)/snakemake --cores $(CORES)
@@ -46,10 +46,10 @@ test: setup  ## tests, linters and type checker
 	$(BIN)/snakefmt --check Snakefile workflow/rules
 	$(BIN)/mypy
 	$(BIN)/snakemake --lint
-	@# one or two tests at a time to whoever is free, in order: slow ones first
+	@# a free worker gets one or two tests at a time, slow tests first
 	$(BIN)/pytest -n $(CORES) --dist load --maxschedchunk 2 --durations 30
 
-test-full: setup  ## only the tests of networks of their full size
+test-full: setup  ## only the tests of full-size networks
 	$(BIN)/pytest -m full_size --durations 30
 
 format: setup  ## format Python and Snakemake files
@@ -57,7 +57,7 @@ format: setup  ## format Python and Snakemake files
 	$(BIN)/ruff format .
 	$(BIN)/snakefmt Snakefile workflow/rules
 
-docs: setup  ## write docs/config.md, docs/models.md and the schema anew from the code
+docs: setup  ## generate docs/config.md, docs/models.md and the schema from the code
 	$(BIN)/python -m avpipe.cli.docs
 
 bench: setup  ## measure speed and memory: prints the table of benchmarks/README.md

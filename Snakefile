@@ -3,13 +3,13 @@
 #   snakemake --cores 8 --use-conda all                              the demo study, config.yaml
 #   snakemake --cores 8 all --configfile workflow/configs/ave.yaml   another study: its file replaces config.yaml
 #
-# A paper table is the target; workflow/tables/*.yaml say which experiments exist, and the rest follows.
+# The targets are the tables of papers: workflow/tables/*.yaml name the experiments, and Snakemake makes all they need.
 from snakemake.utils import min_version
 
 min_version("9.25")
 
 
-# A study is one file, never laid over another: a key left out must not silently keep the demo's value.
+# A study's file replaces config.yaml. If the two were merged, a key left out would silently keep the demo's value.
 if not workflow.overwrite_configfiles:
 
     configfile: "config.yaml"

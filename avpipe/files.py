@@ -131,7 +131,7 @@ def locked(path: Path, *, timeout: float = -1) -> "AcquireReturnProxy":
 
     Args:
         path: of the lock file.
-        timeout: seconds to wait for another process or thread; -1 = for ever, 0 = not at all.
+        timeout: seconds to wait for another process or thread; -1 = without limit, 0 = not at all.
 
     Raises:
         filelock.Timeout: if another one holds it.

@@ -1,4 +1,4 @@
-"""Files from the web, whole or not at all: limited, continued where they broke off, each redirect judged before it is followed."""
+"""Downloads one file: whole or not at all, within limits, continued after a break, with each redirect checked first."""
 
 import contextlib
 import hashlib
@@ -10,8 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import CancelledError
-from dataclasses import dataclass, field
-from enum import StrEnum
+from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urljoin, urlsplit
@@ -22,7 +21,8 @@ from requests.utils import get_environ_proxies, select_proxy
 from urllib3.util import Retry
 
 from avpipe import __version__
-from avpipe.files import move_whole, output_errors, write_json
+from avpipe.clips import Status
+from avpipe.files import move_whole, output_errors, sha256_of, write_json
 
 USER_AGENT = f"avpipe/{__version__} (research; one request a clip)"
 REDIRECTS = 5
@@ -35,74 +35,48 @@ LONGEST_PAGE = 1 << 18
 PROGRESS = 1 << 20
 """Bytes after which a failed attempt does not count against `Limits.attempts`."""
 BOT_CHECK = r"not a bot|captcha|unusual traffic|automated (?:queries|requests)"
-"""Words of sites that take us for a robot."""
+"""Words on web pages that want to keep robots out."""
 _STOPS = re.compile(
     rf"(?P<robot>{BOT_CHECK}|verify (?:that )?you are)|rate.?limit|too many requests", re.IGNORECASE
 )
 _TITLE = re.compile(r"<title[^>]*>\s*([^<]{1,100})", re.IGNORECASE)
 _RANGE = re.compile(r"bytes ([0-9]{1,18})-[0-9]{1,18}/([0-9]{1,18}|\*)", re.IGNORECASE)
-_PAGES = ("text/html", "application/xhtml+xml", "application/json", "application/problem+json")
+_PAGE_TYPES = ("text/html", "application/xhtml+xml", "application/json", "application/problem+json")
+_PAGE_STARTS = (b"<!doctype html", b"<html", b"<head", b"<?xml", b"<!--")
 _NAT64 = IPv6Network("64:ff9b::/96")
-
-
-class Failure(StrEnum):
-    """Why a file did not come. The values are those of a clip's `Status`."""
-
-    UNAVAILABLE = "unavailable"
-    WEB_PAGE = "web_page"
-    PRIVATE = "private"
-    REGION_BLOCKED = "region_blocked"
-    BOT_CHECK = "bot_check"
-    RATE_LIMITED = "rate_limited"
-    NETWORK_ERROR = "network_error"
-    TIMED_OUT = "timed_out"
-    TOO_LARGE = "too_large"
-    CORRUPT = "corrupt"
-    REFUSED_URL = "refused_url"
-
-    @property
-    def later(self) -> bool:
-        """Whether asking again, now or another day, may help."""
-        stops = (Failure.BOT_CHECK, Failure.RATE_LIMITED)
-        return self in (*stops, Failure.WEB_PAGE, Failure.NETWORK_ERROR, Failure.TIMED_OUT)
-
-
-FAILURE_OF_CODE = {
-    401: Failure.PRIVATE,
-    403: Failure.PRIVATE,
-    408: Failure.NETWORK_ERROR,
-    425: Failure.NETWORK_ERROR,
-    429: Failure.RATE_LIMITED,
-    451: Failure.REGION_BLOCKED,
-}
+_STATUS_OF_CODE = {
+    401: Status.PRIVATE, 403: Status.PRIVATE, 429: Status.RATE_LIMITED, 451: Status.REGION_BLOCKED,
+    408: Status.NETWORK_ERROR, 416: Status.NETWORK_ERROR,
+}  # fmt: skip
 """HTTP codes that are neither "unavailable" (other 4xx) nor "network error" (5xx)."""
 
 
 class DownloadFailed(Exception):
-    """A file did not come.
+    """A file could not be downloaded.
 
     Args:
-        kind, reason: what to tell the user; the reason may hold a server's words.
+        status: of the clip or archive because of this failure.
+        reason: for the user; may contain text from the server.
         wait: the server's Retry-After in seconds, if it sent one.
     """
 
-    def __init__(self, kind: Failure, reason: str, *, wait: float | None = None) -> None:
+    def __init__(self, status: Status, reason: str, *, wait: float | None = None) -> None:
         reason = "".join(c if c.isprintable() else " " for c in reason)[:LONGEST_REASON]
         super().__init__(reason)
-        self.kind, self.reason, self.wait = kind, reason, wait
+        self.status, self.reason, self.wait = status, reason, wait
         self.attempts, self.seconds = 1, 0.0
 
 
 @dataclass(frozen=True)
 class Remote:
-    """A file behind http(s).
+    """A file on a web server.
 
     Args:
-        url: where it is.
-        name: what its content is known by, where the URL changes from download to download; None = the URL.
+        url: its address.
+        name: identifies the file if its URL changes from download to download; None = the URL.
         secrets: headers that are sent to the URL's own scheme, host and port only, for example a token.
-        next_page: gets the text of a web page that came instead of the file, returns the URL to ask instead, or raises
-            `DownloadFailed`; None = no page is expected.
+        next_page: takes the text of a web page that the server sent instead of the file, returns the URL to ask
+            instead, or raises `DownloadFailed`; None = no page is expected.
         sha256: of the whole file, or its first digits; None = unknown.
         allow_private: whether a redirect may lead to a private address.
     """
@@ -121,9 +95,9 @@ class Limits:
 
     Args:
         largest: bytes.
-        seconds: time, with all attempts and waits.
+        seconds: time for all attempts and waits together.
         silence: seconds without a byte after which a connection counts as failed.
-        attempts: how often in a row a failure that may pass is tried without progress.
+        attempts: number of failures in a row, without progress between them, after which the download fails.
         patience: longest wait in seconds between attempts; if the server asks for more, the download fails at once.
     """
 
@@ -136,35 +110,35 @@ class Limits:
 
 @dataclass(frozen=True)
 class Arrived:
-    """What is known of a file that has come.
+    """Facts about a downloaded file.
 
     Args:
         size: bytes.
         sha256: of its content, hexadecimal.
-        suffix: extension in its URL, with the dot, lower case; "" if none, or if no request was needed.
-        content_type: what the server called it; "" likewise.
-        attempts, seconds: what it took.
+        suffix: extension in its URL, with the dot, lower case; "" if it has none, or if no request was needed.
+        content_type: from the server; "" if it sent none, or if no request was needed.
+        attempts, seconds: of the download.
     """
 
     size: int
     sha256: str
     suffix: str
     content_type: str
-    attempts: int
-    seconds: float
+    attempts: int = 1
+    seconds: float = 0.0
 
 
 def download(remote: Remote, path: Path, limits: Limits, stopped: threading.Event | None = None) -> Arrived:
     """Download a file, or the rest of it.
 
-    The bytes so far lie in `.{name}.part` beside `path`, also after a failure or a kill, with a note which version of
-    which file they are of. They are continued only if the server confirms that version (If-Range with its ETag or
-    Last-Modified), or if the SHA-256 of the whole file is known, which is checked. `path` appears when the file is whole.
+    Until the file is complete, its bytes are in `.{name}.part` beside `path`, also after a failure or a kill, with a note
+    that identifies the file and its version. The download is continued only if the server confirms that version (If-Range
+    with its ETag or Last-Modified), or if the SHA-256 of the whole file is known, which is then checked.
 
     Args:
-        remote: what to fetch.
-        path: of the file; its folder exists, and no other process uses it now.
-        limits: how much it may take.
+        remote: the file.
+        path: where it goes; the folder exists, and no other process downloads to this path.
+        limits: how much the download may take.
         stopped: ends the download when it is set.
 
     Raises:
@@ -173,286 +147,244 @@ def download(remote: Remote, path: Path, limits: Limits, stopped: threading.Even
         OutputError: if the file cannot be written.
     """
     stopped = stopped or threading.Event()
-    started = time.monotonic()
-    deadline, part = started + limits.seconds, _Part(path, remote)
-    attempt = fruitless = 0
-    while True:
+    started, attempt, fruitless = time.monotonic(), 0, 0
+    transfer = _Transfer(remote, path, limits, started + limits.seconds, stopped)
+    while not stopped.is_set():
         attempt += 1
-        before = part.size()
+        before = transfer.size()
         try:
-            suffix, content_type, resumed = _attempt(part, limits, deadline, stopped)
-            if stopped.is_set():
-                raise CancelledError
-            digest, size = part.checked_digest(resumed), part.size()
-            move_whole(part.path, path)
-            part.forget()
-            return Arrived(size, digest, suffix, content_type, attempt, _since(started))
+            arrived = transfer.attempt()
+            move_whole(transfer.part, path)
+            transfer.forget()
+            return replace(arrived, attempts=attempt, seconds=round(time.monotonic() - started, 3))
         except DownloadFailed as failure:
-            if stopped.is_set():
-                raise CancelledError from failure
-            failure.attempts, failure.seconds = attempt, _since(started)
-            fruitless = 0 if part.size() >= before + PROGRESS else fruitless + 1
+            failure.attempts, failure.seconds = attempt, round(time.monotonic() - started, 3)
+            fruitless = 0 if transfer.size() >= before + PROGRESS else fruitless + 1
             wait = random.uniform(0.5, 1) * 2 ** max(0, fruitless - 1)
-            if failure.wait is not None:  # scattered, so that jobs do not come back all at once
+            if failure.wait is not None:  # random, so that jobs do not all ask again at the same moment
                 wait = failure.wait + random.uniform(0, min(1.0, failure.wait))
-            hopeless = not failure.kind.later or failure.kind in (Failure.TIMED_OUT, Failure.WEB_PAGE)
-            too_long = wait > limits.patience or time.monotonic() + wait > deadline
+            hopeless = failure.status.final or failure.status is Status.WEB_PAGE
+            too_long = wait > limits.patience or time.monotonic() + wait > transfer.deadline
             if hopeless or too_long or fruitless >= limits.attempts:
                 raise
-            if _pause(wait, stopped):
-                raise CancelledError from failure
+        _pause(wait, stopped)
+    raise CancelledError
 
 
-def _pause(seconds: float, stopped: threading.Event) -> bool:
-    """Wait; whether the download was told to stop."""
-    return stopped.wait(seconds)
+def _pause(seconds: float, stopped: threading.Event) -> None:
+    stopped.wait(seconds)
 
 
-def _since(started: float) -> float:
-    return round(time.monotonic() - started, 3)
+class _Transfer:
+    """The partial file of one download, its note, and the connections that fill it.
 
-
-class _Part:
-    """The bytes that have come, and beside them a note which version of which file they are of."""
-
-    def __init__(self, path: Path, remote: Remote) -> None:
-        self.path = path.with_name(f".{path.name}.part")
-        self.note = path.with_name(f".{path.name}.part.json")
-        self.remote = remote
-        self.name = hashlib.sha256((remote.name or remote.url).encode()).hexdigest()  # a URL may hold a token
-
-    def size(self) -> int:
-        """Bytes that are there."""
-        return self.path.stat().st_size if self.path.is_file() else 0
-
-    def known(self) -> tuple[int, str | None, int | None]:
-        """Size, version, and total size if known, of bytes that can be continued; (0, None, None) if there are none."""
-        try:
-            note = json.loads(self.note.read_text(encoding="utf-8"))
-            validator, total = note["validator"], note["total"]
-            mine = note["name"] == self.name
-        except (OSError, ValueError, KeyError, TypeError):
-            return 0, None, None
-        size = self.size()
-        whole = size == total
-        can_continue = mine and size <= (total or size) and (whole or validator or self.remote.sha256)
-        return (size, validator, total) if size and can_continue else (0, None, None)
-
-    def begin(self, headers: Mapping[str, str], total: int | None) -> None:
-        """Start anew with the version that an answer is of. A weak ETag says nothing of single bytes."""
-        tag = headers.get("ETag", "")
-        validator = tag if tag and not tag.startswith("W/") else headers.get("Last-Modified")
-        self.forget()
-        write_json(self.note, {"name": self.name, "validator": validator, "total": total})
-
-    def checked_digest(self, resumed: bool) -> str:
-        """SHA-256 of the whole file. Raises `DownloadFailed` if another one is expected; then nothing is kept."""
-        with self.path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        if self.remote.sha256 is None or digest.startswith(self.remote.sha256):
-            return digest
-        size = self.size()
-        self.forget()
-        if resumed:  # its beginning may be of another version: try once more from the start
-            raise DownloadFailed(Failure.NETWORK_ERROR, "the parts of the file do not belong together")
-        reason = f"{size} bytes with SHA-256 {digest} came, expected {self.remote.sha256}; nothing was kept"
-        raise DownloadFailed(Failure.CORRUPT, reason)
-
-    def forget(self) -> None:
-        """Remove the bytes and the note."""
-        with output_errors(self.path):
-            self.path.unlink(missing_ok=True)
-            self.note.unlink(missing_ok=True)
-
-
-def _attempt(part: _Part, limits: Limits, deadline: float, stopped: threading.Event) -> tuple[str, str, bool]:
-    """Bring the partial file to its full length. Gives the URL's extension, the content type, whether it was continued."""
-    have, validator, total = part.known()
-    if have and have == total:
-        return "", "", True
-    headers = {"Range": f"bytes={have}-"} if have else {}
-    if have and validator:
-        headers["If-Range"] = validator
-    connection = _Connection(limits, deadline, stopped, part.remote.allow_private)
-    with connection, connection.open(part.remote, headers) as response:
-        offset, total = _extent(response, part, have, total)
-        head = b""
-        while len(head) < HEAD and (piece := connection.read(response)):
-            head += piece
-        if is_page(_content_type(response), b"" if offset else head):
-            raise page_instead(head.decode("utf-8", "replace"))
-        _check(response, total, part, limits)
-        if not offset:
-            part.begin(response.headers, total)
-        size, piece = offset, head
-        with output_errors(part.path), part.path.open("ab" if offset else "wb") as file:
-            while piece:
-                size += len(piece)
-                if size > limits.largest:
-                    part.forget()
-                    raise DownloadFailed(Failure.TOO_LARGE, f"more than the limit of {limits.largest} bytes")
-                file.write(piece)
-                piece = connection.read(response)
-    if size == 0:
-        part.forget()
-        raise DownloadFailed(Failure.CORRUPT, "the server sent an empty file")
-    if total not in (None, size):
-        raise DownloadFailed(Failure.NETWORK_ERROR, f"the connection ended after {size} of {total} bytes")
-    suffix = PurePosixPath(unquote(urlsplit(response.url).path)).suffix.lower()
-    return suffix, _content_type(response), offset > 0
-
-
-def _extent(response: requests.Response, part: _Part, have: int, known: int | None) -> tuple[int, int | None]:
-    """The byte at which an answer begins, and the length of the whole file if the server tells it."""
-    if response.status_code == 200:
-        length = response.headers.get("Content-Length", "")
-        return 0, int(length) if re.fullmatch(r"[0-9]{1,18}", length) else None
-    found = _RANGE.fullmatch(response.headers.get("Content-Range", "").strip())
-    total = int(found[2]) if found and found[2] != "*" else known
-    if not found or not have or int(found[1]) != have or known not in (None, total):
-        part.forget()  # also for HTTP 416: the part is longer than the file that is there now
-        raise DownloadFailed(Failure.NETWORK_ERROR, "the server sent another range than it was asked for")
-    return have, total
-
-
-def _check(response: requests.Response, total: int | None, part: _Part, limits: Limits) -> None:
-    """Raise `DownloadFailed` for an answer that cannot be the file, or whose end cannot be told from a break."""
-    encoding = response.headers.get("Content-Encoding", "identity")
-    chunked = response.headers.get("Transfer-Encoding", "").lower() == "chunked"
-    if encoding.lower() != "identity":
-        reason = f"the server packed the file ({encoding[:40]}), which it was asked not to do"
-        raise DownloadFailed(Failure.UNAVAILABLE, reason)
-    if total is not None and total > limits.largest:
-        part.forget()
-        reason = f"{total} bytes, more than the limit of {limits.largest}"
-        raise DownloadFailed(Failure.TOO_LARGE, reason)
-    if total is None and not chunked and not part.remote.sha256:
-        reason = "the server does not say how long the file is; its end could not be told from a break"
-        raise DownloadFailed(Failure.NETWORK_ERROR, reason)
-
-
-class _Connection:
-    """The requests of one attempt. Redirects are followed one by one, each judged before it is asked for.
-
-    A host's addresses are judged when its name is looked up here; the connection looks it up once more by itself. The
-    time limit and `stopped` are looked at with every piece that comes, so a silent server can exceed them by `silence`.
+    A redirect is checked before it is followed: a host's addresses are looked up here, and again by the connection. The
+    time limit and `stopped` are checked after each received piece, so a silent server can exceed them by `silence`.
     """
 
     def __init__(
-        self, limits: Limits, deadline: float, stopped: threading.Event, allow_private: bool
+        self, remote: Remote, path: Path, limits: Limits, deadline: float, stopped: threading.Event
     ) -> None:
-        self.silence, self.deadline, self.stopped = limits.silence, deadline, stopped
-        self.allow_private = allow_private
-        self._secure = False
-        self._configured: set[str] | None = None  # addresses of the host that the user named: they are meant
-        self._session = requests.Session()
+        self.remote, self.limits, self.deadline, self.stopped = remote, limits, deadline, stopped
+        self.part = path.with_name(f".{path.name}.part")
+        self.note = path.with_name(f".{path.name}.part.json")
+        self.name = hashlib.sha256((remote.name or remote.url).encode()).hexdigest()  # a URL may hold a token
+
+    def size(self) -> int:
+        """Bytes of the partial file; 0 if there is none."""
+        return self.part.stat().st_size if self.part.is_file() else 0
+
+    def forget(self) -> None:
+        """Remove the partial file and its note."""
+        with output_errors(self.part):
+            self.part.unlink(missing_ok=True)
+            self.note.unlink(missing_ok=True)
+
+    def attempt(self) -> Arrived:
+        """Download the missing bytes and check the whole file. Raises `DownloadFailed`."""
+        have, validator, total = self._known()
+        suffix = content_type = ""
+        if not have or have != total:  # else the file is complete and was not renamed yet
+            headers = {"Range": f"bytes={have}-"} if have else {}
+            if have and validator:
+                headers["If-Range"] = validator
+            with self._session() as session:
+                response, head = self._open(session, headers)
+                with response:
+                    self._receive(response, head, have, total)
+            suffix = PurePosixPath(unquote(urlsplit(response.url).path)).suffix.lower()
+            content_type = _content_type(response)
+        size, digest = self.size(), sha256_of(self.part)
+        if not digest.startswith(self.remote.sha256 or ""):
+            self.forget()
+            if have:  # the first part may be of another version: try once more from the beginning
+                reason = "the parts of the file do not belong together"
+                raise DownloadFailed(Status.NETWORK_ERROR, reason)
+            reason = f"the file has {size} bytes and SHA-256 {digest}, expected {self.remote.sha256}; nothing was kept"
+            raise DownloadFailed(Status.CORRUPT, reason)
+        return Arrived(size, digest, suffix, content_type)
+
+    def _known(self) -> tuple[int, str | None, int | None]:
+        """Size, version, and total size if known, of a partial file that can be continued; else (0, None, None)."""
+        try:
+            note = json.loads(self.note.read_text(encoding="utf-8"))
+            validator, total, same = note["validator"], note["total"], note["name"] == self.name
+        except (OSError, ValueError, KeyError, TypeError):
+            return 0, None, None
+        size = self.size()
+        fits = same and size <= (total or size) and (size == total or validator or self.remote.sha256)
+        return (size, validator, total) if size and fits else (0, None, None)
+
+    def _receive(self, response: requests.Response, head: bytes, have: int, known: int | None) -> None:
+        """Write the body, which begins with `head`, to the partial file. `known`: total size, if an earlier answer had it."""
+        headers = response.headers
+        length = re.fullmatch(r"[0-9]{1,18}", headers.get("Content-Length", ""))
+        offset, total = 0, int(length[0]) if length else None
+        if response.status_code == 206:
+            found = _RANGE.fullmatch(headers.get("Content-Range", "").strip())
+            offset, total = have, int(found[2]) if found and found[2] != "*" else known
+            if not found or not have or int(found[1]) != have or known not in (None, total):
+                self.forget()
+                raise DownloadFailed(Status.NETWORK_ERROR, "the server sent another range of bytes")
+        chunked = headers.get("Transfer-Encoding", "").lower() == "chunked"
+        if total is None and not chunked and not self.remote.sha256:
+            reason = "the server does not give the file's length, so a broken connection could not be noticed"
+            raise DownloadFailed(Status.NETWORK_ERROR, reason)
+        if not offset:
+            self.forget()
+            tag = headers.get("ETag", "")  # a weak one does not promise the same bytes
+            validator = tag if tag and not tag.startswith("W/") else headers.get("Last-Modified")
+            write_json(self.note, {"name": self.name, "validator": validator, "total": total})
+        size = offset
+        with output_errors(self.part), self.part.open("ab" if offset else "wb") as file:
+            piece = head or self._read(response)
+            while piece:
+                size += len(piece)
+                if max(size, total or 0) > self.limits.largest:
+                    self.forget()
+                    reason = f"{total or size} bytes or more, the limit is {self.limits.largest}"
+                    raise DownloadFailed(Status.TOO_LARGE, reason)
+                file.write(piece)
+                piece = self._read(response)
+        if size == 0:
+            self.forget()
+            raise DownloadFailed(Status.CORRUPT, "the server sent an empty file")
+        if total not in (None, size):
+            reason = f"the connection ended after {size} of {total} bytes"
+            raise DownloadFailed(Status.NETWORK_ERROR, reason)
+
+    def _session(self) -> requests.Session:
+        session = requests.Session()
         # without this, requests sends passwords of ~/.netrc to the hosts of redirects
-        self._session.auth = lambda request: request
+        session.auth = lambda request: request
         # without this, requests reads the whole body of a redirect, however long it is
-        self._session.resolve_redirects = lambda *_, **__: iter(())  # type: ignore[assignment]
+        session.resolve_redirects = lambda *_, **__: iter(())  # type: ignore[assignment]
+        return session
 
-    def __enter__(self) -> "_Connection":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._session.close()
-
-    def open(self, remote: Remote, headers: Mapping[str, str]) -> requests.Response:
-        """The answer to GET, redirects followed. Raises `DownloadFailed`."""
-        url, target = remote.url, ""
+    def _open(self, session: requests.Session, headers: Mapping[str, str]) -> tuple[requests.Response, bytes]:
+        """The answer that has the file, after redirects, and the beginning of its body. Raises `DownloadFailed`."""
+        url, target, own = self.remote.url, "", None
         for _ in range(REDIRECTS + 1):
-            url = self._judged(url, target)
+            url, addresses = self._checked(url, target, own and own[1])
+            own = own or (urlsplit(url)[:2], addresses)
             sent = {"User-Agent": USER_AGENT, "Accept-Encoding": "identity", **headers}
-            if _origin(url) == _origin(remote.url):
-                sent |= remote.secrets
+            if urlsplit(url)[:2] == own[0]:
+                sent |= self.remote.secrets
             with self._network_errors():
-                response = self._session.get(
-                    url, headers=sent, timeout=self.silence, stream=True, allow_redirects=False
+                response = session.get(
+                    url, headers=sent, timeout=self.limits.silence, stream=True, allow_redirects=False
                 )
-                target = self._session.get_redirect_target(response) or ""
-            target = target or self._page_target(response, remote)
+                target = session.get_redirect_target(response) or ""
+            if target:
+                response.close()
+                continue
+            head = self._read_up_to(HEAD, response) if response.status_code == 200 else b""
+            page = is_page(_content_type(response), head)
+            if response.status_code in (200, 206) and not page:
+                return response, head
+            with response:
+                text = (
+                    self._read_up_to(LONGEST_PAGE, response, head).decode("utf-8", "replace") if page else ""
+                )
+            target = self.remote.next_page(text) if self.remote.next_page and page else ""
+            if response.status_code == 416:  # the partial file is longer than the server's file
+                self.forget()
+            if response.status_code not in (200, 206):
+                raise _failure_of(response, text)
             if not target:
-                return response
-            response.close()
-        raise DownloadFailed(Failure.REFUSED_URL, f"more than {REDIRECTS} redirects")
+                raise page_instead(text)
+        raise DownloadFailed(Status.REFUSED_URL, f"more than {REDIRECTS} redirects")
 
-    def _page_target(self, response: requests.Response, remote: Remote) -> str:
-        """The URL that a web page leads to; "" if the answer is the file. Raises `DownloadFailed` for an error's code."""
-        failed, page = response.status_code not in (200, 206, 416), b""
-        if (remote.next_page or response.status_code == 403) and is_page(_content_type(response), b""):
-            while len(page) < LONGEST_PAGE and (piece := self.read(response)):
-                page += piece
-        text = page.decode("utf-8", "replace")
-        target = remote.next_page(text) if remote.next_page and page else ""
-        if failed:
-            raise _failure_of(response, text)
-        return target
+    def _checked(self, base: str, target: str, configured: set[str] | None) -> tuple[str, set[str]]:
+        """The URL of a redirect to `target`, and the addresses of its host. Raises `DownloadFailed` if it is refused.
 
-    def read(self, response: requests.Response) -> bytes:
-        """The next bytes of the body as they come; none at its end. Raises `DownloadFailed`."""
+        Args:
+            base: URL that redirects.
+            target: where to; "" for the URL of the configuration.
+            configured: addresses of the configured URL's host, which may be private; None if this is that URL.
+        """
+        try:
+            # the URL as requests reads it: the host that is checked must be the host that is asked
+            url = requests.Request("GET", urljoin(base, target)).prepare().url or ""
+            parts = urlsplit(url)
+        except ValueError as error:
+            raise DownloadFailed(Status.REFUSED_URL, f"{target[:200]!r} is no URL: {error}") from error
+        allowed = ("https",) if target and base.startswith("https:") else ("http", "https")
+        if parts.scheme not in allowed:
+            reason = f"redirected to {url[:200]!r}, which does not begin with {' or '.join(allowed)}"
+            raise DownloadFailed(Status.REFUSED_URL, reason)
+        # a proxy looks names up by itself: behind a proxy only numeric addresses can be checked
+        proxied = select_proxy(url, get_environ_proxies(url))
+        addresses = addresses_of(parts.hostname or "", numeric=bool(proxied))
+        for address in addresses - (addresses if configured is None else configured):
+            if not is_public(address) and not self.remote.allow_private:
+                reason = f"redirected to the private address {address}; `allow_private: true` in the source permits it"
+                raise DownloadFailed(Status.REFUSED_URL, reason)
+        return url, addresses
+
+    def _read_up_to(self, size: int, response: requests.Response, begun: bytes = b"") -> bytes:
+        """`begun` and the next bytes of the body, together about `size`; fewer at its end."""
+        while len(begun) < size and (piece := self._read(response)):
+            begun += piece
+        return begun
+
+    def _read(self, response: requests.Response) -> bytes:
+        """The next received bytes of the body; b"" at its end. Raises `DownloadFailed`, CancelledError."""
         with self._network_errors():
             piece: bytes = response.raw.read1(CHUNK, decode_content=False)
         if time.monotonic() >= self.deadline:
-            raise DownloadFailed(Failure.TIMED_OUT, "not done in the time allowed")
+            raise DownloadFailed(Status.TIMED_OUT, "not done in the time allowed")
         if self.stopped.is_set():
             raise CancelledError
         return piece
 
-    def _judged(self, base: str, target: str) -> str:
-        """The URL that `target` means. Raises `DownloadFailed` if it is not http(s), or http after https, or private."""
-        try:
-            # as requests will understand it: the host that is judged must be the host that is asked
-            url = requests.Request("GET", urljoin(base, target)).prepare().url or ""
-            parts = urlsplit(url)
-            parts.port  # noqa: B018 - reading it checks it
-        except ValueError as error:
-            raise DownloadFailed(Failure.REFUSED_URL, f"{target[:200]!r} is no URL: {error}") from error
-        if parts.scheme not in ("http", "https"):
-            what = f"redirected to {url[:200]!r}, which is neither http nor https"
-            raise DownloadFailed(Failure.REFUSED_URL, what)
-        if self._secure and parts.scheme == "http":
-            raise DownloadFailed(Failure.REFUSED_URL, f"redirected from https to {url[:200]!r}")
-        self._secure = parts.scheme == "https"
-        # a proxy looks names up by itself: behind one only addresses can be judged
-        proxied = select_proxy(url, get_environ_proxies(url))
-        found = addresses_of(parts.hostname or "", numeric=bool(proxied))
-        if self._configured is None:
-            self._configured = found
-        private = sorted(address for address in found - self._configured if not is_public(address))
-        if private and not self.allow_private:
-            what = (
-                f"redirected to the private address {private[0]}; `allow_private: true` in the source lets it"
-            )
-            raise DownloadFailed(Failure.REFUSED_URL, what)
-        return url
-
     @contextlib.contextmanager
     def _network_errors(self) -> Iterator[None]:
-        """Turn what requests, urllib3 and the system raise into a `DownloadFailed`."""
+        """Turn errors of requests, urllib3 and the system into a `DownloadFailed`."""
         try:
             yield
-        except (requests.RequestException, urllib3.exceptions.HTTPError, OSError, ValueError) as error:
+        except (urllib3.exceptions.HTTPError, OSError, ValueError) as error:
+            if self.stopped.is_set():
+                raise CancelledError from error
             cause: BaseException = error
             while cause.__context__ is not None:
                 cause = cause.__context__
-            if time.monotonic() >= self.deadline:
-                raise DownloadFailed(Failure.TIMED_OUT, "not done in the time allowed") from error
-            if isinstance(cause, TimeoutError):
-                raise DownloadFailed(Failure.NETWORK_ERROR, "the server did not answer in time") from error
-            raise DownloadFailed(Failure.NETWORK_ERROR, f"the connection failed: {cause}") from error
+            late = time.monotonic() >= self.deadline
+            status = Status.TIMED_OUT if late else Status.NETWORK_ERROR
+            raise DownloadFailed(status, f"the connection failed: {cause}") from error
 
 
 def addresses_of(host: str, *, numeric: bool = False) -> set[str]:
-    """The addresses of a host; none if it cannot be looked up, or if it is a name and `numeric` asks for addresses only."""
+    """The IP addresses of a host; empty if the lookup fails. With `numeric`, names are not looked up."""
     flags = socket.AI_NUMERICHOST if numeric else socket.AddressInfo(0)
     try:
         return {str(place[4][0]) for place in socket.getaddrinfo(host, None, flags=flags)}
-    except (OSError, UnicodeError):  # the connection will fail in the same way, with its message
+    except (OSError, UnicodeError):  # the connection will fail with a better message
         return set()
 
 
 def is_public(address: str) -> bool:
-    """Whether an IP address is of the public internet; for one that wraps an IPv4 address, that one counts."""
+    """Whether an IP address belongs to the public internet. An IPv4 address inside an IPv6 address is judged itself."""
     ip = ip_address(address.split("%")[0])
     if isinstance(ip, IPv6Address):
         inner = ip.ipv4_mapped or ip.sixtofour or (ip.teredo[1] if ip.teredo else None)
@@ -463,30 +395,27 @@ def is_public(address: str) -> bool:
 
 
 def is_page(content_type: str, head: bytes) -> bool:
-    """Whether an answer is a web page or a message for programs, and not a file, by its type or its first bytes."""
-    head = head.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
-    return content_type in _PAGES or head.startswith(
-        (b"<!doctype html", b"<html", b"<head", b"<?xml", b"<!--")
-    )
-
-
-def stop_in(page: str) -> Failure | None:
-    """Bot check or rate limit, if the words of a web page say so: no other file will come now either."""
-    found = _STOPS.search(page)
-    return None if found is None else Failure.BOT_CHECK if found["robot"] else Failure.RATE_LIMITED
+    """Whether a body is a web page or json in place of a file, by its type or its first bytes."""
+    start = head.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
+    return content_type in _PAGE_TYPES or start.startswith(_PAGE_STARTS)
 
 
 def page_instead(page: str) -> DownloadFailed:
-    """The failure that a web page in place of a file is."""
+    """The failure for a web page in place of a file."""
     title = _TITLE.search(page)
-    said = f" ({title[1].strip()})" if title else ""
-    return DownloadFailed(
-        stop_in(page) or Failure.WEB_PAGE, f"the server sent a web page{said} instead of the file"
-    )
+    shown = f" ({title[1].strip()})" if title else ""
+    reason = f"the server sent a web page{shown} instead of the file"
+    return DownloadFailed(_stop_in(page) or Status.WEB_PAGE, reason)
+
+
+def _stop_in(page: str) -> Status | None:
+    """Bot check or rate limit, if the words of a web page say so: the server will not send other files now either."""
+    found = _STOPS.search(page)
+    return None if found is None else Status.BOT_CHECK if found["robot"] else Status.RATE_LIMITED
 
 
 def retry_after(value: str | None) -> float | None:
-    """Seconds to wait, from a Retry-After header (a number or a date); at most six hours. None if it says nothing."""
+    """Seconds to wait, from a Retry-After header (a number or a date); None if it has neither."""
     try:
         return None if value is None else float(Retry().parse_retry_after(value))
     except (urllib3.exceptions.InvalidHeader, ValueError, OverflowError):
@@ -494,20 +423,15 @@ def retry_after(value: str | None) -> float | None:
 
 
 def _failure_of(response: requests.Response, page: str) -> DownloadFailed:
-    """What an HTTP error code means, and the page that came with it."""
+    """The failure for an HTTP error code, and the page that was sent with it."""
     code, wait = response.status_code, retry_after(response.headers.get("Retry-After"))
-    kind = FAILURE_OF_CODE.get(code, Failure.NETWORK_ERROR if code >= 500 else Failure.UNAVAILABLE)
+    status = _STATUS_OF_CODE.get(code, Status.NETWORK_ERROR if code >= 500 else Status.UNAVAILABLE)
     if code == 403 and response.headers.get("cf-mitigated"):  # Cloudflare's challenge for robots
-        kind = Failure.BOT_CHECK
+        status = Status.BOT_CHECK
     elif code == 403:
-        kind = Failure.RATE_LIMITED if wait is not None else stop_in(page) or kind
-    return DownloadFailed(kind, f"HTTP {code} {response.reason}", wait=wait)
+        status = Status.RATE_LIMITED if wait is not None else _stop_in(page) or status
+    return DownloadFailed(status, f"HTTP {code} {response.reason}", wait=wait)
 
 
 def _content_type(response: requests.Response) -> str:
     return response.headers.get("Content-Type", "").partition(";")[0].strip().lower()
-
-
-def _origin(url: str) -> tuple[str, str | None, int | None]:
-    parts = urlsplit(url)
-    return parts.scheme, parts.hostname, parts.port

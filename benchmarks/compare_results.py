@@ -1,4 +1,4 @@
-"""Compare the numbers of two results folders, run by run: `python benchmarks/compare_results.py results/a results/b`.
+"""Compares the numbers of two results folders, run by run: `python benchmarks/compare_results.py results/a results/b`.
 
 Prints every number of a metrics.json that differs by more than --tolerance, and runs that only one folder has. Exits
 with 1 if there is any. Times, logs, versions and code fingerprints are not compared.

@@ -1,4 +1,4 @@
-"""Extraction: whole jobs of ResNet-152 beside a plain loop, networks by runtime, peak memory, and a GPU if there is one.
+"""Measures extraction: whole jobs of ResNet-152 and a plain loop, networks by runtime, peak memory, and a GPU if present.
 
 The plain loop is what the usual extractors do: one clip at a time, PyAV frame by frame, PIL resize, crop, ToTensor and
 Normalize for each picture, torchvision's network in float32 on batches of 16, one .npy a clip. avpipe's side is
@@ -163,7 +163,7 @@ def whole_jobs(clips: int, rounds: int, checkout: Path | None) -> None:
             for side in sides:
                 found[side].append(in_a_process(side, root, clips, checkout))
             print(
-                {side: [round(f["seconds"], 2) for f in told] for side, told in found.items()},
+                {side: [round(f["seconds"], 2) for f in reports] for side, reports in found.items()},
                 file=sys.stderr,
             )
         expected = np.concatenate([np.load(root / f"{number}.npy") for number in range(clips)])
@@ -171,15 +171,15 @@ def whole_jobs(clips: int, rounds: int, checkout: Path | None) -> None:
             p: open_features(root / "features" / f"{p}.zarr").array[:clips].reshape(len(expected), -1)
             for p in ("float32", "bfloat16")
         }
-    seconds = {side: [f["seconds"] for f in told] for side, told in found.items()}
+    seconds = {side: [f["seconds"] for f in reports] for side, reports in found.items()}
     aims = {"float32": ">= 1.5x", "bfloat16": ">= 3x"}
     for precision, aim in aims.items():
         mean, least = cosine(features[precision], expected)
-        told = found[precision]
-        first, later = told[0]["setup"], statistics.median(f["setup"] for f in told[1:] or told)
+        reports = found[precision]
+        first, later = reports[0]["setup"], statistics.median(f["setup"] for f in reports[1:] or reports)
         for other in ["plain", f"{precision} torch", *sides[5:]]:
             print(
-                f"| {BACKBONE} {precision}, {clips} clips of 10 s at {FPS} frames a second: {told[0]['runtime']} "
+                f"| {BACKBONE} {precision}, {clips} clips of 10 s at {FPS} frames a second: {reports[0]['runtime']} "
                 f"{statistics.median(seconds[precision]):.1f} s (set-up {first:.1f} s, later {later:.1f} s), {other} "
                 f"{statistics.median(seconds[other]):.1f} s; cosine to the plain loop {mean:.6f}, least {least:.6f} "
                 f"| {ratio(seconds[other], seconds[precision]):.2f}x | {aim if other == 'plain' else ''} |",
@@ -209,8 +209,12 @@ def one_side(side: str, root: Path, clips: int, checkout: Path | None) -> dict:
     if side not in ("plain", "video_features"):
         precision, _, torch_alone = side.partition(" ")
         runtime.WORTH_CONVERTING = float("inf") if torch_alone else 0
-        seconds, told = ours(root, precision, "cpu", precision=precision)
-        return {"seconds": seconds, "setup": told["seconds_setup"], "runtime": told["runtimes"][precision]}
+        seconds, reports = ours(root, precision, "cpu", precision=precision)
+        return {
+            "seconds": seconds,
+            "setup": reports["seconds_setup"],
+            "runtime": reports["runtimes"][precision],
+        }
     network = nn.Sequential(random_trunk(BACKBONE, 0), nn.AdaptiveAvgPool2d(1), nn.Flatten(1))
     run: Callable[[], None] = lambda: plain_loop(videos, network, root)  # noqa: E731
     if side == "video_features":
@@ -356,11 +360,11 @@ def gpu() -> None:
         global SHARD_SIZE
         SHARD_SIZE = 64
         write_study(Path(folder), 1, 64, [encoded(seed) for seed in range(2)])
-        _, told = ours(Path(folder), "gpu", "cuda", precision="bfloat16", average=True, batch_size=256)
-    limit = "decoding" if told["seconds_wait"] > told["seconds_compute"] else "the network"
+        _, reports = ours(Path(folder), "gpu", "cuda", precision="bfloat16", average=True, batch_size=256)
+    limit = "decoding" if reports["seconds_wait"] > reports["seconds_compute"] else "the network"
     print(
-        f"| extraction, {BACKBONE} bfloat16, {FPS} fps, from tar to zarr: {told['clips_per_second']:.1f} clips/s, "
-        f"waiting for decoding {told['seconds_wait']:.1f} s, computing {told['seconds_compute']:.1f} s "
+        f"| extraction, {BACKBONE} bfloat16, {FPS} fps, from tar to zarr: {reports['clips_per_second']:.1f} clips/s, "
+        f"waiting for decoding {reports['seconds_wait']:.1f} s, computing {reports['seconds_compute']:.1f} s "
         f"| limited by {limit} ({os.cpu_count()} cores) | |"
     )
 

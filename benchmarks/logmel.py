@@ -1,8 +1,7 @@
-"""Log-mel of 10 s clips beside torchvggish's `waveform_to_examples`, the two sides in turn, on all cores.
+"""Measures log-mel spectrograms of 10 s clips, avpipe and torchvggish's `waveform_to_examples` in turn, on all cores.
 
-AVE and LLP call torchvggish's function for each second alone; that gives the examples that avpipe gives, so it is the
-ratio that counts. One call a clip is cheaper for torchvggish, and gives other examples (0.96 s apart); it is
-printed too. avpipe takes a batch of clips. Both compute the FFT in double precision. numpy's BLAS gets one thread: with
+The ratio compares avpipe with one call of torchvggish per second, as AVE and LLP do, which gives the same spectrograms.
+One call per clip is cheaper for torchvggish, and gives other spectrograms (0.96 s apart); it is printed too. avpipe takes a batch of clips. Both compute the FFT in double precision. numpy's BLAS gets one thread: with
 two it is slower here (9 ms instead of 3 for a clip), and its idle threads disturb avpipe's turn.
 """
 

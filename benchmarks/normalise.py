@@ -1,7 +1,6 @@
-"""Normalising a shard beside bare ffmpeg doing the same conversion, as many processes at once, one thread each.
+"""Measures normalising a shard, avpipe and bare ffmpeg in turn, with the same number of processes, one thread each.
 
-Bare ffmpeg is the command that a person would write; it is not asked to probe, hash, count, verify, write a tar
-or a table. The two sides take turns; the ratio is that of their medians.
+Bare ffmpeg is the command that a person would write: it does not probe, hash, count, verify, or write a tar or a table. The two sides take turns; the ratio is that of their medians.
 """
 
 import math

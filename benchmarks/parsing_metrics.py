@@ -1,4 +1,4 @@
-"""Time of the ten parsing scores of 1,200 clips (as many as LLP's test split), against the definition in plain Python.
+"""Measures the ten parsing scores of 1,200 clips (as many as LLP's test split) and the same definition in plain Python.
 
 Random events of LLP's density: about two categories a clip, one or two runs each; predictions are the truth with
 borders moved and events added and left out. Both score the same arrays, in turn.

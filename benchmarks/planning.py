@@ -1,6 +1,6 @@
-"""What `snakemake -n` costs for a manifest of 1,000,000 clips, and what `import avpipe` does.
+"""Measures `snakemake -n` for a manifest of 1,000,000 clips, and `import avpipe`.
 
-Prints one row a measure: seconds and peak memory of the planning process; milliseconds of the import beside
+Prints one row per measure: seconds and peak memory of the planning process; milliseconds of the import beside
 those of an empty Python.
 """
 

@@ -1,4 +1,4 @@
-"""Run every benchmark, one after the other, and print the table of benchmarks/README.md.
+"""Runs every benchmark, one after the other, and prints the table of benchmarks/README.md.
 
 Each benchmark is a script that prints table rows (lines that begin with `|`): measure, found, aim. A ratio is
 measured within one run, its two sides in turn, because these machines are noisy.

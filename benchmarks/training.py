@@ -1,9 +1,10 @@
-"""Training steps on the CPU: inside avpipe's loop beside a bare loop written by hand, HAN beside its released form.
+"""Measures training on the CPU: avpipe's loop and a bare loop written by hand, HAN and its released form.
 
-Random features of the real shapes, held in memory, one seed; both sides of a ratio take turns, an epoch at a time,
-and each side's median counts, in seconds of one processor, so that what else runs on the machine matters little. The bare loop has the same model, loss, optimizer and batches as avpipe's, and
-nothing else. HAN's released form is the same network made of `torch.nn.MultiheadAttention`, one modality after the other, with the
-frames mapped before they are averaged. Last, memory: PSP on as many maps as AVE has, float16, in a process of its own.
+Features are random, of the real shapes, in memory, with one seed. The two sides of a ratio take turns, an epoch at a
+time. Each side's median of CPU seconds counts, so that other processes on the machine matter little. The bare loop has
+the same model, loss, optimizer and batches as avpipe's, and nothing else. HAN's released form is the same network made
+of `torch.nn.MultiheadAttention`, one modality after the other, with the frames mapped before they are averaged. Last,
+memory: PSP on as many maps as AVE has, float16, in a process of its own.
 """
 
 import csv
@@ -117,9 +118,9 @@ def han_loss(output: AVOutput, targets: dict[str, Tensor]) -> Tensor:
     """The released training script's three cross-entropies."""
     assert output.modality_probabilities is not None
     assert output.clip_probabilities is not None
-    heard, seen = output.modality_probabilities.unbind(dim=1)
+    attended_audio, attended_visual = output.modality_probabilities.unbind(dim=1)
     weak = targets["clip"]
-    pairs = ((output.clip_probabilities, weak), (heard, weak), (seen, 0.9 * weak + 0.05))
+    pairs = ((output.clip_probabilities, weak), (attended_audio, weak), (attended_visual, 0.9 * weak + 0.05))
     return torch.stack([functional.binary_cross_entropy(p.clamp(1e-7, 1 - 1e-7), y) for p, y in pairs]).sum()
 
 
@@ -155,8 +156,10 @@ class ReleasedHAN(nn.Module):
         """The probabilities that `han_loss` needs."""
         audio, visual = self.audio(batch.audio), self.visual(batch.visual).mean(dim=2)
         visual = self.fusion(torch.cat([visual, self.motion(batch.motion)], dim=-1))
-        heard, seen = self.layer(audio, visual), self.layer(visual, audio)
-        both = torch.cat([heard.unsqueeze(-2), seen.unsqueeze(-2)], dim=-2)  # (B, T, 2, D)
+        attended_audio, attended_visual = self.layer(audio, visual), self.layer(visual, audio)
+        both = torch.cat(
+            [attended_audio.unsqueeze(-2), attended_visual.unsqueeze(-2)], dim=-2
+        )  # (B, T, 2, D)
         p = self.probability(both).sigmoid()
         over_time, over_modalities = self.time(both).softmax(dim=1), self.modality(both).softmax(dim=2)
         clip = (over_time * over_modalities * p).sum(dim=2).sum(dim=1)

@@ -56,11 +56,17 @@ def encode_video(
 
 
 def write_run(
-    results: Path, experiment: Experiment, seed: int, predictions: pd.DataFrame | None = None, **changes: Any
+    results: Path,
+    experiment: Experiment,
+    seed: int,
+    accuracy: float = 0.5,
+    predictions: pd.DataFrame | None = None,
+    **changes: Any,
 ) -> Path:
     """Write metrics.json (and predictions.parquet) as training does; returns the seed's folder.
 
     Args:
+        accuracy: of the checkpoint that is best on the validation split, 0 to 1.
         predictions: the content of predictions.parquet.
         changes: parts of metrics.json to replace.
     """
@@ -69,7 +75,7 @@ def write_run(
     record = {
         "experiment": experiment.model_dump(mode="json"), "experiment_id": experiment.id, "seed": seed,
         "status": "ok", "reason": None,
-        "metrics": {"validation": {"accuracy": 0.5}, "last": {"accuracy": 0.25}, "best_test": {"accuracy": 0.75}},
+        "metrics": {"validation": {"accuracy": accuracy}, "last": {"accuracy": 0.25}, "best_test": {"accuracy": 0.75}},
         "epochs": {"validation": 3, "last": 9, "best_test": 5},
         "counts": {"train": 30, "train_named": 30, "val": 8, "val_named": 8, "test": 8, "test_named": 8},
         "parameters": 1234, "seconds": 12.0, "device": "cpu", "code": "0123456789abcdef",

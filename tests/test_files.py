@@ -14,6 +14,7 @@ from avpipe.files import (
     move_whole,
     output_errors,
     read_json,
+    sha256_of,
     whole_file,
     write_json,
     write_text,
@@ -134,3 +135,8 @@ def test_a_lock_that_cannot_be_made_says_what_to_do(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="folder is needed"):
         locked(tmp_path / "file" / "lock")
+
+
+def test_sha256_of_a_file(tmp_path: Path) -> None:
+    (tmp_path / "x").write_bytes(b"abc")  # FIPS 180-2, appendix B.1
+    assert sha256_of(tmp_path / "x").startswith("ba7816bf8f01cfea414140de5dae2223")

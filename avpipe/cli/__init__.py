@@ -1,6 +1,5 @@
 """`avpipe STAGE ...`: one file a stage. Each command parses its arguments and calls one function."""
 
-import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -41,14 +40,14 @@ def examine_machine(
     ] = None,
     budgets: Budgets = None,
 ) -> None:
-    """Look whether everything is there that a study needs; exit with 1 if something is missing."""
+    """Check that everything a study needs is installed; exit with 1 if something is missing."""
     from rich.console import Console
 
     from avpipe.cli.doctor import Verdict, check_table, examine
     from avpipe.download.budget import budget_folder
     from avpipe.features.weights import default_folder
 
-    folders = weights or default_folder(), budgets or budget_folder(os.environ)
+    folders = weights or default_folder(), budgets or budget_folder()
     checks = examine(results, *folders)
     Console(width=None if sys.stdout.isatty() else 160).print(check_table(checks))
     if any(check.verdict is Verdict.FAIL for check in checks):

@@ -1,4 +1,4 @@
-"""What all commands share: readable errors, options that several of them take, and how their values are read."""
+"""Shared by all commands: readable error messages, common options, and how values of options are read."""
 
 import sys
 from collections.abc import Callable
@@ -15,7 +15,7 @@ P = ParamSpec("P")
 
 
 def readable_errors(command: Callable[P, None]) -> Callable[P, None]:
-    """Print errors that a person can mend as one message, without a traceback; exit with 1 (130 for Ctrl-C)."""
+    """Print ValueError and OSError as one message without a traceback; exit with 1 (130 for Ctrl-C)."""
 
     @wraps(command)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> None:
@@ -27,7 +27,7 @@ def readable_errors(command: Callable[P, None]) -> Callable[P, None]:
             typer.echo(f"error: {error}", err=True)
             raise typer.Exit(1) from None
         except KeyboardInterrupt:
-            typer.echo("stopped; finished work is kept, run the same command again to go on", err=True)
+            typer.echo("stopped; finished work is kept, run the same command again to continue", err=True)
             raise typer.Exit(130) from None
 
     return wrapped
@@ -91,4 +91,5 @@ def read_sources(texts: list[str] | None) -> list["Source"]:
 
 
 def counted(counts: dict[Any, int]) -> str:
+    """For example "240 present, 16 private"."""
     return ", ".join(f"{count} {status}" for status, count in sorted(counts.items())) or "nothing to do"

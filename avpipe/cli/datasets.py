@@ -1,4 +1,4 @@
-"""Commands of the first stage: annotation files to the manifest."""
+"""Commands of stage 1: annotation files to the manifest."""
 
 from pathlib import Path
 from typing import Annotated
@@ -39,10 +39,10 @@ def manifest(
         Path, typer.Option(help="Folder of its annotation files (for `folder`, of the videos).")
     ],
     out: Out,
-    shard_size: Annotated[int, typer.Option(help="Clips a job.")] = 256,
+    shard_size: Annotated[int, typer.Option(help="Clips per job.")] = 256,
     options: Annotated[str, typer.Option(help="json: options of the reader.")] = "{}",
     source: Annotated[
-        list[str] | None, typer.Option(help="json of a source (kind, path, pattern); may be repeated.")
+        list[str] | None, typer.Option(help="A source as json (kind, path, pattern); may be repeated.")
     ] = None,
 ) -> None:
     """Read annotation files; write manifest.parquet, events.parquet, categories.csv, issues.csv to the folder OUT."""
@@ -66,7 +66,7 @@ def manifest(
 def fetch_annotations(
     kind: Annotated[str, typer.Option(help="ave, llp, audioset or ucf101.")],
     out: Annotated[
-        Path, typer.Option(help="Folder for the files; what is there already is checked and kept.")
+        Path, typer.Option(help="Folder for the files; files that are already there are checked and kept.")
     ],
     names: Annotated[list[str] | None, typer.Argument(help="Only these files; default: all.")] = None,
 ) -> None:

@@ -1,4 +1,4 @@
-"""Pages that are generated from the code: `python -m avpipe.cli.docs` writes them, a test fails when they drift."""
+"""Writes the pages that are generated from the code (`make docs`); a test fails if one of them is out of date."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""`avpipe doctor`: is everything there that a study needs, and what to do about what is not."""
+"""`avpipe doctor`: checks that everything a study needs is installed, and says how to get what is missing."""
 
 import importlib.metadata
 import math
@@ -41,13 +41,13 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that was looked at.
+    """The result of one check.
 
     Args:
-        name: what.
-        verdict: fail: a study cannot run; warn: a part of it cannot, or soon.
-        found: what is there.
-        advice: what to do, if it is not ok.
+        name: of what was checked.
+        verdict: fail: no study can run; warn: some studies cannot run, or will soon fail.
+        found: for example the version, or the error.
+        advice: what to do, if the verdict is not ok.
     """
 
     name: str
@@ -57,7 +57,7 @@ class Check:
 
 
 def examine(results: Path, weights: Path, budgets: Path) -> list[Check]:
-    """Look at everything.
+    """Run every check.
 
     Args:
         results: where studies write; need not exist yet.
@@ -80,7 +80,7 @@ def examine(results: Path, weights: Path, budgets: Path) -> list[Check]:
 
 
 def check_table(checks: Iterable[Check]) -> Table:
-    """The checks for a person."""
+    """The checks as a table for the terminal."""
     table = Table("", "check", "found", "what to do", show_lines=False)
     colours = {Verdict.OK: "green", Verdict.WARN: "yellow", Verdict.FAIL: "red"}
     for check in checks:
@@ -169,18 +169,18 @@ def _rar() -> Iterator[Check]:
 
 
 def _pauses(budgets: Path) -> Iterator[Check]:
-    """Sites that said stop."""
+    """Sites that must not be asked at the moment."""
     host = platform.node() or "machine"
     for path in sorted(budgets.glob(f"{host}-*.json")):
         site = path.stem.removeprefix(f"{host}-")
         if pause := Budget(budgets, site, rate=1).pause():
             found = f"{site} said stop ({pause.status}): {pause.reason}"
-            advice = f"asked again in {math.ceil(pause.seconds / 60)} min; then `avpipe download retry`"
+            advice = f"wait {math.ceil(pause.seconds / 60)} min, then run `avpipe download retry`"
             yield Check("downloads", Verdict.WARN, found, advice)
 
 
 def _disk(results: Path) -> Iterator[Check]:
-    """Room, and the right to write."""
+    """Free disk space, and whether results can be written."""
     folder = results.absolute()
     while not folder.exists():
         folder = folder.parent
@@ -205,7 +205,7 @@ def _weights(folder: Path) -> Iterator[Check]:
     if files:
         yield Check("weights", Verdict.OK, f"{len(files)} files in {folder}")
     else:
-        advice = "they are downloaded when first needed; `avpipe weights fetch` does it ahead"
+        advice = "they are downloaded when first needed; `avpipe weights fetch` downloads them now"
         yield Check("weights", Verdict.WARN, f"none in {folder}", advice)
 
 
@@ -217,7 +217,7 @@ def _version(distribution: str) -> str | None:
 
 
 def _program_version(path: str) -> str | None:
-    """The first number that a program says of itself."""
+    """The version number that `PROGRAM --version` prints."""
     try:
         shown = subprocess.run([path, "--version"], capture_output=True, text=True, timeout=10, check=False)
     except (OSError, subprocess.TimeoutExpired):

@@ -1,7 +1,6 @@
 """Commands of downloading: clip names to files on disk."""
 
 import json
-import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -22,7 +21,7 @@ from avpipe.cli.console import (
 commands = typer.Typer(no_args_is_help=True, help="Clip names to files on disk.")
 
 Sources = Annotated[
-    list[str] | None, typer.Option("--source", help="json of a source; tried in the order given.")
+    list[str] | None, typer.Option("--source", help="A source as json; sources are tried in the order given.")
 ]
 
 
@@ -31,7 +30,7 @@ Sources = Annotated[
 def download_shard(
     manifest: Annotated[Path, typer.Option(help="manifest.parquet.")],
     shard: Annotated[int, typer.Option()],
-    out: Annotated[Path, typer.Option(help="Table of outcomes, one row a clip.")],
+    out: Annotated[Path, typer.Option(help="Table of outcomes, one row per clip.")],
     files: Annotated[Path, typer.Option(help="Folder for downloaded files; kept when the job fails.")],
     source: Sources = None,
     budgets: Budgets = None,
@@ -41,8 +40,8 @@ def download_shard(
     from avpipe.download.fetch import Places, fetch_shard
     from avpipe.download.status import left_for_later
 
-    places = Places(files, budgets or budget_folder(os.environ))
-    counts = fetch_shard(manifest, shard, read_sources(source), out, places, tell=typer.echo)
+    places = Places(files, budgets or budget_folder())
+    counts = fetch_shard(manifest, shard, read_sources(source), out, places, report=typer.echo)
     typer.echo(counted(counts))
     if left := left_for_later(counts):
         typer.echo(left)
@@ -52,9 +51,11 @@ def download_shard(
 @readable_errors
 def download_status(
     results: Results,
-    json_: Annotated[bool, typer.Option("--json", help="Counts a split and a status, as json.")] = False,
+    json_: Annotated[
+        bool, typer.Option("--json", help="Print the counts by split and status as json.")
+    ] = False,
 ) -> None:
-    """What became of the clips, a split and a reason: R/downloads, and R/clips.parquet for what decoding showed."""
+    """Count the clips by split and status, from R/downloads and, for what decoding showed, R/clips.parquet."""
     from rich.console import Console
 
     from avpipe.download.status import clip_statuses, count, left_for_later, status_table
@@ -77,13 +78,15 @@ def download_retry(
     study: StudyOption = "config.yaml",
     reason: Annotated[
         list[str] | None,
-        typer.Option(help="Only clips with this status; may be repeated. Default: all that may still come."),
+        typer.Option(
+            help="Only clips with this status; may be repeated. Default: all that another attempt may find."
+        ),
     ] = None,
     shard: Annotated[list[int] | None, typer.Option(help="Only this shard; may be repeated.")] = None,
     source: Sources = None,
     budgets: Budgets = None,
 ) -> None:
-    """Ask again for clips that did not come; final outcomes only with --reason. Sources are the study's, or --source."""
+    """Try again to get missing clips; those with a final status only with --reason. Sources: the study's, or --source."""
     from avpipe.clips import Status
     from avpipe.download.budget import budget_folder
     from avpipe.download.status import left_for_later, retry
@@ -102,7 +105,7 @@ def download_retry(
                 f"--reason: no status {name!r}; {suggest(name, [status.value for status in Status])}"
             )
     reasons = [Status(name) for name in reason or []]
-    counts = retry(results, sources, budgets or budget_folder(os.environ), reasons, shard or [])
+    counts = retry(results, sources, budgets or budget_folder(), reasons, shard or [])
     typer.echo(f"asked again: {counted(counts)}")
     if left := left_for_later(counts):
         typer.echo(left)

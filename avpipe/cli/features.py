@@ -1,4 +1,4 @@
-"""Commands of the features: extraction, import, export, and the weights behind them."""
+"""Commands of the features: extraction, import, export, and published weights."""
 
 import json
 import re
@@ -89,7 +89,7 @@ def inspect(
     imported: Annotated[str, typer.Argument(help="json {name: {path: ..., format: ..., shape: ...}}.")],
     out: Out,
 ) -> None:
-    """Look at published features and write what identifies them: file, shape, bytes, SHA-256."""
+    """Check published features and write what identifies them: file, shape, bytes, SHA-256."""
     from avpipe.features.published import inspect_published
     from avpipe.files import write_json
 
@@ -116,22 +116,24 @@ def import_shard(
 
 @readable_errors
 def import_(
-    path: Annotated[Path, typer.Argument(help="h5: the file; npy: the folder that holds a file a clip.")],
+    path: Annotated[Path, typer.Argument(help="h5: the file; npy: the folder with one file per clip.")],
     name: Annotated[str, typer.Option(help="Name of the array: features/{name}.zarr.")],
     shape: Annotated[str, typer.Option(help="Of one clip, for example 10,7,7,512 or 10,8,2048.")],
     results: Results,
-    format: Annotated[str, typer.Option(help="h5 (AVE's files) or npy (a file a clip).")] = "h5",
+    format: Annotated[str, typer.Option(help="h5 (AVE's files) or npy (one file per clip).")] = "h5",
     dtype: Annotated[str, typer.Option(help="float16, float32 or float64.")] = "float32",
     key: Annotated[str, typer.Option(help="h5: name of the array in the file.")] = "avadataset",
     rows: Annotated[
         Path | None,
-        typer.Option(help="h5: names the clip of each row: AVE's Annotations.txt, or a name a line."),
+        typer.Option(
+            help="h5: text file that names the clip of each row: AVE's Annotations.txt, or one name per line."
+        ),
     ] = None,
     noisy: Annotated[Path | None, typer.Option(help="h5: AVE's noisy set of the same feature.")] = None,
     pattern: Annotated[
         str, typer.Option(help="npy: file below PATH, with {clip} or {source}.")
     ] = "{clip}.npy",
-    origin: Annotated[str, typer.Option(help="Where it is from, in words; kept with the array.")] = "",
+    origin: Annotated[str, typer.Option(help="Where the feature comes from; stored with the array.")] = "",
 ) -> None:
     """Read published features into the study's zarr; the study's manifest says which row is which clip."""
     from avpipe.features.published import import_features
@@ -152,13 +154,13 @@ def export(
     ],
     results: Results,
     out: Annotated[Path, typer.Option(help="Folder to write to.")],
-    format: Annotated[str, typer.Option(help="ave (AVE's h5 files), npy (a file a clip) or webdataset.")],
+    format: Annotated[str, typer.Option(help="ave (AVE's h5 files), npy (one file per clip) or webdataset.")],
     dtype: Annotated[str | None, typer.Option(help="default: as stored; ave: float64, as released")] = None,
     shape: Annotated[
         str | None, typer.Option(help="Of one clip: 80,2048 makes LLP's files of 10,8,2048.")
     ] = None,
 ) -> None:
-    """Write features in a form that others' code reads."""
+    """Write features in the file formats that other code reads."""
     from avpipe.datasets.labels import manifest_labels
     from avpipe.features.export import FORMATS, Form, export_ave
     from avpipe.plan import registry
@@ -227,7 +229,7 @@ def verify_weights(
     ] = None,
     folder: WeightsFolder = None,
 ) -> None:
-    """Compare the files in the folder with their SHA-256; exit with 1 if one is wrong, or one that was named is missing."""
+    """Check the SHA-256 of the files in the folder; exit with 1 if a file is wrong, or if a file of NAMES is missing."""
     from avpipe.features.weights import default_folder, verify
 
     place = folder or default_folder()
@@ -248,5 +250,5 @@ def _weight_names(names: list[str] | None, study: str | None) -> list[str]:
         return names or list(PUBLISHED_WEIGHTS)
     chosen = validate_study(
         read_mapping(study, "--study"), study
-    )  # not resolved: no folder of videos is needed yet
+    )  # not resolved: no folder of videos is needed
     return [] if chosen.weights == "random" else needed_weights(chosen.extractors.values())

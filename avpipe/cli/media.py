@@ -36,7 +36,7 @@ def clips(
     tables: Annotated[
         Path | None,
         typer.Option(
-            help="Folder of the shards' tables of outcomes, {shard}.parquet; none where nothing was fetched."
+            help="Folder of the shards' tables of outcomes, {shard}.parquet; none if the study needs no media files."
         ),
     ] = None,
     minimum: Annotated[
@@ -47,7 +47,7 @@ def clips(
         Path | None, typer.Option(help="List of `avpipe datasets freeze`: other clips are left out.")
     ] = None,
 ) -> None:
-    """Gather what became of every clip that the annotations name into clips.parquet."""
+    """Write clips.parquet: the status of every clip that the annotations name."""
     from avpipe.media.clips import gather_clips
 
     shares = {split: float(share) for split, _, share in (text.partition("=") for text in minimum or [])}

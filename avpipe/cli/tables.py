@@ -1,4 +1,4 @@
-"""Commands of the tables: write one, and say where a cell comes from."""
+"""Commands of the tables: `avpipe tables write` and `avpipe why`."""
 
 from pathlib import Path
 from typing import Annotated

@@ -6,12 +6,11 @@ AVE's repository has no `trainSet.txt`, `valSet.txt` and `testSet.txt` (they are
 the same and are read in their place. UCF's own address gives a zip file; the lists here are the same bytes in a public repository.
 """
 
-import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from avpipe.files import locked
+from avpipe.files import locked, sha256_of
 from avpipe.plan import registry
 from avpipe.web import DownloadFailed, Limits, Remote, download
 
@@ -96,7 +95,7 @@ def fetch_annotations(
     published: Mapping[str, Mapping[str, AnnotationFile]] = ANNOTATION_FILES,
     limits: Limits = Limits(),
 ) -> list[Path]:
-    """Bring a dataset's annotation files into a folder. Files that are there already are checked and kept.
+    """Download a dataset's annotation files into a folder. Files that are already there are checked and kept.
 
     Args:
         kind: a key of `published`.
@@ -139,8 +138,7 @@ def _download(file: AnnotationFile, path: Path, limits: Limits) -> None:
 
 def _check(path: Path, file: AnnotationFile) -> None:
     """Raise `AnnotationFileError` if a file's bytes are wrong."""
-    with path.open("rb") as opened:
-        digest = hashlib.file_digest(opened, "sha256").hexdigest()
+    digest = sha256_of(path)
     if digest != file.sha256:
         raise AnnotationFileError(
             f"{path} is not the published file: its SHA-256 is {digest} ({path.stat().st_size} bytes), expected {file.sha256} "

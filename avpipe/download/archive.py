@@ -1,13 +1,13 @@
-"""Clips out of one archive: brought here and unpacked once for all jobs of the machine, then a folder of files."""
+"""Clips in an archive. It is downloaded and unpacked once, for all jobs of the machine, and then used like a folder of files."""
 
 import hashlib
 import logging
 import os
 import shutil
+import stat
 import threading
 import urllib.parse
 from collections import defaultdict
-from collections.abc import Iterator
 from concurrent.futures import CancelledError
 from dataclasses import replace
 from pathlib import Path
@@ -22,27 +22,27 @@ from avpipe.download.outcome import Outcome
 from avpipe.download.unpack import ArchiveError, unpack
 from avpipe.files import locked, output_errors, read_json, sha256_of, write_json
 from avpipe.plan.source import ArchiveSource
-from avpipe.web import DownloadFailed, Failure, Limits, Remote, download
+from avpipe.web import DownloadFailed, Limits, Remote, download
 
 FOLDER = "archives"
-"""Below the folder of downloaded files: an archive that was downloaded, and the files of any archive."""
+"""Folder below the downloaded files: downloaded archives, and the files of all archives."""
 GLANCE = 0.5
-"""Seconds between looks whether this job was told to stop while another one unpacks."""
+"""Seconds between two checks of `stopped` while another job unpacks."""
 SECONDS = 86_400.0
-"""Time limit of the download of an archive, where the source gives none."""
+"""Time limit of an archive's download, if the source gives none."""
 
 _log = logging.getLogger(__name__)
 
 
 class ArchiveFetcher:
-    """Files of one archive that is on this machine or behind http(s).
+    """Fetches clips from one archive, on this machine or on a web server.
 
-    In {files}/archives/{digest}/ lie `archive` (if it was downloaded; it may be deleted), `unpacked/files`, and a lock for
-    the jobs that want it at the same time.
+    The folder {files}/archives/{digest}/ has `archive` (if it was downloaded; it may be deleted), `unpacked/files`, and a
+    lock for jobs that need the archive at the same time.
 
     Args:
         source: the archive.
-        remote: instead of the source's `url` or `drive`, for example with a token.
+        remote: in place of the source's `url` or `drive`, for example with a token.
         limits: of the download; default: the source's.
     """
 
@@ -58,7 +58,7 @@ class ArchiveFetcher:
 
     @property
     def name(self) -> str:
-        """The kind and the host or file, without what a URL may carry of secrets."""
+        """The kind and the host or file; no more, because a URL may contain secrets."""
         if self.remote is None:
             return f"archive {Path(self.source.path or '').name}"
         if self.source.drive:
@@ -66,10 +66,10 @@ class ArchiveFetcher:
         return f"archive {urllib.parse.urlsplit(self.remote.url).hostname}"
 
     def key(self, clip: WantedClip) -> None:
-        """Looking into the unpacked folder again costs nothing."""
+        """None: looking into the unpacked folder again costs nothing."""
 
     def fetch(self, clip: WantedClip, destination: Path) -> Outcome:
-        """Point to the clip's file in the unpacked archive, which lies in `destination`'s folder; nothing is copied."""
+        """Give the path of the clip's file in the unpacked archive, in `destination`'s folder; nothing is copied."""
         wanted = local_file(Path(), self.source.pattern, clip.clip, clip.source)
         if wanted is None:
             return Outcome(Status.REFUSED_ID, f"{clip.source!r} leads out of the archive", attempts=1)
@@ -77,7 +77,7 @@ class ArchiveFetcher:
             files = self._unpacked(destination.parent / FOLDER)
         except DownloadFailed as failure:
             outcome = outcome_of(failure)
-            # nothing final is known of a clip: the archive may come back, or be another one
+            # not final for a clip, because the archive may be there again later, or be replaced
             return replace(outcome, status=Status.MISSING) if outcome.status.final else outcome
         except ArchiveError as error:
             return Outcome(error.status, str(error), attempts=1)
@@ -100,7 +100,7 @@ class ArchiveFetcher:
         self.stopped.set()
 
     def _unpacked(self, archives: Path) -> "_Files":
-        """The archive's files. The first thread that asks unpacks it; a failure is not tried again in this job."""
+        """The archive's files. The first thread unpacks them; after a failure, this job does not try again."""
         with self._lock:
             if self._files is None:
                 identity = f"file {Path(self.source.path or '').absolute()}"
@@ -116,7 +116,7 @@ class ArchiveFetcher:
             return self._files
 
     def _prepare(self, folder: Path) -> Path:
-        """The folder of the archive's files; unpacks it, or waits until another job has done so."""
+        """Unpack the archive if that was not done yet, after waiting for other jobs. Gives the folder of its files."""
         while True:
             try:
                 with locked(folder / "lock", timeout=GLANCE):
@@ -126,9 +126,9 @@ class ArchiveFetcher:
                     raise CancelledError from None
 
     def _prepare_alone(self, folder: Path) -> Path:
-        """As `_prepare`, while no other job or thread does so."""
+        """`_prepare` while holding the lock."""
         whole, partial, old = (folder / name for name in ("unpacked", "unpacking", "old"))
-        shutil.rmtree(old, ignore_errors=True)  # what a kill left
+        shutil.rmtree(old, ignore_errors=True)  # left by a killed job
         shutil.rmtree(partial, ignore_errors=True)
         note = _read(whole / "archive.json")
         version = None if self.remote else self._local_version()
@@ -160,33 +160,33 @@ class ArchiveFetcher:
             shutil.rmtree(partial, ignore_errors=True)
         if self.remote and not self.source.sha256:
             _log.warning(
-                "%s: nothing vouches for the archive's content; if it is right, add `sha256: %s` to the source",
+                "%s: the archive's content was not checked; if it is right, add `sha256: %s` to the source",
                 self.name,
                 digest,
             )
         return whole / "files"
 
     def _local_version(self) -> list[int]:
-        """What tells whether an archive on this machine is still the same."""
+        """Size and time of the local archive, by which a change is noticed."""
         path = Path(self.source.path or "")
         if not path.is_file():
             raise ArchiveError(f"the archive {path} is not there")
         return [path.stat().st_size, path.stat().st_mtime_ns]
 
     def _download(self, remote: Remote, path: Path) -> str:
-        """Download the archive if it is not here. Gives its SHA-256; "" if it was here."""
+        """Download the archive unless it is there. Gives its SHA-256; "" if it was there."""
         if path.is_file():
             return ""
         try:
             return download(remote, path, self.limits, self.stopped).sha256
         except DownloadFailed as failure:
-            if failure.kind is Failure.TOO_LARGE:
+            if failure.status is Status.TOO_LARGE:
                 raise ArchiveError(f"{failure.reason}; raise the source's `max_archive_bytes`") from failure
             raise
 
 
 def _remote(source: ArchiveSource) -> Remote | None:
-    """Where the archive is to be had, if it is not on this machine."""
+    """The archive's address, if it is not on this machine."""
     if source.drive:
         return drive_file(source.drive, sha256=source.sha256, allow_private=source.allow_private)
     if source.url:
@@ -195,31 +195,21 @@ def _remote(source: ArchiveSource) -> Remote | None:
 
 
 class _Files:
-    """The regular files below a folder, by name. No link is followed; names with control characters do not count."""
+    """The regular files below a folder, by name. Links are not followed, and names with control characters are ignored."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._by_name: dict[str, list[str]] = defaultdict(list)
-        for path in _regular_files(str(folder)):
-            relative = path[len(str(folder)) :]
-            if relative.isprintable():
-                self._by_name[relative.rpartition("/")[2]].append(relative)
+        for parent, _, names in os.walk(folder):
+            for name in names:
+                path = f"{parent}/{name}"
+                if stat.S_ISREG(os.lstat(path).st_mode) and path[len(str(folder)) :].isprintable():
+                    self._by_name[name].append(path[len(str(folder)) :])
 
     def find(self, wanted: str) -> list[str]:
         """Paths below the folder that end with the parts of `wanted`, in order."""
         name = wanted.rpartition("/")[2]
         return sorted(path[1:] for path in self._by_name.get(name, []) if path.endswith(f"/{wanted}"))
-
-
-def _regular_files(folder: str) -> Iterator[str]:
-    folders = [folder]
-    while folders:
-        with os.scandir(folders.pop()) as entries:
-            for entry in entries:
-                if entry.is_dir(follow_symlinks=False):
-                    folders.append(entry.path)
-                elif entry.is_file(follow_symlinks=False):
-                    yield entry.path
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What every fetcher takes and gives."""
+"""The interface of all fetchers."""
 
 import hashlib
 import math
@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from avpipe.clips import Status
 from avpipe.download.outcome import Outcome
 from avpipe.web import DownloadFailed
 
@@ -19,8 +18,8 @@ class WantedClip:
 
     Args:
         clip: the clip's name; matches `CLIP_NAME` whenever a fetcher sees it.
-        source: its id in the source (a YouTube id, a path relative to a folder); comes from outside, trust nothing.
-        start, end: the interval inside the source in seconds, NaN = the whole. A fetcher may bring more than that.
+        source: its id in the source (a YouTube id, a path relative to a folder); it comes from outside and is not trusted.
+        start, end: the interval inside the source in seconds, NaN = the whole. The file may have more than that.
     """
 
     clip: str
@@ -34,13 +33,13 @@ class Fetcher(Protocol):
 
     @property
     def name(self) -> str:
-        """What `found_in` says of it."""
+        """Its name in the column `found_in`."""
         ...
 
     def key(self, clip: WantedClip) -> str | None:
-        """What is asked for, for example a URL: the same key is not asked again after a final outcome.
+        """What is asked for, for example a URL. After a final outcome, the same key is not asked for again.
 
-        None where asking costs nothing, so that a local file that appears or changes is noticed.
+        None for local files, which are looked for in each run, so that a new or changed file is noticed.
         """
         ...
 
@@ -48,10 +47,10 @@ class Fetcher(Protocol):
         """Get the clip. Anything but a full disk or an unwritable folder is an outcome, never an exception.
 
         Args:
-            clip: what is wanted.
-            destination: path without extension for what must be written; its parent exists. The file is written whole
-                to this path with its extension added, which is the outcome's `path`; what is unfinished lies in the
-                same folder under names that begin with `.{clip}.`. A file that need not be copied keeps its own path.
+            clip: the clip.
+            destination: path without extension; its parent exists. A finished download is this path with an extension,
+                which is the outcome's `path`. Unfinished files are in the same folder and have names that begin with
+                `.{clip}.`. A local file keeps its own path.
 
         Raises:
             OutputError: if the file cannot be written.
@@ -59,16 +58,14 @@ class Fetcher(Protocol):
         ...
 
 
-def digest_of(key: str) -> str:
+def short_digest(key: str) -> str:
     """A short name for a key, without the key's secrets (a URL may hold a token)."""
     return hashlib.sha256(key.encode()).hexdigest()[:16]
 
 
 def outcome_of(failure: DownloadFailed) -> Outcome:
     """The outcome of a download that failed."""
-    return Outcome(
-        Status(failure.kind.value), failure.reason, attempts=failure.attempts, seconds=failure.seconds
-    )
+    return Outcome(failure.status, failure.reason, attempts=failure.attempts, seconds=failure.seconds)
 
 
 def offset_of(excerpts: bool, clip: WantedClip) -> float:

@@ -1,7 +1,7 @@
-"""How often a site may be asked: one budget a site and address of ours, shared by all jobs of this machine.
+"""Limits the rate of requests to a site. All jobs of this machine share one budget per site.
 
-Sites limit the address that asks, not the process. So each request takes its turn in a small file under a lock. When
-the site says stop, the file tells every job, and nobody asks until the pause is over.
+Sites limit an IP address, not a process. So each request takes its turn in a small file under a lock. When the site says
+stop, the file makes every job pause.
 """
 
 import json
@@ -9,31 +9,32 @@ import math
 import platform
 import random
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from filelock import FileLock
+from platformdirs import user_cache_path
 
 from avpipe.clips import Status
 from avpipe.download.outcome import Outcome
 from avpipe.files import output_errors, write_json
 
 BURST = 3
-"""Requests that may follow each other at once after a quiet time."""
+"""Requests without waiting after a time without requests."""
 FIRST_PAUSE = 900.0
-"""Seconds of the first pause if the site names none; each further one without an answer between is twice as long."""
+"""Seconds of the first pause, if the site names none; each further pause without an answer between is twice as long."""
 LONGEST_PAUSE = 4 * 3600.0
 DAY = 24 * 3600.0
-"""Seconds of the longest pause that a site may ask for, and of the longest wait if somebody sets the date back."""
+"""Seconds; the longest pause that a site may ask for, and the longest wait after the clock was set back."""
 LOOK = 5.0
-"""Seconds after which a waiting job looks whether another one was told to stop."""
+"""Seconds between two looks of a waiting job for a pause that another job has started."""
 
 
 @dataclass(frozen=True)
 class Pause:
-    """The site must not be asked now: the site's own status and message, and the seconds that are left."""
+    """The site must not be asked now. `status` and `reason` are the site's answer; `seconds` are left."""
 
     status: Status
     reason: str
@@ -41,7 +42,7 @@ class Pause:
 
     @property
     def outcome(self) -> Outcome:
-        """What becomes of a clip that is not asked for because of it."""
+        """The outcome of a clip that is not asked for because of the pause."""
         minutes = math.ceil(self.seconds / 60)
         return Outcome(
             self.status, f"not asked, for the site said stop (again in {minutes} min): {self.reason}"
@@ -50,7 +51,7 @@ class Pause:
 
 @dataclass(frozen=True)
 class Clock:
-    """Where the time (seconds since 1970) comes from, and how to wait."""
+    """The time (seconds since 1970), and a function that waits."""
 
     now: Callable[[], float] = time.time
     sleep: Callable[[float], None] = time.sleep
@@ -75,13 +76,13 @@ class _State:
 
 
 class Budget:
-    """The budget of one site, asked from one address.
+    """The budget of one site.
 
     Args:
-        folder: on a disk of this machine or a shared one; the machine's name is part of the file's.
-        site: the site, and the proxy if there is one: another address has another budget.
+        folder: of the budgets' files, whose names contain the machine's name, so the disk may be shared by machines.
+        site: the site's name, and the proxy's if there is one, because sites limit the address that asks.
         rate: requests an hour; None: no limit until the site says stop.
-        clock: for tests, and for callers whose waiting can be ended.
+        clock: for tests, and for callers that end waiting early.
     """
 
     def __init__(self, folder: Path, site: str, rate: float | None, clock: Clock | None = None) -> None:
@@ -90,9 +91,9 @@ class Budget:
         self.clock = clock or Clock()
 
     def take(self) -> Pause | None:
-        """Wait for a turn. Gives None when it has come, or the pause at once if the site said stop.
+        """Wait for a turn. Gives None when the request may be sent, or the pause at once if the site said stop.
 
-        A process that is killed while it waits has used its turn.
+        The turn of a process that is killed while it waits is lost.
         """
         if not self.interval:
             return self.pause()
@@ -115,8 +116,8 @@ class Budget:
         """Note that the site said stop.
 
         Args:
-            status, reason: what it said.
-            wish: seconds that it asks us to wait (Retry-After), if it does.
+            status, reason: the site's answer.
+            wish: the site's Retry-After in seconds, if it sent one.
         """
         with self._state() as state:
             left = self._left(state.closed)
@@ -126,13 +127,13 @@ class Budget:
             state.closed, state.status, state.reason = self.clock.now() + seconds, status.value, reason
 
     def answered(self) -> None:
-        """Note that the site gave an answer about a clip, whatever it was: the next pause is a first one again."""
+        """Note that the site answered about a clip, so that the next pause is as long as a first one."""
         if self._read().stops:
             with self._state() as state:
                 state.stops = 0
 
     def pause(self) -> Pause | None:
-        """The pause, if there is one."""
+        """The pause that all jobs must keep now, if there is one."""
         return self._pause(self._read())
 
     def _pause(self, state: _State) -> Pause | None:
@@ -144,25 +145,22 @@ class Budget:
 
     @contextmanager
     def _state(self) -> Iterator[_State]:
-        """The state, to look at and change while no other job does."""
+        """The state, under the lock; changes are written."""
         with output_errors(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with FileLock(self.path.with_suffix(".lock")):
                 state = self._read()
-                before = asdict(state)
                 yield state
-                if asdict(state) != before:
-                    write_json(self.path, asdict(state))
+                write_json(self.path, asdict(state))
 
     def _read(self) -> _State:
-        """What the file says. The file is always whole; one that cannot be read is not ours, and counts as none."""
+        """The state in the file; a new one if there is no file or it is damaged."""
         try:
             return _State(**json.loads(self.path.read_text(encoding="utf-8")))
         except (FileNotFoundError, ValueError, TypeError):
             return _State()
 
 
-def budget_folder(environment: Mapping[str, str]) -> Path:
-    """Where budgets are kept: $XDG_CACHE_HOME/avpipe/budget, else ~/.cache/avpipe/budget."""
-    cache = environment.get("XDG_CACHE_HOME")
-    return (Path(cache) if cache else Path.home() / ".cache") / "avpipe" / "budget"
+def budget_folder() -> Path:
+    """The folder of all budgets; on Linux $XDG_CACHE_HOME/avpipe/budget, else ~/.cache/avpipe/budget."""
+    return user_cache_path("avpipe") / "budget"

@@ -1,16 +1,17 @@
-"""Google Drive: a file's id to something that can be downloaded, and what the pages mean that come instead."""
+"""Google Drive: makes a file's id downloadable, and reads the web pages that Drive sends instead of a file."""
 
 import urllib.parse
 from html.parser import HTMLParser
 
-from avpipe.web import DownloadFailed, Failure, Remote, page_instead
+from avpipe.clips import Status
+from avpipe.web import DownloadFailed, Remote, page_instead
 
 DOWNLOAD = "https://drive.usercontent.google.com/download"
 HOSTS = ("drive.usercontent.google.com", "drive.google.com", "docs.google.com")
 
 
 def drive_file(file_id: str, *, sha256: str | None, allow_private: bool) -> Remote:
-    """A shared file. The URL that finally gives it is another each time, so what has come is known by the id."""
+    """A shared file. Its final URL changes with every download, so a partial file is recognised by the id."""
     query = urllib.parse.urlencode({"id": file_id, "export": "download"})
     return Remote(
         f"{DOWNLOAD}?{query}",
@@ -36,11 +37,11 @@ def confirmed_url(page: str) -> str:
     said = page.lower()
     if "quota exceeded" in said or "too many users have viewed or downloaded" in said:
         reason = "Google Drive's quota of this file is used up; it is lifted within a day. Or download it by hand and name it as `path`"
-        raise DownloadFailed(Failure.RATE_LIMITED, reason, wait=86_400.0)
+        raise DownloadFailed(Status.RATE_LIMITED, reason, wait=86_400.0)
     if "accounts.google.com" in said or "you need access" in said or "request access" in said:
-        raise DownloadFailed(Failure.PRIVATE, "Google Drive shows the file only to some who sign in")
+        raise DownloadFailed(Status.PRIVATE, "Google Drive shows the file only to some who sign in")
     if "not found" in said or "does not exist" in said:
-        raise DownloadFailed(Failure.UNAVAILABLE, "Google Drive has no such file")
+        raise DownloadFailed(Status.UNAVAILABLE, "Google Drive has no such file")
     raise page_instead(page)
 
 

@@ -1,4 +1,4 @@
-"""Fetch the clips of one shard from a dataset's sources, in order, and write what became of each."""
+"""Fetches the clips of one shard from a dataset's sources and writes the table of outcomes."""
 
 import math
 import os
@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from avpipe.clips import CLIP_NAME, Status
 from avpipe.download import FETCHERS
-from avpipe.download.base import Fetcher, WantedClip, digest_of
+from avpipe.download.base import Fetcher, WantedClip, short_digest
 from avpipe.download.journal import Journal, Note, read_note
 from avpipe.download.outcome import Outcome
 from avpipe.files import output_errors, whole_file
@@ -43,15 +43,15 @@ DECIDING = ("status", "path", "bytes", "sha256", "offset")
 
 @runtime_checkable
 class Stoppable(Protocol):
-    """A fetcher that may take long for a clip."""
+    """A fetcher whose downloads can be ended early."""
 
     def stop(self) -> None:
-        """End what is under way in other threads."""
+        """End the downloads of other threads."""
 
 
 @dataclass(frozen=True)
 class Places:
-    """Where downloading keeps its things.
+    """The folders that downloading uses.
 
     Args:
         files: folder for downloaded files, {clip}.{extension} with a note {clip}.json each, and the journals.
@@ -69,14 +69,13 @@ def fetch_shard(
     out: Path,
     places: Places,
     workers: int = 8,
-    tell: Callable[[str], None] | None = None,
+    report: Callable[[str], None] | None = None,
 ) -> Counter[str]:
-    """Fetch every clip of a shard; one row a clip, present or not.
+    """Fetch every clip of a shard and write a table with one row per clip, present or not.
 
-    A source is asked only if those before it did not have the clip, and not again if a later one has brought it
-    since. A file that was downloaded has a note beside it, a refusal a line in a journal: neither the file nor a final
-    refusal is asked for again, also after kill -9. What may pass is asked again whenever this runs. Where a site says
-    stop, the clips that are left get their outcome at once, without being asked for.
+    Sources are asked in order until one has the clip. A downloaded file has a note beside it, and a refusal is a line in
+    the journal, so a later run asks neither for the file nor after a final refusal, also after kill -9. It asks again
+    after refusals that are not final. If a site says stop, the remaining clips are not asked for and get its status.
 
     Args:
         manifest: parquet of the manifest stage.
@@ -85,7 +84,7 @@ def fetch_shard(
         out: parquet to write: columns of `SCHEMA`, rows in the manifest's order.
         places: where files and budgets are.
         workers: clips fetched at once.
-        tell: is called with a line about each clip that is not there, while others are still being fetched.
+        report: is called with a line about each missing clip while others are still being fetched.
 
     Returns:
         How many clips ended with each status.
@@ -102,8 +101,8 @@ def fetch_shard(
         _tidy(places.files, wanted, out)
         for row in _rows(wanted, fetchers, places.files, journal, workers):
             rows.append(row)
-            if tell and row["status"] != Status.PRESENT:
-                tell(f"{row['clip']} ({len(rows)} of {len(wanted)}): {row['status']}: {row['reason']}")
+            if report and row["status"] != Status.PRESENT:
+                report(f"{row['clip']} ({len(rows)} of {len(wanted)}): {row['status']}: {row['reason']}")
         _write(rows, out)
     return Counter(row["status"] for row in rows)
 
@@ -120,13 +119,13 @@ def refetch_clips(
     final: bool = False,
     look_again: Collection[str] = (),
 ) -> Counter[str]:
-    """Ask again for some clips of a shard that was fetched, and rewrite its table if what became of one changed.
+    """Ask again for some clips of a shard, and rewrite the shard's table if an outcome changed.
 
     Args:
         manifest, shard, sources, places, workers: see `fetch_shard`.
         out: the shard's table.
-        clips: which; those of other shards are not looked at.
-        final: ask also where the answer was final, and download anew what is there.
+        clips: their names; clips of other shards are ignored.
+        final: ask also after a final refusal, and download again files that are there.
         look_again: clips that the next stage did not find: if their files are there now, the table is rewritten.
 
     Returns:
@@ -151,9 +150,9 @@ def refetch_clips(
 
 
 def _differs(row: dict[str, Any], before: dict[str, Any]) -> bool:
-    """Whether the next stage has to look again: at another outcome, or at a file that came anew."""
-    came = row["status"] == Status.PRESENT and row["attempts"] != before["attempts"]
-    return came or any(row.get(name) != before[name] for name in DECIDING)
+    """Whether the next stage must process the clip again: its outcome changed, or its file is new."""
+    downloaded = row["status"] == Status.PRESENT and row["attempts"] != before["attempts"]
+    return downloaded or any(row.get(name) != before[name] for name in DECIDING)
 
 
 def wanted_clips(manifest: Path, shard: int) -> Iterator[WantedClip]:
@@ -168,7 +167,7 @@ def wanted_clips(manifest: Path, shard: int) -> Iterator[WantedClip]:
 def _fetchers(sources: Sequence[Source], places: Places) -> list[Fetcher]:
     """Make the fetchers of the sources, and the folder for their files."""
     if not sources:
-        raise ValueError("the dataset has no sources: say in the configuration where its clips can be found")
+        raise ValueError("the dataset has no sources: add `sources` to the configuration")
     with output_errors(places.files):
         places.files.mkdir(parents=True, exist_ok=True)
     fetchers: list[Fetcher] = []
@@ -180,7 +179,7 @@ def _fetchers(sources: Sequence[Source], places: Places) -> list[Fetcher]:
 
 
 def _tidy(files: Path, wanted: Sequence[WantedClip], out: Path) -> None:
-    """Remove what a killed run left unfinished of these clips and of the table: `.{clip}.*`, a file or a folder."""
+    """Remove unfinished files of a killed run: `.{clip}.*` of these clips, and the table's."""
     clips = {clip.clip for clip in wanted}
     with output_errors(files), os.scandir(files) as entries:
         for entry in entries:
@@ -229,12 +228,12 @@ def _fetch(
         return Outcome(Status.REFUSED_ID, f"the name {clip.clip!r} is unsafe as a file name")
     if not clip.source:
         return Outcome(Status.REFUSED_ID, "the annotations give an id that is unsafe; issues.csv shows it")
-    keys = [digest_of(key) if (key := fetcher.key(clip)) is not None else "" for fetcher in fetchers]
+    keys = [short_digest(key) if (key := fetcher.key(clip)) is not None else "" for fetcher in fetchers]
     refusals = [journal.refusals.get((clip.clip, key)) for key in keys]
     note = read_note(files, clip)
     before = [note.outcome] if note else [refusal for refusal in refusals if refusal]  # of earlier runs
     here = note if note and note.key in keys and note.holds() else None
-    told: list[tuple[str, Outcome]] = []
+    failed: list[tuple[str, Outcome]] = []
     fresh: list[Outcome] = []
     for number, (fetcher, key, refusal) in enumerate(zip(fetchers, keys, refusals, strict=True)):
         if here and not anew and key == here.key:
@@ -242,12 +241,12 @@ def _fetch(
         if here and not anew and (key in here.asked or refusal):
             continue  # it did not have the clip when it was asked, and the file of a later source is here
         if refusal and refusal.status.final and not anew:
-            told.append((fetcher.name, refusal))
+            failed.append((fetcher.name, refusal))
             continue
         outcome = fetcher.fetch(clip, files / clip.clip)
         fresh.append(outcome)
         if outcome.status is not Status.PRESENT:
-            told.append((fetcher.name, journal.add(clip, key, outcome) if key else outcome))
+            failed.append((fetcher.name, journal.add(clip, key, outcome) if key else outcome))
             continue
         outcome = _with_sums(outcome, [*before, *fresh])
         if key:
@@ -255,7 +254,7 @@ def _fetch(
             if note and note.outcome.path != outcome.path:
                 Path(str(note.outcome.path)).unlink(missing_ok=True)
         return outcome
-    return here.outcome if here else _summary(told)  # a file stays if asking anew brought no other
+    return here.outcome if here else _summary(failed)  # an old file stays if no new one was found
 
 
 def _with_sums(outcome: Outcome, asked: Sequence[Outcome]) -> Outcome:
@@ -265,7 +264,7 @@ def _with_sums(outcome: Outcome, asked: Sequence[Outcome]) -> Outcome:
 
 
 def _summary(outcomes: list[tuple[str, Outcome]]) -> Outcome:
-    """One outcome of sources none of which has the clip: the most hopeful status, with all reasons."""
+    """One outcome for a clip that no source has: a status that is not final if there is one, with all reasons."""
     asked = [outcome for _, outcome in outcomes]
     later = [
         outcome for outcome in asked if not outcome.status.final and outcome.status is not Status.MISSING

@@ -1,4 +1,4 @@
-"""Datasets on Hugging Face, by the plain addresses of their files (docs/decisions/010)."""
+"""Datasets on Hugging Face, through the http addresses of their files (docs/decisions/010)."""
 
 import os
 import urllib.parse
@@ -12,10 +12,10 @@ from avpipe.web import Remote
 
 
 def huggingface_fetcher(source: HuggingFaceSource, budgets: Path) -> Fetcher:
-    """Fetches single files of a dataset repository, or the members of an archive in it.
+    """A fetcher of single files in a dataset repository, or of the members of an archive in it.
 
     Raises:
-        ValueError: if the token that the source names is not there.
+        ValueError: if the file or variable that should hold the token is missing or empty.
     """
     token = _token(source.token) if source.token else None
     secrets = {"Authorization": f"Bearer {token}"} if token else {}

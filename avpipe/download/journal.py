@@ -1,4 +1,4 @@
-"""What earlier runs found out: a note beside each file that came, and a journal of refusals."""
+"""Results of earlier runs: a note beside each downloaded file, and a journal of refusals."""
 
 import json
 from collections.abc import Iterator
@@ -21,7 +21,7 @@ class Note:
 
     Args:
         key: digest of the key under which the file was asked for.
-        asked: digests of the keys that were asked before in vain.
+        asked: digests of the keys of sources that were asked before and did not have it.
         outcome: with the file's path.
     """
 
@@ -30,14 +30,14 @@ class Note:
     outcome: Outcome
 
     def holds(self) -> bool:
-        """Whether the file is as it was when it came."""
+        """Whether the file is unchanged since it was downloaded."""
         path = Path(str(self.outcome.path))
         if not path.is_file() or path.stat().st_size != self.outcome.bytes:
             return False
         return sha256_of(path) == self.outcome.sha256
 
     def write(self, files: Path, clip: WantedClip) -> None:
-        """Write it into the folder of downloaded files; of paths it has only the names, so that results can move."""
+        """Write the note. It has the file's name without folders, so that results can be moved."""
         facts = asdict(self.outcome) | {"path": Path(str(self.outcome.path)).name, "source": clip.source}
         write_json(files / f"{clip.clip}.json", {**facts, "key": self.key, "asked": sorted(self.asked)})
 
@@ -53,11 +53,11 @@ def read_note(files: Path, clip: WantedClip) -> Note | None:
 
 
 class Journal:
-    """The refusals of one shard: one JSON line each, appended as they come; of several to one question the last counts.
+    """The refusals of one shard, one JSON line each. If several lines have the same clip and key, the last one counts.
 
     Args:
         files: folder of downloaded files; the journal is `files`/journal/{shard}.jsonl.
-        shard: which one.
+        shard: its number.
 
     Attributes:
         refusals: clip and digest of the key -> the outcome, with the attempts and seconds of all before it.
@@ -89,10 +89,10 @@ class Journal:
             yield
 
     def add(self, clip: WantedClip, key: str, outcome: Outcome) -> Outcome:
-        """Append a refusal, and give it with the attempts and seconds of all before it.
+        """Append a refusal, and return it with the attempts and seconds of earlier ones added.
 
-        Each line starts with its line break, so that one cut off by a kill spoils no other. Without an attempt nobody
-        was asked, and nothing is kept.
+        Each line starts with its line break, so that a line cut off by a kill does not spoil the next. A refusal without
+        an attempt is not written, because no source was asked.
         """
         before = self.refusals.get((clip.clip, key), Outcome(outcome.status))
         attempts, seconds = before.attempts + outcome.attempts, round(before.seconds + outcome.seconds, 3)

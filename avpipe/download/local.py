@@ -1,4 +1,4 @@
-"""Clips that are already on a disk: found, checked, never copied."""
+"""Clips that are already on this machine. They are used where they are, never copied."""
 
 from functools import lru_cache
 from pathlib import Path
@@ -12,7 +12,7 @@ from avpipe.plan.source import ArchiveSource, LocalSource
 
 
 def local_fetcher(source: LocalSource) -> Fetcher:
-    """Fetches files below a folder, or members of an archive, whichever the source's `path` names."""
+    """A fetcher of files below a folder or of members of an archive, depending on what `path` is."""
     if source.local_archive:
         return ArchiveFetcher(ArchiveSource(**source.model_dump(exclude={"kind"})))
     return LocalFetcher(source)
@@ -33,13 +33,13 @@ class LocalFetcher:
         self.pattern = source.pattern
 
     def key(self, clip: WantedClip) -> None:
-        """Looking again costs nothing."""
+        """None: looking again costs nothing."""
 
     def fetch(self, clip: WantedClip, destination: Path) -> Outcome:
-        """Point to the file. `destination` is not used: nothing is copied.
+        """Give the path of the file. `destination` is not used, because nothing is copied.
 
         Raises:
-            ValueError: for a pattern that `avpipe.clips.local_file` does not take.
+            ValueError: for a pattern that `avpipe.clips.local_file` does not accept.
         """
         path = local_file(self.root, self.pattern, clip.clip, clip.source)
         if path is None:

@@ -1,8 +1,8 @@
 """The messages of yt-dlp and YouTube, and what each means for a clip.
 
-Only the message tells a deleted video from a rate limit, for yt-dlp has one exception for nearly everything. Messages
-change. One that no pattern knows counts as a failure that may pass, so that no clip is given up because of a new
-wording, and it can be read in the table of outcomes.
+Only the message distinguishes a deleted video from a rate limit, because yt-dlp raises the same exception for nearly
+everything. Messages change. A message that no pattern matches counts as a failure for now, so that no clip is given up
+because of a new wording. The message is in the table of outcomes.
 """
 
 import re
@@ -18,13 +18,13 @@ _HINT = re.compile(
     r"|; please report this issue|It is recommended to use `-t sleep`|Use --list-formats).*",
     re.DOTALL,
 )
-"""Advice on yt-dlp's command line, which nobody here types."""
+"""Advice about yt-dlp's command line, which does not apply here."""
 
 _PATTERNS: tuple[tuple[str, Status], ...] = (
-    # Messages that stop us come first: they may contain words that mean something else for a single video.
+    # Messages that concern all videos come first: they may contain words that mean something else for a single video.
     (BOT_CHECK, Status.BOT_CHECK),
     (r"HTTP Error 429|429 Too Many Requests|rate-limited|try again later\b", Status.RATE_LIMITED),
-    # Something of ours: limits, programs, cookies.
+    # Our own limits, programs and cookies.
     (r"address that is not public|redirected to a private", Status.REFUSED_URL),
     (r"File too large|larger than max-filesize|Errno 27\b|exited with code (?:-25|153)\b", Status.TOO_LARGE),
     (r"ends before the clip's interval", Status.TOO_SHORT),
@@ -32,7 +32,7 @@ _PATTERNS: tuple[tuple[str, Status], ...] = (
     (r"JavaScript runtime could be found|challenge solving failed|Signature solving failed", Status.NO_TOOL),
     (r"could not (?:find|copy).*cookies|cookies? (?:file|database).*(?:not found|cannot)", Status.NO_TOOL),
     (r"failed to (?:load|decrypt).*cookies|does not look like a Netscape format", Status.NO_TOOL),
-    # Not shown here or to us, or not yet.
+    # Videos that are not shown here, to us, or yet.
     (
         r"in your (?:country|location)|from your location|geo.?restrict|blocked it in your",
         Status.REGION_BLOCKED,

@@ -1,4 +1,4 @@
-"""What fetching one clip came to."""
+"""The outcome of fetching one clip."""
 
 from dataclasses import dataclass
 
@@ -7,17 +7,17 @@ from avpipe.clips import Status
 
 @dataclass(frozen=True)
 class Outcome:
-    """What fetching one clip came to.
+    """The outcome of fetching one clip.
 
     Args:
         status: `Status.PRESENT`, or why there is no file.
-        reason: in words, with the source's own message; empty only where the status says it all.
-        path: the file, if present; as the source's folder was given (relative stays relative).
+        reason: an explanation with the source's own message; may be empty if the status says enough.
+        path: the file, if present; relative if the source's folder is.
         bytes: its size.
         sha256: of its content, hexadecimal.
-        attempts: how often sources were asked, in all runs together.
-        seconds: how long that took, with waits; 0 where nothing was transferred.
-        found_in: the source that had it, for example "local" or "http example.org".
+        attempts: number of requests to sources, in all runs together.
+        seconds: how long the requests took, with waits; 0 for local files.
+        found_in: the source of the file, for example "local" or "http example.org".
         offset: seconds of the source at which the file begins; 0 unless the file is an excerpt.
     """
 

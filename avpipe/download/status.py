@@ -1,4 +1,4 @@
-"""Count what became of a study's clips, and ask again for those that may still come."""
+"""Counts a study's clips by status, and asks again for clips that are missing for now."""
 
 from collections import Counter
 from collections.abc import Collection, Sequence
@@ -30,7 +30,7 @@ DECODED = frozenset(
 
 @dataclass(frozen=True)
 class ClipStatus:
-    """Where a clip stands.
+    """The status of a clip.
 
     Args:
         clip, split, shard: as in the manifest.
@@ -65,7 +65,7 @@ def clip_statuses(results: Path) -> list[ClipStatus]:
 
 
 def count(statuses: Sequence[ClipStatus]) -> dict[str, dict[str, int]]:
-    """Clips a split and a status; "not_yet_asked" where a shard was not fetched, "named" is all of the split."""
+    """Counts by split and status; "not_yet_asked": the shard was not fetched yet, "named": all clips of the split."""
     counts: dict[str, Counter[str]] = {}
     for clip in statuses:
         split = counts.setdefault(clip.split, Counter())
@@ -75,7 +75,7 @@ def count(statuses: Sequence[ClipStatus]) -> dict[str, dict[str, int]]:
 
 
 def status_table(statuses: Sequence[ClipStatus]) -> Table:
-    """The counts for a person: a row a status, a column a split, and the commonest reason."""
+    """The counts as a table for the terminal: a row per status, a column per split, and the most frequent reason."""
     counts = count(statuses)
     table = Table("status", *counts, "all", "asked again", "for example", title=None)
     for status in (*Status, None):
@@ -93,7 +93,7 @@ def status_table(statuses: Sequence[ClipStatus]) -> Table:
 
 
 def _again(status: Status | None, clips: Sequence[ClipStatus]) -> str:
-    """How clips of a status get another chance."""
+    """How clips with this status are asked for again."""
     if status in (None, Status.PRESENT):
         return ""
     if status is Status.TIMED_OUT and all(clip.fetched is Status.PRESENT for clip in clips):
@@ -102,7 +102,7 @@ def _again(status: Status | None, clips: Sequence[ClipStatus]) -> str:
 
 
 def left_for_later(statuses: Sequence[ClipStatus] | Counter[str]) -> str | None:
-    """How many clips may still come, and what to do; None if there are none."""
+    """How many clips another attempt may find, and what to do; None if there are none."""
     counts = (
         statuses
         if isinstance(statuses, Counter)
@@ -133,15 +133,14 @@ def retry(
     reasons: Collection[Status] = (),
     shards: Collection[int] = (),
 ) -> Counter[str]:
-    """Ask again for clips that did not come; tables of shards in which something changed are written anew.
+    """Ask again for missing clips, and rewrite the tables of shards in which an outcome changed.
 
     Args:
         results: the study's folder.
         sources: where to look, in this order.
         budgets: see `Places`.
-        reasons: ask only for clips with these statuses; final ones are asked for only if they stand here. None: all
-            that may pass.
-        shards: only these; none: all.
+        reasons: ask only for clips with these statuses. Empty: all statuses that are not final.
+        shards: only these; empty: all.
 
     Returns:
         How many of the clips that were asked for ended with each status.
@@ -182,7 +181,7 @@ def _standing(
     place = clip["clip"], clip["split"], clip["shard"]
     if fetched is None:
         return ClipStatus(*place, None, None, "")
-    came = Status(fetched["status"])
-    if came is Status.PRESENT and decoded and decoded["status"] in DECODED:
-        return ClipStatus(*place, came, Status(decoded["status"]), decoded["reason"])
-    return ClipStatus(*place, came, came, fetched["reason"])
+    status = Status(fetched["status"])
+    if status is Status.PRESENT and decoded and decoded["status"] in DECODED:
+        return ClipStatus(*place, status, Status(decoded["status"]), decoded["reason"])
+    return ClipStatus(*place, status, status, fetched["reason"])

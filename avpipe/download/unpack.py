@@ -1,4 +1,4 @@
-"""Unpacking an archive that nobody vouches for: zip, tar (plain or compressed), rar. All of its files come, or none."""
+"""Unpacks an archive that is not trusted: zip, tar (plain or compressed), rar. Either all files are unpacked, or it fails."""
 
 import bz2
 import errno
@@ -8,12 +8,10 @@ import os
 import re
 import shutil
 import stat
-import struct
 import subprocess
 import tarfile
 import threading
 import zipfile
-import zlib
 from concurrent.futures import CancelledError
 from pathlib import Path
 from typing import IO
@@ -24,20 +22,20 @@ from avpipe.files import output_errors
 CHUNK = 1 << 20
 """Bytes read at once; a tar header that says it is longer is refused."""
 RATIO = 200
-"""How many times its size an archive may grow. Video and audio grow by less than 2; a bomb by 1,000 and more."""
+"""Largest ratio of unpacked to packed bytes. Video and audio have less than 2; a bomb has 1,000 and more."""
 SMALL = 16 << 20
-"""Bytes that may come out of however little."""
+"""Unpacked bytes that are allowed whatever the ratio."""
 DEEPEST = 50
-"""Folders within each other."""
+"""Largest depth of folders. (Python's own rmtree fails on a thousand.)"""
 RAR_SECONDS = 7200.0
 RAR_TOOL = "bsdtar"
 
 
 class ArchiveError(Exception):
-    """A file is no archive, is cut off, hostile, or cannot be read here; the message says what to do.
+    """A file is no archive, is incomplete or hostile, or cannot be read on this machine; the message says what to do.
 
     Args:
-        status: of all clips in it; none is final, because another archive may lie there another day.
+        status: of all clips in it; not final, because the archive may be replaced.
     """
 
     def __init__(self, reason: str, status: Status = Status.MISSING) -> None:
@@ -46,13 +44,7 @@ class ArchiveError(Exception):
 
 
 class _Count:
-    """The bytes that come out of one archive, and how many may.
-
-    Args:
-        archive: bytes of the archive.
-        member: largest file in bytes.
-        total: bytes of all files, at most; less if `archive` is small.
-    """
+    """Counts the unpacked bytes of an archive of `archive` bytes; the limits of `unpack` apply."""
 
     def __init__(self, archive: int, member: int, total: int) -> None:
         self.member, self.total, self.sum = member, min(total, max(SMALL, RATIO * archive)), 0
@@ -60,7 +52,7 @@ class _Count:
     def add(self, name: str, size: int) -> None:
         """Count a file. Raises `ArchiveError` if it is too much."""
         self.sum += size
-        if name.count("/") > DEEPEST:  # Python's own rmtree fails on a thousand
+        if name.count("/") > DEEPEST:
             raise ArchiveError(f"{name[:200]} in it lies more than {DEEPEST} folders deep: refused")
         if size > self.member:
             raise ArchiveError(
@@ -71,16 +63,16 @@ class _Count:
 
 
 def unpack(path: Path, folder: Path, member: int, total: int, stopped: threading.Event) -> None:
-    """Unpack the regular files of an archive, whatever its name is, below `folder`; links and devices are left out.
+    """Unpack the regular files of an archive below `folder`; links and devices are left out.
 
     Args:
         path: of the archive.
-        folder: exists and is empty; half of the files may lie there after an error.
-        member, total: bytes of one file, and of all, at most.
-        stopped: ends it when it is set.
+        folder: exists and is empty; after an error it may have some of the files.
+        member, total: largest size of one file, and of all files together, in bytes.
+        stopped: ends the unpacking when it is set.
 
     Raises:
-        ArchiveError: if it is none, is damaged, has a name that leads out of `folder`, or grows beyond the count.
+        ArchiveError: if the file is no archive, is damaged, has a name that leads out of `folder`, or exceeds a limit.
         CancelledError: because of `stopped`.
         OutputError: on a full disk.
     """
@@ -96,23 +88,13 @@ def unpack(path: Path, folder: Path, member: int, total: int, stopped: threading
             _untar(path, head, folder, count, stopped)
     except ArchiveError as error:
         raise ArchiveError(f"{path}: {error}", error.status) from error
-    except (
-        OSError,
-        EOFError,
-        ValueError,
-        OverflowError,
-        RecursionError,
-        RuntimeError,  # also NotImplementedError: an unknown compression; and a zip that needs a password
-        struct.error,
-        zlib.error,
-        lzma.LZMAError,
-        zipfile.BadZipFile,
-        tarfile.TarError,
-    ) as error:
+    except CancelledError:
+        raise
+    except Exception as error:  # of a dozen classes: tarfile, zipfile and the decompressors have their own
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             with output_errors(folder):
                 raise
-        raise ArchiveError(f"{path} cannot be unpacked ({error}): fetch it anew") from error
+        raise ArchiveError(f"{path} cannot be unpacked ({error}): get it again") from error
 
 
 def _unzip(path: Path, folder: Path, count: _Count, stopped: threading.Event) -> None:
@@ -142,15 +124,13 @@ def _untar(path: Path, head: bytes, folder: Path, count: _Count, stopped: thread
             while (info := tar.next()) is not None:
                 if stopped.is_set():
                     raise CancelledError
-                tar.members.clear()  # it would keep them all
+                tar.members.clear()  # else the list of members fills the memory
                 if info.isreg() and not info.issparse():
                     count.add(info.name, info.size)
                     tar.extract(info, folder, set_attrs=False, filter="data")
-        # tarfile takes damage, and the end of the file, for the end of the archive; a whole tar ends with an empty block
+        # tarfile stops at damage and at the end of the file as if the archive ended there; a whole tar ends with an empty block
         if stream.last != bytes(tarfile.BLOCKSIZE):
-            raise ArchiveError(
-                "it has no end mark where a tar must have one, so it is cut off or no tar: fetch it anew"
-            )
+            raise ArchiveError("it has no end mark, so it is incomplete or no tar: get it again")
         while stream.read(CHUNK):  # to the checksum at the end
             pass
 
@@ -169,13 +149,13 @@ def _uncompressed(path: Path, head: bytes) -> IO[bytes]:
 
 
 class _Stream:
-    """A tar as tarfile reads it: forwards only, little at once, and no more than a limit."""
+    """The file object that tarfile reads: forwards only, in small pieces, and not beyond a limit."""
 
     def __init__(self, file: IO[bytes], limit: int) -> None:
         self.file, self.left, self.place, self.last = file, limit + CHUNK, 0, b""
 
     def read(self, size: int) -> bytes:
-        """At most `size` bytes. Raises `ArchiveError` for a header that is huge, or a bomb."""
+        """At most `size` bytes. Raises `ArchiveError` for a huge header and beyond the limit."""
         if not 0 <= size <= CHUNK:
             raise ArchiveError(f"a header of {size} bytes: refused")
         self.last = self.file.read(size)
@@ -190,7 +170,7 @@ class _Stream:
         return self.place
 
     def seek(self, place: int) -> None:
-        """Skip to a place. Raises `ArchiveError` for one before this: such a tar would go round for ever."""
+        """Skip to a place. Raises `ArchiveError` for an earlier place, at which tarfile would loop without end."""
         if place < self.place:
             raise ArchiveError("its headers lead backwards: refused")
         while self.place < place and self.read(min(CHUNK, place - self.place)):
@@ -201,7 +181,7 @@ def _unrar(path: Path, folder: Path, count: _Count) -> None:
     """By bsdtar, which refuses names and links that lead out of the folder."""
     program = shutil.which(RAR_TOOL)
     if program is None:
-        raise ArchiveError(f"a rar file: install {RAR_TOOL}, or pack it anew as zip or tar", Status.NO_TOOL)
+        raise ArchiveError(f"a rar file: install {RAR_TOOL}, or pack it again as zip or tar", Status.NO_TOOL)
     listing = _run(program, "-cf", "-", "--format=mtree", "--options=!all,size", f"@{path.absolute()}")
     for name, size in re.findall(rb"^(\S+) size=(\d+)", listing, re.MULTILINE):  # a name has \040 for a space
         count.add(name.decode("ascii", "replace"), int(size))
@@ -222,5 +202,5 @@ def _run(*command: str) -> bytes:
         raise ArchiveError(f"{RAR_TOOL} was not done in {RAR_SECONDS:g} s", Status.TIMED_OUT) from None
     if done.returncode:
         said = done.stderr.decode("utf-8", "replace").strip()[-200:]
-        raise ArchiveError(f"{RAR_TOOL} cannot read it ({said}): fetch it anew")
+        raise ArchiveError(f"{RAR_TOOL} cannot read it ({said}): get it again")
     return done.stdout

@@ -1,4 +1,4 @@
-"""Clips behind http(s), one URL a clip."""
+"""Clips on a web server, one URL per clip."""
 
 import mimetypes
 import shutil
@@ -14,19 +14,20 @@ from avpipe.download.budget import Budget, Clock
 from avpipe.download.outcome import Outcome
 from avpipe.files import move_whole, output_errors
 from avpipe.plan.source import HttpSource, HuggingFaceSource
-from avpipe.web import Arrived, DownloadFailed, Failure, Limits, Remote, download
+from avpipe.web import Arrived, DownloadFailed, Limits, Remote, download
 
 STOPS = 3
-"""Clips in a row for which the server says stop, or asks us to wait; then no job of this machine asks it for a while."""
+"""After this many clips in a row for which the server says stop or wait, all jobs of this machine pause."""
 
 
 class WebFetcher:
-    """Files behind a URL pattern; see `avpipe.web` for what is limited and refused.
+    """Fetches files by a URL pattern; `avpipe.web` has the limits and what is refused.
 
     Args:
         source: its `url` holds {source} or {clip}.
         budgets: folder of the budgets, see `avpipe.download.budget`.
-        url, secrets: instead of the source's `url`, a pattern and headers for its host only.
+        url: a pattern in place of the source's `url`.
+        secrets: headers that are sent to that URL's host only.
         limits: of one download; default: the source's.
     """
 
@@ -54,11 +55,11 @@ class WebFetcher:
 
     @property
     def name(self) -> str:
-        """The kind and the host, without what a URL may carry of secrets."""
+        """The kind and the host; no more, because a URL may contain secrets."""
         return f"{self.source.kind} {urllib.parse.urlsplit(self.url).hostname}"
 
     def key(self, clip: WantedClip) -> str:
-        """The clip's URL, and what is said of its files."""
+        """The clip's URL, and whether its files are excerpts."""
         return f"{self._url(clip)} excerpts" if self.source.excerpts else self._url(clip)
 
     def _url(self, clip: WantedClip) -> str:
@@ -99,15 +100,16 @@ class WebFetcher:
             raise CancelledError
 
     def _heed(self, failure: DownloadFailed) -> None:
-        """Ask the server no more for a while when it said so several times in a row; the other clips stay for later."""
-        said = failure.kind in (Failure.RATE_LIMITED, Failure.BOT_CHECK)
+        """Count refusals; after `STOPS` in a row, start a pause for all jobs. The remaining clips are left for later."""
+        stop = failure.status in (Status.RATE_LIMITED, Status.BOT_CHECK)
+        later = not failure.status.final
         with self._lock:
-            self._stops = self._stops + 1 if said or (failure.kind.later and failure.wait is not None) else 0
+            self._stops = self._stops + 1 if stop or (later and failure.wait is not None) else 0
             enough = self._stops >= STOPS
         if enough:
-            status = Status(failure.kind.value) if said else Status.RATE_LIMITED
+            status = failure.status if stop else Status.RATE_LIMITED
             self.budget.stop(status, failure.reason, failure.wait)
-        elif not failure.kind.later:
+        elif not later:
             self.budget.answered()
 
 

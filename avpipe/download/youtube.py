@@ -1,4 +1,4 @@
-"""Clips on YouTube, or on another site that yt-dlp knows: the seconds that are needed, at a pace the site accepts."""
+"""Clips on YouTube, or on another site that yt-dlp knows: only the seconds of the clip, at a pace that the site accepts."""
 
 import errno
 import hashlib
@@ -29,32 +29,32 @@ from avpipe.web import addresses_of
 
 PAGE = "https://www.youtube.com/watch?v={source}"
 ID = re.compile(r"[A-Za-z0-9_-]{11}")
-"""YouTube's ids. One may begin with a hyphen: it is never an argument of its own."""
+"""YouTube's ids. An id may begin with a hyphen, so it must never be a command line argument of its own."""
 RATE = 250.0
-"""Videos an hour, if the source does not say: a guest gets about 300."""
+"""Videos an hour, if the source has no `rate`. YouTube allows about 300 without an account."""
 TIMEOUT = 1800.0
-"""Seconds for a clip, if the source does not say."""
+"""Seconds for a clip, if the source has no `timeout`."""
 STOP = (Status.BOT_CHECK, Status.RATE_LIMITED)
-"""Answers after which nobody asks for a while."""
+"""Answers after which all jobs pause."""
 USELESS = (Status.NETWORK_ERROR, Status.NO_TOOL)
-"""Failures that are not the clip's fault if many follow each other: no network, no JavaScript runtime, a site that changed."""
+"""Failures whose cause is not the clip if many follow each other: no network, no JavaScript runtime, a changed site."""
 PATIENCE = 10
 """Number of such failures in a row after which the job stops asking."""
-# H.264 and AAC in mp4 where there is a choice: in that container the times of an excerpt are exact.
+# Prefer H.264 and AAC in mp4, where the times of an excerpt are exact.
 CHOICE = "--format-sort=vcodec:h264,ext:mp4:m4a"
 SLEEP = "--sleep-requests=0.75"
 """yt-dlp's own advice for YouTube."""
 
 
 class YouTubeFetcher:
-    """Videos behind a page that yt-dlp reads.
+    """Fetches videos from pages that yt-dlp can read.
 
     Only the clip's interval is downloaded, with `margin` seconds before and after it: the excerpt is cut at key
-    frames, without decoding, and its `offset` says where in the video it begins. Normalising cuts it exactly.
+    frames, without decoding, and its `offset` is the second of the video at which it begins. Normalising cuts it exactly.
 
     Args:
         source: `url`, if given, is the page of another site than YouTube, with {source} in it.
-        budgets: folder of the budgets, see `avpipe.download.budget`; yt-dlp's cache lies beside it.
+        budgets: folder of the budgets, see `avpipe.download.budget`; yt-dlp's cache is beside it.
 
     Raises:
         ValueError: if the file of cookies is missing.
@@ -113,7 +113,7 @@ class YouTubeFetcher:
         return Outcome(Status.PRESENT, "", *facts, 1, seconds, self.name, answer.offset)
 
     def stop(self) -> None:
-        """End what is under way in other threads; they raise CancelledError."""
+        """End the downloads of other threads; they raise CancelledError."""
         self.stopped.set()
 
     def _sleep(self, seconds: float) -> None:
@@ -121,7 +121,7 @@ class YouTubeFetcher:
             raise CancelledError
 
     def _interval(self, clip: WantedClip) -> tuple[float | None, float | None]:
-        """What to download: the clip with its margin; None = from the beginning, to the end."""
+        """The seconds to download: the clip with its margin; None = the video's beginning, its end."""
         start = None if math.isnan(clip.start) else max(0.0, clip.start - self.source.margin)
         end = None if math.isnan(clip.end) else clip.end + self.source.margin
         return start, end
@@ -133,7 +133,7 @@ class YouTubeFetcher:
         options = [f"--format={source.format}", CHOICE, f"--cache-dir={self.cache}", "--no-js-runtimes"]
         runtimes = javascript_runtimes(Path(sys.executable))
         options += [f"--js-runtimes={name}:{path}" for name, path in runtimes.items()]
-        if source.cookies:  # a copy: yt-dlp writes the file anew when it ends
+        if source.cookies:  # a copy, because yt-dlp rewrites the file when it ends
             shutil.copyfile(source.cookies, folder / "cookies")
             options.append(f"--cookies={folder / 'cookies'}")
         if source.cookies_from_browser:
@@ -156,14 +156,14 @@ class YouTubeFetcher:
         )
 
     def _failure(self, answer: ytdlp.Answer, seconds: float) -> Outcome:
-        """What yt-dlp's messages mean, for the clip and for those after it."""
+        """The outcome that yt-dlp's messages mean; after some, later clips are not asked for."""
         everything = "; ".join(answer.messages)
         for number in (errno.ENOSPC, errno.EDQUOT):
             if os.strerror(number) in everything:
                 raise OSError(number, everything)
         status = status_of(answer.messages[0])
         reason = shortened(answer.messages[0])
-        # ffmpeg's own words tell more than "ffmpeg exited with code 8". But a server's trouble may pass, whatever ffmpeg says of it.
+        # ffmpeg's own messages say more than "ffmpeg exited with code 8". But a server's error is never final.
         if status is Status.NETWORK_ERROR and not answer.messages[0].startswith("HTTP Error 5"):
             status, reason = status_of(everything), shortened(everything)
         if status is Status.NO_TOOL:
@@ -178,14 +178,14 @@ class YouTubeFetcher:
         return outcome
 
     def _answered(self) -> None:
-        """Note that the site said something about a clip, so that asking makes sense."""
+        """Note that the site answered about a clip, so the network and the programs work."""
         self.useless.clear()
         self.budget.answered()
 
 
 @contextmanager
 def _scratch(destination: Path) -> Iterator[Path]:
-    """An empty folder beside the destination, removed in the end; one that a killed run left is removed first."""
+    """An empty folder beside the destination, removed at the end; a folder left by a killed run is removed first."""
     folder = destination.with_name(f".{destination.name}.partial")
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(mode=0o700)

@@ -1,7 +1,7 @@
-"""yt-dlp in a process of its own, for one clip: a request in JSON in, an answer in JSON out.
+"""Runs yt-dlp in a process of its own, for one clip: it reads a request and writes an answer, both as JSON.
 
-A process can be stopped with everything it started, and its memory and files are bounded whatever a site sends. In it
-yt-dlp is called as a library, which takes the URL as data and not as a part of a command line.
+A process can be stopped with everything that it started, and its memory and the size of its files are limited. In the
+process yt-dlp is called as a library, so that the URL is never part of a command line.
 """
 
 import contextlib
@@ -27,66 +27,52 @@ from avpipe.web import addresses_of, is_public, retry_after
 MEMORY = 4 << 30
 """Bytes of data that yt-dlp, its ffmpeg and its JavaScript runtime may each have (Linux)."""
 LOOK = 0.1
-"""Seconds between looks at whether the process has ended."""
+"""Seconds between two checks whether the process has ended."""
 WORDS = 4
-"""Lines of a log, and warnings, that are kept."""
+"""Number of log lines, and of warnings, that are kept."""
 ROUNDING = 0.05
-"""Seconds by which the video or the audio of an excerpt may end early; likewise."""
+"""Seconds by which the video or the audio of an excerpt may end early, because sites round the duration."""
 LATE = 0.5
 """Seconds by which the video or the audio of an excerpt may begin late; if it is more, the whole video is downloaded."""
 NAME = "clip"
-"""Name of the file, so that nothing of the site is in it."""
+"""Name of the file, instead of a title from the site."""
 ANSWER = "answer.json"
 
-# Repeats wait longer each time. Holes are errors. Nothing is read from the user's configuration of yt-dlp.
-MANNERS = [
-    "--retries=3",
-    "--fragment-retries=3",
-    "--extractor-retries=2",
-    "--file-access-retries=0",
-    "--socket-timeout=30",
-    "--retry-sleep=http:exp=1:30",
-    "--retry-sleep=fragment:exp=1:30",
-    "--retry-sleep=extractor:exp=1:30",
-    "--abort-on-error",
-    "--abort-on-unavailable-fragments",
-    "--downloader=m3u8:native",
-    "--fixup=never",
-    "--ignore-config",
-    "--no-plugin-dirs",
-    "--no-update",
-    "--no-mtime",
-    "--no-overwrites",
-    "--no-continue",
-]
-# The times of an excerpt are those of the video, so that its first one is its offset; and merging does not shift the audio.
+# Waits between retries grow. A missing piece is an error. The user's own configuration of yt-dlp is not read.
+OPTIONS = [
+    "--retries=3", "--fragment-retries=3", "--extractor-retries=2", "--file-access-retries=0", "--socket-timeout=30",
+    "--retry-sleep=http:exp=1:30", "--retry-sleep=fragment:exp=1:30", "--retry-sleep=extractor:exp=1:30",
+    "--abort-on-error", "--abort-on-unavailable-fragments", "--downloader=m3u8:native", "--fixup=never",
+    "--ignore-config", "--no-plugin-dirs", "--no-update", "--no-mtime", "--no-overwrites", "--no-continue",
+]  # fmt: skip
+# An excerpt keeps the video's times, so that its first time is its offset, and merging does not shift the audio.
 TIMES = (
     "--postprocessor-args=Merger+ffmpeg_o:-copyts",
     "--downloader-args=ffmpeg_o:-copyts -start_at_zero -fflags +bitexact -nostats -loglevel warning",
-    # Microseconds that ffmpeg waits for a byte, and what it may open. A file only if its command line names it.
+    # Microseconds that ffmpeg waits for a byte, and the protocols that it may open: no local file inside a playlist.
     "--downloader-args=ffmpeg_i:-rw_timeout 60000000 -protocol_whitelist http,https,httpproxy,tls,tcp,crypto,data",
 )
 _HOLE = re.compile(
     r"prematurely|partial file|Error during demuxing|Connection (?:reset|timed out)|Input/output error"
     r"|Failed to open|HTTP error (?!416)[45]"
 )
-"""What ffmpeg says when a connection breaks or a piece of a video is not there. It continues, and ends without an error."""
+"""Messages of ffmpeg about a broken connection or a missing piece. ffmpeg itself continues and ends without an error."""
 
 
 @dataclass(frozen=True)
 class Request:
-    """What to download.
+    """A request to this module's process.
 
     Args:
         url: the clip's page.
-        folder: where files go; exists, is empty, and belongs to this request.
-        start, end: seconds of the video that are wanted, None = from its beginning, to its end.
-        options: of yt-dlp, beyond those that are always given.
+        folder: for files; exists, is empty, and is used by this request only.
+        start, end: the seconds of the video to download; None = its beginning, its end.
+        options: of yt-dlp, in addition to `OPTIONS`.
         extractors: regular expressions of the extractors that may be used.
         ffmpeg: path of the program.
         largest: bytes of the largest file.
-        guarded: refuse to connect to addresses of the private network.
-        trusted: addresses that are connected to all the same, those that the configuration leads to.
+        guarded: whether connections to addresses of the private network are refused.
+        trusted: addresses that are allowed nevertheless, because the configuration names them.
     """
 
     url: str
@@ -103,10 +89,10 @@ class Request:
 
 @dataclass(frozen=True)
 class Answer:
-    """What came of it.
+    """The answer to a request.
 
     Args:
-        path: the file, or None where there is none.
+        path: the file; None if it could not be downloaded.
         offset: seconds of the video at which the file begins.
         messages: why there is no file: yt-dlp's error, then ffmpeg's.
         warnings: of yt-dlp.
@@ -126,14 +112,14 @@ def ask(request: Request, timeout: float, stopped: threading.Event) -> Answer:
     Args:
         request: what to download.
         timeout: seconds.
-        stopped: set from elsewhere to end at once.
+        stopped: ends the process when it is set.
 
     Raises:
         TimeoutError: it was ended after `timeout` seconds.
         CancelledError: it was ended because of `stopped`.
     """
     folder = Path(request.folder)
-    (folder / "bin").mkdir()  # yt-dlp looks for a program of this name, not for a path
+    (folder / "bin").mkdir()  # yt-dlp looks for a program with this name on PATH
     (folder / "bin" / "ffmpeg").symlink_to(request.ffmpeg)
     environment = os.environ | {"PATH": f"{folder / 'bin'}{os.pathsep}{os.environ.get('PATH', os.defpath)}"}
     deadline = time.monotonic() + timeout
@@ -150,7 +136,7 @@ def ask(request: Request, timeout: float, stopped: threading.Event) -> Answer:
         assert process.stdin is not None
         with process:
             try:
-                # The pipe stays open as long as we live: when it closes, the process ends itself.
+                # The pipe closes when this process ends; then yt-dlp's process ends itself.
                 with contextlib.suppress(BrokenPipeError):
                     process.stdin.write(json.dumps(asdict(request)).encode() + b"\n")
                 while process.poll() is None:
@@ -159,7 +145,7 @@ def ask(request: Request, timeout: float, stopped: threading.Event) -> Answer:
                     if time.monotonic() > deadline:
                         raise TimeoutError
             finally:
-                with contextlib.suppress(ProcessLookupError):  # with all it started
+                with contextlib.suppress(ProcessLookupError):  # with the programs that it started
                     os.killpg(process.pid, signal.SIGKILL)
         log.seek(0)
         words = _last_words(log.read().decode("utf-8", "replace"))
@@ -170,7 +156,7 @@ def ask(request: Request, timeout: float, stopped: threading.Event) -> Answer:
 
 
 def _last_words(log: str) -> list[str]:
-    """What ffmpeg, or Python, complained about: the lines about a hole if there are any, else the last ones."""
+    """Error messages in the log: lines about a missing piece if there are any, else the last lines."""
     lines = [re.sub(r" @ 0x[0-9a-f]+", "", line.strip())[:200] for line in log.splitlines() if line.strip()]
     return ([line for line in lines if _HOLE.search(line)] or lines)[-WORDS:]
 
@@ -184,55 +170,55 @@ def main() -> None:
         resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, MEMORY))
     if request.guarded:
         sys.addaudithook(_Guard(request.trusted))
-    answer = json.dumps(asdict(_bring(request)))
+    answer = json.dumps(asdict(_download(request)))
     (Path(request.folder) / ANSWER).write_text(answer, encoding="utf-8")
 
 
 def _end_with_parent() -> None:
-    """Wait until the standard input closes, which is when the process that asked is gone; then end all we started."""
+    """Wait until the standard input closes, because the parent process is gone; then end this process and its programs."""
     while os.read(0, 1024):
         pass
     os.killpg(0, signal.SIGKILL)
 
 
-def _bring(request: Request) -> Answer:
-    """Download the excerpt; or the whole video if no seconds are given, or if the excerpt does not have all of them.
+def _download(request: Request) -> Answer:
+    """Download the excerpt, or the whole video if no seconds are given or the excerpt lacks some of them.
 
-    Some servers cannot start in the middle, and some manifests give wrong times. In a whole video yt-dlp itself notices
-    what is missing.
+    Some servers cannot start in the middle of a video, and some manifests have wrong times. In a whole video, yt-dlp
+    notices missing pieces itself.
     """
     if request.start or request.end is not None:
         span = (request.start or 0.0, math.inf if request.end is None else request.end)
         answer, duration = _run(request, span)
         times = _times(answer.path) if answer.path else None
-        end = min(span[1], math.inf if duration is None else duration - 1) - ROUNDING  # sites round it
+        end = min(span[1], math.inf if duration is None else duration - 1) - ROUNDING
         if times and times.begin <= span[0] + LATE and (times.end >= end or end == math.inf):
             return replace(answer, offset=times.start)
         if answer.path:
             Path(answer.path).unlink()
         elif "not in allowed_" not in _log():  # ffmpeg refuses pieces (HLS) with odd names, yt-dlp does not
             return answer
-        os.ftruncate(2, 0)  # the log: what ffmpeg said of the excerpt does not count
+        os.ftruncate(2, 0)  # the log: messages about the excerpt do not count
     return _run(request, None)[0]
 
 
 def _log() -> str:
-    """What ffmpeg has said so far."""
+    """ffmpeg's messages so far; the process's log is its standard error."""
     return os.pread(2, 1 << 20, 0).decode("utf-8", "replace")
 
 
 def _run(request: Request, span: tuple[float, float] | None) -> tuple[Answer, float | None]:
-    """One run of yt-dlp's library: the answer, and the seconds of the video if the site tells them."""
+    """Run yt-dlp's library once. Gives the answer, and the video's duration in seconds if the site has it."""
     import yt_dlp
 
-    said = _Said(request)
-    options = yt_dlp.parse_options([*MANNERS, *TIMES, *request.options]).ydl_opts
+    log = _Log(request)
+    options = yt_dlp.parse_options([*OPTIONS, *TIMES, *request.options]).ydl_opts
     options |= {
-        "logger": said,
+        "logger": log,
         "allowed_extractors": list(request.extractors),
         "outtmpl": {"default": str(Path(request.folder) / f"{NAME}.%(ext)s")},
         "max_filesize": request.largest,
-        "match_filter": said.objection,
+        "match_filter": log.objection,
         "playlist_items": "1",
     }
     if span is not None:
@@ -240,46 +226,46 @@ def _run(request: Request, span: tuple[float, float] | None) -> tuple[Answer, fl
     try:
         with yt_dlp.YoutubeDL(options) as session:
             if span is not None:
-                session.add_post_processor(_Excerpt(session, said), when="before_dl")
+                session.add_post_processor(_Excerpt(session, log), when="before_dl")
             session.extract_info(request.url)
     except Exception as error:  # an extractor that does not understand a page may raise anything
-        return said.failed(str(error) or repr(error), _wish(error)), said.duration
-    if said.objections:  # perhaps to one of two files only, and yt-dlp downloaded the other
-        return said.failed(""), said.duration
+        return log.failed(str(error) or repr(error), _retry_after_of(error)), log.duration
+    if log.objections:  # it may concern one of two files only; yt-dlp has then downloaded the other
+        return log.failed(""), log.duration
     found = [path for path in Path(request.folder).glob(f"{NAME}.*") if path.suffix not in (".part", ".ytdl")]
     if len(found) != 1:
-        return said.failed(f"yt-dlp brought {len(found)} files"), said.duration
+        return log.failed(f"yt-dlp downloaded {len(found)} files"), log.duration
     if _HOLE.search(_log()):
-        return said.failed("the connection broke"), said.duration
-    return Answer(path=str(found[0])), said.duration
+        return log.failed("the connection broke"), log.duration
+    return Answer(path=str(found[0])), log.duration
 
 
 class _Excerpt:
-    """Prepares each video for the download of some seconds. A post-processor of yt-dlp's, by its methods alone.
+    """Prepares each video for the download of an excerpt. It has the methods of a post-processor of yt-dlp.
 
     Args:
-        session: yt-dlp's, which asks the site, with its cookies, headers and proxy.
-        said: gets the video's duration, if a manifest tells it.
+        session: of yt-dlp, with its cookies, headers and proxy.
+        log: gets the video's duration, if the manifest has it.
     """
 
-    def __init__(self, session: Any, said: "_Said") -> None:
-        self.session, self.said = session, said
+    def __init__(self, session: Any, log: "_Log") -> None:
+        self.session, self.log = session, log
 
     def set_downloader(self, _: Any) -> None:
         """Nothing to set."""
 
     def run(self, info: dict[str, Any]) -> tuple[list[str], dict[str, Any]]:
-        """What is to be deleted (nothing), and the video as it is to be downloaded.
+        """Give the files to delete (none), and the video as it is to be downloaded.
 
-        Of the pieces that a manifest (DASH) names, only those of the section stay, and yt-dlp downloads them itself:
-        ffmpeg's reader of manifests shifts the audio against the video by an AAC frame. ffmpeg downloads all else.
+        Of the pieces in a DASH manifest, only those of the excerpt remain, and yt-dlp downloads them itself, because
+        ffmpeg's own reader of manifests shifts the audio by an AAC frame. ffmpeg downloads everything else.
         """
         forms = info.get("requested_formats") or [info]
         section = {name: info.get(name) for name in ("section_start", "section_end")}
         for form in forms:
             if _is_in_pieces(form):
                 pieces, end = form["fragments"], section["section_end"] or math.inf
-                self.said.duration = sum(piece.get("duration") or 0 for piece in pieces) or None
+                self.log.duration = sum(piece.get("duration") or 0 for piece in pieces) or None
                 form["fragments"] = _within(pieces, section["section_start"] or 0, end)
             else:
                 form["url"] = self._end_of_redirects(form)
@@ -290,7 +276,7 @@ class _Excerpt:
         return [], info
 
     def _end_of_redirects(self, form: Mapping[str, Any]) -> str:
-        """Where a file really is. ffmpeg follows redirects by itself, where nobody looks at the addresses.
+        """The URL of a file after redirects. ffmpeg would follow redirects without any check of their addresses.
 
         Raises:
             yt_dlp.networking.exceptions.RequestError: the server refuses it, or the guard refuses an address.
@@ -301,16 +287,14 @@ class _Excerpt:
         asked = Asked(form["url"], headers={**(form.get("http_headers") or {}), "Range": "bytes=0-0"})
         try:
             response = self.session.urlopen(asked)
-        except (
-            TransportError
-        ):  # perhaps of a connection that was kept open, and that the site has closed by now
+        except TransportError:  # the site may have closed a connection that was kept open
             response = self.session.urlopen(asked)
         with contextlib.closing(response):
             return str(response.url)
 
 
 def _is_in_pieces(form: Mapping[str, Any]) -> bool:
-    """Whether a manifest (DASH) names all pieces of a format, and each piece is a file: yt-dlp cannot fetch parts of files."""
+    """Whether a DASH manifest lists the pieces of a format, each a file of its own: yt-dlp cannot download parts of a file."""
     pieces = form.get("fragments")
     if form.get("protocol") != "http_dash_segments" or not isinstance(pieces, list):
         return False
@@ -318,7 +302,7 @@ def _is_in_pieces(form: Mapping[str, Any]) -> bool:
 
 
 def _within(pieces: Sequence[dict[str, Any]], start: float, end: float) -> Sequence[dict[str, Any]]:
-    """The pieces with something of the seconds `start` to `end`, and the header; all pieces if durations are missing."""
+    """The pieces that overlap the seconds `start` to `end`, and the header; all pieces if durations are missing."""
     if not all(piece.get("duration") for piece in pieces[1:]):
         return pieces
     kept, at = [], 0.0
@@ -331,7 +315,7 @@ def _within(pieces: Sequence[dict[str, Any]], start: float, end: float) -> Seque
 
 
 class _Times(NamedTuple):
-    """In seconds: where a file starts, when the last of its streams begins, and when the first of them ends."""
+    """In seconds: the start of a file, the begin of the stream that begins last, the end of the stream that ends first."""
 
     start: float
     begin: float
@@ -339,7 +323,7 @@ class _Times(NamedTuple):
 
 
 def _times(excerpt: str) -> _Times | None:
-    """When the file's video and audio begin and end; None if it has neither, or if one of them is empty."""
+    """Times of the file's video and audio; None if it has neither, or if one of them is empty."""
     import av
 
     try:
@@ -362,7 +346,7 @@ def _times(excerpt: str) -> _Times | None:
     return _Times(start, max(first for first, _ in spans.values()), min(last for _, last in spans.values()))
 
 
-def _wish(error: BaseException | None) -> float | None:
+def _retry_after_of(error: BaseException | None) -> float | None:
     """The Retry-After behind an error, seconds."""
     for _ in range(8):
         if error is None:
@@ -375,8 +359,8 @@ def _wish(error: BaseException | None) -> float | None:
     return None
 
 
-class _Said:
-    """yt-dlp's `logger`: what it says of a request, and why we refuse a video."""
+class _Log:
+    """yt-dlp's `logger`: collects its warnings, and our reasons to refuse a video."""
 
     def __init__(self, request: Request) -> None:
         self.request = request
@@ -396,7 +380,7 @@ class _Said:
     error = warning
 
     def objection(self, info: Mapping[str, Any], incomplete: bool = False) -> str | None:
-        """Why a video is not downloaded though it is there."""
+        """The reason not to download a video; None if there is none."""
         self.duration, start = info.get("duration"), self.request.start
         found = None
         if info.get("is_live"):
@@ -408,18 +392,18 @@ class _Said:
         return found
 
     def failed(self, last: str, wait: float | None = None) -> Answer:
-        """The answer where there is no file: our objection if there is one, else yt-dlp's error."""
+        """The answer without a file: our objection if there is one, else yt-dlp's error."""
         return Answer(messages=self.objections[:1] or [last], warnings=self.warnings[-WORDS:], wait=wait)
 
 
 class _Guard:
-    """Refuses connections to addresses of the private network: no site may make us ask services there.
+    """Refuses connections to the private network, whose services no site may reach through us.
 
-    As an audit hook it sees every connection of this process, and the URLs in the command line of every program that
-    the process starts. It does not see the connections of such a program.
+    As an audit hook it is called for every connection of this process, and for every program that the process starts,
+    whose command line may have URLs. It is not called for the connections of such a program.
 
     Args:
-        trusted: addresses that the configuration leads to.
+        trusted: addresses that are allowed nevertheless.
     """
 
     def __init__(self, trusted: Sequence[str]) -> None:

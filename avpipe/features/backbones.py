@@ -1,4 +1,4 @@
-"""What all networks share: weights (published or drawn), their identity, and a runtime that computes them."""
+"""Shared by all extractors: weights (published or random), their identity, and the runtime that computes the network."""
 
 import hashlib
 from abc import ABC, abstractmethod
@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from avpipe.features.runtime import prepare
 from avpipe.features.spec import BACKBONES, NETWORKS, SEGMENTS, check_extractors
-from avpipe.features.weights import WeightsError, fetch, file_sha256
+from avpipe.features.weights import WeightsError, fetch
+from avpipe.files import sha256_of
 from avpipe.plan import registry
 from avpipe.plan.extractor import ExtractorConfig
 
@@ -37,17 +38,17 @@ class WeightsIdentity:
 
 
 class Extractor(ABC):
-    """A network with its preprocessing and pooling. `extractor(segments)` gives one feature a segment.
+    """A network with its preprocessing and pooling. `extractor(segments)` gives one feature per segment.
 
     Args:
         config: what to compute; checked.
         device: where.
         weights_folder: folder of published weights; needed for `weights: pretrained`.
-        clips: how many the job has: decides which runtime is worth its start, see runtime.py.
+        clips: number of clips in the job, by which runtime.py chooses the runtime.
     """
 
     preprocessing: str
-    """In words, for the array's attributes."""
+    """A description for the array's attributes."""
 
     def __init__(
         self, config: ExtractorConfig, device: torch.device, weights_folder: Path | None, clips: int = 0
@@ -56,7 +57,7 @@ class Extractor(ABC):
         self.config = config
         self.device = device
         network, self.identity, example = self._load(weights_folder)
-        # Weights alone do not tell VGGish's variants apart.
+        # VGGish's variants have the same weights and differ in their layers.
         sha256 = hashlib.sha256(f"{self.identity.state_sha256}{network}".encode()).hexdigest()
         dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}[config.precision]
         inputs = clips * SEGMENTS * (config.fps if BACKBONES[config.backbone].kind == "2d" else 1)
@@ -64,7 +65,7 @@ class Extractor(ABC):
 
     @abstractmethod
     def _load(self, weights_folder: Path | None) -> tuple[nn.Module, WeightsIdentity, Tensor]:
-        """The network in float32 on the CPU, whose weights it has, and two synthetic inputs of the real shape."""
+        """The network in float32 on the CPU, the identity of its weights, and two synthetic inputs of the real shape."""
 
     @abstractmethod
     def __call__(self, segments: Tensor) -> Tensor:
@@ -74,11 +75,11 @@ class Extractor(ABC):
 def create_extractor(
     config: ExtractorConfig, device: torch.device, weights_folder: Path | None, clips: int = 0
 ) -> Extractor:
-    """The extractor that `config` describes, made ready for a job of so many clips.
+    """The extractor that `config` describes, prepared for a job of `clips` clips.
 
     Raises:
-        ConfigError: for options that do not go with the backbone.
-        WeightsError: if published weights are asked for and cannot be had.
+        ConfigError: for options that do not fit the backbone.
+        WeightsError: if published weights are asked for and cannot be downloaded.
     """
     check_extractors({config.backbone: config})
     network = registry.load(NETWORKS, BACKBONES[config.backbone].kind, "kind of backbone")
@@ -90,12 +91,12 @@ def published_file(name: str, weights_folder: Path | None) -> tuple[Path, dict[s
     """The file of published weights, and its name with its SHA-256.
 
     Raises:
-        WeightsError: without a folder, or if the file cannot be had.
+        WeightsError: without a folder, or if the file cannot be downloaded.
     """
     if weights_folder is None:
         raise WeightsError(f"{name}: published weights need a folder to be kept in (--weights FOLDER)")
     path = fetch(name, weights_folder)
-    return path, {path.name: file_sha256(path)}
+    return path, {path.name: sha256_of(path)}
 
 
 def state_sha256(network: nn.Module) -> str:
@@ -109,25 +110,25 @@ def state_sha256(network: nn.Module) -> str:
 
 
 def draw_weights(network: nn.Module, seed: int, calibrate: Callable[[nn.Module], Any]) -> None:
-    """Give `network` seeded random weights whose features still tell inputs apart.
+    """Give `network` seeded random weights whose features still distinguish inputs.
 
     Plain random initialisation makes deep networks useless as extractors: measured on eight rendered looks, a
-    random ResNet-152 tells 28 % apart even with calibrated batch-norms (with step 2 below: 100 %), and the embeddings
+    random ResNet-152 distinguishes 28 % even with calibrated batch-norms (with step 2 below: 100 %), and the embeddings
     of a random VGGish have a standard deviation of 2e-4. So:
 
     1. Kernels are drawn from Kaiming's uniform distribution (He et al. 2015, variance 2 / fan-in), biases zero.
-       Uniform, because its bits are the same on every processor.
+       Uniform, because these numbers are the same bits on every CPU.
     2. In a residual block the scale of the last batch-norm is 0.1, so that the block's input dominates
        (in the spirit of Goyal et al. 2017 and of Fixup) and differences survive 50 blocks.
     3. `calibrate` runs the network once on seeded synthetic inputs, the same for every shard, dataset and
-       machine. On the way each batch-norm takes the statistics that it sees, and each convolution or linear layer
-       that no batch-norm follows is scaled and shifted to mean 0, standard deviation 1 in each channel.
+       machine. In this run each batch-norm takes over the statistics of its input, and each convolution or linear
+       layer that no batch-norm follows is scaled and shifted to mean 0, standard deviation 1 in each channel.
 
-    The run is in double precision and its statistics are rounded to 12 bits, far coarser than what differs between
-    processors and numbers of threads: the same seed gives the same `state_sha256` everywhere.
+    The run is in double precision and its statistics are rounded to 12 bits, far coarser than the differences between
+    CPUs and numbers of threads: the same seed gives the same `state_sha256` everywhere.
 
     Args:
-        network: on the processor; its tensors may be uninitialised (`to_empty`).
+        network: on the CPU; its tensors may be uninitialised (`to_empty`).
         seed: of the kernels.
         calibrate: runs its argument, a float64 network, on the synthetic inputs.
     """

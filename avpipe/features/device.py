@@ -1,4 +1,4 @@
-"""Which device a job computes on, so that several jobs of one machine do not crowd one GPU."""
+"""Chooses the device of a job. A lock per GPU keeps two jobs of one machine from using the same GPU."""
 
 import contextlib
 import os
@@ -16,11 +16,11 @@ _WAIT_SECONDS = 1.0
 
 
 class DeviceError(ValueError):
-    """The device that was asked for is not there."""
+    """The requested device does not exist."""
 
 
 def default_locks() -> Path:
-    """A folder of this machine and user for lock files, one a GPU."""
+    """The folder of lock files, one per GPU, for this user on this machine."""
     return Path(tempfile.gettempdir()) / f"avpipe-devices-{os.getuid()}"
 
 
@@ -28,8 +28,8 @@ def default_locks() -> Path:
 def claim_device(wanted: str, locks: Path) -> Iterator[torch.device]:
     """Hold a device while a job uses it.
 
-    Jobs wait for a free GPU rather than fall back to the processor: one array must not mix the roundings of two
-    kinds of device, and a GPU is worth the wait. CUDA_VISIBLE_DEVICES, which a cluster sets, decides which GPUs
+    Jobs wait for a free GPU rather than fall back to the CPU: one array must not mix the rounding of two kinds of
+    device, and a GPU is worth the wait. CUDA_VISIBLE_DEVICES, which a cluster sets, decides which GPUs
     exist at all.
 
     Args:
@@ -57,7 +57,7 @@ def claim_device(wanted: str, locks: Path) -> Iterator[torch.device]:
 
 
 def _candidates(wanted: str) -> list[int]:
-    """The CUDA devices that would do; none for the processor."""
+    """The numbers of the CUDA devices to choose from; empty for the CPU."""
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if wanted == "cpu" or (wanted == "auto" and count == 0):
         return []
@@ -74,5 +74,5 @@ def _candidates(wanted: str) -> list[int]:
 
 
 def _identity(index: int) -> str:
-    """A name of the physical GPU: its number depends on CUDA_VISIBLE_DEVICES."""
+    """The UUID of the GPU, because its number depends on CUDA_VISIBLE_DEVICES."""
     return f"cuda-{torch.cuda.get_device_properties(index).uuid}"

@@ -1,8 +1,8 @@
-"""One shard of canonical clips through one or more extractors: each clip is read and decoded once for all of them.
+"""Computes the features of one shard. Each clip is read and decoded once for all extractors.
 
-Threads decode a few clips ahead. Meanwhile the main thread stacks segments into batches, which cross the borders of
-clips, and computes. Memory holds a few clips, a few batches and the shard's features, whatever the number of clips.
-The unit of work is a segment: a batch holds whole segments, so a segment's average never waits for the next batch.
+Threads decode a few clips ahead. Meanwhile the main thread stacks segments into batches, which may
+span several clips, and computes. Memory holds a few clips, a few batches and the shard's features. A batch holds whole
+segments, so the average over a segment's frames never needs two batches.
 """
 
 import os
@@ -39,19 +39,19 @@ class ExtractionError(ValueError):
 
 
 Picks = tuple[int, Rule]
-"""Pictures a second, and which frames they are."""
+"""Frames per second, and the rule that chooses them."""
 
 
 @dataclass
 class Decoded:
-    """A clip as raw segments.
+    """A decoded clip, in segments.
 
     Args:
         clip: its name.
         row: its row inside the shard.
         pictures: picks -> (T, fps, H, W, 3) uint8; None without video.
         sound: (T, 16000) float32; None without audio.
-        seconds: that decoding took.
+        seconds: how long decoding took.
     """
 
     clip: str
@@ -63,7 +63,7 @@ class Decoded:
 
 @dataclass
 class Batch:
-    """Segments for one extractor, and where their features belong."""
+    """Segments for one extractor, and the places of their features in the array."""
 
     extractor: str
     segments: Tensor
@@ -74,7 +74,7 @@ class Batch:
 
 @dataclass
 class Progress:
-    """What was done and how long it took, for the log and the benchmarks."""
+    """Counts and times of the job, for the log and the benchmarks."""
 
     clips: int = 0
     seconds_setup: float = 0.0
@@ -95,26 +95,26 @@ def extract_shard(
     weights_folder: Path | None = None,
     threads: int | None = None,
 ) -> dict[str, Any]:
-    """Compute features of one shard and write one file an extractor.
+    """Compute features of one shard and write one file per extractor.
 
     Args:
         segments: the shard's tar of canonical clips.
-        manifest: manifest.json, which says how many rows there are and how many a shard has.
+        manifest: manifest.json, which gives the number of rows and the size of a shard.
         shard: its number.
         extractors: name of the array -> what to compute.
         out: the folder features/; arrays are out/{name}.zarr.
         device: "auto", "cpu", "cuda" or "cuda:N".
         weights_folder: folder of published weights; needed for `weights: pretrained`.
-        threads: of the processor; None: all that this process may use.
+        threads: of the CPU; None: one for each core that this process may use.
 
     Returns:
         Timings: clips, seconds (all, decode summed over threads, compute, wait for decoding), segments and
-        segments a second of each extractor, device; the runtime of each extractor and its drift from float32.
+        segments per second of each extractor, device; the runtime of each extractor and its drift from float32.
 
     Raises:
         ExtractionError: for a clip that does not belong to the shard, cannot be decoded, or has a feature that
-            is not a number or too large for float16; names it.
-        ConfigError, WeightsError, DeviceError, OutputError: as they say.
+            is not a number or too large for float16.
+        ConfigError, WeightsError, DeviceError, OutputError: see their classes.
     """
     started = time.perf_counter()
     check_extractors(extractors)
@@ -125,7 +125,7 @@ def extract_shard(
     progress = Progress()
     clips = min(size, rows)  # the same for all shards, so that one runtime computes the array
     with claim_device(device, default_locks()) as place:
-        # decoding competes with the network where both use the processor
+        # decoding competes with the network if both use the CPU
         workers = 1 if place.type == "cpu" else max(2, threads - 1)
         decoded = _decoded_clips(segments, shard, size, _needs(extractors), workers, progress)
         before = time.perf_counter()
@@ -146,7 +146,7 @@ def _cores() -> int:
 
 
 def _needs(extractors: Mapping[str, ExtractorConfig]) -> tuple[set[Picks], bool]:
-    """The frames, and whether sound, that the extractors read."""
+    """The frames that the extractors read, and whether one of them reads audio."""
     picks = {(config.fps, config.frames) for config in extractors.values() if modality(config) == "video"}
     return picks, any(modality(config) == "audio" for config in extractors.values())
 
@@ -154,7 +154,7 @@ def _needs(extractors: Mapping[str, ExtractorConfig]) -> tuple[set[Picks], bool]
 def _decoded_clips(
     tar: Path, shard: int, size: int, needs: tuple[set[Picks], bool], workers: int, progress: Progress
 ) -> Iterator[Decoded]:
-    """The shard's clips in its order, decoded by `workers` threads, `_CLIPS_AHEAD` more than are being decoded."""
+    """The shard's clips in their order, decoded by `workers` threads. `_CLIPS_AHEAD` decoded clips may wait."""
     with ThreadPoolExecutor(workers, "decode") as pool:
         ahead: deque[Future[Decoded]] = deque()
         for clip in read_shard(tar):
@@ -192,7 +192,7 @@ def _decode(tar: Path, clip: Clip, row: int, needs: tuple[set[Picks], bool]) -> 
 
 
 def _pictures(video: bytes, picks: set[Picks]) -> dict[Picks, npt.NDArray[np.uint8]]:
-    """Picks -> (T, fps, H, W, 3), all from one decoding; the same pictures as of one pick alone."""
+    """Picks -> frames (T, fps, H, W, 3), all from one decoding, equal to those of a decoding for one pick alone."""
     if len(picks) == 1:
         found = {(fps, rule): decode_frames(video, fps, rule=rule) for fps, rule in picks}
     else:
@@ -224,7 +224,7 @@ def _batches(
 
 
 def _segments_a_batch(config: ExtractorConfig) -> int:
-    """`batch_size` counts single pictures for a 2D network: as many whole segments as they make, at least one."""
+    """Segments in a batch, at least one. `batch_size` counts frames for a 2D network, else segments."""
     pictures = config.fps if BACKBONES[config.backbone].kind == "2d" else 1
     return max(1, config.batch_size // pictures)
 
@@ -251,7 +251,7 @@ def _compute(
     transfer = Transfer(place)
     under_way: deque[tuple[Batch, Tensor, Any]] = deque()
     last = time.perf_counter()
-    # "float32" means it on a GPU too, and the same input gives the same bytes
+    # no TF32: float32 is exact on a GPU too; deterministic: the same input gives the same bytes
     exact = torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False)
     with torch.inference_mode(), exact:
         for batch in batches:
@@ -269,7 +269,7 @@ def _compute(
 
 
 class Transfer:
-    """Copies between host and device that run beside the computation, where the device can do that."""
+    """Copies between host and device, on a GPU at the same time as the computation."""
 
     def __init__(self, place: torch.device) -> None:
         self.place = place
@@ -301,7 +301,7 @@ class Transfer:
 def _keep(
     batch: Batch, features: Tensor, event: Any, results: Mapping[str, npt.NDArray[Any]], progress: Progress
 ) -> None:
-    """Put a finished batch into the shard's features. Raises `ExtractionError` for what cannot be stored."""
+    """Put the features of a batch into the shard's array. Raises `ExtractionError` for values that cannot be stored."""
     if event is not None:
         event.synchronize()
     result = results[batch.extractor]
@@ -323,7 +323,7 @@ def _keep(
 
 
 def _attributes(extractor: Extractor) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What all shards of an array must agree in, and what else is worth knowing of it."""
+    """Attributes that must be equal in all shards of an array, and attributes that may differ."""
     config = extractor.config.model_dump(mode="json", exclude={"batch_size"})
     identity = {
         "config": config,
@@ -334,7 +334,7 @@ def _attributes(extractor: Extractor) -> tuple[dict[str, Any], dict[str, Any]]:
         "preprocessing": extractor.preprocessing,
     }
     environment = fingerprint.environment()
-    environment.pop("cores")  # decides nothing
+    environment.pop("cores")  # has no influence on the features
     # One entry of the array's `environments` for each runtime that made shards of it.
     environment |= {
         "runtime": extractor.network.runtime,

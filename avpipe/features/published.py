@@ -19,8 +19,7 @@ import pyarrow.parquet as pq
 
 from avpipe.clips import ROWS_FILE, local_file, manifest_file, noisy_clip, read_rows
 from avpipe.features.store import write_shard
-from avpipe.features.weights import file_sha256
-from avpipe.files import open_h5, read_json
+from avpipe.files import open_h5, read_json, sha256_of
 from avpipe.plan import fingerprint
 from avpipe.plan.extractor import ImportedConfig
 
@@ -194,7 +193,7 @@ def _read_npy(config: ImportedConfig, clip: str, source: str) -> Values | None:
         found = np.load(path, mmap_mode="r", allow_pickle=False)
     except (ValueError, EOFError, OSError) as error:
         raise PublishedFeaturesError(
-            f"{path} is no whole npy file of numbers: {error}; get it again, or remove it to go on without"
+            f"{path} is no whole npy file of numbers: {error}; get it again, or remove it to continue without it"
         ) from error
     if not isinstance(found, np.ndarray) or found.dtype.kind not in "fiu":
         raise PublishedFeaturesError(f"{path} is not one npy array of numbers")
@@ -232,7 +231,7 @@ def inspect_published(config: ImportedConfig) -> dict[str, Any]:
     digest, size, count = hashlib.sha256(), 0, 0
     for file in sorted(path.rglob("*.npy")):
         if file.is_file():
-            digest.update(f"{file.relative_to(path).as_posix()} {file_sha256(file)}\n".encode())
+            digest.update(f"{file.relative_to(path).as_posix()} {sha256_of(file)}\n".encode())
             size, count = size + file.stat().st_size, count + 1
     if not count:
         raise PublishedFeaturesError(f"{path} has no npy file")
@@ -249,5 +248,5 @@ def _inspect_h5(path: Path, key: str) -> dict[str, Any]:
         "shape": shape,
         "dtype": dtype,
         "bytes": path.stat().st_size,
-        "sha256": file_sha256(path),
+        "sha256": sha256_of(path),
     }

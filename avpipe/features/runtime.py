@@ -1,8 +1,8 @@
-"""What computes a network: OpenVINO on a CPU where the work is worth it, else PyTorch.
+"""Chooses what computes a network: OpenVINO on a CPU if the job is large enough, else PyTorch.
 
-OpenVINO is optional (`avpipe[cpu]`). Converting a network takes some seconds, so a job with little to compute stays with
+OpenVINO is optional (`avpipe[cpu]`). Converting a network takes some seconds, so a job with little to compute uses
 PyTorch. The converted network is kept in the user's cache folder. Each network is compared with plain float32
-PyTorch before it is used; how far it is from that is its drift.
+PyTorch before it is used; the difference is its drift.
 """
 
 import copy
@@ -37,7 +37,7 @@ class Prepared:
     Args:
         run: computes the outputs.
         runtime: name and version of what computes.
-        drift: how far from plain float32, see `drift`.
+        drift: difference to plain float32, see the function `drift`.
     """
 
     run: Callable[[Tensor], Tensor]
@@ -55,7 +55,7 @@ def prepare(
 
     Args:
         network: float32, on the CPU, in evaluation mode. It is left as it is.
-        sha256: of the network's weights and of what else decides its outputs; names the converted network.
+        sha256: of the network's weights and layers; names the converted network in the cache.
         example: (N, C, ...) float32 inputs. The drift is measured on them.
         device: where to compute.
         dtype: of the arithmetic, torch.float32 or torch.bfloat16.
@@ -94,7 +94,7 @@ def drift(expected: Tensor, found: Tensor) -> dict[str, float]:
 def _on_torch(
     network: nn.Module, dimensions: int, device: torch.device, dtype: torch.dtype
 ) -> Callable[[Tensor], Tensor]:
-    """Plain PyTorch on inputs of so many dimensions, channels last; compiled on a GPU."""
+    """Plain PyTorch for inputs with this number of dimensions, channels last; compiled on a GPU."""
     layout = torch.channels_last_3d if dimensions == 5 else torch.channels_last
     moved: Any = copy.deepcopy(network).to(device, dtype).to(memory_format=layout)
     if device.type == "cuda":
@@ -134,7 +134,7 @@ def _on_openvino(
 
 
 def _openvino() -> Any:
-    """The module `openvino`, imported without its telemetry, which reports every import to its maker."""
+    """The module `openvino`, imported without its telemetry, which would report every import to its developers."""
     blocked = "openvino_telemetry" not in sys.modules
     if blocked:
         sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]

@@ -1,4 +1,4 @@
-"""What an extractor gives, known without loading torch: the Snakefile needs paths and shapes at every start."""
+"""Shapes, axes and paths of features, without importing torch: the Snakefile needs them at every start."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from avpipe.plan.registry import Entries, LazyTable
 from avpipe.plan.section import ConfigError
 
 SEGMENTS = CANONICAL.seconds
-"""T: segments of a clip."""
+"""T: segments per clip."""
 
 Kind = Literal["2d", "3d", "audio"]
 Modality = Literal["video", "audio"]
@@ -19,10 +19,10 @@ Modality = Literal["video", "audio"]
 
 @dataclass(frozen=True)
 class Backbone:
-    """A network that features come from.
+    """A network that computes features.
 
     Args:
-        kind: 2d sees single frames, 3d the frames of a segment as one clip, audio a segment's log-mel example.
+        kind: what the network takes. 2d: single frames; 3d: the frames of a segment together; audio: its log-mel spectrogram.
         width: D, numbers in a pooled vector, or in a cell of the map.
         ceils: whether each of the five halvings of the image's side rounds up (ResNet pads, VGG does not).
     """
@@ -73,7 +73,7 @@ def _known(backbone: str) -> str:
 
 
 def check_extractors(extractors: Mapping[str, ExtractorConfig]) -> None:
-    """Raise `ConfigError` for options that do not go with their backbone; one line a mistake, each with its key."""
+    """Raise `ConfigError` for options that do not fit their backbone; one line per mistake."""
     mistakes = [
         f"  extractors.{name}.{mistake}"
         for name, config in extractors.items()
@@ -120,12 +120,12 @@ def map_size(config: ExtractorConfig) -> int:
 
 
 def frame_axis(config: ExtractorConfig) -> bool:
-    """Whether a segment's frames are kept apart."""
+    """Whether the array has an axis for the frames of a segment."""
     return BACKBONES[_known(config.backbone)].kind == "2d" and not config.average
 
 
 def feature_shape(config: ExtractorConfig | ImportedConfig, segments: int = SEGMENTS) -> tuple[int, ...]:
-    """The shape of one clip's features: (T, [fps,] [H, W,] D); of imported ones, what the study says."""
+    """The shape of one clip's features: (T, [fps,] [H, W,] D); for imported ones, the study's `shape`."""
     if isinstance(config, ImportedConfig):
         return config.shape
     backbone = BACKBONES[_known(config.backbone)]
@@ -135,7 +135,7 @@ def feature_shape(config: ExtractorConfig | ImportedConfig, segments: int = SEGM
 
 
 def dimension_names(config: ExtractorConfig | ImportedConfig) -> tuple[str, ...]:
-    """What the axes of the array are, the clips' axis first."""
+    """The names of the array's axes, the clips' axis first."""
     if isinstance(config, ImportedConfig):
         return ("clip", "segment", *_INNER_AXES[len(config.shape)], "feature")
     frames = ("frame",) if frame_axis(config) else ()

@@ -1,4 +1,4 @@
-"""VGGish: one second of sound to 128 numbers.
+"""VGGish: 128 numbers per second of audio.
 
 The network is torchvggish's, which is TensorFlow's (Hershey et al., "CNN Architectures for Large-Scale Audio
 Classification", ICASSP 2017). Three variants are in use and are not interchangeable:

@@ -1,7 +1,7 @@
 """Torchvision's image and video networks as extractors of pooled vectors or spatial maps.
 
-2D networks see single frames: ResNets end with layer4 (7x7x2048 or 7x7x512 at 224 pixels), VGGs with block5's pooling
-(7x7x512, AVE's visual features). 3D networks see the frames of one segment as one clip.
+2D networks take single frames: ResNets end with layer4 (7x7x2048 or 7x7x512 at 224 pixels), VGGs with block5's pooling
+(7x7x512, AVE's visual features). 3D networks take all frames of a segment together.
 """
 
 from pathlib import Path

@@ -1,10 +1,9 @@
-"""Published weights: where they are, what their bytes must be, how they get into a local folder.
+"""Published weights: their addresses, sizes and hashes, and how they are downloaded.
 
-The hashes were read in other public projects that pin the same files, and agree with the first eight digits that
+The hashes are those that other public projects give for the same files, and agree with the first eight digits that
 PyTorch puts into the file names; of VGGish's PCA only those eight are known. `fetch` checks them on every use.
 """
 
-import hashlib
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from platformdirs import user_cache_path
 
-from avpipe.files import locked
+from avpipe.files import locked, sha256_of
 from avpipe.plan import registry
 from avpipe.plan.extractor import ExtractorConfig
 
@@ -20,11 +19,11 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _LARGEST, _LONGEST = 1 << 30, 86_400.0
-"""Bytes of a file whose size is unknown, at most, and seconds for one."""
+"""Largest file in bytes where the size is unknown, and longest download in seconds."""
 
 
 class WeightsError(ValueError):
-    """Published weights are not what they must be, or cannot be had; the message says what to do."""
+    """A file of weights is wrong or cannot be downloaded; the message says what to do."""
 
 
 @dataclass(frozen=True)
@@ -134,19 +133,19 @@ def fetch(
     published: Mapping[str, PublishedWeights] = PUBLISHED_WEIGHTS,
     timeout: float = 60.0,
 ) -> Path:
-    """The file of published weights `name` in `folder`, downloaded if it is not there, its bytes checked.
+    """The file of published weights `name` in `folder`; it is downloaded if it is not there, and its SHA-256 is checked.
 
-    A folder that somebody else filled is used in the same way, so on a machine without network copy the file
-    into it. Several processes may ask at once: one downloads, the others wait.
+    On a machine without network, copy the file into the folder. Several processes may call this at once: one downloads,
+    the others wait.
 
     Args:
         name: a key of `published`.
         folder: where the file is or goes.
         published: the table of weights.
-        timeout: seconds without an answer after which a download is given up.
+        timeout: seconds without a byte after which a connection counts as failed.
 
     Raises:
-        WeightsError: if the file's bytes are wrong, or it cannot be downloaded.
+        WeightsError: if the file is wrong or cannot be downloaded.
         UnknownNameError: if there is no such name.
         OutputError: if the folder cannot be written.
     """
@@ -166,7 +165,7 @@ def fetch(
 def verify(
     names: Iterable[str], folder: Path, *, published: Mapping[str, PublishedWeights] = PUBLISHED_WEIGHTS
 ) -> dict[str, str]:
-    """Look at files of weights without downloading anything.
+    """Check files of weights without downloading anything.
 
     Args:
         names: keys of `published`.
@@ -199,21 +198,15 @@ def needed_weights(extractors: Collection[ExtractorConfig]) -> list[str]:
 
 def _what_is_wrong(path: Path, weights: PublishedWeights) -> str | None:
     """Why a file is not these weights, or None."""
-    size, found = path.stat().st_size, file_sha256(path)
+    size, found = path.stat().st_size, sha256_of(path)
     if found.startswith(weights.sha256) and weights.size in (None, size):
         return None
     expected = weights.size or "an unknown number"
     return f"its SHA-256 is {found}, expected {weights.sha256} ({size} bytes, expected {expected})"
 
 
-def file_sha256(path: Path) -> str:
-    """The SHA-256 of a file, in hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _download(weights: PublishedWeights, path: Path, timeout: float) -> None:
-    """Write `weights` to `path` if its bytes are right; the next call continues a download that broke off."""
+    """Download `weights` to `path`; the next call continues a download that was interrupted."""
     from avpipe.web import DownloadFailed, Limits, Remote, download
 
     limits = Limits(weights.size or _LARGEST, _LONGEST, timeout, attempts=2)
@@ -227,7 +220,7 @@ def _download(weights: PublishedWeights, path: Path, timeout: float) -> None:
 
 
 def load_state(path: Path) -> dict[str, "Tensor"]:
-    """The tensors in a file of weights, on the processor; no code in the file is run.
+    """The tensors in a file of weights, on the CPU; no code in the file is run.
 
     Raises:
         WeightsError: if the file holds anything but tensors (and numpy arrays, as VGGish's PCA does).
@@ -237,7 +230,7 @@ def load_state(path: Path) -> dict[str, "Tensor"]:
     import numpy as np
     import torch
 
-    # numpy before 2 called its core module numpy.core; the PCA's file was written by such a one
+    # the file of VGGish's PCA was written with numpy < 2, where the core module was numpy.core
     reconstruct = np._core.multiarray._reconstruct  # type: ignore[attr-defined]
     allowed: list[Any] = [
         (reconstruct, "numpy.core.multiarray._reconstruct"),

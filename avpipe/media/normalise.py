@@ -69,7 +69,7 @@ def normalise_shard(
 ) -> Counter[str]:
     """Turn the fetched files of a shard into canonical clips.
 
-    The same inputs and the same ffmpeg give the same bytes, whatever the number of workers, and also after kill -9. Clips
+    The same inputs and the same ffmpeg give the same bytes with any number of workers, also after kill -9. Clips
     that are missing or cannot be decoded are only in the table.
 
     Args:

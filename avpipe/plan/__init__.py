@@ -1,5 +1,5 @@
-"""The configuration: described once, a module a part; the JSON schema and `docs/config.md` are generated from it.
+"""What a study asks for: its configuration, experiments and plan.
 
-Light on purpose (no torch, no pandas): the Snakefile validates with it at every start. Nothing is imported here, so that
-a job's code is the part it reads and a new key of another part makes no result stale.
+No module here imports torch or pandas, because the Snakefile imports them at every start. This file imports nothing, so
+that a job depends only on the modules that it uses: a new key in another module makes none of its results stale.
 """

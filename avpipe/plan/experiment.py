@@ -1,4 +1,4 @@
-"""An experiment: everything that decides a run's numbers but the data, the code and the seed."""
+"""An experiment: everything that decides a run's numbers except the data, the code and the seed."""
 
 import hashlib
 import json
@@ -36,15 +36,16 @@ class Experiment(Section):
     recipe: Recipe
     pretraining: "Experiment | None" = Field(
         default=None,
-        description="whose model of the same seed this one starts from; none: from random weights",
+        description="experiment whose checkpoint of the same seed initializes this one; null: random weights",
     )
     pretrained_on: str | None = Field(
-        default=None, description="name of the dataset in whose results that model is; none: the same dataset"
+        default=None,
+        description="name of the dataset that has the pretraining's results; null: the same dataset",
     )
 
     @model_serializer(mode="wrap")
     def _without_absent_pretraining(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave both keys out where there is none: what was written before there were these keys stays the same."""
+        """Leave both keys out if there is no pretraining, so that other experiments keep the id they had before these keys existed."""
         written: dict[str, Any] = serialize(self)
         for key in ("pretraining", "pretrained_on"):
             if getattr(self, key) is None:
@@ -53,7 +54,7 @@ class Experiment(Section):
 
     @property
     def chain(self) -> tuple["Experiment", ...]:
-        """The experiment and those of the same dataset that it starts from, itself first."""
+        """This experiment, its pretraining, the pretraining's own pretraining and so on, within the same dataset."""
         here = self.pretraining if self.pretrained_on is None else None
         return (self, *(here.chain if here else ()))
 

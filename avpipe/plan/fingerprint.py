@@ -1,10 +1,10 @@
-"""Which code, which environment: what Snakemake does not notice, and what every result carries.
+"""Fingerprints of code, which Snakemake compares, and the versions and machine that every result records.
 
 Snakemake does not see that an imported module was edited. So each rule carries
 `params: code=fingerprint("avpipe.features.vggish", ...)`: a hash of the syntax trees of those modules and of
 everything in avpipe that they import, transitively. Comments, docstrings and formatting do not count; neither
 do the tables `avpipe.plan.registry.LazyTable` and `Entries`, so that adding a model or a backbone does not make the others
-stale: a job names its own instead. A module that reads files beside it names them, relative to its
+stale: a job names the modules of its own model instead. A module that reads files beside it names them, relative to its
 folder, in a literal `DATA_FILES = ("templates/*.jinja",)`; their bytes count as its code.
 """
 
@@ -90,7 +90,7 @@ def _imports(module: str) -> set[str]:
 
 @cache
 def _module_hash(module: str) -> str:
-    tree = _Meaning().visit(_parse(module))  # a tree of its own, because what has no meaning is taken out
+    tree = _Meaning().visit(_parse(module))  # a second tree, because `_Meaning` changes it
     digest = hashlib.sha256(ast.dump(tree).encode())
     for path in _data_files(module):
         digest.update(path.name.encode() + b"\0" + path.read_bytes())

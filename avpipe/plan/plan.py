@@ -1,6 +1,6 @@
-"""What the Snakefile asks of avpipe: the modules behind each rule, where a study's files lie, what `all` is.
+"""What the Snakefile needs to know: the modules behind each rule, a study's experiments, and where its files are.
 
-Kept here, not in the rules, so that it is tested and typed. Light: no torch, no pandas.
+This code is here and not in the rules so that it can be tested and type-checked. It imports neither torch nor pandas.
 """
 
 import csv
@@ -29,7 +29,7 @@ from avpipe.training import TASKS
 
 @dataclass(frozen=True)
 class Job:
-    """What a rule's jobs run: the modules whose code decides their result, and their conda environment."""
+    """The modules whose code decides the results of a rule's jobs, and the jobs' conda environment."""
 
     modules: tuple[str, ...]
     environment: str
@@ -50,7 +50,7 @@ JOBS = {
     "table": Job(("avpipe.tables.aggregate",), "report"),
     "figure": Job(("avpipe.report.figures",), "report"),
 }
-"""Rule -> its job. The reader of a dataset, and the task and model of a run, are added where they are known."""
+"""Rule -> its job. The functions below add the modules that depend on the study, for example the model of a run."""
 
 
 def code(rule: str, *more: str) -> str:
@@ -74,7 +74,7 @@ def train_code(experiment: Experiment) -> str:
 
 
 def embed_code(experiment: Experiment) -> str:
-    """The fingerprint of everything that makes the features of a run's model: task, data and that one model."""
+    """The fingerprint of everything that embeds clips with a run's model: task, data and that one model."""
     return code("embed", *_named_code(experiment))
 
 
@@ -168,17 +168,17 @@ class Plan:
 
     @property
     def extractors(self) -> list[str]:
-        """Those of the features that are extracted from clips."""
+        """The names in `features` that are extracted from clips."""
         return [name for name in self.features if name in self.study.extractors]
 
     @property
     def imports(self) -> list[str]:
-        """Those of the features that are imported."""
+        """The names in `features` that are imported."""
         return [name for name in self.features if name in self.study.imported]
 
     @property
     def needs_media(self) -> bool:
-        """Whether a clip itself is needed: to extract a feature, to be shown, or because nothing else is asked for."""
+        """Whether the clips' files are needed: by an extractor, by a figure, or because the study asks for no feature at all."""
         shown = any(spec.shows_clip for spec in self.figures.values())
         return bool(self.extractors) or shown or not self.features
 
@@ -204,23 +204,23 @@ class Plan:
     def runs(
         self, experiments: list[Experiment], file: str, seeds: tuple[int, ...] | None = None
     ) -> list[str]:
-        """The file of that name of every seed of the experiments, or of these seeds."""
+        """The paths of `file` in the runs of the experiments with these seeds; default: all seeds of the study."""
         ids = sorted({experiment.id for experiment in experiments})
         return [
             f"{self.results}/runs/{i}/seed{seed}/{file}" for i in ids for seed in seeds or self.study.seeds
         ]
 
     def checkpoints_before(self, experiment: Experiment) -> list[str]:
-        """The weights that the runs of an experiment start from; none where they start from random numbers.
+        """The checkpoints that the runs of an experiment start from; none if it has no pretraining.
 
-        Those of another dataset are made by its own study.
+        Checkpoints of another dataset are made by that dataset's own study.
         """
         files = self.runs([experiment.pretraining], "checkpoint.pt") if experiment.pretraining else []
         other = experiment.pretrained_on
         return [file.replace(self.results, f"results/{other}", 1) for file in files] if other else files
 
     def figure_files(self, spec: FigureSpec) -> list[str]:
-        """What a figure reads of its experiments' runs, and of the dataset itself."""
+        """The files that a figure reads: of its experiments' runs, and of the dataset."""
         experiments = list(spec.experiments(self.study).values())
         files = spec.run_files(self.study).items()
         of_runs = [path for file, seeds in files for path in self.runs(experiments, file, seeds)]
@@ -240,7 +240,7 @@ class Plan:
     def narrowed(self, spec: TableSpec | FigureSpec) -> str:
         """The part of the study that decides a table or figure, as json.
 
-        So a job's parameters change only when what it shows does, not when another table is asked for.
+        It is a parameter of the table's job. So adding another table to the study does not rerun this one.
         """
         study = self.study
         experiments = [e for asked in spec.experiments(study).values() for e in asked.chain]

@@ -20,7 +20,7 @@ LazyTable = Mapping[str, str]
 """name -> "module:attribute". A module-level `NAME: LazyTable = {...}` is left out of code fingerprints."""
 
 Entries = Mapping[str, Entry]
-"""name -> what is known of it. `NAME: Entries[...] = {...}` is left out too: a job that uses an entry says so itself."""
+"""name -> facts about it. `NAME: Entries[...] = {...}` is left out too: a job's fingerprint has the entries that the job uses."""
 
 
 class UnknownNameError(ValueError):

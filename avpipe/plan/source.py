@@ -1,4 +1,4 @@
-"""Where a dataset's clips may be found: a class a kind of source."""
+"""Sources of a dataset's clips, one class per kind."""
 
 import json
 import re
@@ -41,7 +41,7 @@ Sha256 = Annotated[
 Excerpts = Annotated[
     bool,
     Field(
-        description="each file is the clip itself, already cut, and not the video that the annotations' seconds are of"
+        description="each file is the clip itself, already cut out of the video that the annotations refer to"
     ),
 ]
 ArchiveBytes = Annotated[int, Field(gt=0, description="largest archive, in bytes")]
@@ -63,7 +63,7 @@ class _Source(Section):
     without_identity: ClassVar = frozenset(
         {"timeout", "token", "cookies", "cookies_from_browser", "proxy", "rate"}
     )
-    """Keys that do not decide which clips come back: patience, secrets, speed."""
+    """Keys that do not change which clips a source gives: time limits, secrets, speed."""
 
     @property
     def local_path(self) -> str | None:
@@ -81,7 +81,7 @@ class _Source(Section):
         return self._json(frozenset())
 
     def identity(self) -> str:
-        """What decides which clips come back, as json: without defaults, secrets, patience and speed."""
+        """The keys that decide which clips the source gives, as json, without defaults."""
         return self._json(self.without_identity)
 
     def _json(self, exclude: frozenset[str]) -> str:
@@ -114,7 +114,7 @@ class _WebSource(_Source):
 
 
 class HttpSource(_WebSource):
-    """A file a clip on a server."""
+    """One file per clip on a web server."""
 
     kind: Literal["http"] = "http"
     url: str = Field(description="http(s) address with {source} or {clip} in it")
@@ -155,7 +155,7 @@ class ArchiveSource(_WebSource):
 
 
 class HuggingFaceSource(_WebSource):
-    """A dataset repository on Hugging Face: a file a clip, or an archive of all clips."""
+    """A dataset repository on Hugging Face: one file per clip, or an archive of all clips."""
 
     kind: Literal["huggingface"] = "huggingface"
     repo: str = Field(
@@ -166,7 +166,7 @@ class HuggingFaceSource(_WebSource):
         "main", pattern=r"^[A-Za-z0-9_-][A-Za-z0-9_./-]*$", description="branch, tag, or better a commit"
     )
     archive: str | None = Field(
-        None, description="path in the repository of an archive that holds the clips; null: a file a clip"
+        None, description="path in the repository of an archive that holds the clips; null: one file per clip"
     )
     sha256: Sha256 = None
     pattern: Pattern = "{source}.mp4"

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#8C6D1F", "#5E4FA2")
-"""Okabe and Ito's palette without yellow and black, told apart by colour-blind people, and two more."""
+"""Okabe and Ito's palette for colour-blind readers, without yellow and black, and two more colours."""
 BACKGROUND = "#E4E7EB"
 INK = "#1B1F24"
 SOFT = "#57606A"
@@ -50,7 +50,7 @@ def colour(index: int) -> str:
 
 @contextmanager
 def figure_style() -> Iterator[None]:
-    """matplotlib's defaults with our changes, whatever the person's own matplotlibrc says."""
+    """matplotlib's defaults with our changes; the user's own matplotlibrc is not used."""
     import matplotlib
 
     with matplotlib.rc_context():

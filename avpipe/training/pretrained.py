@@ -68,7 +68,7 @@ def read_pretrained(experiment: Experiment, results: Path, seed: int) -> Pretrai
         )
     weights = read_checkpoint(path)["weights"]
     problem = None if weights else f"its pretraining {before.id} has no model: {_reason(path)}"
-    return Pretrained(before.id, weights, digest_of(weights), problem)
+    return Pretrained(before.id, weights, weights_digest(weights), problem)
 
 
 def _reason(checkpoint: Path) -> str:
@@ -79,7 +79,7 @@ def _reason(checkpoint: Path) -> str:
         return "and no metrics.json says why"
 
 
-def digest_of(weights: dict[str, Tensor]) -> str:
+def weights_digest(weights: dict[str, Tensor]) -> str:
     """Sixteen hex digits that depend on names, types, shapes and numbers only, not on the file."""
     digest = hashlib.sha256()
     for name in sorted(weights):

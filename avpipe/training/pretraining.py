@@ -30,7 +30,7 @@ class Pretraining:
     The loss is the model's own. Two segments are predicted to be in one group if their cosine reaches the middle of
     the two margins. The scores are balanced accuracies of this prediction: `grounding_uni` for pairs within a modality,
     `grounding_cross` for an audio with a visual segment, `grounding` for those that the model's objective compares.
-    Pairs in one group and other pairs weigh the same, so that chance is 0.5 whatever their number; a model that finds
+    Pairs in one group and other pairs weigh the same, so chance is 0.5 for any numbers of them; a model that finds
     all segments alike has 0.5 too.
 
     Args:
@@ -69,7 +69,7 @@ class Pretraining:
         """The sum of the model's loss terms. Raises ValueError if it has none."""
         if not output.losses:
             raise ValueError(
-                "a model for pretraining must bring its loss in `losses`, as avpipe.models.avg does"
+                "a model for pretraining must return its loss in `losses`, as avpipe.models.avg does"
             )
         return torch.stack(list(output.losses.values())).sum()
 

@@ -47,8 +47,8 @@ def test_a_file_is_fetched_checked_and_kept(url, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"sha256": SHA256[::-1]}, f"SHA-256 {SHA256} came, expected"),
-        ({"size": len(CONTENT) // 20}, "more than the limit"),
+        ({"sha256": SHA256[::-1]}, f"SHA-256 {SHA256}, expected"),
+        ({"size": len(CONTENT) // 20}, "limit is"),
     ],
 )
 def test_wrong_bytes_are_refused_and_leave_nothing(changes, message, url, tmp_path):

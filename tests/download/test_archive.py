@@ -23,7 +23,8 @@ from avpipe.files import locked
 from avpipe.plan.registry import load
 from avpipe.plan.source import ArchiveSource, Source, parse_source
 from avpipe.web import Limits
-from tests.download.archives import ARCHIVES, zip_of
+from tests.builders import zip_of
+from tests.download.archives import ARCHIVES
 
 NAMES = [f"clip{number}" for number in range(8)]
 VIDEOS = {name: random.Random(name).randbytes(50_000) for name in NAMES}
@@ -87,7 +88,7 @@ def test_a_wrong_archive_is_refused_and_says_what_came(server: Any, tmp_path: Pa
     for name in NAMES:
         outcome = fetcher.fetch(WantedClip(name, name, math.nan, math.nan), tmp_path / name)
         assert outcome.status is Status.MISSING
-        assert f"SHA-256 {SHA256} came, expected {'0' * 64}" in outcome.reason
+        assert f"SHA-256 {SHA256}, expected {'0' * 64}" in outcome.reason
     assert server.count("/ave.zip") == 1, "one job downloads it once, right or wrong"
     assert [path.name for path in (tmp_path / FOLDER).glob("*/*")] == ["lock"]
 
@@ -177,7 +178,7 @@ def test_a_missing_or_foreign_file_says_what_to_do(tmp_path: Path) -> None:
     assert "no.zip is not there" in nowhere.reason
     (tmp_path / "page.zip").write_text("<html>quota</html>")
     page = fetch(ArchiveSource(path=str(tmp_path / "page.zip")), tmp_path, "a")
-    assert "fetch it anew" in page.reason
+    assert "get it again" in page.reason
     assert {nowhere.status, page.status} == {Status.MISSING}
 
 
@@ -243,7 +244,7 @@ import json, math, shutil, sys, tarfile, time, zipfile
 from pathlib import Path
 from avpipe.download.archive import ArchiveFetcher
 from avpipe.download.base import WantedClip
-from avpipe.plan.source import parse_source
+from avpipe.plan.source import ArchiveSource
 
 def slow(extract):
     def slowly(*arguments, **options):
@@ -253,7 +254,7 @@ def slow(extract):
 
 zipfile.ZipFile.extract, tarfile.TarFile.extract = slow(zipfile.ZipFile.extract), slow(tarfile.TarFile.extract)
 shutil.rmtree = slow(shutil.rmtree)
-fetcher = ArchiveFetcher(parse_source(json.loads(sys.argv[1])))
+fetcher = ArchiveFetcher(ArchiveSource.model_validate_json(sys.argv[1]))
 print("ready", flush=True)
 for name in sys.argv[3:]:
     outcome = fetcher.fetch(WantedClip(name, name, math.nan, math.nan), Path(sys.argv[2]) / name)
@@ -290,7 +291,8 @@ def test_kill_9_while_unpacking_leaves_nothing_that_is_taken_for_whole(kind: str
     path, files = tmp_path / "ave", tmp_path / "files"
     path.write_bytes(ARCHIVES[kind](FILES))
     running = job(ArchiveSource(path=str(path)), files, pause=0.1)
-    while len(list(files.rglob("*.mp4"))) < 3 and running.poll() is None:
+    while len(list(files.rglob("*.mp4"))) < 3:
+        assert running.poll() is None
         time.sleep(0.002)
     kill(running)
     assert 3 <= len(list(files.rglob("*.mp4"))) < len(NAMES), "killed in the middle"
@@ -305,7 +307,8 @@ def test_kill_9_while_a_changed_archive_replaces_the_old_files_mixes_nothing(tmp
     fetch(ArchiveSource(path=str(path)), tmp_path, "clip0")
     path.write_bytes(ARCHIVE)
     running = job(ArchiveSource(path=str(path)), files, pause=0.05)
-    while not list(files.rglob("old")) and running.poll() is None:
+    while not list(files.rglob("old")):
+        assert running.poll() is None
         time.sleep(0.001)
     kill(running)
     finish(ArchiveSource(path=str(path)), files)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from avpipe.clips import Status
-from avpipe.download.budget import BURST, DAY, FIRST_PAUSE, LONGEST_PAUSE, Budget, Clock, budget_folder
+from avpipe.download.budget import BURST, DAY, FIRST_PAUSE, LONGEST_PAUSE, Budget, Clock
 
 
 @dataclass
@@ -167,8 +167,3 @@ def test_a_process_killed_with_the_lock_holds_up_nobody(tmp_path: Path) -> None:
     budget = Budget(tmp_path, "site", rate=3_600_000)
     assert budget.take() is None
     json.loads(budget.path.read_text())
-
-
-def test_the_folder_is_in_the_users_cache(tmp_path: Path) -> None:
-    assert budget_folder({"XDG_CACHE_HOME": str(tmp_path)}) == tmp_path / "avpipe" / "budget"
-    assert budget_folder({}) == Path.home() / ".cache" / "avpipe" / "budget"

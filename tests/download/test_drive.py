@@ -13,8 +13,8 @@ from avpipe.download.archive import ArchiveFetcher
 from avpipe.download.base import WantedClip
 from avpipe.download.drive import confirmed_url
 from avpipe.plan.source import ArchiveSource
-from avpipe.web import DownloadFailed, Failure, Limits
-from tests.download.archives import zip_of
+from avpipe.web import DownloadFailed, Limits
+from tests.builders import zip_of
 
 FILE_ID = "1FjKwe79e0u96vdjIVwfRQ1V6SoDHe7kK"
 WARNING = f"""<!DOCTYPE html><html><head><title>Google Drive - Virus scan warning</title></head><body>
@@ -35,23 +35,23 @@ def test_the_form_of_the_virus_warning_is_filled_in_as_it_is() -> None:
 
 
 @pytest.mark.parametrize(
-    ("page", "kind"),
+    ("page", "status"),
     [
-        (QUOTA, Failure.RATE_LIMITED),
-        (SIGN_IN, Failure.PRIVATE),
-        ("<html>You need access</html>", Failure.PRIVATE),
-        ("<html><title>Error 404 (Not Found)</title></html>", Failure.UNAVAILABLE),
-        ("<html>Something new</html>", Failure.WEB_PAGE),
-        ("<html>We detected unusual traffic from your network</html>", Failure.BOT_CHECK),
-        (WARNING.replace("drive.usercontent.google.com", "evil.example"), Failure.WEB_PAGE),
-        (WARNING.replace("drive.usercontent.google.com", "drive.google.com@evil.example"), Failure.WEB_PAGE),
-        (WARNING.replace("https://", "file://"), Failure.WEB_PAGE),
+        (QUOTA, Status.RATE_LIMITED),
+        (SIGN_IN, Status.PRIVATE),
+        ("<html>You need access</html>", Status.PRIVATE),
+        ("<html><title>Error 404 (Not Found)</title></html>", Status.UNAVAILABLE),
+        ("<html>Something new</html>", Status.WEB_PAGE),
+        ("<html>We detected unusual traffic from your network</html>", Status.BOT_CHECK),
+        (WARNING.replace("drive.usercontent.google.com", "evil.example"), Status.WEB_PAGE),
+        (WARNING.replace("drive.usercontent.google.com", "drive.google.com@evil.example"), Status.WEB_PAGE),
+        (WARNING.replace("https://", "file://"), Status.WEB_PAGE),
     ],
 )
-def test_every_other_page_is_a_reason(page: str, kind: Failure) -> None:
+def test_every_other_page_is_a_reason(page: str, status: Status) -> None:
     with pytest.raises(DownloadFailed) as caught:
         confirmed_url(page)
-    assert caught.value.kind is kind
+    assert caught.value.status is status
 
 
 @given(st.text())

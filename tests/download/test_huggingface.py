@@ -10,7 +10,7 @@ from avpipe.download import Status
 from avpipe.download.base import WantedClip
 from avpipe.download.huggingface import huggingface_fetcher
 from avpipe.plan.source import HuggingFaceSource
-from tests.download.archives import zip_of
+from tests.builders import zip_of
 
 CLIP = WantedClip("a", "a", math.nan, math.nan)
 VIDEO = bytes(range(256)) * 100

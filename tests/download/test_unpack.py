@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 
 from avpipe.clips import Status
 from avpipe.download.unpack import CHUNK, RATIO, SMALL, ArchiveError, unpack
-from tests.download.archives import ARCHIVES, tar_of, zip_of
+from tests.builders import tar_of, zip_of
+from tests.download.archives import ARCHIVES
 
 VIDEO = random.Random(0).randbytes(40_000)
 FILES = {"AVE/a.mp4": VIDEO, "./AVE/b.mp4": VIDEO[::-1], "readme.txt": b"x", "é" * 60 + ".mp4": b"long name"}
@@ -48,7 +49,7 @@ def test_an_archive_that_is_cut_anywhere_is_noticed(kind: str, tmp_path: Path) -
     # a tar ends with zeros up to a multiple of 10,240 bytes; only the first block of them must be there
     end = 512 + 40_448 + 512 if kind == "tar" else len(whole)
     for length in [0, 1, 100, 512, 1024, 20_000, end - 1]:
-        with pytest.raises(ArchiveError, match="fetch it anew"):
+        with pytest.raises(ArchiveError, match="get it again"):
             unpacked(tmp_path, whole[:length])
 
 

@@ -24,7 +24,6 @@ from avpipe.plan.source import HttpSource
 from avpipe.web import (
     Arrived,
     DownloadFailed,
-    Failure,
     Limits,
     Remote,
     download,
@@ -96,42 +95,41 @@ def test_a_file_arrives_whole_with_its_digest_and_nothing_else(get: Any, server:
 
 PAGE = {"Content_Type": "text/html; charset=utf-8"}
 ANSWERS = [
-    (answer(404), Failure.UNAVAILABLE),
-    (answer(410), Failure.UNAVAILABLE),
-    (answer(401), Failure.PRIVATE),
-    (answer(403), Failure.PRIVATE),
-    (answer(403, Retry_After="5000"), Failure.RATE_LIMITED),
-    (answer(403, cf_mitigated="challenge"), Failure.BOT_CHECK),
-    (answer(451), Failure.REGION_BLOCKED),
-    (answer(429), Failure.RATE_LIMITED),
-    (answer(500), Failure.NETWORK_ERROR),
-    (answer(503), Failure.NETWORK_ERROR),
-    (answer(200, b""), Failure.CORRUPT),
-    (answer(200, BODY, Content_Encoding="gzip"), Failure.UNAVAILABLE),
-    (answer(200, BODY, Content_Length=""), Failure.NETWORK_ERROR),  # its end could not be told from a break
-    (answer(200, BODY, Content_Length="9" * 5000), Failure.NETWORK_ERROR),
-    (answer(200, BODY, Content_Length="\xb2"), Failure.NETWORK_ERROR),
-    (answer(200, b"<title>Sign in</title>", **PAGE), Failure.WEB_PAGE),
-    (answer(200, b"\n <!DOCTYPE html><title>Sign in</title>"), Failure.WEB_PAGE),
-    (answer(200, b"Our systems have detected unusual traffic", **PAGE), Failure.BOT_CHECK),
-    (answer(403, b"Solve the CAPTCHA", **PAGE), Failure.BOT_CHECK),
-    (answer(403, b"Verify you are human", **PAGE), Failure.BOT_CHECK),
-    (answer(403, b"Rate limit exceeded", **PAGE), Failure.RATE_LIMITED),
-    (answer(302, Location="/a.mp4"), Failure.REFUSED_URL),
-    (answer(302, Location="file:///etc/passwd"), Failure.REFUSED_URL),
-    (answer(302, Location="ftp://127.0.0.1/x"), Failure.REFUSED_URL),
-    (answer(302, Location="http://127.0.0.1:99999/x"), Failure.REFUSED_URL),
-    (answer(302, Location="http://127.0.0.1:abc/"), Failure.REFUSED_URL),
-    (answer(302, Location="http://[x/"), Failure.REFUSED_URL),
-    (lambda request: request.wfile.write(b"HTTP/1.1 404 \x1b[2Jgone\r\n\r\n"), Failure.UNAVAILABLE),
+    (answer(404), Status.UNAVAILABLE),
+    (answer(410), Status.UNAVAILABLE),
+    (answer(401), Status.PRIVATE),
+    (answer(403), Status.PRIVATE),
+    (answer(403, Retry_After="5000"), Status.RATE_LIMITED),
+    (answer(403, cf_mitigated="challenge"), Status.BOT_CHECK),
+    (answer(451), Status.REGION_BLOCKED),
+    (answer(429), Status.RATE_LIMITED),
+    (answer(500), Status.NETWORK_ERROR),
+    (answer(503), Status.NETWORK_ERROR),
+    (answer(200, b""), Status.CORRUPT),
+    (answer(200, BODY, Content_Length=""), Status.NETWORK_ERROR),  # its end could not be told from a break
+    (answer(200, BODY, Content_Length="9" * 5000), Status.NETWORK_ERROR),
+    (answer(200, BODY, Content_Length="\xb2"), Status.NETWORK_ERROR),
+    (answer(200, b"<title>Sign in</title>", **PAGE), Status.WEB_PAGE),
+    (answer(200, b"\n <!DOCTYPE html><title>Sign in</title>"), Status.WEB_PAGE),
+    (answer(200, b"Our systems have detected unusual traffic", **PAGE), Status.BOT_CHECK),
+    (answer(403, b"Solve the CAPTCHA", **PAGE), Status.BOT_CHECK),
+    (answer(403, b"Verify you are human", **PAGE), Status.BOT_CHECK),
+    (answer(403, b"Rate limit exceeded", **PAGE), Status.RATE_LIMITED),
+    (answer(302, Location="/a.mp4"), Status.REFUSED_URL),
+    (answer(302, Location="file:///etc/passwd"), Status.REFUSED_URL),
+    (answer(302, Location="ftp://127.0.0.1/x"), Status.REFUSED_URL),
+    (answer(302, Location="http://127.0.0.1:99999/x"), Status.REFUSED_URL),
+    (answer(302, Location="http://127.0.0.1:abc/"), Status.REFUSED_URL),
+    (answer(302, Location="http://[x/"), Status.REFUSED_URL),
+    (lambda request: request.wfile.write(b"HTTP/1.1 404 \x1b[2Jgone\r\n\r\n"), Status.UNAVAILABLE),
 ]
 
 
-@pytest.mark.parametrize(("reply", "kind"), ANSWERS)
-def test_what_an_answer_means(get: Any, server: Any, tmp_path: Path, reply: Any, kind: Failure) -> None:
+@pytest.mark.parametrize(("reply", "status"), ANSWERS)
+def test_what_an_answer_means(get: Any, server: Any, tmp_path: Path, reply: Any, status: Status) -> None:
     server.answers["/a.mp4"] = reply
     failed = failure(get, limits=attempts(1))
-    assert failed.kind is kind
+    assert failed.status is status
     assert failed.reason.isprintable(), "a server cannot write to the terminal"
     assert not (tmp_path / "a.mp4").exists()
 
@@ -160,7 +158,7 @@ def test_the_server_says_how_long_to_wait(get: Any, server: Any, waits: list[flo
 def test_a_server_that_asks_for_too_much_patience_is_left(get: Any, server: Any, waits: list[float]) -> None:
     server.answers["/a.mp4"] = answer(429, Retry_After="3600")
     failed = failure(get, limits=Limits(patience=60))
-    assert (failed.kind, failed.wait, failed.attempts, waits) == (Failure.RATE_LIMITED, 3600, 1, [])
+    assert (failed.status, failed.wait, failed.attempts, waits) == (Status.RATE_LIMITED, 3600, 1, [])
 
 
 @pytest.mark.parametrize("value", ["", "soon", "\xb2", "9" * 5000])
@@ -178,7 +176,7 @@ def test_a_short_body_is_not_whole_and_the_next_run_continues_it(
     get: Any, server: Any, tmp_path: Path
 ) -> None:
     server.file("/a.mp4", BODY, cut=100_000)
-    assert failure(get, limits=attempts(1)).kind is Failure.NETWORK_ERROR
+    assert failure(get, limits=attempts(1)).status is Status.NETWORK_ERROR
     assert not (tmp_path / "a.mp4").exists()
     server.file("/a.mp4", BODY)
     assert get().sha256 == SHA256
@@ -224,7 +222,7 @@ def test_a_wrong_sha256_leaves_nothing(get: Any, server: Any, tmp_path: Path) ->
     assert get(sha256=SHA256[:8]).sha256 == SHA256
     (tmp_path / "a.mp4").unlink()
     failed = failure(get, sha256="0" * 64)
-    assert failed.kind is Failure.CORRUPT
+    assert failed.status is Status.CORRUPT
     assert SHA256 in failed.reason
     assert list(tmp_path.iterdir()) == []
 
@@ -245,7 +243,7 @@ def test_attempts_count_only_without_progress(get: Any, server: Any) -> None:
 
 def test_a_page_in_the_middle_of_a_file_leaves_what_has_come(get: Any, server: Any) -> None:
     broken_off_then(server, answer(200, b"<p>Sign in</p>", Content_Type="text/html"))
-    assert failure(get).kind is Failure.WEB_PAGE
+    assert failure(get).status is Status.WEB_PAGE
     server.file("/a.mp4", BODY)
     assert get().sha256 == SHA256
     assert server.asked[-1] == ("/a.mp4", "bytes=100000-")
@@ -256,13 +254,13 @@ def test_a_file_over_the_limit_is_refused_announced_or_not(
     get: Any, server: Any, tmp_path: Path, announced: bool
 ) -> None:
     server.file("/a.mp4", BODY, chunked=not announced)
-    assert failure(get, limits=Limits(largest=200_000)).kind is Failure.TOO_LARGE
+    assert failure(get, limits=Limits(largest=200_000)).status is Status.TOO_LARGE
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_file_in_pieces_without_a_length_is_whole_only_with_its_end(get: Any, server: Any) -> None:
     server.file("/a.mp4", BODY, chunked=True, cut=200_000)
-    assert failure(get, limits=attempts(1)).kind is Failure.NETWORK_ERROR
+    assert failure(get, limits=attempts(1)).status is Status.NETWORK_ERROR
     server.file("/a.mp4", BODY, chunked=True)
     assert get().sha256 == SHA256
 
@@ -282,7 +280,7 @@ def test_a_server_that_sends_a_body_byte_by_byte_is_cut_off_at_the_time_limit(ge
             pool.submit(drip)
             began = time.monotonic()
             url = f"http://127.0.0.1:{listener.getsockname()[1]}/a.mp4"
-            assert failure(get, url, Limits(seconds=0.3, silence=5)).kind is Failure.TIMED_OUT
+            assert failure(get, url, Limits(seconds=0.3, silence=5)).status is Status.TIMED_OUT
             done.set()
     assert time.monotonic() - began < 3
 
@@ -290,9 +288,9 @@ def test_a_server_that_sends_a_body_byte_by_byte_is_cut_off_at_the_time_limit(ge
 def test_a_silent_server_and_a_closed_port_are_network_errors(get: Any) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         url = f"http://127.0.0.1:{listener.getsockname()[1]}/"
-        assert failure(get, url, Limits(attempts=1, silence=0.1)).kind is Failure.NETWORK_ERROR
+        assert failure(get, url, Limits(attempts=1, silence=0.1)).status is Status.NETWORK_ERROR
     failed = failure(get, url, attempts(1))
-    assert failed.kind is Failure.NETWORK_ERROR
+    assert failed.status is Status.NETWORK_ERROR
     assert "refused" in failed.reason
 
 
@@ -362,7 +360,7 @@ def test_a_redirect_from_https_to_http_is_refused(
         secure.answers["/away"] = answer(302, Location=f"{server.url}/a.mp4")
         assert get(f"{secure.url}/a.mp4").sha256 == SHA256
         failed = failure(get, f"{secure.url}/away")
-    assert failed.kind is Failure.REFUSED_URL
+    assert failed.status is Status.REFUSED_URL
     assert "https" in failed.reason
     assert server.asked == []
 
@@ -381,7 +379,7 @@ def test_a_redirect_to_another_private_address_is_refused_before_anything_is_sen
     with socket.create_server(("127.0.0.2", 0)) as listener:  # another address of this machine
         server.answers["/a.mp4"] = answer(302, Location=f"http://{host}:{listener.getsockname()[1]}/b")
         failed = failure(get)
-        assert failed.kind is Failure.REFUSED_URL
+        assert failed.status is Status.REFUSED_URL
         assert "private address" in failed.reason
         listener.settimeout(0.1)
         with pytest.raises(TimeoutError):
@@ -399,7 +397,7 @@ def test_a_redirect_within_a_private_host_or_with_leave_is_followed(
             port = listener.getsockname()[1]
         server.answers["/a.mp4"] = answer(302, Location=f"http://127.0.0.2:{port}/b.mp4")
         failed = failure(get, limits=attempts(1), allow_private=True)
-        assert failed.kind is Failure.NETWORK_ERROR, "it was tried, but nobody listens there"
+        assert failed.status is Status.NETWORK_ERROR, "it was tried, but nobody listens there"
 
 
 @pytest.mark.parametrize(
@@ -434,7 +432,7 @@ def test_a_proxy_of_the_environment_is_used_and_changes_nothing_about_redirects(
     server.answers[url] = answer(200, BODY)
     assert get(url).sha256 == SHA256
     server.answers[url] = answer(302, Location="http://10.0.0.1/a.mp4")
-    assert failure(get, url).kind is Failure.REFUSED_URL
+    assert failure(get, url).status is Status.REFUSED_URL
     assert server.count("http://10.0.0.1/a.mp4") == 0
 
 
@@ -460,10 +458,6 @@ def test_a_secret_is_sent_to_its_own_origin_only_and_no_password_of_netrc_to_any
         with contextlib.suppress(DownloadFailed):
             get(secrets={"Authorization": "Bearer hush"})
     assert sent[2:] in (["Bearer hush"], ["Bearer hush", None])
-
-
-def test_every_failure_of_a_download_is_a_status_that_is_final_in_the_same_cases() -> None:
-    assert {kind: not kind.later for kind in Failure} == {kind: Status(kind.value).final for kind in Failure}
 
 
 # Clips, one URL each

@@ -443,7 +443,7 @@ def test_browser_proxy_and_format_are_passed_through_and_no_file_of_options_is_r
     )
     given_options = {"--cookies-from-browser=firefox:work", "--proxy=socks5://proxy:1080", "--format=18"}
     assert given_options <= set(asked[0].options)
-    assert {"--ignore-config", "--no-plugin-dirs"} <= set(ytdlp.MANNERS)
+    assert {"--ignore-config", "--no-plugin-dirs"} <= set(ytdlp.OPTIONS)
 
 
 def test_a_missing_file_of_cookies_stops_the_job(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from avpipe.download import ytdlp
-from avpipe.download.ytdlp import Request, _Guard, _last_words, _Said, _wish
+from avpipe.download.ytdlp import Request, _Guard, _last_words, _Log, _retry_after_of
 
 
 def request(start: float | None = None, end: float | None = None) -> Request:
@@ -60,7 +60,7 @@ def test_a_name_counts_by_its_address_and_so_does_a_url_that_ffmpeg_is_given() -
 def test_a_video_that_cannot_have_the_clip_is_not_downloaded(
     info: dict[str, Any], start: float | None, objection: str | None
 ) -> None:
-    said = _Said(request(start))
+    said = _Log(request(start))
     found = said.objection(info)
     assert (found is None) == (objection is None)
     if objection:
@@ -69,10 +69,10 @@ def test_a_video_that_cannot_have_the_clip_is_not_downloaded(
 
 
 def test_a_file_that_is_too_large_is_told_in_yt_dlps_words() -> None:
-    said = _Said(request())
+    said = _Log(request())
     said.info("[generic] a: Downloading webpage")
     said.debug("[download] File is larger than max-filesize (9 bytes > 8 bytes). Aborting.")
-    assert "max-filesize" in said.failed("yt-dlp brought 0 files").messages[0]
+    assert "max-filesize" in said.failed("yt-dlp downloaded 0 files").messages[0]
 
 
 def caused(wait: str | None) -> Exception:
@@ -90,14 +90,14 @@ def caused(wait: str | None) -> Exception:
 
 
 def test_the_sites_retry_after_is_found_behind_the_error() -> None:
-    assert _wish(caused("120")) == 120
+    assert _retry_after_of(caused("120")) == 120
     later = formatdate(time.time() + 100, usegmt=True)
-    assert _wish(caused(later)) == pytest.approx(100, abs=2)
-    assert _wish(caused(None)) is None
-    assert _wish(Exception("no response behind it")) is None
+    assert _retry_after_of(caused(later)) == pytest.approx(100, abs=2)
+    assert _retry_after_of(caused(None)) is None
+    assert _retry_after_of(Exception("no response behind it")) is None
     loop = Exception("a")
     loop.__context__ = loop
-    assert _wish(loop) is None
+    assert _retry_after_of(loop) is None
 
 
 def test_the_end_of_a_log_is_kept_without_addresses_of_memory() -> None:

@@ -5,12 +5,10 @@ import importlib.util
 import io
 import json
 import shutil
-import tarfile
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
-import av
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -19,6 +17,7 @@ import torch
 from torch import nn
 
 from avpipe.features import backbones, vggish, visual
+from tests.builders import encode_video, tar_of
 
 SECONDS, FPS, RATE = 10, 16, 16_000
 
@@ -26,19 +25,10 @@ SECONDS, FPS, RATE = 10, 16, 16_000
 def encoded_video(seed: int, size: int = 64) -> bytes:
     """An mp4 of 10 s at 16 fps whose colours change every second."""
     rng = np.random.default_rng(seed)
-    buffer = io.BytesIO()
-    with av.open(buffer, "w", format="mp4") as container:
-        options = {"g": "16", "bf": "0", "crf": "10", "preset": "ultrafast"}
-        stream = container.add_stream("libx264", rate=FPS, options=options)
-        stream.width = stream.height = size
-        stream.pix_fmt = "yuv420p"
-        for _ in range(SECONDS):
-            blocks = rng.integers(0, 256, (4, 4, 3), np.uint8).repeat(size // 4, 0).repeat(size // 4, 1)
-            for number in range(FPS):
-                image = np.roll(blocks, number, axis=1)
-                container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
-        container.mux(stream.encode())
-    return buffer.getvalue()
+    blocks = [rng.integers(0, 256, (4, 4, 3), np.uint8) for _ in range(SECONDS)]
+    large = [each.repeat(size // 4, 0).repeat(size // 4, 1) for each in blocks]
+    pictures = (np.roll(each, number, axis=1) for each in large for number in range(FPS))
+    return encode_video(pictures, FPS, {"crf": "10"})
 
 
 def encoded_audio(seed: int) -> tuple[bytes, npt.NDArray[np.float32]]:
@@ -93,20 +83,16 @@ class Study:
 
     def _write(self, shard: int) -> None:
         self.tar(shard).parent.mkdir(parents=True, exist_ok=True)
-        with tarfile.open(self.tar(shard), "w") as archive:
-            for row in range(shard * self.shard_size, min(self.rows, (shard + 1) * self.shard_size)):
-                if row == self.missing:
-                    continue
-                parts = {"json": json.dumps({"row": row}).encode()}
-                if row != self.dark:
-                    parts["mp4"] = encoded_video(row)
-                if row != self.silent:
-                    parts["flac"], self.samples[row] = encoded_audio(row)
-                for extension in ("mp4", "flac", "json"):
-                    if extension in parts:
-                        member = tarfile.TarInfo(f"c{row}.{extension}")
-                        member.size = len(parts[extension])
-                        archive.addfile(member, io.BytesIO(parts[extension]))
+        members = {}
+        for row in range(shard * self.shard_size, min(self.rows, (shard + 1) * self.shard_size)):
+            if row == self.missing:
+                continue
+            if row != self.dark:
+                members[f"c{row}.mp4"] = encoded_video(row)
+            if row != self.silent:
+                members[f"c{row}.flac"], self.samples[row] = encoded_audio(row)
+            members[f"c{row}.json"] = json.dumps({"row": row}).encode()
+        self.tar(shard).write_bytes(tar_of(members))
 
 
 @pytest.fixture(scope="session")

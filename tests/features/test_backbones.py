@@ -9,7 +9,8 @@ import torchvision
 
 from avpipe.features import weights
 from avpipe.features.backbones import Extractor, create_extractor, draw_weights, state_sha256
-from avpipe.features.weights import PublishedWeights, WeightsError, file_sha256
+from avpipe.features.weights import PublishedWeights, WeightsError
+from avpipe.files import sha256_of
 from avpipe.plan.extractor import ExtractorConfig
 from avpipe.plan.section import ConfigError
 
@@ -99,7 +100,7 @@ def test_published_weights_are_read_and_named(tmp_path: Path, monkeypatch: pytes
     torch.manual_seed(0)
     network = torchvision.models.resnet18(weights=None)
     torch.save(network.state_dict(), tmp_path / "resnet18-x.pth")
-    sha256 = file_sha256(tmp_path / "resnet18-x.pth")
+    sha256 = sha256_of(tmp_path / "resnet18-x.pth")
     entry = PublishedWeights("http://127.0.0.1:9/resnet18-x.pth", sha256, None, "none", "a test")
     monkeypatch.setitem(weights.PUBLISHED_WEIGHTS, "resnet18", entry)
     config = ExtractorConfig(backbone="resnet18")
@@ -107,7 +108,7 @@ def test_published_weights_are_read_and_named(tmp_path: Path, monkeypatch: pytes
     assert found.identity.source == "pretrained"
     assert found.identity.files == {"resnet18-x.pth": sha256}
     torch.save(torchvision.models.resnet50(weights=None).state_dict(), tmp_path / "resnet18-x.pth")
-    wrong = PublishedWeights(entry.url, file_sha256(tmp_path / "resnet18-x.pth"), None, "none", "a test")
+    wrong = PublishedWeights(entry.url, sha256_of(tmp_path / "resnet18-x.pth"), None, "none", "a test")
     monkeypatch.setitem(weights.PUBLISHED_WEIGHTS, "resnet18", wrong)
     with pytest.raises(WeightsError, match=r"resnet18-x\.pth does not fit torchvision's resnet18"):
         create_extractor(config, CPU, tmp_path)

@@ -16,7 +16,6 @@ from avpipe.features.weights import (
     WeightsError,
     default_folder,
     fetch,
-    file_sha256,
     load_state,
     needed_weights,
     verify,
@@ -221,8 +220,3 @@ def test_code_in_a_file_is_not_run(tmp_path: Path, capsys: pytest.CaptureFixture
     with pytest.raises(WeightsError):
         load_state(tmp_path / "pickle.pth")
     assert capsys.readouterr().out == ""
-
-
-def test_sha256_of_a_file(tmp_path: Path) -> None:
-    (tmp_path / "x").write_bytes(b"abc")  # FIPS 180-2, appendix B.1
-    assert file_sha256(tmp_path / "x").startswith("ba7816bf8f01cfea414140de5dae2223")

@@ -1,14 +1,11 @@
 """A small study with predictions, made up so that every drawn number can be worked out by hand."""
 
 import io
-import tarfile
 from collections.abc import Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-import av
 import numpy as np
 import pandas as pd
 import pytest
@@ -20,6 +17,7 @@ from avpipe.plan.experiment import Experiment
 from avpipe.plan.study import Study
 from avpipe.report.spec import FigureSpec, parse_figure
 from avpipe.report.style import Heading
+from tests.builders import encode_video, tar_of
 
 from ..tables.conftest import WriteRun, study, write_run
 
@@ -88,26 +86,16 @@ def toy(study: Study, tmp_path: Path, write_run: WriteRun) -> Toy:
 @pytest.fixture
 def toy_with_clips(toy: Toy) -> Toy:
     """With clips.parquet and a shard: clip "a" is ten seconds, dark to bright, with a tone; "mute" has no audio."""
-    sound, video = io.BytesIO(), io.BytesIO()
-    soundfile.write(sound, 0.5 * np.sin(np.arange(160_000) / 6), 16_000, format="FLAC")
-    with av.open(video, "w", format="mp4") as container:
-        stream = container.add_stream("libx264", rate=Fraction(16), options={"g": "16", "bf": "0"})
-        stream.width = stream.height = 64
-        for shade in np.repeat(SHADES, 16):
-            picture = av.VideoFrame.from_ndarray(np.full((64, 64, 3), shade, np.uint8), format="rgb24")
-            container.mux(stream.encode(picture))
-        container.mux(stream.encode())
+    audio = io.BytesIO()
+    soundfile.write(audio, 0.5 * np.sin(np.arange(160_000) / 6), 16_000, format="FLAC")
+    video = encode_video(np.full((64, 64, 3), shade, np.uint8) for shade in np.repeat(SHADES, 16))
     members = {
-        "a.mp4": video.getvalue(), "a.flac": sound.getvalue(), "a.json": b'{"row": 0}',
-        "mute.mp4": video.getvalue(), "mute.json": b'{"row": 1}',
+        "a.mp4": video, "a.flac": audio.getvalue(), "a.json": b'{"row": 0}',
+        "mute.mp4": video, "mute.json": b'{"row": 1}',
     }  # fmt: skip
     path = toy.results / "segments" / "canonical" / "3.tar"
     path.parent.mkdir(parents=True)
-    with tarfile.open(path, "w") as tar:
-        for name, content in members.items():
-            member = tarfile.TarInfo(name)
-            member.size = len(content)
-            tar.addfile(member, io.BytesIO(content))
+    path.write_bytes(tar_of(members))
     clips = {"clip": ["a", "mute", "gone"], "shard": [3, 3, 3], "width": [320.0] * 3, "height": [180.0] * 3}
     pd.DataFrame(clips).to_parquet(toy.results / "clips.parquet", index=False)
     return toy

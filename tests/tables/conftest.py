@@ -1,15 +1,14 @@
 """A small study, a small table and made-up runs."""
 
-import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import pytest
 
-from avpipe.plan.experiment import Experiment
 from avpipe.plan.study import Study
+from tests import builders
 
 WriteRun = Callable[..., Path]
 
@@ -44,29 +43,5 @@ def table_data() -> dict[str, Any]:
 
 @pytest.fixture
 def write_run(tmp_path: Path) -> WriteRun:
-    """Write metrics.json and, if given, predictions.parquet of one seed below tmp_path; keywords replace parts of metrics.json."""
-
-    def write(
-        experiment: Experiment, seed: int, accuracy: float = 0.5, predictions: pd.DataFrame | None = None, **changes: Any
-    ) -> Path:  # fmt: skip
-        folder = tmp_path / "runs" / experiment.id / f"seed{seed}"
-        folder.mkdir(parents=True)
-        record = {
-            "experiment": experiment.model_dump(mode="json"), "experiment_id": experiment.id, "seed": seed,
-            "status": "ok", "reason": None,
-            "metrics": {
-                "validation": {"accuracy": accuracy}, "last": {"accuracy": 0.25}, "best_test": {"accuracy": 0.75},
-            },
-            "epochs": {"validation": 3, "last": 9, "best_test": 5},
-            "counts": {"train": 30, "train_named": 30, "val": 8, "val_named": 8, "test": 8, "test_named": 8},
-            "parameters": 1234, "seconds": 12.0, "device": "cpu", "code": "0123456789abcdef",
-            "environment": {"python": "3.11.9"},
-            "features": {"audio": {"extractor": "vggish", "weights": "pretrained", "sha256": "ab" * 32}},
-            "log": "logs/train.log",
-        }  # fmt: skip
-        (folder / "metrics.json").write_text(json.dumps({**record, **changes}), encoding="utf-8")
-        if predictions is not None:
-            predictions.to_parquet(folder / "predictions.parquet", index=False)
-        return folder
-
-    return write
+    """Writes a run below tmp_path, as `builders.write_run` does."""
+    return partial(builders.write_run, tmp_path)

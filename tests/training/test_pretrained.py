@@ -8,7 +8,13 @@ from torch import nn
 
 from avpipe.plan.experiment import Experiment
 from avpipe.training import loop
-from avpipe.training.pretrained import Pretrained, checkpoint_before, digest_of, read_pretrained, start_from
+from avpipe.training.pretrained import (
+    Pretrained,
+    checkpoint_before,
+    read_pretrained,
+    start_from,
+    weights_digest,
+)
 
 from .conftest import assert_same, read, run, write_study
 
@@ -44,7 +50,7 @@ class Small(nn.Module):
 
 
 def left(weights) -> Pretrained:
-    return Pretrained("avg-1", weights, digest_of(weights))
+    return Pretrained("avg-1", weights, weights_digest(weights))
 
 
 def test_weights_of_the_same_name_are_copied_and_others_stay():
@@ -65,9 +71,9 @@ def test_a_model_that_has_nothing_in_common_or_another_size_is_refused():
 
 def test_the_digest_depends_on_names_and_values_of_the_weights():
     one = {"a": torch.tensor([1.0, 2.0]), "b": torch.tensor(3)}
-    assert digest_of(one) == digest_of(dict(reversed(one.items())))
+    assert weights_digest(one) == weights_digest(dict(reversed(one.items())))
     changed = [one | {"a": torch.tensor([1.0, 2.5])}, {"c": one["a"], "b": one["b"]}, {"a": one["a"]}]
-    assert len({digest_of(weights) for weights in [one, *changed]}) == 4
+    assert len({weights_digest(weights) for weights in [one, *changed]}) == 4
 
 
 def test_a_run_starts_from_the_weights_of_the_same_seed(make_study, dependent, monkeypatch):
@@ -87,7 +93,7 @@ def test_a_run_starts_from_the_weights_of_the_same_seed(make_study, dependent, m
         for name, weight in left_behind["weights"].items():
             assert torch.equal(started[seed][name], weight)
         assert record["pretraining"]["experiment_id"] == experiment.pretraining.id
-        assert record["pretraining"]["weights"] == digest_of(left_behind["weights"])
+        assert record["pretraining"]["weights"] == weights_digest(left_behind["weights"])
     assert not torch.equal(started[0]["head.time.weight"], started[1]["head.time.weight"])
 
 
@@ -162,4 +168,4 @@ def test_pretraining_may_be_that_of_another_dataset(make_study, dependent, tmp_p
     assert record["pretraining"]["experiment_id"] == experiment.pretraining.id
     assert record["experiment"]["pretrained_on"] == "sounds"
     left_behind = torch.load(checkpoint_before(experiment, study.results, 0), weights_only=True)
-    assert record["pretraining"]["weights"] == digest_of(left_behind["weights"])
+    assert record["pretraining"]["weights"] == weights_digest(left_behind["weights"])

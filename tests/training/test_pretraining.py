@@ -69,7 +69,7 @@ def test_a_segment_is_not_compared_with_itself_within_a_modality(task):
 
 def test_the_loss_is_the_model_s(task):
     assert task().loss(AVOutput(losses={"grounding": torch.tensor(0.25)}), {}) == 0.25
-    with pytest.raises(ValueError, match="must bring its loss"):
+    with pytest.raises(ValueError, match="its loss in `losses`"):
         task().loss(AVOutput(), {})
     with pytest.raises(ValueError, match="`grounding`"):
         task().predict(AVOutput())

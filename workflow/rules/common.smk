@@ -74,7 +74,7 @@ def manifest_file(name):
 
 
 def manifest_index_file(wildcards):
-    """The new manifest.json: a digest from the old one would hide what changed."""
+    """The new manifest.json: the old one has the digests from before the change."""
     return manifest_file("index")
 
 
@@ -93,7 +93,7 @@ def segment_files(suffix):
     return [f"{plan.results}/segments/{study.media.preset}/{shard}.{suffix}" for shard in shards()]
 
 
-# Snakemake does not compare parameters that a function makes from `input`, so these functions read the files themselves.
+# These functions read manifest.json themselves, because Snakemake does not compare parameters that depend on `input`.
 # They return None before the manifest exists; Snakemake calls them again before the job runs.
 
 
@@ -104,22 +104,19 @@ def index_now():
 
 
 def shard_digest(wildcards):
-    """Changes when this shard's rows or local source files do.
-
-    So a new clip or a changed file reruns its shard only, although the manifest is a new file.
-    """
+    """A digest of this shard's rows and local files, so that a new clip or a changed file reruns its shard only."""
     index = index_now()
     return index and index["shards"].get(wildcards.shard)
 
 
 def labels_digest(wildcards):
-    """Changes when events or categories do, not when the manifest is only a new file."""
+    """A digest of events and categories, so that a rewritten manifest alone reruns no training."""
     index = index_now()
     return index and index["labels"]
 
 
 def source_inventory(wildcards):
-    """Changes when a file in a local source folder or a local archive does; the manifest is then made again."""
+    """A digest of the local sources' files; the manifest is made again when it changes."""
     return inventory([Path(source.local_path) for source in study.dataset.sources if source.local_path])
 
 
@@ -139,7 +136,7 @@ def annotation_files(wildcards):
 
 
 def source_identities(wildcards):
-    """The options that decide which clips the sources give; speed, time limits and secrets make nothing stale."""
+    """The options that decide which clips the sources give; changes of speed, time limits and secrets rerun nothing."""
     return [source.identity() for source in study.dataset.sources]
 
 
@@ -150,7 +147,7 @@ def source_options(wildcards, input):
 
 
 def local_source_options(wildcards):
-    """The local sources, whose files the manifest checks."""
+    """The local sources, whose files the manifest's job looks for."""
     return [f"--source={source.identity()}" for source in study.dataset.sources if source.local_path]
 
 

@@ -1,7 +1,7 @@
 # Stage 1: annotation files to the manifest.
 
 
-# The clips in source/ are no declared output: Snakemake would delete all of them before the job, not only outdated ones.
+# The clips in source/ are not declared as output, because Snakemake would delete all of them before the job.
 rule demo:
     output:
         directory("results/{dataset}/annotations"),

@@ -1,4 +1,4 @@
-# Stage 2: clip names to files on disk. Downloaded files are no declared outputs, so that a failed job keeps them.
+# Stage 2: clip names to files on disk. Downloaded files are not declared as output, so that a failed job keeps them.
 # A shard counts as done even if some clips failed for now; the pipeline continues with the rest, and tables say how many
 # are missing.
 

@@ -26,14 +26,14 @@ for bundle in plan.bundles:
             code=extract_code([study.extractors[name].backbone for name in bundle]),
             extractors=extractor_options(bundle),
             weights=([f"--weights={study.weights_folder}"] if study.weights_folder else []),
-        # The device is no parameter: a change of it must not make arrays stale.
+        # The device is not a parameter, because another device must not make arrays stale.
         shell:
             "python -m avpipe features extract {params.extractors:q} --segments {input.segments}"
             " --manifest {input.index} --shard {wildcards.shard} --out results/{wildcards.dataset}/features"
             " --device {study.device} {params.weights:q} --threads {threads} > {log} 2>&1"
 
 
-# Published features: identify the files, then import them shard by shard into the same kind of array.
+# Published features: note the files' sizes and hashes, then import them shard by shard into the same kind of array.
 for name in plan.imports:
 
     rule:
@@ -80,7 +80,7 @@ for name in plan.imports:
             " --shard {wildcards.shard} --results results/{wildcards.dataset} > {log} 2>&1"
 
 
-# Training depends on this one file a feature, not on every shard.
+# Training depends on this one file per feature, not on every shard.
 rule coverage:
     input:
         chunks=coverage_chunks,

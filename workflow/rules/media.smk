@@ -1,4 +1,4 @@
-# Stage 3: files to canonical clips, one uncompressed tar a shard.
+# Stage 3: files to canonical clips, one uncompressed tar per shard.
 
 
 rule normalise:

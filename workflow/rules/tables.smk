@@ -1,5 +1,5 @@
-# Stage 6: runs to tables. The table's text and its part of the study are parameters, not inputs, so that neither a
-# comment in the yaml file nor a fresh clone reruns anything.
+# Stage 6: runs to tables. The table's text and its part of the study are parameters, not inputs, so that a changed
+# comment in the yaml file, or its new date in a fresh clone, reruns nothing.
 
 
 rule table:

@@ -1,4 +1,4 @@
-# Stage 5: features to runs. One job trains all seeds of an experiment, to load the features once.
+# Stage 5: features to runs. One job trains all seeds of an experiment and loads the features once.
 
 
 rule train:

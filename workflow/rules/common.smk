@@ -146,6 +146,11 @@ def source_options(wildcards, input):
     return [f"--source={source.to_json()}" for source in study.dataset.sources]
 
 
+def device(wildcards, input):
+    """Where networks are computed; another device makes nothing stale, so the value is not compared (see `source_options`)."""
+    return study.device
+
+
 def local_source_options(wildcards):
     """The local sources, whose files the manifest's job looks for."""
     return [f"--source={source.identity()}" for source in study.dataset.sources if source.local_path]

@@ -25,12 +25,12 @@ for bundle in plan.bundles:
         params:
             code=extract_code([study.extractors[name].backbone for name in bundle]),
             extractors=extractor_options(bundle),
+            device=device,
             weights=([f"--weights={study.weights_folder}"] if study.weights_folder else []),
-        # The device is not a parameter, because another device must not make arrays stale.
         shell:
             "python -m avpipe features extract {params.extractors:q} --segments {input.segments}"
             " --manifest {input.index} --shard {wildcards.shard} --out results/{wildcards.dataset}/features"
-            " --device {study.device} {params.weights:q} --threads {threads} > {log} 2>&1"
+            " --device {params.device} {params.weights:q} --threads {threads} > {log} 2>&1"
 
 
 # Published features: note the files' sizes and hashes, then import them shard by shard into the same kind of array.

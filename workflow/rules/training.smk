@@ -38,7 +38,7 @@ rule train:
         experiment=run_experiment,
         labels=labels_digest,
         seeds=[f"--seed={seed}" for seed in study.seeds],
-        device=study.device,
+        device=device,
     shell:
         "python -m avpipe train --experiment {params.experiment:q} --results results/{wildcards.dataset} {params.seeds}"
         " --device {params.device} --threads {threads} --log {log} > {log} 2>&1"
@@ -68,7 +68,7 @@ rule embed:
     params:
         code=run_embed_code,
         experiment=run_experiment,
-        device=study.device,
+        device=device,
     shell:
         "python -m avpipe embed --experiment {params.experiment:q} --results results/{wildcards.dataset}"
         " --seed {wildcards.seed} --device {params.device} --threads {threads} > {log} 2>&1"

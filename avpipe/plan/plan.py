@@ -12,7 +12,7 @@ from typing import Any
 
 from avpipe.datasets import DATASETS, clip_seconds
 from avpipe.download import FETCHERS
-from avpipe.features.spec import BACKBONES, NETWORKS, chunk_path
+from avpipe.features.spec import BACKBONES, NETWORKS, check_extractors, chunk_path
 from avpipe.files import read_json
 from avpipe.media.presets import PRESETS
 from avpipe.models import MODELS
@@ -121,6 +121,7 @@ class Plan:
                 registry.target({**TASKS, **MODELS}, name, "task or model")
             except registry.UnknownNameError as error:
                 raise ConfigError(f"training_of: {error}") from None
+        check_extractors(study.extractors)
         self._check_length()
         self.tables: dict[str, TableSpec] = {
             n: load_table(self._file(workflow, "tables", n), study) for n in study.tables

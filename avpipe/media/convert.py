@@ -326,9 +326,9 @@ def _remarks(
         yield "; ".join(media.notes) or ("no sound in the interval" if media.audio else "no audio stream")
     if status is Status.NO_VIDEO:
         yield "; ".join(media.notes) or ("no picture in the interval" if media.video else "no video stream")
-    if status is not Status.NO_VIDEO and video_seconds < preset.seconds:
+    if status is not Status.NO_VIDEO and round(video_seconds, 2) < preset.seconds:
         yield f"last picture held from {video_seconds:.2f} s"
-    if status is not Status.NO_AUDIO and audio_seconds < preset.seconds:
+    if status is not Status.NO_AUDIO and round(audio_seconds, 2) < preset.seconds:
         yield f"silence from {audio_seconds:.2f} s"
     if status is not Status.NO_VIDEO and media.video and media.video.hdr:
         yield f"HDR pictures ({media.video.hdr}) are not tone-mapped: their colours are pale"

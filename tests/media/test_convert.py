@@ -205,6 +205,13 @@ def test_a_short_clip_holds_its_last_picture_then_silence(media, group, tmp_path
     assert not samples_of(converted)[48_000:].any()
 
 
+def test_a_sample_too_few_is_no_silence_worth_a_word(media, group, tmp_path):
+    source = media.write(
+        tmp_path / "almost.mkv", times=media.times(30, 10), level=level, sound=np.full((1, 159_990), 0.25)
+    )
+    assert convert(source, group).reason == "complete"
+
+
 def test_the_annotations_end_is_an_end(media, group, tmp_path):
     source = media.write(
         tmp_path / "a.mp4", times=media.times(30, 12), level=level, sound=np.full((1, 192_000), 0.25)

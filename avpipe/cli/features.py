@@ -18,6 +18,7 @@ weights_commands = typer.Typer(no_args_is_help=True, help="Published weights of 
 WeightNames = Annotated[
     list[str] | None, typer.Argument(help="Names that `avpipe weights list` prints; default: all.")
 ]
+NeededByStudy = Annotated[str | None, typer.Option(help="Only what this study needs: a yaml or json file.")]
 WeightsFolder = Annotated[
     Path | None, typer.Option(help="Folder of downloaded weights; default: the user's cache folder.")
 ]
@@ -208,9 +209,7 @@ def list_weights() -> None:
 @readable_errors
 def fetch_weights(
     names: WeightNames = None,
-    study: Annotated[
-        str | None, typer.Option(help="Only what this study needs: a yaml or json file.")
-    ] = None,
+    study: NeededByStudy = None,
     folder: WeightsFolder = None,
 ) -> None:
     """Download weights ahead of time, for example where the machines that compute have no network."""
@@ -224,9 +223,7 @@ def fetch_weights(
 @readable_errors
 def verify_weights(
     names: WeightNames = None,
-    study: Annotated[
-        str | None, typer.Option(help="Only what this study needs: a yaml or json file.")
-    ] = None,
+    study: NeededByStudy = None,
     folder: WeightsFolder = None,
 ) -> None:
     """Check the SHA-256 of the files in the folder; exit with 1 if a file is wrong, or if a file of NAMES is missing."""

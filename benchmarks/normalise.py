@@ -17,6 +17,7 @@ import pandas as pd
 
 from avpipe.media.ffmpeg import ffmpeg_binary
 from avpipe.media.normalise import normalise_shard
+from avpipe.media.presets import CANONICAL
 
 CLIPS, ROUNDS = 16, 7
 GRAPH = (
@@ -77,7 +78,7 @@ def ours(manifest: Path, downloads: Path, folder: Path, workers: int) -> float:
     """Seconds that `normalise_shard` takes."""
     started = time.perf_counter()
     counts = normalise_shard(
-        downloads, manifest, 0, "canonical", folder / "0.tar", folder / "0.parquet", 120, workers
+        downloads, manifest, 0, CANONICAL, folder / "0.tar", folder / "0.parquet", 120, workers
     )
     took = time.perf_counter() - started
     if counts != {"present": CLIPS}:

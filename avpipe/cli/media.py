@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from avpipe.cli.console import counted, readable_errors
+from avpipe.cli.console import counted, read_mapping, readable_errors
 
 commands = typer.Typer(no_args_is_help=True, help="Files to canonical clips in tar shards.")
 
@@ -18,14 +18,21 @@ def normalise(
     shard: Annotated[int, typer.Option()],
     tar: Annotated[Path, typer.Option(help="The tar of canonical clips to write.")],
     table: Annotated[Path, typer.Option(help="The table of outcomes to write.")],
-    preset: Annotated[str, typer.Option(help="Canonical format.")] = "canonical",
+    preset: Annotated[
+        str,
+        typer.Option(
+            help="Canonical format: canonical, multisensory, large, or json {name: ..., fps: ..., ...}."
+        ),
+    ] = "canonical",
     timeout: Annotated[float, typer.Option(help="Seconds a clip may take.")] = 120.0,
     workers: Annotated[int, typer.Option(help="ffmpeg processes at a time.")] = 1,
 ) -> None:
     """Turn one shard's files into canonical clips: exact length, frame rate, size and sample rate."""
     from avpipe.media.normalise import normalise_shard
+    from avpipe.media.presets import PRESETS, Preset
 
-    typer.echo(counted(normalise_shard(downloads, manifest, shard, preset, tar, table, timeout, workers)))
+    chosen = PRESETS[preset] if preset in PRESETS else Preset.model_validate(read_mapping(preset, "--preset"))
+    typer.echo(counted(normalise_shard(downloads, manifest, shard, chosen, tar, table, timeout, workers)))
 
 
 @commands.command("clips")

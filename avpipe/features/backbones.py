@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from avpipe.features.runtime import prepare
-from avpipe.features.spec import BACKBONES, NETWORKS, SEGMENTS, check_extractors
+from avpipe.features.spec import BACKBONES, NETWORKS, check_extractors
 from avpipe.features.weights import WeightsError, fetch
 from avpipe.files import sha256_of
 from avpipe.plan import registry
@@ -60,7 +60,9 @@ class Extractor(ABC):
         # VGGish's variants have the same weights and differ in their layers.
         sha256 = hashlib.sha256(f"{self.identity.state_sha256}{network}".encode()).hexdigest()
         dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}[config.precision]
-        inputs = clips * SEGMENTS * (config.fps if BACKBONES[config.backbone].kind == "2d" else 1)
+        inputs = (
+            clips * config.preset.segments * (config.fps if BACKBONES[config.backbone].kind == "2d" else 1)
+        )
         self.network = prepare(network, sha256, example, device, dtype, inputs)
 
     @abstractmethod

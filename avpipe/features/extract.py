@@ -21,12 +21,12 @@ from torch import Tensor
 
 from avpipe.features.backbones import Extractor, create_extractor
 from avpipe.features.device import claim_device, default_locks
-from avpipe.features.spec import BACKBONES, NETWORKS, SEGMENTS, check_extractors, feature_shape, modality
+from avpipe.features.spec import BACKBONES, NETWORKS, check_extractors, feature_shape, modality
 from avpipe.features.store import write_shard
 from avpipe.files import read_json
-from avpipe.media.logmel import SAMPLE_RATE
-from avpipe.media.presets import CANONICAL
-from avpipe.media.segments import Clip, Rule, decode_audio, decode_frames, frame_indices, read_shard
+from avpipe.media.logmel import seconds_of
+from avpipe.media.presets import Preset
+from avpipe.media.segments import Clip, Rule, VideoFrames, decode_audio, frame_indices, read_shard
 from avpipe.plan import fingerprint
 from avpipe.plan.extractor import ExtractorConfig
 
@@ -101,7 +101,7 @@ def extract_shard(
         segments: the shard's tar of canonical clips.
         manifest: manifest.json, which gives the number of rows and the size of a shard.
         shard: its number.
-        extractors: name of the array -> what to compute.
+        extractors: name of the array -> what to compute; all read clips of one preset.
         out: the folder features/; arrays are out/{name}.zarr.
         device: "auto", "cpu", "cuda" or "cuda:N".
         weights_folder: folder of published weights; needed for `weights: pretrained`.
@@ -118,6 +118,11 @@ def extract_shard(
     """
     started = time.perf_counter()
     check_extractors(extractors)
+    preset, *others = {config.preset for config in extractors.values()}
+    if others:
+        raise ValueError(
+            f"extractors of one job read clips of one preset, found {preset.name}, {others[0].name}"
+        )
     index = read_json(manifest)
     size, rows = int(index["shard_size"]), int(index["rows"])
     threads = threads or _cores()
@@ -127,7 +132,7 @@ def extract_shard(
     with claim_device(device, default_locks()) as place:
         # decoding competes with the network if both use the CPU
         workers = 1 if place.type == "cpu" else max(2, threads - 1)
-        decoded = _decoded_clips(segments, shard, size, _needs(extractors), workers, progress)
+        decoded = _decoded_clips(segments, shard, size, _needs(extractors, preset), workers, progress)
         before = time.perf_counter()
         networks = {n: create_extractor(c, place, weights_folder, clips) for n, c in extractors.items()}
         progress.seconds_setup = time.perf_counter() - before
@@ -145,14 +150,17 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _needs(extractors: Mapping[str, ExtractorConfig]) -> tuple[set[Picks], bool]:
-    """The frames that the extractors read, and whether one of them reads audio."""
+Needs = tuple[Preset, set[Picks], bool]
+"""The clips' format, the frames that the extractors read, and whether one of them reads audio."""
+
+
+def _needs(extractors: Mapping[str, ExtractorConfig], preset: Preset) -> Needs:
     picks = {(config.fps, config.frames) for config in extractors.values() if modality(config) == "video"}
-    return picks, any(modality(config) == "audio" for config in extractors.values())
+    return preset, picks, any(modality(config) == "audio" for config in extractors.values())
 
 
 def _decoded_clips(
-    tar: Path, shard: int, size: int, needs: tuple[set[Picks], bool], workers: int, progress: Progress
+    tar: Path, shard: int, size: int, needs: Needs, workers: int, progress: Progress
 ) -> Iterator[Decoded]:
     """The shard's clips in their order, decoded by `workers` threads. `_CLIPS_AHEAD` decoded clips may wait."""
     with ThreadPoolExecutor(workers, "decode") as pool:
@@ -177,28 +185,29 @@ def _counted(decoded: Decoded, progress: Progress) -> Decoded:
     return decoded
 
 
-def _decode(tar: Path, clip: Clip, row: int, needs: tuple[set[Picks], bool]) -> Decoded:
+def _decode(tar: Path, clip: Clip, row: int, needs: Needs) -> Decoded:
     started = time.perf_counter()
-    picks, sound_needed = needs
+    preset, picks, sound_needed = needs
     pictures, sound = None, None
     try:
         if clip.video is not None and picks:
-            pictures = _pictures(clip.video, picks)
+            pictures = _pictures(clip.video, preset, picks)
         if clip.audio is not None and sound_needed:
-            sound = decode_audio(clip.audio).reshape(SEGMENTS, SAMPLE_RATE)
+            sound = seconds_of(decode_audio(clip.audio, preset), preset.sample_rate)
     except ValueError as error:
         raise ExtractionError(f"{tar}: clip {clip.clip}: {error}; normalise the shard again") from error
     return Decoded(clip.clip, row, pictures, sound, time.perf_counter() - started)
 
 
-def _pictures(video: bytes, picks: set[Picks]) -> dict[Picks, npt.NDArray[np.uint8]]:
-    """Picks -> frames (T, fps, H, W, 3), all from one decoding, equal to those of a decoding for one pick alone."""
-    if len(picks) == 1:
-        found = {(fps, rule): decode_frames(video, fps, rule=rule) for fps, rule in picks}
-    else:
-        every = decode_frames(video, CANONICAL.fps)
-        found = {(fps, rule): every[frame_indices(fps, rule=rule)] for fps, rule in picks}
-    return {pick: frames.reshape(SEGMENTS, pick[0], *frames.shape[1:]) for pick, frames in found.items()}
+def _pictures(video: bytes, preset: Preset, picks: set[Picks]) -> dict[Picks, npt.NDArray[np.uint8]]:
+    """Picks -> frames (T, fps, H, W, 3). Every frame that is needed is decoded once."""
+    indices = {(fps, rule): frame_indices(fps, preset, rule) for fps, rule in picks}
+    every = np.unique(np.concatenate(list(indices.values())))
+    frames = VideoFrames(video, preset).at(every)
+    return {
+        pick: frames[np.searchsorted(every, wanted)].reshape(preset.segments, pick[0], *frames.shape[1:])
+        for pick, wanted in indices.items()
+    }
 
 
 def _batches(

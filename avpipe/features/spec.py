@@ -4,14 +4,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from avpipe.media.presets import CANONICAL
 from avpipe.plan import registry
 from avpipe.plan.extractor import ExtractorConfig, ImportedConfig
 from avpipe.plan.registry import Entries, LazyTable
 from avpipe.plan.section import ConfigError
-
-SEGMENTS = CANONICAL.seconds
-"""T: segments per clip."""
 
 Kind = Literal["2d", "3d", "audio"]
 Modality = Literal["video", "audio"]
@@ -99,8 +95,10 @@ def _mistakes(config: ExtractorConfig) -> list[str]:
         found.append("pca: the published PCA belongs to the published weights; set `weights: pretrained`")
     if not config.last_relu and kind != "audio":
         found.append("last_relu: only vggish has the choice")
-    if kind != "audio" and CANONICAL.fps % config.fps:
-        found.append(f"fps: must divide {CANONICAL.fps}, the rate of canonical clips; found {config.fps}")
+    try:
+        config.preset.check_picks(1 if kind == "audio" else config.fps)
+    except ValueError as error:
+        found.append(str(error))
     if kind == "3d" and config.fps < 2:
         found.append(f"fps: {config.backbone} takes the frames of a segment as one clip; set 8 or 16, not 1")
     return found
@@ -124,14 +122,14 @@ def frame_axis(config: ExtractorConfig) -> bool:
     return BACKBONES[_known(config.backbone)].kind == "2d" and not config.average
 
 
-def feature_shape(config: ExtractorConfig | ImportedConfig, segments: int = SEGMENTS) -> tuple[int, ...]:
+def feature_shape(config: ExtractorConfig | ImportedConfig) -> tuple[int, ...]:
     """The shape of one clip's features: (T, [fps,] [H, W,] D); for imported ones, the study's `shape`."""
     if isinstance(config, ImportedConfig):
         return config.shape
     backbone = BACKBONES[_known(config.backbone)]
     frames = (config.fps,) if frame_axis(config) else ()
     cells = (map_size(config),) * 2 if backbone.kind == "2d" and config.pooling == "map" else ()
-    return (segments, *frames, *cells, backbone.width)
+    return (config.preset.segments, *frames, *cells, backbone.width)
 
 
 def dimension_names(config: ExtractorConfig | ImportedConfig) -> tuple[str, ...]:
@@ -147,6 +145,6 @@ _INNER_AXES: dict[int, tuple[str, ...]] = {2: (), 3: ("frame",), 4: ("y", "x"), 
 """Axes between segment and feature of an imported clip, by how many axes it has."""
 
 
-def chunk_path(config: ExtractorConfig | ImportedConfig, shard: int | str, segments: int = SEGMENTS) -> str:
+def chunk_path(config: ExtractorConfig | ImportedConfig, shard: int | str) -> str:
     """The file of a shard below the array's folder: "c/3/0/0". `shard` may be a Snakemake wildcard."""
-    return "/".join(["c", str(shard), *["0"] * len(feature_shape(config, segments))])
+    return "/".join(["c", str(shard), *["0"] * len(feature_shape(config))])

@@ -154,7 +154,7 @@ def write_shard(
     content = _encoded(config, values)
     with locked(path.parent / f".{path.name}.lock"):
         _write_metadata(path, config, rows, values, {**identity, "shard_size": len(values)}, about)
-        with whole_file(path / chunk_path(config, shard, values.shape[1])) as temporary:
+        with whole_file(path / chunk_path(config, shard)) as temporary:
             temporary.write_bytes(content)
 
 
@@ -165,7 +165,7 @@ def _create(
     values: npt.NDArray[Any],
     **more: Any,
 ) -> Any:
-    shape = feature_shape(config, values.shape[1])
+    shape = feature_shape(config)
     return zarr.create_array(
         store=store,
         shape=(rows, *shape),
@@ -188,7 +188,7 @@ def _encoded(config: ExtractorConfig | ImportedConfig, values: npt.NDArray[Any])
     """The bytes of a shard's file: zarr writes it as the only shard of an array in memory."""
     store = MemoryStore()
     _create(store, config, len(values), values)[:] = values
-    content = _content(store, chunk_path(config, 0, values.shape[1]))
+    content = _content(store, chunk_path(config, 0))
     if content is None:  # all NaN: zarr writes no file, but the workflow needs one
         index = b"\xff" * (16 * len(values))
         content = index + np.uint32(google_crc32c.value(index)).tobytes()

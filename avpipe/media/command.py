@@ -27,18 +27,28 @@ class Cut:
         """The output with this extension."""
         return self.target.with_name(f"{self.target.name}.{extension}")
 
+    @property
+    def frames(self) -> int:
+        """Frames of the clip that is made."""
+        return self.preset.frames if self.preset.pad else self.preset.frames_in(self.length)
+
+    @property
+    def samples(self) -> int:
+        """Samples of the clip that is made, in each channel."""
+        return self.preset.samples_beside(self.frames)
+
 
 def arguments(cut: Cut, media: Media) -> list[str]:
     """ffmpeg's arguments for both outputs of one decoding. Each has filters of its own, so that neither disturbs the other."""
     preset = cut.preset
     command = _opening(cut, media)
     if media.video is not None:
-        filters = [*_to_time(cut, media, ""), *_video_filters(cut.length, preset)]
+        filters = [*_to_time(cut, media, ""), *_video_filters(cut)]
         coding = ["-c:v", "libx264", "-preset", preset.x264, "-crf", str(preset.crf), "-flags:v", "+bitexact"]
-        groups = ["-g", str(preset.fps), "-keyint_min", str(preset.fps), "-sc_threshold", "0", "-bf", "0"]
+        groups = ["-g", str(preset.group), "-keyint_min", str(preset.group), "-sc_threshold", "0", "-bf", "0"]
         command += _output(media.video.index, filters, [*coding, *groups, "-f", "mp4"], cut.file("mp4"))
     if media.audio is not None:
-        filters = [*_to_time(cut, media, "a"), *_audio_filters(cut.length, preset)]
+        filters = [*_to_time(cut, media, "a"), *_audio_filters(cut)]
         command += _output(media.audio.index, filters, _FLAC, cut.file("flac"))
     return [*command, "-filter_complex_threads", "1", "-y"]
 
@@ -90,7 +100,7 @@ def steady_arguments(cut: Cut, media: Media) -> tuple[list[str], list[str]]:
     else:
         convert, then = [*_to_time(cut, media, "a"), _interval(cut.length), *_audio_format(preset)], []
     first = _output(index, convert, ["-c:a", "pcm_s16le", "-f", "nut"], steady)
-    second = _output(0, [*then, *_audio_filters(cut.length, preset)], _FLAC, cut.file("flac"))
+    second = _output(0, [*then, *_audio_filters(cut)], _FLAC, cut.file("flac"))
     return [*_opening(cut, media), *first, "-y"], ["-copyts", "-i", f"file:{steady}", *second, "-y"]
 
 
@@ -114,16 +124,20 @@ def _begin(cut: Cut, media: Media) -> float:
     return max(0.0, cut.start - MARGIN)
 
 
-def _video_filters(length: float, preset: Preset) -> list[str]:
+def _video_filters(cut: Cut) -> list[str]:
     """Cut; constant rate (`fps` also counts the frames); size and colours; then repeat the last picture."""
+    preset = cut.preset
+    size = f"{preset.width}:{preset.height}:flags=bicubic+accurate_rnd+bitexact:out_color_matrix=bt601:out_range=tv"
+    if preset.aspect == "keep":  # even sizes, which H.264 needs
+        size = f"{size}:force_original_aspect_ratio=increase:force_divisible_by=2"
     return [
-        f"trim=end={length:.6f}",
+        f"trim=end={cut.length:.6f}",
         f"fps=fps={preset.fps}:start_time=0:round=near",
-        f"scale={preset.width}:{preset.height}:flags=bicubic+accurate_rnd+bitexact:out_color_matrix=bt601:out_range=tv",
+        f"scale={size}",
         "setsar=1",
         "format=yuv420p",
         "tpad=stop_mode=clone:stop=-1",
-        f"trim=end_frame={preset.frames}",
+        f"trim=end_frame={cut.frames}",
     ]
 
 
@@ -141,13 +155,13 @@ def _audio_format(preset: Preset, fill: str = "") -> list[str]:
     ]
 
 
-def _audio_filters(length: float, preset: Preset) -> list[str]:
+def _audio_filters(cut: Cut) -> list[str]:
     """Cut; rate and channels, with gaps filled; count the samples (`ashowinfo`); then silence."""
     return [
-        _interval(length),
-        *_audio_format(preset, "async=1:first_pts=0:"),
-        f"asetnsamples=n={preset.sample_rate}:p=0",  # with small pieces the run takes a tenth longer
+        _interval(cut.length),
+        *_audio_format(cut.preset, "async=1:first_pts=0:"),
+        f"asetnsamples=n={cut.preset.sample_rate}:p=0",  # with small pieces the run takes a tenth longer
         "ashowinfo",
-        f"apad=whole_len={preset.samples}",
-        f"atrim=end_sample={preset.samples}",
+        f"apad=whole_len={cut.samples}",
+        f"atrim=end_sample={cut.samples}",
     ]

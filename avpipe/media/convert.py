@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from operator import eq, ge
 from pathlib import Path
 
 import av
@@ -61,7 +62,8 @@ def convert_clip(
     Frame i of the clip is the picture that a player shows at start + (i + 1/2) / fps, the middle of the frame's interval;
     sample j is the sound at start + j / sample_rate. Time 0 of a file is where its first stream begins. Before a later
     stream begins, its first picture, or silence, is used; after a stream ends, its last picture, or silence. Anything
-    beyond the preset's length is cut.
+    beyond the preset's length is cut. With a preset that does not pad, the clip begins with the stream that begins last
+    and ends with the one that ends first, and nothing is held or silent.
 
     Args:
         source: a media file of any kind; nothing in it is trusted.
@@ -76,7 +78,7 @@ def convert_clip(
         OSError: on a full disk.
     """
     start = 0.0 if math.isnan(start) else max(0.0, start)
-    length = float(preset.seconds) if math.isnan(end) else min(float(preset.seconds), end - start)
+    length = preset.seconds if math.isnan(end) else min(preset.seconds, end - start)
     try:
         media = probe(source, start, length)
     except ProbeError as error:
@@ -91,9 +93,12 @@ def convert_clip(
         reason = f"the annotations' interval is empty: {start:g} to {end:g} s"
         return replace(facts, status=Status.TOO_SHORT, reason=reason)
     cut = Cut(source, start, length, preset, target)
-    media, finished = _run(cut, media, group, timeout)
-    if finished.sounds > 1 and not finished.timed_out:
-        media = _steady_sound(cut, media, finished, group, timeout)
+    if not preset.pad:
+        cut = _common(cut, media)
+    media, finished = _converted(cut, media, group, timeout)
+    if not preset.pad and (shorter := _least(cut, media, finished)) < cut.length - 1 / preset.fps:
+        cut = replace(cut, length=shorter)
+        media, finished = _converted(cut, media, group, timeout)
     if finished.timed_out:
         return replace(facts, status=Status.TIMED_OUT, reason=f"ffmpeg was stopped after {timeout:g} s")
     media = _without_garbage(cut, media, finished)
@@ -116,6 +121,29 @@ def _left_out(cut: Cut, media: Media, end: float) -> str:
     if whole - cut.start - cut.preset.seconds < TOLERANCE:
         return ""
     return f"the first {cut.preset.seconds:g} s of {whole - cut.start:.2f} s"
+
+
+def _common(cut: Cut, media: Media) -> Cut:
+    """The part of the interval in which the file has both streams, by its headers and packets."""
+    streams = [stream for stream in (media.video, media.audio) if stream]
+    begins = [stream.start for stream in streams if not math.isnan(stream.start)]
+    ends = [stream.seconds for stream in streams if not math.isnan(stream.seconds)]
+    start = max([cut.start, *begins])
+    return replace(cut, start=start, length=min([cut.start + cut.length, *ends]) - start)
+
+
+def _least(cut: Cut, media: Media, finished: Finished) -> float:
+    """Seconds of the stream of which less was decoded."""
+    pictures = float(finished.frames / cut.preset.fps) if media.video else cut.length
+    return min(pictures, finished.samples / cut.preset.sample_rate if media.audio else cut.length)
+
+
+def _converted(cut: Cut, media: Media, group: FFmpegGroup, timeout: float) -> tuple[Media, Finished]:
+    """Convert, sound whose form changes too; the media without a stream that cannot be converted."""
+    media, finished = _run(cut, media, group, timeout)
+    if finished.sounds > 1 and not finished.timed_out:
+        media = _steady_sound(cut, media, finished, group, timeout)
+    return media, finished
 
 
 def _run(cut: Cut, media: Media, group: FFmpegGroup, timeout: float) -> tuple[Media, Finished]:
@@ -219,7 +247,7 @@ def _rounded(seconds: float) -> float | None:
 
 def _judge(cut: Cut, media: Media, finished: Finished, facts: Converted) -> Converted:
     """Decide the outcome from what ffmpeg counted, what the headers say and what was written."""
-    video_seconds = min(cut.preset.frames, finished.frames) / cut.preset.fps
+    video_seconds = float(min(cut.frames, finished.frames) / cut.preset.fps)
     audio_seconds = finished.samples / cut.preset.sample_rate
     duration = round(min(cut.length, max(video_seconds, audio_seconds)), 3)
     facts = replace(
@@ -235,13 +263,11 @@ def _judge(cut: Cut, media: Media, finished: Finished, facts: Converted) -> Conv
     damage = finished.message() if empty else _undecodable(cut, media, finished, video_seconds, audio_seconds)
     video = cut.file("mp4") if media.video and video_seconds else None
     audio = cut.file("flac") if media.audio and audio_seconds else None
-    damage = damage or _output_error(video, audio, cut.preset)
+    damage = damage or _output_error(video, audio, cut)
     if damage:
         return replace(facts, status=Status.CORRUPT, reason=damage)
     status = Status.PRESENT if video and audio else Status.NO_AUDIO if video else Status.NO_VIDEO
-    reason = (
-        "; ".join(_remarks(status, media, finished, video_seconds, audio_seconds, cut.preset)) or "complete"
-    )
+    reason = "; ".join(_remarks(status, media, finished, video_seconds, audio_seconds, cut)) or "complete"
     return replace(facts, status=status, reason=reason, video=video, audio=audio)
 
 
@@ -294,21 +320,24 @@ def _without_garbage(cut: Cut, media: Media, finished: Finished) -> Media:
     return media
 
 
-def _output_error(video: Path | None, audio: Path | None, preset: Preset) -> str | None:
+def _output_error(video: Path | None, audio: Path | None, cut: Cut) -> str | None:
     """What is wrong with the files that were made, if anything."""
+    preset = cut.preset
     if video is not None:
         with av.open(f"file:{video}") as container:
             stream = container.streams.video[0]
             keys = [packet.is_keyframe for packet in container.demux(stream) if packet.size]
             size = stream.width, stream.height
-        if keys != [frame % preset.fps == 0 for frame in range(preset.frames)]:
+        if keys != [frame % preset.group == 0 for frame in range(cut.frames)]:
             return f"the converted clip has {len(keys)} frames, {sum(keys)} key frames"
-        if size != (preset.width, preset.height):
+        wanted = preset.width, preset.height
+        covers = preset.aspect == "keep" and all(map(ge, size, wanted)) and any(map(eq, size, wanted))
+        if size != wanted and not covers:
             return f"the converted clip is {size[0]}x{size[1]}"
     if audio is not None:
         sound = soundfile.info(audio)
         found = sound.frames, sound.samplerate, sound.channels
-        if found != (preset.samples, preset.sample_rate, preset.channels):
+        if found != (cut.samples, preset.sample_rate, preset.channels):
             return "the converted clip has {} samples, {} Hz, {} channels".format(*found)
     return None
 
@@ -319,16 +348,17 @@ def _remarks(
     finished: Finished,
     video_seconds: float,
     audio_seconds: float,
-    preset: Preset,
+    cut: Cut,
 ) -> Iterator[str]:
     """Parts of the reason: missing streams, padding, damage."""
     if status is Status.NO_AUDIO:
         yield "; ".join(media.notes) or ("no sound in the interval" if media.audio else "no audio stream")
     if status is Status.NO_VIDEO:
         yield "; ".join(media.notes) or ("no picture in the interval" if media.video else "no video stream")
-    if status is not Status.NO_VIDEO and round(video_seconds, 2) < preset.seconds:
+    pads = cut.preset.pad
+    if pads and status is not Status.NO_VIDEO and round(video_seconds, 2) < cut.preset.seconds:
         yield f"last picture held from {video_seconds:.2f} s"
-    if status is not Status.NO_AUDIO and round(audio_seconds, 2) < preset.seconds:
+    if pads and status is not Status.NO_AUDIO and round(audio_seconds, 2) < cut.preset.seconds:
         yield f"silence from {audio_seconds:.2f} s"
     if status is not Status.NO_VIDEO and media.video and media.video.hdr:
         yield f"HDR pictures ({media.video.hdr}) are not tone-mapped: their colours are pale"

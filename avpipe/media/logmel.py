@@ -10,6 +10,8 @@ VGGish's own hop of 0.96 s, example 9 would start at 8.64 s instead of 9 s.
 
 from functools import cache
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -64,6 +66,16 @@ def log_mel(waveform: Tensor, sample_rate: int, *, channel_axis: int | None = No
         part = slice(start, start + step)
         transform(slices[part], examples[part])
     return examples.reshape(*waveform.shape[:-1], seconds, FRAMES, BANDS)
+
+
+def seconds_of(waveform: npt.NDArray[np.float32], sample_rate: int) -> npt.NDArray[np.float32]:
+    """Whole seconds at 16 kHz in one channel: (samples,) or (samples, channels) -> (S, 16000)."""
+    mono = waveform if waveform.ndim == 1 else waveform.mean(axis=1)
+    if sample_rate != SAMPLE_RATE:
+        from torchaudio.functional import resample
+
+        mono = resample(torch.from_numpy(mono), sample_rate, SAMPLE_RATE).numpy()
+    return mono[: len(mono) // SAMPLE_RATE * SAMPLE_RATE].reshape(-1, SAMPLE_RATE)
 
 
 class _Transform:

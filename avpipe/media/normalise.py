@@ -24,9 +24,8 @@ from avpipe.clips import CLIP_NAME, Status
 from avpipe.files import OutputError, add_member, output_errors, sha256_of, whole_file
 from avpipe.media.convert import Converted, convert_clip
 from avpipe.media.ffmpeg import FFmpegGroup, FFmpegKilledError, ffmpeg_version
-from avpipe.media.presets import PRESETS, Preset
+from avpipe.media.presets import Preset
 from avpipe.media.segments import TAR_SHA256
-from avpipe.plan.registry import UnknownNameError, suggest
 
 SCHEMA = pa.schema(
     {
@@ -61,7 +60,7 @@ def normalise_shard(
     downloads: Path,
     manifest: Path,
     shard: int,
-    preset: str,
+    preset: Preset,
     tar: Path,
     table: Path,
     timeout: float,
@@ -76,7 +75,7 @@ def normalise_shard(
         downloads: parquet of the fetch stage for this shard.
         manifest: parquet of the manifest stage.
         shard: its number.
-        preset: a name of `PRESETS`.
+        preset: the canonical format.
         tar: to write: {clip}.mp4, {clip}.flac and {clip}.json, in the manifest's order; no mp4 or flac for a missing
             modality.
         table: to write: parquet with the columns of `SCHEMA`, one row a clip; its metadata has the tar's SHA-256.
@@ -89,11 +88,8 @@ def normalise_shard(
     Raises:
         FFmpegKilledError: if a signal ended ffmpeg twice on one clip; it names both.
         OutputError: on a full disk, an unwritable folder, or if another process writes this shard.
-        UnknownNameError: for an unknown preset.
         ValueError: if `downloads` lacks a clip of the shard.
     """
-    if preset not in PRESETS:
-        raise UnknownNameError(f"unknown preset {preset!r}; {suggest(preset, list(PRESETS))}")
     rows = _rows(downloads, manifest, shard)
     entries = []
     with output_errors(tar), _scratch(tar, table) as folder:
@@ -105,10 +101,10 @@ def normalise_shard(
             ThreadPoolExecutor(workers + 1) as pool,
             FFmpegGroup(workers) as group,
         ):
-            convert = partial(_normalise, preset=PRESETS[preset], folder=folder, group=group, timeout=timeout)
+            convert = partial(_normalise, preset=preset, folder=folder, group=group, timeout=timeout)
             work = [partial(convert, row) for row in rows]
             for row, made in zip(rows, _in_order(pool, work, AHEAD * workers), strict=True):
-                _add(archive, row, made, preset)
+                _add(archive, row, made, preset.name)
                 entries.append(_entry(row, made))
         schema = SCHEMA.with_metadata({TAR_SHA256: sha256_of(tar)})
         with whole_file(table) as temporary:

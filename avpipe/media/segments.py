@@ -1,5 +1,6 @@
 """Canonical clips as frames and waveforms, in segments of one second."""
 
+import contextlib
 import io
 import json
 import tarfile
@@ -76,38 +77,35 @@ Rule = Literal["middle", "linspace"]  # how `frame_indices` selects frames at a 
 
 
 def frame_indices(fps: int, preset: Preset = CANONICAL, rule: Rule = "middle") -> npt.NDArray[np.int64]:
-    """Indices of the frames of a clip at a lower rate, (T * fps,) int64.
+    """Indices of the frames of a padded clip at a lower rate, (T * fps,) int64.
 
-    "middle": picture k of segment t is the frame at the middle of its own interval, t + (k + 1/2) / fps: index F t + k F /
-    fps + floor(F / (2 fps)). At the full rate these are all frames; at 1 fps, frame 8 of each 16. So the pictures of a
-    segment lie inside its second, as far from its start as from its end.
+    "middle": picture k of segment t is the frame at the middle of its own interval, the frame shown at t + (k + 1/2) / fps.
+    At 1 of 16 fps it is frame 8 of each 16. So the pictures of a segment lie inside its second, as far from its start as
+    from its end.
 
     "linspace": round(linspace(0, F T - 1, T * fps)), halves to even: evenly from the clip's first frame to its last, as in
     the scripts of LLP's published features (AVVP-ECCV20, scripts/).
 
     Args:
-        fps: pictures a second; divides the preset's rate F.
+        fps: pictures a second; divides the preset's rate F, or is less where F is no whole number.
         preset: the clip's format.
         rule: "middle" or "linspace".
 
     Raises:
-        ValueError: if `fps` does not divide F.
+        ValueError: for such an `fps`, or a preset that does not pad: its clips have no fixed number of segments.
     """
-    if fps < 1 or preset.fps % fps:
-        raise ValueError(f"fps must divide {preset.fps}, the rate of the clips: 1, 2, 4, 8 or 16, not {fps}")
+    preset.check_picks(fps)
+    pictures = preset.segments * fps
     if rule == "linspace":
-        evenly = np.linspace(0, preset.frames - 1, preset.frames * fps // preset.fps)
-        return evenly.round().astype(np.int64)
-    step = preset.fps // fps
-    return np.arange(0, preset.frames, step) + step // 2
+        return np.linspace(0, preset.frames - 1, pictures).round().astype(np.int64)
+    numerator, denominator = preset.fps.numerator, preset.fps.denominator
+    return (2 * np.arange(pictures) + 1) * numerator // (2 * fps * denominator)
 
 
 def decode_frames(
     video: bytes, fps: int, preset: Preset = CANONICAL, rule: Rule = "middle"
 ) -> npt.NDArray[np.uint8]:
-    """Pictures of a canonical clip, (T * fps, H, W, 3) uint8 RGB.
-
-    Decoded by decord, or by PyAV where decord has no wheel (macOS, ARM); on canonical clips both give the same bytes.
+    """Pictures of a padded canonical clip, (T * fps, H, W, 3) uint8 RGB.
 
     Args:
         video: the mp4 of a `Clip`.
@@ -117,44 +115,80 @@ def decode_frames(
         ValueError: if it is no canonical clip.
     """
     indices = frame_indices(fps, preset, rule)
+    return VideoFrames(video, preset).at(indices)
+
+
+class VideoFrames:
+    """The frames of a canonical clip, decoded when asked for: a frame needs at most those of its second before it.
+
+    Decoded by decord, or by PyAV where decord has no wheel (macOS, ARM); on canonical clips both give the same bytes.
+
+    Args:
+        video: the mp4 of a `Clip`.
+        preset: the clip's format.
+
+    Raises:
+        ValueError: if it is no canonical clip.
+    """
+
+    def __init__(self, video: bytes, preset: Preset = CANONICAL) -> None:
+        self.video, self.preset = video, preset
+        self.reader: Any = None
+        with contextlib.suppress(ImportError), _readable():
+            import decord
+
+            self.reader = decord.VideoReader(io.BytesIO(video), num_threads=1)
+        self.count = len(self.reader) if self.reader else _count_with_pyav(video)
+        if self.count != preset.frames if preset.pad else self.count > preset.frames:
+            raise ValueError(f"not a canonical clip: {self.count} frames instead of {preset.frames}")
+
+    def at(self, indices: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
+        """The frames at these indices, (len(indices), H, W, 3) uint8 RGB. Raises ValueError as the class does."""
+        if self.reader is None:
+            return decode_with_pyav(self.video, indices)
+        with _readable():
+            frames: npt.NDArray[np.uint8] = self.reader.get_batch(indices).asnumpy()
+        return frames
+
+
+@contextlib.contextmanager
+def _readable() -> Iterator[None]:
+    """Raise decord's errors as ValueError."""
+    import decord
+
     try:
-        import decord
-    except ImportError:
-        return decode_with_pyav(video, indices, preset)
-    try:
-        reader = decord.VideoReader(io.BytesIO(video), num_threads=1)
-        _check(len(reader), preset)
-        frames: npt.NDArray[np.uint8] = reader.get_batch(indices).asnumpy()
+        yield
     except (decord.DECORDError, RuntimeError) as error:
         raise ValueError(f"not a canonical clip: {str(error)[:200]}") from error
-    return frames
 
 
-def decode_with_pyav(
-    video: bytes, indices: npt.NDArray[np.int64], preset: Preset = CANONICAL
-) -> npt.NDArray[np.uint8]:
-    """The frames at `indices`, (len(indices), H, W, 3) uint8 RGB. Raises ValueError as `decode_frames`."""
+def decode_with_pyav(video: bytes, indices: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
+    """The frames at `indices`, (len(indices), H, W, 3) uint8 RGB. Raises ValueError as `VideoFrames`."""
+    import av
+
+    wanted = {int(index): place for place, index in enumerate(indices)}
+    frames: dict[int, npt.NDArray[np.uint8]] = {}
+    try:
+        with av.open(io.BytesIO(video), "r") as container:
+            container.streams.video[0].thread_type = "NONE"
+            for number, frame in enumerate(container.decode(video=0)):
+                if number in wanted:
+                    frames[number] = frame.to_ndarray(format="rgb24")
+    except (av.FFmpegError, IndexError) as error:
+        raise ValueError(f"not a canonical clip: {error}") from error
+    if len(frames) < len(wanted):
+        raise ValueError(f"not a canonical clip: {len(wanted) - len(frames)} frames are missing")
+    return np.stack([frames[int(index)] for index in indices])
+
+
+def _count_with_pyav(video: bytes) -> int:
     import av
 
     try:
         with av.open(io.BytesIO(video), "r") as container:
-            container.streams.video[0].thread_type = "NONE"
-            wanted = set(indices.tolist())
-            frames = []
-            count = 0
-            for frame in container.decode(video=0):
-                if count in wanted:
-                    frames.append(frame.to_ndarray(format="rgb24"))
-                count += 1
+            return sum(1 for packet in container.demux(video=0) if packet.size)
     except (av.FFmpegError, IndexError) as error:
         raise ValueError(f"not a canonical clip: {error}") from error
-    _check(count, preset)
-    return np.stack(frames)
-
-
-def _check(count: int, preset: Preset) -> None:
-    if count != preset.frames:
-        raise ValueError(f"not a canonical clip: {count} frames instead of {preset.frames}")
 
 
 def decode_audio(audio: bytes, preset: Preset = CANONICAL) -> npt.NDArray[np.float32]:
@@ -169,7 +203,8 @@ def decode_audio(audio: bytes, preset: Preset = CANONICAL) -> npt.NDArray[np.flo
         waveform, rate = soundfile.read(io.BytesIO(audio), dtype="float32")
     except soundfile.LibsndfileError as error:
         raise ValueError(f"not a canonical clip: {error}") from error
-    if rate != preset.sample_rate or len(waveform) != preset.samples:
+    fits = len(waveform) == preset.samples if preset.pad else len(waveform) <= preset.samples
+    if rate != preset.sample_rate or not fits:
         raise ValueError(
             f"not a canonical clip: {len(waveform)} samples at {rate} Hz instead of {preset.samples} at {preset.sample_rate} Hz"
         )

@@ -4,6 +4,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
+from avpipe.media.presets import CANONICAL, NamedPreset
 from avpipe.plan.section import Section
 
 
@@ -21,11 +22,14 @@ class ExtractorConfig(Section):
         "vector",
         description="vector: mean over space, D numbers; map: the last spatial map, (H, W, D), 2D networks only",
     )
+    preset: NamedPreset = Field(
+        CANONICAL,
+        description="canonical format of the clips that it reads: canonical, multisensory, large, or a name in the study's `presets`",
+    )
     fps: int = Field(
         1,
         ge=1,
-        le=16,
-        description="frames of each 1-second segment that the network sees; must divide 16; 3D networks take them as one input and need 2 or more",
+        description="frames of each 1-second segment that the network sees; must divide the preset's rate, 16; 3D networks take them as one input and need 2 or more",
     )
     frames: Literal["middle", "linspace"] = Field(
         "middle",

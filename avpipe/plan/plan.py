@@ -14,7 +14,7 @@ from avpipe.datasets import DATASETS, clip_seconds
 from avpipe.download import FETCHERS
 from avpipe.features.spec import BACKBONES, NETWORKS, check_extractors, chunk_path
 from avpipe.files import read_json
-from avpipe.media.presets import PRESETS
+from avpipe.media.presets import Preset
 from avpipe.models import MODELS
 from avpipe.plan import fingerprint, registry
 from avpipe.plan.experiment import Experiment
@@ -135,14 +135,15 @@ class Plan:
         }
 
     def _check_length(self) -> None:
-        """Raise `ConfigError` if the preset reads more seconds than the dataset's clips have."""
-        dataset, name = self.study.dataset, self.study.media.preset
+        """Raise `ConfigError` if a preset that pads reads more seconds than the dataset's clips have."""
+        dataset = self.study.dataset
         length = clip_seconds(dataset.kind, dataset.options)
-        if name in PRESETS and PRESETS[name].seconds > length:
-            raise ConfigError(
-                f"media.preset: {name} reads {PRESETS[name].seconds} s, but the clips are {length:g} s long "
-                f"(dataset.options.window): a preset may read less than a clip, never more"
-            )
+        for preset in self.presets:
+            if preset.pad and preset.seconds > length:
+                raise ConfigError(
+                    f"preset {preset.name} reads {preset.seconds:g} s, but the clips are {length:g} s long "
+                    f"(dataset.options.window): a preset may read less than a clip, never more"
+                )
 
     @staticmethod
     def _file(workflow: Path, folder: str, name: str) -> Path:
@@ -189,6 +190,12 @@ class Plan:
         if config.format == "h5" and config.rows is None and dataset.kind == "ave" and dataset.annotations:
             return config.model_copy(update={"rows": f"{dataset.annotations}/Annotations.txt"})
         return config
+
+    @property
+    def presets(self) -> list[Preset]:
+        """The formats that the study's clips are converted to, each once: that of `media` first."""
+        read = (self.study.extractors[name].preset for name in self.study.extractors)
+        return list(dict.fromkeys([self.study.media.preset, *read]))
 
     @property
     def bundles(self) -> list[tuple[str, ...]]:

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
+from avpipe.media.presets import CANONICAL, NamedPreset, Preset
 from avpipe.plan.extractor import ExtractorConfig, ImportedConfig
 from avpipe.plan.recipe import Recipe
 from avpipe.plan.registry import suggest
@@ -44,10 +45,9 @@ class DatasetConfig(Section):
 class MediaConfig(Section):
     """The canonical clip: the form into which every file is converted before features are extracted."""
 
-    preset: str = Field(
-        "canonical",
-        pattern=NAME,
-        description="name of the canonical format; the clips are written to segments/{preset}",
+    preset: NamedPreset = Field(
+        CANONICAL,
+        description="format that extractors read if they name none, that figures show, and whose outcomes are in clips.parquet: canonical, multisensory, large, or a name in `presets`",
     )
     timeout: float = Field(120.0, gt=0, description="seconds that ffmpeg may take for one clip")
 
@@ -72,6 +72,9 @@ class Study(Section):
         description="clips per job; another size makes other shards: clips are converted and features extracted again",
     )
     media: MediaConfig = Field(default_factory=MediaConfig, description="the canonical clip")
+    presets: dict[str, Preset] = Field(
+        default_factory=dict, description="further formats of canonical clips: name -> format"
+    )
     extractors: dict[str, ExtractorConfig] = Field(
         default_factory=dict, description="features that can be extracted: name of the array -> settings"
     )
@@ -112,6 +115,29 @@ class Study(Section):
         None,
         description="warning above every table and figure, for studies whose numbers are no reproduction",
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _preset_names(cls, config: Any) -> Any:
+        """Put the study's own presets where their names stand, and `media.preset` into extractors that name none."""
+        if not isinstance(config, dict):
+            return config
+        own = config.get("presets") or {}
+        if not isinstance(own, dict) or not all(isinstance(format_, dict) for format_ in own.values()):
+            return config
+        own = {name: {**format_, "name": name} for name, format_ in own.items()}
+
+        def named(section: Any, usual: Any) -> Any:
+            if not isinstance(section, dict):
+                return section
+            preset = section.get("preset", usual)
+            return {**section, "preset": own.get(preset, preset) if isinstance(preset, str) else preset}
+
+        media = named(config.get("media") or {}, "canonical")
+        extractors = config.get("extractors") or {}
+        if isinstance(media, dict) and isinstance(extractors, dict):
+            extractors = {name: named(config_, media["preset"]) for name, config_ in extractors.items()}
+        return {**config, "presets": own, "media": media, "extractors": extractors}
 
     @field_validator("extractors", "imported")
     @classmethod

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pandas as pd
 from pydantic import Field
 
-from avpipe.media.presets import CANONICAL, PRESETS
+from avpipe.media.presets import CANONICAL, Preset
 from avpipe.media.segments import decode_audio, decode_frames, read_shard
 from avpipe.plan.section import ConfigError, Section
 from avpipe.report.spec import FigureSpec
@@ -67,7 +67,7 @@ class ClipMedia:
         return [min(1.4, max(0.5, (WIDTH - 1.2) / segments / self.aspect)), 0.6]
 
 
-def read_clip(clip: str, preset: str, results: Path) -> ClipMedia:
+def read_clip(clip: str, preset: Preset, results: Path) -> ClipMedia:
     """One frame a second and the waveform of a clip, from its shard of segments."""
     clips = pd.read_parquet(results / "clips.parquet", columns=["clip", "shard", "width", "height"])
     chosen = clips[clips["clip"] == clip]
@@ -75,18 +75,17 @@ def read_clip(clip: str, preset: str, results: Path) -> ClipMedia:
         reason = f"clip {clip} is not in clips.parquet"
         return ClipMedia(reason, reason)
     row = chosen.iloc[0]
-    path = results / "segments" / preset / f"{int(row['shard'])}.tar"
+    path = results / "segments" / preset.name / f"{int(row['shard'])}.tar"
     found = next((m for m in read_shard(path) if m.clip == clip), None) if path.is_file() else None
     if found is None:
         reason = f"clip {clip} is not in {path}" if path.is_file() else f"{path} is missing"
         return ClipMedia(reason, reason)
-    format_ = PRESETS[preset]
-    audio = "no audio" if found.audio is None else decode_audio(found.audio, format_)
+    audio = "no audio" if found.audio is None else decode_audio(found.audio, preset)
     known = pd.notna(row["width"]) and pd.notna(row["height"]) and row["height"] > 0
     return ClipMedia(
-        frames="no video" if found.video is None else decode_frames(found.video, 1, format_),
+        frames="no video" if found.video is None else decode_frames(found.video, 1, preset),
         waveform=audio if isinstance(audio, str) or audio.ndim == 1 else audio.mean(axis=1),
-        sample_rate=format_.sample_rate,
+        sample_rate=preset.sample_rate,
         aspect=float(row["width"] / row["height"]) if known else 1.0,
     )
 

@@ -15,6 +15,7 @@ from avpipe.download import Outcome
 from avpipe.download.base import WantedClip
 from avpipe.media.ffmpeg import ffmpeg_binary
 from avpipe.media.normalise import normalise_shard
+from avpipe.media.presets import CANONICAL
 from avpipe.media.segments import decode_audio, decode_frames, read_shard
 from avpipe.plan.source import Source, YouTubeSource
 
@@ -47,7 +48,7 @@ def normalised(folder: Path, path: str, offset: float, start: float, end: float)
     found = {"clip": "clip", "status": "present", "reason": "", "path": path, "offset": offset}
     pd.DataFrame([found]).to_parquet(folder / "downloads.parquet")
     tables = folder / "downloads.parquet", folder / "manifest.parquet"
-    counts = normalise_shard(*tables, 0, "canonical", folder / "0.tar", folder / "0.parquet", 60, 1)
+    counts = normalise_shard(*tables, 0, CANONICAL, folder / "0.tar", folder / "0.parquet", 60, 1)
     assert counts == {"present": 1}
     return next(iter(read_shard(folder / "0.tar")))
 

@@ -11,7 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-BENCHMARKS = ("planning", "normalise", "logmel", "extraction", "parsing_metrics", "training")
+BENCHMARKS = ("planning", "normalise", "logmel", "extraction", "parsing_metrics", "loading", "training")
 
 
 def machine() -> str:

@@ -1,0 +1,128 @@
+"""Measures reading frames for training from raw clips: one random frame of 16 in each of a clip's 10 segments.
+
+Three ways take turns on the same clips, each on one core: `RawClips`; decoding the whole clip; and starting ffmpeg for each
+frame. Clips are those that normalising makes of `benchmarks/normalise.py`'s sources.
+"""
+
+import math
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent))
+from normalise import render
+
+from avpipe.media.ffmpeg import ffmpeg_binary
+from avpipe.media.normalise import normalise_shard
+from avpipe.media.presets import CANONICAL
+from avpipe.training.raw import RawClip, RawClips, raw_clips
+
+CLIPS, ROUNDS, SEGMENTS = 8, 5, 10
+
+
+def make_clips(folder: Path) -> list[RawClip]:
+    """Canonical clips in a shard."""
+    names = [f"clip{number}" for number in range(CLIPS)]
+    for number, name in enumerate(names):
+        render(folder / f"{name}.mp4", number)
+    rows = pd.DataFrame(
+        {"clip": names, "dataset": "bench", "split": "none", "source": names, "start": math.nan}
+    )
+    rows.assign(end=math.nan, shard=0, row=range(CLIPS)).to_parquet(folder / "manifest.parquet")
+    files = pd.DataFrame({"clip": names, "status": "present", "reason": ""})
+    files["path"] = [str(folder / f"{name}.mp4") for name in names]
+    files.to_parquet(folder / "downloads.parquet")
+    tar = folder / "0.tar"
+    normalise_shard(
+        folder / "downloads.parquet",
+        folder / "manifest.parquet",
+        0,
+        CANONICAL,
+        tar,
+        folder / "0.parquet",
+        120,
+        2,
+    )
+    return list(raw_clips([tar], CANONICAL).values())
+
+
+def whole(clip: RawClip) -> np.ndarray:
+    """Random frames picked from all frames."""
+    every = clip.frames.at(np.arange(CANONICAL.frames))
+    return every[np.arange(SEGMENTS) * 16 + np.random.randint(16, size=SEGMENTS)]
+
+
+def started(clip: RawClip, file: Path) -> None:
+    """Random frames from an ffmpeg each."""
+    for segment in range(SEGMENTS):
+        at = segment + (np.random.randint(16) + 0.25) / 16
+        command = [
+            ffmpeg_binary(),
+            "-v",
+            "error",
+            "-nostdin",
+            "-threads",
+            "1",
+            "-ss",
+            f"{at:.4f}",
+            "-i",
+            str(file),
+        ]
+        done = subprocess.run(
+            [*command, "-frames:v", "1", "-f", "rawvideo", "-pix_fmt", "rgb24", "-"], capture_output=True
+        )
+        if len(done.stdout) != 256 * 256 * 3:
+            raise SystemExit(f"ffmpeg gave {len(done.stdout)} bytes: {done.stderr.decode()[-200:]}")
+
+
+def seconds(work: Callable[[], object]) -> float:
+    begun = time.perf_counter()
+    work()
+    return time.perf_counter() - begun
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        clips = make_clips(folder)
+        for clip in clips:
+            begin, size = clip.parts["mp4"]
+            (folder / f"{clip.clip}.canonical.mp4").write_bytes(clip.tar.read_bytes()[begin : begin + size])
+
+        def again() -> list[RawClip]:  # without what a clip has decoded before
+            return [RawClip(clip.clip, clip.tar, clip.preset, clip.parts) for clip in clips]
+
+        ways = {
+            "ours": lambda: [RawClips(again(), RawClip.random_frames, 0)[index] for index in range(CLIPS)],
+            "whole": lambda: [whole(clip) for clip in again()],
+            "ffmpeg": lambda: [started(clip, folder / f"{clip.clip}.canonical.mp4") for clip in again()],
+            "sound": lambda: [clip.log_mel() for clip in again()],
+        }
+        times = {way: [] for way in ways}
+        for _ in range(ROUNDS):
+            for way, work in ways.items():
+                times[way].append(seconds(work))
+    took = {way: statistics.median(found) / CLIPS for way, found in times.items()}
+    frames = SEGMENTS / took["ours"]
+    print(
+        f"| reading one random frame of 16 in each of 10 segments, clips/s (frames/s) on one core: `RawClips` "
+        f"{1 / took['ours']:.1f} ({frames:.0f}), an ffmpeg each {1 / took['ffmpeg']:.2f} | "
+        f"{took['ffmpeg'] / took['ours']:.1f}x | >= 10x |"
+    )
+    print(
+        f"| the same, against decoding whole clips ({1 / took['whole']:.1f} clips/s) | {took['whole'] / took['ours']:.2f}x | |"
+    )
+    print(f"| a clip's log-mel from its FLAC, ms | {1000 * took['sound']:.1f} | |")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,117 @@
+"""Clips read from tars: only what is asked for, and the same with any number of workers."""
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from avpipe.media.logmel import SAMPLE_RATE, log_mel
+from avpipe.media.normalise import normalise_shard
+from avpipe.media.presets import CANONICAL
+from avpipe.media.segments import VideoFrames, decode_audio, decode_frames, read_shard
+from avpipe.training.raw import RawClip, RawClips, raw_clips
+
+SECONDS = 10
+
+
+@dataclass
+class Item:
+    frames: Tensor
+    sound: Tensor
+
+
+def read(clip: RawClip) -> Item:
+    return Item(torch.from_numpy(clip.random_frames()), clip.log_mel())
+
+
+def joined(items: list[Item]) -> Item:
+    return Item(torch.stack([item.frames for item in items]), torch.stack([item.sound for item in items]))
+
+
+@pytest.fixture(scope="module")
+def tar(media, shard_of, tmp_path_factory) -> Path:
+    """Three clips of which each frame has its own grey level; the last one has no sound."""
+    folder = tmp_path_factory.mktemp("raw")
+    files = {}
+    for number, name in enumerate(("a", "b", "mute")):
+        sound = None if name == "mute" else 0.3 * np.sin(np.arange(160_000) * (number + 1) / 9)[None]
+        files[name] = media.write(
+            folder / f"{name}.mkv",
+            times=media.times(16, SECONDS),
+            level=lambda time: 20 + int(time * 16),
+            sound=sound,
+        )
+    manifest, downloads = shard_of(folder, files)
+    normalise_shard(downloads, manifest, 0, CANONICAL, folder / "0.tar", folder / "0.parquet", 60, 1)
+    return folder / "0.tar"
+
+
+def test_a_clip_gives_the_frames_and_the_sound_of_the_shard(tar):
+    clips = raw_clips([tar], CANONICAL)
+    for whole in read_shard(tar):
+        clip = clips[whole.clip]
+        assert whole.video is not None
+        np.testing.assert_array_equal(clip.frames.at(np.arange(160)), decode_frames(whole.video, 16))
+        if whole.audio is not None:
+            waveform = decode_audio(whole.audio)
+            np.testing.assert_array_equal(clip.waveform, waveform)
+            assert torch.equal(clip.log_mel(), log_mel(torch.from_numpy(waveform), SAMPLE_RATE))
+
+
+def test_random_frames_are_one_of_each_second_and_all_of_them_occur(tar, monkeypatch):
+    asked = []
+    monkeypatch.setattr(VideoFrames, "at", lambda self, indices: asked.append(indices))
+    clip = raw_clips([tar], CANONICAL)["a"]
+    for _ in range(200):
+        clip.random_frames()
+    numbers = np.array(asked)
+    assert (numbers // 16 == np.arange(SECONDS)).all()
+    assert set((numbers % 16).ravel().tolist()) == set(range(16))
+
+
+def test_any_number_of_workers_gives_the_same_batches_and_each_epoch_others(tar):
+    clips = raw_clips([tar], CANONICAL)
+    both = [clips["a"], clips["b"]] * 2
+
+    def batches(workers: int, epoch: int) -> list[Item]:
+        dataset = RawClips(both, read, seed=3, workers=workers)
+        dataset.epoch = epoch
+        loader = DataLoader(dataset, batch_sampler=[[1, 0], [3, 2]], collate_fn=joined, num_workers=workers)
+        return list(loader)
+
+    alone = batches(0, 1)
+    for mine, theirs in zip(alone, batches(2, 1), strict=True):
+        for name in (field.name for field in dataclasses.fields(Item)):
+            assert torch.equal(getattr(mine, name), getattr(theirs, name))
+    assert not torch.equal(alone[0].frames, batches(0, 2)[0].frames)
+    assert not torch.equal(alone[0].frames[0], alone[1].frames[0]), "one clip at two places is drawn anew"
+
+
+def test_reading_leaves_the_callers_random_numbers_alone(tar):
+    dataset = RawClips(list(raw_clips([tar], CANONICAL).values())[:2], read, seed=0)
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    dataset[0]
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_what_is_missing_or_damaged_is_named(tar, tmp_path):
+    mute = raw_clips([tar], CANONICAL)["mute"]
+    assert isinstance(mute.frames, VideoFrames)
+    with pytest.raises(ValueError, match=r"clip mute .* has no flac"):
+        mute.log_mel()
+    begin, size = mute.parts["mp4"]
+    content = bytearray(tar.read_bytes())
+    content[begin : begin + size] = b"\0" * size
+    (tmp_path / "0.tar").write_bytes(content)
+    with pytest.raises(ValueError, match=r"clip mute .*normalise the shard again"):
+        raw_clips([tmp_path / "0.tar"], CANONICAL)["mute"].random_frames()
+    (tmp_path / "1.tar").write_bytes(tar.read_bytes()[:700])
+    with pytest.raises(ValueError, match=r"1\.tar"):
+        raw_clips([tmp_path / "1.tar"], CANONICAL)

@@ -23,6 +23,7 @@ from urllib3.util import Retry
 from avpipe import __version__
 from avpipe.clips import Status
 from avpipe.files import move_whole, output_errors, sha256_of, write_json
+from avpipe.progress import Progress
 
 USER_AGENT = f"avpipe/{__version__} (research; one request a clip)"
 REDIRECTS = 5
@@ -256,6 +257,8 @@ class _Transfer:
             validator = tag if tag and not tag.startswith("W/") else headers.get("Last-Modified")
             write_json(self.note, {"name": self.name, "validator": validator, "total": total})
         size = offset
+        megabytes = None if total is None else total / 1e6
+        progress = Progress(f"download {self.part.name[1:-5]}", megabytes, "MB", offset / 1e6)
         with output_errors(self.part), self.part.open("ab" if offset else "wb") as file:
             piece = head or self._read(response)
             while piece:
@@ -265,6 +268,7 @@ class _Transfer:
                     reason = f"{total or size} bytes or more, the limit is {self.limits.largest}"
                     raise DownloadFailed(Status.TOO_LARGE, reason)
                 file.write(piece)
+                progress.advance(len(piece) / 1e6)
                 piece = self._read(response)
         if size == 0:
             self.forget()

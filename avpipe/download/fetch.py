@@ -22,6 +22,7 @@ from avpipe.download.outcome import Outcome
 from avpipe.files import output_errors, whole_file
 from avpipe.plan import registry
 from avpipe.plan.source import Source
+from avpipe.progress import Progress
 
 SCHEMA = pa.schema(
     [
@@ -99,8 +100,10 @@ def fetch_shard(
     with journal.ours():
         wanted = list(wanted_clips(manifest, shard))
         _tidy(places.files, wanted, out)
+        progress = Progress(f"fetch shard {shard}", len(wanted), "clips")
         for row in _rows(wanted, fetchers, places.files, journal, workers):
             rows.append(row)
+            progress.advance()
             if report and row["status"] != Status.PRESENT:
                 report(f"{row['clip']} ({len(rows)} of {len(wanted)}): {row['status']}: {row['reason']}")
         _write(rows, out)

@@ -27,6 +27,7 @@ from avpipe.media.ffmpeg import FFmpegGroup, FFmpegKilledError, ffmpeg_version
 from avpipe.media.presets import PRESETS, Preset
 from avpipe.media.segments import TAR_SHA256
 from avpipe.plan.registry import UnknownNameError, suggest
+from avpipe.progress import Progress
 
 SCHEMA = pa.schema(
     {
@@ -95,7 +96,7 @@ def normalise_shard(
     if preset not in PRESETS:
         raise UnknownNameError(f"unknown preset {preset!r}; {suggest(preset, list(PRESETS))}")
     rows = _rows(downloads, manifest, shard)
-    entries = []
+    progress, entries = Progress(f"normalise shard {shard}", len(rows), "clips"), []
     with output_errors(tar), _scratch(tar, table) as folder:
         # The group is closed first, so after an error no ffmpeg is running while the pool is waited for.
         # One thread more than ffmpegs, to probe or check a clip while they run.
@@ -110,6 +111,7 @@ def normalise_shard(
             for row, made in zip(rows, _in_order(pool, work, AHEAD * workers), strict=True):
                 _add(archive, row, made, preset)
                 entries.append(_entry(row, made))
+                progress.advance()
         schema = SCHEMA.with_metadata({TAR_SHA256: sha256_of(tar)})
         with whole_file(table) as temporary:
             pq.write_table(pa.Table.from_pylist(entries, schema=schema), temporary)

@@ -1,4 +1,4 @@
-"""A run's progress: lines or a progress bar, log.csv, TensorBoard."""
+"""A run's log: lines, log.csv, TensorBoard."""
 
 import csv
 import io
@@ -6,14 +6,13 @@ import shutil
 import sys
 from pathlib import Path
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from torch.utils.tensorboard import SummaryWriter
 
 from avpipe.files import write_text
+from avpipe.progress import Progress
 
 LINES = 20
-"""About how many lines a run prints without a terminal."""
+"""About how many lines with losses and scores a run prints."""
 
 Row = dict[str, float]
 
@@ -35,26 +34,12 @@ class RunLog:
         self.tensorboard = SummaryWriter(str(folder / "tensorboard"))
         for row in rows:
             self._to_tensorboard(row)
-        self.progress: Progress | None = None
-        self.bar: TaskID | None = None
+        self.progress = Progress(f"train {name}", epochs, "epochs", len(rows))
 
     def __enter__(self) -> "RunLog":
-        console = Console(stderr=True)
-        if console.is_terminal:
-            columns = (
-                TextColumn("{task.description}"),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TimeRemainingColumn(),
-            )
-            self.progress = Progress(*columns, console=console)
-            self.progress.start()
-            self.bar = self.progress.add_task(self.name, total=self.epochs, completed=len(self.rows))
         return self
 
     def __exit__(self, *error: object) -> None:
-        if self.progress is not None:
-            self.progress.stop()
         self.tensorboard.close()
 
     def epoch(self, row: Row) -> None:
@@ -62,9 +47,8 @@ class RunLog:
         self.rows.append(row)
         self._to_tensorboard(row)
         numbers = "  ".join(f"{name} {value:.4g}" for name, value in row.items() if name != "epoch")
-        if self.progress is not None and self.bar is not None:
-            self.progress.update(self.bar, advance=1, description=f"{self.name}  {numbers}")
-        elif row["epoch"] % self.every == 0 or row["epoch"] == self.epochs:
+        self.progress.advance()
+        if row["epoch"] % self.every == 0 or row["epoch"] == self.epochs:
             say(f"{self.name}: epoch {row['epoch']:.0f}/{self.epochs}  {numbers}")
 
     def write_csv(self) -> None:

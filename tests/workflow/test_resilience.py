@@ -118,6 +118,19 @@ def test_ctrl_c_keeps_finished_work_and_needs_no_unlocking(checkout):
     assert tar.exists()
 
 
+def test_long_jobs_say_in_their_log_and_on_the_terminal_how_far_they_are(checkout):
+    checkout.edit("avpipe/progress.py", "FIRST, EVERY = 10.0, 30.0", "FIRST, EVERY = 0.0, 0.0")
+    stderr = checkout.run("results/small/features/sound.zarr/c/0/0/0").stderr
+    logs = checkout.results / "logs"
+    for job, log in (
+        ("fetch shard 0", "fetch/0.log"),
+        ("normalise shard 0", "normalise/canonical/0.log"),
+        ("extract shard 0, sound and 1 more", "extract/sound_look/0.log"),
+    ):
+        assert f"{job}: 12 of 12 clips, " in stderr
+        assert f"{job}: 12 of 12 clips, " in (logs / log).read_text()
+
+
 def test_broken_and_missing_clips_become_outcomes_with_a_reason_and_a_count_in_tables(checkout):
     clips = pd.read_parquet(checkout.results / "clips.parquet")
     tests = clips[clips.split == "test"]

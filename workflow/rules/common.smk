@@ -22,6 +22,11 @@ from avpipe.plan.plan import (
     train_code,
 )
 
+if set("{}") & set(str(workflow.basedir)):
+    raise WorkflowError(
+        f"{workflow.basedir}: Snakemake takes braces in a path for wildcards; rename the folder, or move the checkout"
+    )
+
 try:
     study = resolve(validate_study(config))
     plan = Plan(study, Path(workflow.basedir) / "workflow")
@@ -33,10 +38,14 @@ except (ValueError, OSError) as error:
 # Sources on this machine's disks need no turn among downloads, and no day to wait for it.
 downloads_anything = any(not source.local_path for source in study.dataset.sources)
 
-# Jobs run the code of this checkout, with the Python that runs Snakemake or that of their conda environment.
+# Jobs run the code of this checkout, with the Python that runs Snakemake or that of their conda environment. Their output goes
+# to their log; number 3 is Snakemake's stderr, where long jobs also say how far they are (avpipe/progress.py).
 _uses_conda = any(str(method).endswith("conda") for method in workflow.deployment_settings.deployment_method)
-_path = "" if _uses_conda else f'export PATH="{Path(sys.executable).parent}:$PATH"; '
-shell.prefix(f'set -euo pipefail; {_path}export PYTHONPATH="{workflow.basedir}"; ')
+_python = Path(sys.executable).parent
+_path = "" if _uses_conda else "export PATH={_python:q}:$PATH; "
+shell.prefix(
+    "set -euo pipefail; exec 3>&2; export AVPIPE_PROGRESS_FD=3 PYTHONPATH={workflow.basedir:q}; " + _path
+)
 
 
 wildcard_constraints:

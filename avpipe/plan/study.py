@@ -113,6 +113,15 @@ class Study(Section):
         description="warning above every table and figure, for studies whose numbers are no reproduction",
     )
 
+    @field_validator("folder", mode="before")
+    @classmethod
+    def _is_text(cls, value: Any) -> Any:
+        if value is not None and not isinstance(value, str):
+            raise ValueError(
+                f"the name was read as {type(value).__name__}, not as text: put ./ before it, folder=./NAME"
+            )
+        return value
+
     @field_validator("extractors", "imported")
     @classmethod
     def _array_names(cls, value: dict[str, Any]) -> dict[str, Any]:
@@ -200,7 +209,10 @@ def resolve(study: Study) -> Study:
     if study.dataset.kind == "folder":
         if study.folder is None:
             raise ConfigError("the folder study needs --config folder=DIR, the folder that holds the videos")
-        folder = Path(study.folder).expanduser()
+        try:
+            folder = Path(study.folder).expanduser()
+        except RuntimeError as error:  # ~NAME, where there is no such user
+            raise ConfigError(f"folder: {study.folder}: {error}") from None
         if not folder.is_dir():
             raise ConfigError(f"folder: {study.folder} is not a folder")
         link = f"results/{study.dataset.name}/source"

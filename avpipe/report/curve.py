@@ -15,7 +15,7 @@ from avpipe.plan.section import Section
 from avpipe.plan.study import Study
 from avpipe.report.predictions import NothingToDraw, mean_over
 from avpipe.report.spec import FigureSpec
-from avpipe.report.style import INK, Heading, colour, draw_grid, framed_figure
+from avpipe.report.style import INK, Heading, colour, deviations, draw_grid, framed_figure
 from avpipe.tables.rows import Row
 from avpipe.tables.runs import read_run, shortened
 
@@ -106,9 +106,7 @@ class CurveFigure(FigureSpec):
         axis.errorbar(
             places,
             [float(np.mean(point.values)) for point in measured],
-            yerr=[
-                float(np.std(point.values, ddof=1)) if len(point.values) > 1 else 0.0 for point in measured
-            ],
+            yerr=np.hstack([deviations(np.array(point.values)[:, None]) for point in measured]),
             color=colour(0),
             marker="o",
             markersize=5,

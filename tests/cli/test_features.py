@@ -32,6 +32,17 @@ def avpipe(*arguments: object) -> tuple[int, str]:
     return done.exit_code, done.output
 
 
+@pytest.mark.parametrize(("bad", "said"), [([], "issues: none"), (["bad id&x"], "issues: 1 ")])
+def test_the_manifest_says_whether_there_are_issues_and_where(bad, said, study):
+    with (study / "annotations" / "Annotations.txt").open("a") as file:
+        file.write("Bark&AAAAAAAAAAA&good&0&9\n" * len(bad))
+    arguments = ("--name", "x", "--kind", "ave", "--annotations", study / "annotations", "--out", study / "M")
+    code, output = avpipe("datasets", "manifest", *arguments)
+    assert (code, "nothing to do" in output) == (0, False)
+    assert said in output
+    assert (str(study / "M" / "issues.csv") in output) == bool(bad)
+
+
 def test_imported_features_can_be_exported(study):
     rows = study / "annotations" / "Annotations.txt"
     common = ("--results", study / "R")

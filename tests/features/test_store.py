@@ -79,6 +79,7 @@ def test_rows_have_clips_and_validity(array: Array) -> None:
     features = open_features(array.path)
     assert features.clips == tuple(f"c{i}" for i in range(10))
     assert np.flatnonzero(~features.valid).tolist() == [1, 3, 4, 5, 6, 7]
+    assert repr(features) == "<a.zarr: 4 of 10 clips, 10 x 128 float32 each>"
     everything = features.array[:]
     np.testing.assert_array_equal(np.isnan(everything).all((1, 2)), ~features.valid)
     np.testing.assert_array_equal(features.load(range(10)), everything)

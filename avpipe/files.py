@@ -23,8 +23,8 @@ class OutputError(OSError):
 _ADVICE = {
     errno.ENOSPC: "the disk is full: free some space and run the same command again, finished work is kept",
     errno.EDQUOT: "the disk quota is used up: free some space and run the same command again",
-    errno.EACCES: "permission denied: make the folder writable or choose another results folder",
-    errno.EROFS: "the file system is read-only: choose another results folder",
+    errno.EACCES: "permission denied: make the folder writable or choose another one ($XDG_CACHE_HOME for a cache folder)",
+    errno.EROFS: "the file system is read-only: choose another folder ($XDG_CACHE_HOME for a cache folder)",
     errno.EPERM: "not permitted: make the folder writable or choose another results folder",
     errno.ENOTDIR: "a file stands where a folder is needed",
     errno.EEXIST: "a file stands where a folder is needed",

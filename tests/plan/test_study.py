@@ -115,8 +115,14 @@ def test_the_folder_shorthand_gives_the_same_dataset_however_it_is_spelled(spell
     [
         ({"dataset": {"name": "f", "kind": "folder"}}, "needs --config folder=DIR"),
         ({"dataset": {"name": "f", "kind": "folder"}, "folder": "/nowhere"}, "/nowhere is not a folder"),
-        ({"dataset": {"name": "f", "kind": "folder"}, "folder": "~no-such-user/x"}, "folder: ~no-such-user/x"),
-        ({"dataset": {"name": "f", "kind": "folder"}, "folder": 2024}, r"read as int, not as text: put \./ before it"),
+        (
+            {"dataset": {"name": "f", "kind": "folder"}, "folder": "~no-such-user/x"},
+            "folder: ~no-such-user/x",
+        ),
+        (
+            {"dataset": {"name": "f", "kind": "folder"}, "folder": 2024},
+            r"read as int, not as text: put \./ before it",
+        ),
         ({**MINIMAL, "folder": "/tmp"}, "workflow/configs/folder.yaml"),
     ],
 )

@@ -96,7 +96,8 @@ def normalise_shard(
     if preset not in PRESETS:
         raise UnknownNameError(f"unknown preset {preset!r}; {suggest(preset, list(PRESETS))}")
     rows = _rows(downloads, manifest, shard)
-    progress, entries = Progress(f"normalise shard {shard}", len(rows), "clips"), []
+    progress = Progress(f"normalise shard {shard}", len(rows), "clips")
+    entries = []
     with output_errors(tar), _scratch(tar, table) as folder:
         # The group is closed first, so after an error no ffmpeg is running while the pool is waited for.
         # One thread more than ffmpegs, to probe or check a clip while they run.

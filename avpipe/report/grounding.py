@@ -100,7 +100,9 @@ def _draw_matrices(axes: list["Axes"], table: pd.DataFrame, first: bool, last: b
     """The true groups, then the cosines of one method; titles on the first line, numbers and names below the last."""
     for axis, (column, (name, down, across)) in zip(axes, MATRICES.items(), strict=True):
         values = matrix(table, column)
-        colours = {"cmap": "Greys", "vmin": 0} if column == "same_group" else {"cmap": "RdBu_r", "vmin": -1}
+        colours: dict[str, Any] = (
+            {"cmap": "Greys", "vmin": 0} if column == "same_group" else {"cmap": "RdBu_r", "vmin": -1}
+        )
         image = axis.imshow(values, vmax=1, **colours)
         axis.set_ylabel(down, size=8)
         axis.set_xlabel(across if last else "", size=8)

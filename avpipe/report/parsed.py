@@ -68,7 +68,7 @@ class ParsedFigure(ClipsFigure):
         along_time(figure.axes, SEGMENTS)
         for i, name in enumerate(["Truth", *tables]):
             figure.axes[0].plot([], [], color=_ink(i), linewidth=6, label=name)
-        look = {"facecolor": SOFT, "edgecolor": "white", "hatch": "////"}
+        look: dict[str, Any] = {"facecolor": SOFT, "edgecolor": "white", "hatch": "////"}
         figure.axes[0].fill([], [], label="predicted, but not true", **look)
         legend_above(figure.axes[0], "lower right")
         return figure

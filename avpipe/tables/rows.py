@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Self, TypeVar
 
 import yaml
-from pydantic import Field, PrivateAttr, ValidationError
+from pydantic import Field, PrivateAttr, ValidationError, field_validator
 
 from avpipe.features.spec import dimension_names, map_cells
 from avpipe.plan.experiment import Experiment, Role, Setting, attends_to_cells, check_model
@@ -75,6 +75,12 @@ class RowsSpec(Section):
     defaults: Defaults = Field(default_factory=Defaults)
     rows: tuple[Row, ...] = Field(min_length=1)
     _where: str = PrivateAttr(default="table")
+
+    @field_validator("paper", "printed")
+    @classmethod
+    def _absent(cls, value: str | None) -> str | None:
+        """None for the words that people write where no paper prints the table."""
+        return None if value in ("none", "nowhere") else value
 
     @property
     def name(self) -> str:

@@ -209,6 +209,7 @@ def test_latex_prints_quotes_dashes_and_symbols_as_written(text: str, latex: str
         ({"dataset": "AVE"}, "Published on AVE: Nobody, 2020, Table 1."),
         ({"published": {}}, "No number is quoted from Nobody, 2020, Table 1."),
         ({"published": {}, "paper": None, "printed": None}, "No paper prints these numbers."),
+        ({"published": {}, "paper": "none", "printed": "nowhere"}, "No paper prints these numbers."),
     ],
 )
 def test_a_table_says_where_its_published_numbers_are_from(

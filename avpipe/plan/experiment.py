@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
@@ -23,6 +24,19 @@ def check_model(model: str, options: dict[str, Any]) -> None:
 def model_options(model: str) -> dict[str, dict[str, Any]]:
     """The options of a model, as `registry.options_of` describes them. The model is not imported."""
     return options_of(target(MODELS, model, "model"))
+
+
+def attends_to_cells(model: str, options: Mapping[str, Any], features: Mapping[Role, str]) -> str | None:
+    """The option by which the model, with these options and features, attends to the cells of a map; None if it does not.
+
+    Such a model has the options `visual_cells` and `attention` or `visual_attention`; the audio guides the attention.
+    """
+    known = model_options(model)
+    if "visual_cells" in known and {"audio", "visual"} <= features.keys():
+        for name in ("attention", "visual_attention"):
+            if known.get(name, {}).get("type") == "bool" and options.get(name, known[name]["default"]):
+                return name
+    return None
 
 
 class Experiment(Section):

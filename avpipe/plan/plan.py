@@ -247,6 +247,7 @@ class Plan:
         experiments = [e for asked in spec.experiments(study).values() for e in asked.chain]
         used = {name for experiment in experiments for name in experiment.features.values()}
         models = {experiment.model for experiment in experiments}
+        keys = models | {f"{model}@{feature}" for model in models for feature in used}
         tasks = {experiment.task for experiment in experiments}
         recipes = {name: study.recipes[name] for name in sorted(spec.recipe_names()) if name in study.recipes}
         part = {
@@ -266,7 +267,7 @@ class Plan:
                 name: changes for name, changes in study.training_of.items() if name in tasks | models
             },
             "recipes": recipes,
-            "models": {name: options for name, options in study.models.items() if name in models},
+            "models": {key: options for key, options in study.models.items() if key in keys},
             "notice": study.notice,
         }
         return json.dumps(part, sort_keys=True)

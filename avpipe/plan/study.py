@@ -1,6 +1,7 @@
 """A study: everything that decides what `snakemake all` makes."""
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -87,14 +88,14 @@ class Study(Section):
     )
     backbones: dict[str, tuple[Literal["supervised", "weakly-supervised"], ...]] = Field(
         default_factory=dict,
-        description="for tables that compare visual features (`each: visual`), such as ave_grid: name of the feature -> settings to train every model in",
+        description="for tables that compare visual features (`each: visual`), such as ave_grid: name of the feature -> settings to train every model in; on vectors, models that attend to the cells of a map are trained without this attention",
     )
     tables: tuple[str, ...] = Field((), description="names of files in workflow/tables; each is one table")
     figures: tuple[str, ...] = Field((), description="names of files in workflow/figures; each is one figure")
     seeds: tuple[int, ...] = Field((0, 1, 2), description="each experiment is run once per seed")
     models: dict[str, dict[str, Any]] = Field(
         default_factory=dict,
-        description="model -> options for all of its rows; an option that a row sets itself wins",
+        description="model -> options for all of its rows, or model@feature -> options for its rows with this feature, which win: {avel: {hidden_dim: 64}, avel@vgg16_map: {attention: false}}; an option that a row sets itself wins over both",
     )
     training: Recipe = Field(default_factory=Recipe, description="how every experiment is trained")
     training_of: dict[str, dict[str, Any]] = Field(
@@ -135,9 +136,11 @@ class Study(Section):
         for name in self.imported:
             if name in self.extractors:
                 raise ValueError(f"{name!r} is both extracted and imported: keep it in one of the two")
-        for name in self.features:
+        named = [("features", name) for name in self.features]
+        named += [(f"models.{key}", key.partition("@")[2]) for key in self.models if "@" in key]
+        for key, name in named:
             if name not in self.arrays:
-                raise ValueError(f"features: no extractor {name!r}; {suggest(name, list(self.arrays))}")
+                raise ValueError(f"{key}: {self.no_feature(name)}")
         bundled = [name for bundle in self.bundles for name in bundle]
         for name in bundled:
             if name not in self.extractors:
@@ -153,6 +156,15 @@ class Study(Section):
                 except ValidationError as error:
                     raise ValueError(f"{key}.{name}: {describe(error, Recipe)}") from error
         return self
+
+    def no_feature(self, name: str) -> str:
+        """The message for a feature that the study does not have."""
+        return f"no extractor {name!r} in `extractors` or `imported`; {suggest(name, list(self.arrays))}"
+
+    def options_of(self, model: str, features: Iterable[str]) -> dict[str, Any]:
+        """The options in `models` for a row with this model and these features."""
+        keys = (model, *(f"{model}@{name}" for name in features))
+        return {option: value for key in keys for option, value in self.models.get(key, {}).items()}
 
     @property
     def arrays(self) -> dict[str, ExtractorConfig | ImportedConfig]:

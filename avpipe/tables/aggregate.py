@@ -59,7 +59,8 @@ def fill_table(name: str, spec: TableSpec, study: Study, results: Path) -> Table
                     deviations = (*named, *deviations_of(experiment, study))
                     cells.append(_measure(row, metric, experiment, runs[row.row, setting], deviations))
     baselines = _baselines(spec, [run for of_row in runs.values() for run in of_row])
-    return Table(name, spec, notice(study, experiments.values()), tuple(cells), baselines)
+    said = notice(study, experiments.values())
+    return Table(name, spec, said, tuple(cells), spec.headings(study), baselines)
 
 
 def _baselines(spec: TableSpec, runs: Iterable[RunRecord]) -> tuple[str, ...]:
@@ -188,8 +189,8 @@ def _explain(table: Table, cell: Cell, experiment: Experiment | None, study: Stu
     lines = [
         f"{table.name} / {cell.row.method} ({cell.row.row}) / {cell.setting} / {cell.metric}",
         *([f"  {table.notice.text}"] if table.notice else []),
-        f"  published  {published}   {spec.paper}, {spec.printed}",
-        f"  measured   {measured}",
+        f"  {table.headings[0]}  {published}   {spec.source}",
+        f"  {table.headings[1]}   {measured}",
         *(f"  no model   {baseline}" for baseline in table.baselines),
         *(f"  note       {note}" for note in cell.notes),
     ]

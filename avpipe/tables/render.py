@@ -78,6 +78,7 @@ class Table:
         spec: its rows and columns.
         notice: why its numbers are no reproduction, or None.
         cells: in the order rows, settings, metrics.
+        headings: of published and of measured numbers; with the datasets where these differ (`RowsSpec.headings`).
         baselines: scores of model-free baselines, for example "background everywhere: Acc. 38.4".
     """
 
@@ -85,12 +86,27 @@ class Table:
     spec: TableSpec
     notice: Notice | None
     cells: tuple[Cell, ...]
+    headings: tuple[str, str] = ("published", "measured")
     baselines: tuple[str, ...] = ()
 
     @property
     def title(self) -> str:
         """The printed title, after the notice's tag."""
         return f"[{self.notice.tag}] {self.spec.title}" if self.notice else self.spec.title
+
+    @property
+    def caption(self) -> str:
+        """Where the numbers are from, in sentences."""
+        used = {cell.protocol for cell in self.cells if cell.mean is not None}
+        protocols = ", or ".join(said for protocol, said in PROTOCOLS.items() if protocol in used)
+        measured = "Measured: mean ± sample standard deviation over n seeds, scores in percent"
+        sentences = [
+            self.spec.origin(),
+            f"{measured}; checkpoint {protocols}." if protocols else f"{measured}.",
+            "Bold: best measured.",
+            *(f"Without a model, {baseline}." for baseline in self.baselines),
+        ]
+        return " ".join(sentences)
 
     def cell(self, row: str, setting: str, metric: str) -> Cell:
         """The cell in this row and column."""
@@ -105,7 +121,8 @@ def as_csv(table: Table) -> str:
     for cell in table.cells:
         published, digits = _number(cell.published, table.spec.decimals), 4
         numbers = (published, _number(cell.mean, digits), _number(cell.sd, digits), cell.n_seeds)
-        texts = (cell.whole_protocol, " ".join(cell.runs), "; ".join(cell.notes))
+        elsewhere = [", ".join(table.headings)] if published and table.headings != Table.headings else []
+        texts = (cell.whole_protocol, " ".join(cell.runs), "; ".join([*cell.notes, *elsewhere]))
         writer.writerow((cell.row.row, cell.row.method, cell.setting, cell.metric, *numbers, *texts))
     return text.getvalue()
 
@@ -177,18 +194,12 @@ def _view(table: Table) -> dict[str, Any]:
             columns.append({"setting": setting, "metric": metric, "heading": heading, **places})
     return {
         "table": table,
-        "spec": spec,
         "columns": columns,
         "rows": [
             {"row": row, "cells": [shown[row.row, c["setting"], c["metric"]] for c in columns]}
             for row in spec.rows
         ],
         "notes": notes,
-        "protocols": [
-            said
-            for p, said in PROTOCOLS.items()
-            if any(c.protocol == p and c.mean is not None for c in cells)
-        ],
     }
 
 
@@ -206,7 +217,7 @@ def _show(cell: Cell, table: Table, notes: list[str]) -> dict[str, Any]:
     return {
         "published": _number(cell.published, digits) or "–",
         "mean": _number(cell.mean, digits),
-        "sd": "" if cost and not round(cell.sd or 0, digits) else _number(cell.sd, digits),
+        "sd": _number(cell.sd, digits),
         "n_seeds": cell.n_seeds,
         "best": best,
         "label": ", ".join(filter(None, labels)),
@@ -216,15 +227,19 @@ def _show(cell: Cell, table: Table, notes: list[str]) -> dict[str, Any]:
 
 _LATEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
-    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}",
+    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "`": r"\textasciigrave{}", "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}",
     "[": "{[}", "]": "{]}", "*": "{*}",  # after a row's end, LaTeX would read them as its arguments
-    "–": "--", "±": r"$\pm$", "×": r"$\times$", "…": r"\ldots{}", '"': "''",
+    "–": "--", "±": r"$\pm$", "×": r"$\times$", "θ": r"$\theta$", "…": r"\ldots{}",
+    "“": "``", "”": "''", '"': "''", "‘": "`", "’": "'",
+    "\0": "{}",  # between two hyphens or apostrophes, which LaTeX would join
 }  # fmt: skip
 
 
 def escape_latex(text: object) -> str:
     """Text that LaTeX prints unchanged; line breaks and control characters become spaces."""
-    return "".join(_LATEX.get(c, c) for c in _one_line(text))
+    line = re.sub("(?<=-)(?=-)|(?<=')(?=')", "\0", _one_line(text))
+    opened = re.sub(r"(?<![^\s(\[{])[\"']", lambda quote: "“" if quote[0] == '"' else "‘", line)
+    return "".join(_LATEX.get(c, c) for c in opened)
 
 
 def escape_markdown(text: object) -> str:

@@ -1,15 +1,17 @@
 """The rows of a table or figure as data, and the experiments they stand for."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import yaml
-from pydantic import Field, PrivateAttr, ValidationError
+from pydantic import Field, PrivateAttr, ValidationError, field_validator
 
-from avpipe.plan.experiment import Experiment, Role, Setting, check_model
+from avpipe.features.spec import dimension_names, map_cells
+from avpipe.plan.experiment import Experiment, Role, Setting, attends_to_cells, check_model
 from avpipe.plan.recipe import Recipe
-from avpipe.plan.registry import UnknownNameError, suggest
+from avpipe.plan.registry import UnknownNameError
 from avpipe.plan.section import NAME, ConfigError, Section, describe
 from avpipe.plan.study import Study
 
@@ -66,12 +68,19 @@ class RowsSpec(Section):
     """What a table and a figure have in common: rows that are experiments."""
 
     title: str
-    paper: str
-    printed: str = Field(description="where the paper prints it")
+    paper: str | None = None
+    printed: str | None = None
+    dataset: str | None = None
     task: str
     defaults: Defaults = Field(default_factory=Defaults)
     rows: tuple[Row, ...] = Field(min_length=1)
     _where: str = PrivateAttr(default="table")
+
+    @field_validator("paper", "printed")
+    @classmethod
+    def _absent(cls, value: str | None) -> str | None:
+        """None for the words that people write where no paper prints the table."""
+        return None if value in ("none", "nowhere") else value
 
     @property
     def name(self) -> str:
@@ -81,6 +90,27 @@ class RowsSpec(Section):
     def all_settings(self) -> tuple[Setting, ...]:
         """The settings that the rows are run in."""
         raise NotImplementedError
+
+    @property
+    def source(self) -> str:
+        """The paper, and where in it; "" if no paper prints the table."""
+        return ", ".join(filter(None, (self.paper, self.printed)))
+
+    def origin(self) -> str:
+        """A sentence: which paper prints the numbers, where, and on which dataset they are."""
+        if any(row.published for row in self.rows):
+            return f"Published{f' on {self.dataset}' if self.dataset else ''}: {self.source}."
+        return f"No number is quoted from {self.source}." if self.source else "No paper prints these numbers."
+
+    def headings(self, study: Study) -> tuple[str, str]:
+        """Headings of published and of measured numbers; with the datasets if these are not the same.
+
+        A study is on the table's `dataset`, for example AVE, if its own `dataset.name` is `ave` or begins with `ave_`.
+        """
+        name = study.dataset.name
+        if self.dataset is None or re.split("[_-]", name.lower())[0] == self.dataset.lower():
+            return "published", "measured"
+        return f"published ({self.dataset})", f"measured ({name})"
 
     def model_of(self, row: Row) -> str | None:
         """The row's model, or None if the row is a gap."""
@@ -133,14 +163,20 @@ class RowsSpec(Section):
         """The experiment of the row itself, or of its pretraining."""
         here = f"{self._where}, row {row.row!r}: {'' if step is row else 'pretraining.'}"
         task, model = step.task or self.task, step.model or self.defaults.model or ""
-        features = self.features_of(row) if step.features is None else step.features
+        features = self.features_of(row) if step.features is None else dict(step.features)
+        options = _over_the_studys(model, step.options, features, study)
+        if options.get("motion_dim") == 0:
+            features.pop("motion", None)
         recipe = self._recipe_of(row) if step.recipe is None else step.recipe
         elsewhere = isinstance(step, PretrainingRow) and step.dataset is not None
         for role, extractor in features.items():
             if extractor not in study.arrays and not elsewhere:
-                known = suggest(extractor, list(study.arrays))
-                message = f"the study has no extractor {extractor!r} in its `extractors`; {known}"
-                raise ConfigError(f"{here}features.{role}: {message}")
+                without = (
+                    "; with the model's option `motion_dim: 0` a row needs none" if role == "motion" else ""
+                )
+                raise ConfigError(
+                    f"{here}features.{role}: the study has {study.no_feature(extractor)}{without}"
+                )
         try:
             named, changes = (None, recipe) if isinstance(recipe, dict) else (recipe, {})
             trained = study.recipe(task, model, named, changes)
@@ -151,11 +187,24 @@ class RowsSpec(Section):
         return Experiment(
             task=task,
             model=model,
-            options=_over_the_studys(model, step.options, study),
+            options=options,
             features=features,
             setting=setting,
             recipe=trained,
         )
+
+    def possible(self, study: Study) -> Self:
+        """The same with a gap in place of each row whose model does not take the form of the study's visual feature.
+
+        Raises:
+            ConfigError: as `experiments`.
+        """
+        rows = {row.row: row for row in self.rows}
+        for (name, _), asked in self.experiments(study).items():
+            if reason := _unfit(asked, study):
+                kept = {key: getattr(rows[name], key) for key in ("row", "method", "remark", "published")}
+                rows[name] = Row(**kept, gap=reason)
+        return self.model_copy(update={"rows": tuple(rows.values())})
 
     def problems(self) -> Mistakes:
         """Mistakes that are visible without a study."""
@@ -186,9 +235,30 @@ class RowsSpec(Section):
                 )
 
 
-def _over_the_studys(model: str, own: dict[str, Any], study: Study) -> dict[str, Any]:
+def _unfit(asked: Experiment, study: Study) -> str | None:
+    """Why the experiment's model does not take the form of its visual feature; None if it does, or if it has none."""
+    visual = asked.features.get("visual")
+    if visual is None:
+        return None
+    array, option = study.arrays[visual], attends_to_cells(asked.model, asked.options, asked.features)
+    if asked.task in ("localization", "cross_modality") and "frame" in dimension_names(array):
+        return (
+            f"{visual} keeps the frames of a segment apart, and models of the task {asked.task} take their average: "
+            "take a feature with average: true"
+        )
+    if option and map_cells(array) < 2:
+        return (
+            f"{asked.model} attends to the cells of a map, and {visual} has none: take a feature with maps, or "
+            f"set {option}: false under {asked.model}@{visual} in the study's models"
+        )
+    return None
+
+
+def _over_the_studys(
+    model: str, own: dict[str, Any], features: dict[Role, str], study: Study
+) -> dict[str, Any]:
     """The row's options over the study's `models`."""
-    options = {**study.models.get(model, {}), **own}
+    options = {**study.options_of(model, features.values()), **own}
     if options != own:
         try:
             check_model(model, options)

@@ -56,6 +56,10 @@ LOSSES = {
 }
 
 
+NO_BACKGROUND = "every event right, background never (each training clip has an event, so weak labels do not teach background)"
+"""The baseline that a weakly supervised model cannot pass unless something else tells it what background is."""
+
+
 def pool_over_time(scores: Tensor, pooling: str) -> Tensor:
     """Segment scores (B, T, K) -> clip scores (B, K): each class's "max" (AVEL's code) or "mean"."""
     return scores.amax(dim=1) if pooling == "max" else scores.mean(dim=1)
@@ -114,11 +118,15 @@ class Localization:
         if self.weak and self.durations:
             target = of_segments.mean(axis=1)
         elif self.weak:
-            present = clip_labels(self.data.events, self.data.splits["train"].clips, self.data.categories) > 0
+            present = self._present()
             target = np.concatenate([present, ~present.any(axis=1, keepdims=True)], axis=1)  # (N, C + 1)
         else:
             target = of_segments
         return {"target": torch.from_numpy(target).to(device, torch.float32)}
+
+    def _present(self) -> np.ndarray:
+        """(N, C) bool: the category occurs in the training clip."""
+        return clip_labels(self.data.events, self.data.splits["train"].clips, self.data.categories) > 0
 
     def loss(self, output: AVOutput, targets: dict[str, Tensor]) -> Tensor:
         """The recipe's loss plus the model's own loss terms."""
@@ -167,9 +175,12 @@ class Localization:
         return {"accuracy": segment_accuracy(self.truth[split], predictions["prediction"])}
 
     def baselines(self, split: str) -> dict[str, dict[str, float]]:
-        """Predict background in every segment."""
-        nothing = np.full_like(self.truth[split], self.background)
-        return {"background everywhere": self.metrics({"prediction": nothing}, split)}
+        """Predict background in every segment; where weak labels do not teach background, also the best without it."""
+        truth = self.truth[split]
+        predicted = {"background everywhere": np.full_like(truth, self.background)}
+        if self.weak and not self.durations and self._present().any(axis=1).all():
+            predicted[NO_BACKGROUND] = np.where(truth == self.background, 0, truth)
+        return {name: self.metrics({"prediction": each}, split) for name, each in predicted.items()}
 
     def table(self, predictions: Predictions, split: str) -> pd.DataFrame:
         """One row a segment: clip, segment, truth, prediction, confidence."""

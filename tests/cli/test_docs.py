@@ -14,7 +14,8 @@ from avpipe.clips import Status
 from avpipe.models import AVBatch, create_model, model_card
 from avpipe.plan.section import ConfigError
 from avpipe.plan.study import Study, validate_study
-from avpipe.tables.spec import parse_table
+from avpipe.tables.rows import PretrainingRow, Row
+from avpipe.tables.spec import TableSpec, parse_table
 
 PAGES = [docs.ROOT / "README.md", *sorted((docs.ROOT / "docs").glob("*.md"))]
 EVERYWHERE = [*PAGES, *sorted((docs.ROOT / "docs/decisions").glob("*.md"))]
@@ -115,6 +116,19 @@ def test_every_outcome_of_a_clip_is_listed() -> None:
     page = (docs.ROOT / "docs/output.md").read_text(encoding="utf-8")
     listed = dict(re.findall(r"^\| `(\w+)` \| (yes|no) \|", page, re.M))
     assert listed == {status.value: "yes" if status.final else "no" for status in Status}
+
+
+def test_every_key_of_a_tables_file_is_described() -> None:
+    page = (docs.ROOT / "docs/extending.md").read_text(encoding="utf-8")
+    section = page.split("\n## A table\n")[1].split("\n## ")[0]
+    of_table, of_row = (
+        {key for cell in re.findall(r"^\| (`.*?) \|", part, re.M) for key in re.findall(r"`(\w+)`", cell)}
+        for part in section.split("| key of a row |")
+    )
+    assert of_table == set(TableSpec.model_fields)
+    assert of_row == set(Row.model_fields)
+    (pretraining,) = re.findall(r"^\| `pretraining` \| (.*)", section, re.M)
+    assert set(PretrainingRow.model_fields) <= set(re.findall(r"`(\w+)`", pretraining))
 
 
 def test_the_example_of_a_model_works_as_printed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

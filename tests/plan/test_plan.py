@@ -109,9 +109,10 @@ def test_pretraining_of_an_experiment_is_trained_first(tmp_path):
     (tmp_path / "tables" / "small.yaml").write_text(yaml.safe_dump(table))
     study = {
         "dataset": {"name": "d", "kind": "llp", "annotations": "data"},
-        "extractors": {"a": {"backbone": "vggish"}, "v": {"backbone": "resnet18"}, "p": {"backbone": "resnet18", "weights": "random"}},
+        "extractors": {"a": {"backbone": "vggish"}, "v": {"backbone": "resnet18"}, "p": {"backbone": "resnet18", "weights": "random"},
+                       "q": {"backbone": "resnet18", "seed": 2}},
         "recipes": {"long": {"epochs": 500}},
-        "models": {"avg": {"layers": 3}, "avel": {"hidden_dim": 3}},
+        "models": {"avg": {"layers": 3}, "avg@p": {"heads": 2}, "avg@q": {"heads": 1}, "avel": {"hidden_dim": 3}},
         "tables": ["small"],
         "seeds": [0, 4],
     }  # fmt: skip
@@ -126,7 +127,8 @@ def test_pretraining_of_an_experiment_is_trained_first(tmp_path):
     part = json.loads(found.narrowed(found.tables["small"]))
     assert set(part["extractors"]) == {"a", "v", "p"}
     assert set(part["recipes"]) == {"long"}
-    assert set(part["models"]) == {"avg"}
+    assert set(part["models"]) == {"avg", "avg@p"}
+    assert validate_study(part)
     before["dataset"] = "audioset"
     (tmp_path / "tables" / "small.yaml").write_text(yaml.safe_dump(table))
     elsewhere = Plan(validate_study(study), tmp_path)

@@ -40,7 +40,8 @@ def test_a_minimal_study_gets_the_defaults():
             "no extractor 'vggsh'; did you mean 'vggish'?",
         ),
         ({"bundles": [["a", "a"]], "extractors": {"a": {"backbone": "vggish"}}}, "stands in two bundles"),
-        ({"features": ["a"]}, "features: no extractor 'a'"),
+        ({"features": ["a"]}, "features: no extractor 'a' in `extractors` or `imported`"),
+        ({"models": {"avel@a": {}}}, "models.avel@a: no extractor 'a'"),
         (
             {"imported": {"a": {"path": "x", "format": "h5", "shape": [10]}}},
             "imported.a.shape: 2 to 5 numbers, each 1 or more",

@@ -119,6 +119,29 @@ def test_scores_of_model_free_baselines_are_written_once(toy: Toy) -> None:
         assert render(table).count("Without a model, background everywhere: Acc. 38.4.") == 1
 
 
+@pytest.mark.parametrize(
+    ("dataset", "name", "headings"),
+    [
+        ("AVE", "toy", ("published (AVE)", "measured (toy)")),
+        ("AVE", "avenue", ("published (AVE)", "measured (avenue)")),
+        ("AVE", "ave_features", ("published", "measured")),
+        (None, "toy", ("published", "measured")),
+    ],
+)
+def test_published_numbers_on_another_dataset_are_marked(
+    dataset: str | None, name: str, headings: tuple[str, str], toy: Toy
+) -> None:
+    toy.data["dataset"] = dataset
+    toy.study = toy.study.model_copy(update={"dataset": toy.study.dataset.model_copy(update={"name": name})})
+    table = fill_table("small", toy.spec, toy.study, toy.results)
+    assert f"{headings[0]} | {headings[1]} |" in as_markdown(table)
+    assert all(f">{heading}</th>" in as_html(table) for heading in headings)
+    assert f"& {headings[0]} & {headings[1]} " in as_latex(table)
+    marks = [line["note"].endswith(", ".join(headings)) for line in read_csv(toy)]
+    assert marks == [headings[0] != "published"] * 3 + [False]  # DAM has no weakly supervised number
+    assert f"{headings[0]}  72.7 " in toy.why()
+
+
 def test_missing_clips_and_mixed_code_are_noted(toy: Toy) -> None:
     for seed in (0, 1, 2):
         counts = {"test": 59, "test_named": 62}

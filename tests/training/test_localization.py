@@ -11,6 +11,7 @@ from avpipe.models.avin import AVIN
 from avpipe.models.base import AVOutput
 from avpipe.training.data import read_tables
 from avpipe.training.localization import (
+    NO_BACKGROUND,
     Localization,
     binary_cross_entropy,
     cross_entropy,
@@ -180,6 +181,31 @@ def test_two_part_models_can_predict_background_as_the_clips_category(task):
     output = AVOutput(event_logits=torch.tensor([[1.0, -1], [1, -1]]), category_logits=category)
     found = task("weakly-supervised").predict(output)
     assert found["prediction"].tolist() == [[3, 3], [1, 3]]
+
+
+@pytest.mark.parametrize(
+    ("setting", "weak_labels", "all_have_an_event", "shown"),
+    [
+        ("weakly-supervised", "categories", True, True),
+        ("weakly-supervised", "categories", False, False),
+        ("weakly-supervised", "durations", True, False),
+        ("supervised", "categories", True, False),
+    ],
+)
+def test_the_best_without_background_is_a_baseline_where_labels_do_not_teach_background(
+    setting, weak_labels, all_have_an_event, shown, study, describe
+):
+    experiment = describe(setting=setting, weak_labels=weak_labels)
+    data = read_tables(experiment.features, study.results)
+    if all_have_an_event:
+        data = data.keep(
+            np.concatenate([(study.split(s) != 3).any(axis=1) for s in ("train", "val", "test")])
+        )
+    loc = Localization(experiment, data, AVIN)
+    events = float((loc.truth["test"] != 3).mean())
+    assert 0.2 < events < 0.8
+    expected = {"background everywhere": {"accuracy": pytest.approx(1 - events)}}
+    assert loc.baselines("test") == expected | ({NO_BACKGROUND: {"accuracy": events}} if shown else {})
 
 
 def test_a_batch_without_any_event_has_a_finite_two_part_loss(task):

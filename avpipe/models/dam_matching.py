@@ -23,7 +23,7 @@ CARD = ModelCard(
     parameters=558_080,
     code="none public; unofficial in https://github.com/tonymisic/zero-shot-cml",
     assumptions=(
-        "Local features, self-attention and matching are those of `dam`: visual maps averaged over their cells, one Linear a modality to 256, one head, one layer, dot product over the square root of the width.",
+        "Local features, self-attention and matching are those of `dam` without audio-guided attention, which would tell a visual segment its sound: visual maps averaged over their cells, one Linear a modality to 256, one head, one layer, dot product over the square root of the width.",
         "Loss: binary cross-entropy of the mean of both directions' probabilities, as in `dam`, on clips whose event is one interval.",
         "An interval's score is the sum of its segments' dot products (unofficial code); an answer is right only if the whole interval is (both).",
     ),

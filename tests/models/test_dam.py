@@ -23,7 +23,7 @@ TRUTH = torch.tensor([[3, 1, 1, 1, 3, 3, 3, 3], [3, 3, 3, 3, 3, 3, 3, 3]])  # 3 
 
 def small(**options) -> DAM:
     torch.manual_seed(0)
-    return DAM(**SIZES, **options)
+    return DAM(**SIZES, **{"attention": False, **options})
 
 
 def features(targets: torch.Tensor | None = None) -> AVBatch:
@@ -78,6 +78,17 @@ def test_each_global_feature_is_matched_with_the_other_modality():
     mean = (seen["audio_to_visual"] + seen["visual_to_audio"]) / 2
     torch.testing.assert_close(output.event_logits.sigmoid(), mean)
     torch.testing.assert_close(output.category_logits, model.classifier(torch.cat([heard, watched], dim=-1)))
+
+
+def test_audio_guided_attention_takes_the_place_of_the_average_over_cells():
+    guided, maps = small(attention=True, visual_cells=4), random_clips(4, (2, 2, 5))
+    plain = small()
+    plain.load_state_dict(guided.state_dict(), strict=False)
+    attended, weights = guided.where(maps.audio, maps.visual)
+    torch.testing.assert_close(
+        guided(maps).category_logits, plain(AVBatch(maps.audio, attended)).category_logits
+    )
+    assert torch.equal(guided(maps).attention["visual"], weights)
 
 
 def test_in_supervised_training_a_global_feature_depends_on_event_segments_only():

@@ -38,13 +38,13 @@ RELEASED = [
 ]
 """Numbers of parameters of released code (of AVSDN: two heads, 256 -> 1 and 256 -> 28, in place of 256 -> 29)."""
 AVERAGED = [
-    *((name, {"attention": False}) for name in ("avel", "avrb", "avsdn", "cman", "mpn", "psp")),
+    *((name, {"attention": False}) for name in ("avel", "avrb", "avsdn", "cman", "dam", "mpn", "psp")),
     ("psp", {"attention": False, "setting": "weakly-supervised"}),
     ("avin", {}),
     ("tacma", {}),
 ]
 """Models that attend to no cells, with their options."""
-ATTENDING = [("jcan", {}), *((name, {"attention": True}) for name, _ in AVERAGED[:6])]
+ATTENDING = [("jcan", {}), *((name, {"attention": True}) for name, _ in AVERAGED[:7])]
 
 
 def small(name: str, seed: int = 0, **options) -> nn.Module:

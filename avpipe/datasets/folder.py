@@ -20,7 +20,6 @@ file name that is not UTF-8: the clip is listed under a name with a hash, its so
 `wrong_length` (the header says that the file is longer than what can be read of it).
 """
 
-import hashlib
 import os
 import re
 from collections import Counter
@@ -29,7 +28,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from avpipe.clips import MEDIA_SUFFIXES, Ends, stream_ends
-from avpipe.datasets.base import AnnotationError, Annotations, Issue
+from avpipe.datasets.base import AnnotationError, Annotations, Issue, digest_of, readable
 from avpipe.datasets.manifest import list_files
 
 REST = 0.5  # seconds at the end of a file that are worth a window of their own
@@ -155,10 +154,7 @@ def clip_name(relative: str) -> str:
     """The clip name of a relative path with `/` between its parts and a known extension."""
     if _PLAIN.fullmatch(relative) and len(relative) <= _LONGEST:
         return relative.replace("/", "~").replace(".", "~")
-    plain = re.sub(r"[^A-Za-z0-9_-]+", "_", relative.rpartition(".")[0])
-    rest = plain[-_LONGEST:].strip("_-") or "clip"
-    digest = hashlib.sha256(relative.encode("utf-8", "surrogatepass")).hexdigest()
-    return f"{rest}~{_extension(relative)}~{digest[:10]}"
+    return f"{readable(relative.rpartition('.')[0])}~{_extension(relative)}~{digest_of(relative)[:10]}"
 
 
 def _extension(relative: str) -> str:

@@ -4,7 +4,7 @@
   `AnnotationError`: it must not silently give a shorter manifest.
 * A *quirk* (a zero-length event, an id in two splits, a name that matches no clip) is what the authors published. It is
   read as the authors' code reads it, and reported as an issue with a code.
-* An id is a YouTube id, or the name of a file of your own (`source_name`). Only YouTube asks for the first.
+* An id is the name of a file (`source_name`), or a YouTube id. A source of kind youtube has only clips with the latter.
 * A *hostile id* (with a path separator, a leading dot or dash, a control character, ...) never becomes part of a path, a
   command or a URL. Its clip keeps its row, so that counts agree with the annotations: it is named `refused~` and a hash
   of the id, its `source` is "" (no source is asked for it), and the issue `refused_id` shows the id.
@@ -114,7 +114,7 @@ def source_name(identifier: str) -> tuple[str, str]:
     """Clip name and source of an id from an annotation file.
 
     The source is the id, or "" for a hostile one. So is the clip's name, if the id matches `PLAIN_ID`. The name of another
-    id (with spaces, dots, letters beyond ASCII) is what is readable of it and a hash: "my take.2" -> my_take_2~dc59a77fae.
+    id (with spaces, dots, letters beyond ASCII) is what is readable of it and a hash: "my take.2" -> my_take_2~8d783debbb.
     """
     if PLAIN_ID.fullmatch(identifier):
         return identifier, identifier
@@ -150,7 +150,7 @@ def refused_name(identifier: str) -> str:
 
 def refused(clip: str, line: Line, found: str, expected: str = "an id that is safe as a file name") -> Issue:
     """The issue of a hostile id."""
-    rules = "no / or \\, no leading dot or dash, no control character, at most 128 bytes"
+    rules = "no / or \\, no leading dot or dash, no space at an end, no control character, at most 128 bytes"
     message = f"{line.place}: {found!r} is not {expected} ({rules}); the clip is listed but never fetched"
     return "refused_id", clip, message
 

@@ -10,7 +10,7 @@ videos in three ways; `split` chooses one.
 * The category labels the whole clip (modality "video"). About half of the classes have sound.
 * There is no validation split.
 
-Issue codes: `refused_id` (a path that is not folder and file; the clip is listed but never fetched).
+Issue codes: `refused_id` (a path that is not folder and media file; the clip is listed but never fetched).
 """
 
 import re
@@ -18,6 +18,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Literal
 
+from avpipe.clips import MEDIA_SUFFIXES
 from avpipe.datasets.base import Annotations, Issue, Line, is_file_name, read_lines, refused, refused_name
 from avpipe.datasets.folder import clip_name
 
@@ -48,7 +49,7 @@ def read_ucf101(annotations: Path, *, split: Literal[1, 2, 3] = 1) -> Annotation
                 raise line.error(f"a video that is listed once; {places[name].place} has it too")
             places[name] = line
             if not source:
-                issues.append(refused(name, line, path, "Class/file"))
+                issues.append(refused(name, line, path, "Class/file of a video"))
             clips.append((name, part, source, _NAN, _NAN))
             if category:
                 events.append((name, "video", category, _NAN, _NAN))
@@ -60,7 +61,8 @@ def _clip(path: str) -> tuple[str, str]:
     if found := _OFFICIAL.fullmatch(path):
         return found["clip"], path
     parts = path.split("/")
-    safe = len(parts) == 2 and all(map(is_file_name, parts))
+    media = f".{path.rpartition('.')[2].lower()}" in MEDIA_SUFFIXES
+    safe = media and len(parts) == 2 and all(map(is_file_name, parts))
     return (clip_name(path), path) if safe else (refused_name(path), "")
 
 

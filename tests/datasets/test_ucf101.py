@@ -98,7 +98,15 @@ def test_broken_classes_are_an_error(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "path", ["../../etc/passwd", "Archery/../v_Archery_g01_c01.avi", "-rf", "Archery/.avi"]
+    "path",
+    [
+        "../../etc/passwd",
+        "Archery/../v_Archery_g01_c01.avi",
+        "-rf",
+        "Archery/.avi",
+        "Archery/x.tx t",
+        "Archery/x",
+    ],
 )
 def test_a_hostile_path_is_listed_without_a_source(tmp_path, path):
     found = read_ucf101(

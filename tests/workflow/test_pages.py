@@ -33,7 +33,7 @@ def steps(page: str) -> Iterator[tuple[str, str]]:
     text = (ROOT / "docs" / page).read_text(encoding="utf-8")
     outside = re.sub(r"```.*?```", lambda fence: "`" * len(fence[0]), text, flags=re.S)
     found = [*FENCE.finditer(text), *SHELL.finditer(outside)]
-    for match in sorted(found, key=lambda match: match.start()):
+    for match in sorted(found, key=lambda match: match.end()):
         if match.re is SHELL:
             yield "bash", "\n".join(line for line in match[0].splitlines() if "# downloads" not in line)
         elif path := re.search(r"`([\w/.]+)`[.:]*$", match["before"]):

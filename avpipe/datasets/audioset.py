@@ -39,8 +39,8 @@ from avpipe.datasets.base import (
     read_lines,
     refused,
     shared_id_issues,
+    source_name,
     table,
-    youtube_name,
 )
 from avpipe.plan.registry import UnknownNameError, suggest
 
@@ -187,7 +187,7 @@ def _read_set(path: Path, split: str, names: Mapping[str, str], issues: list[Iss
         for mid in mids:
             if mid not in names:
                 raise line.error(f"a class of {CLASSES_FILE} where it has {mid!r}")
-        name, source = youtube_name(found["id"])
+        name, source = source_name(found["id"])
         clip = f"{name}_{round(start)}" if start.is_integer() else f"{name}_{round(start * 1000)}ms"
         if not source:
             issues.append(refused(clip, line, found["id"]))

@@ -21,7 +21,6 @@ file name that is not UTF-8: the clip is listed, its source is ""), `shifted_win
 `wrong_length` (the header says that the file is longer than what can be read of it).
 """
 
-import hashlib
 import os
 import re
 from collections import Counter
@@ -30,7 +29,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from avpipe.clips import MEDIA_SUFFIXES, Ends, stream_ends
-from avpipe.datasets.base import AnnotationError, Annotations, Issue
+from avpipe.datasets.base import AnnotationError, Annotations, Issue, digest_of
 from avpipe.datasets.manifest import list_files
 
 REST = 0.5  # seconds at the end of a file that are worth a window of their own
@@ -164,8 +163,7 @@ def clip_names(paths: Sequence[str]) -> list[str]:
     for path, name in zip(paths, readable, strict=True):
         stem = name.rpartition("~")[0]
         if (not _PLAIN.fullmatch(path) and (taken[name] > 1 or not stem)) or len(stem) > _LONGEST:
-            digest = hashlib.sha256(path.encode("utf-8", "surrogatepass")).hexdigest()
-            name = f"{stem[-_LONGEST:].strip('_-~') or 'clip'}~{_extension(path)}~{digest[:10]}"
+            name = f"{stem[-_LONGEST:].strip('_-~') or 'clip'}~{_extension(path)}~{digest_of(path)[:10]}"
         names.append(name)
     return names
 

@@ -83,9 +83,8 @@ class YouTubeFetcher:
     def fetch(self, clip: WantedClip, destination: Path) -> Outcome:
         """Wait for a turn, then download the clip's seconds; see `Fetcher.fetch`."""
         if self.source.url is None and not ID.fullmatch(clip.source):
-            return Outcome(
-                Status.REFUSED_ID, f"{clip.source!r} is no id of YouTube: 11 letters, digits, _ and -"
-            )
+            reason = f"{clip.source!r} is no id of YouTube (11 letters, digits, _ and -), which was not asked"
+            return Outcome(Status.MISSING, reason)
         if ".." in clip.source.split("/"):
             return Outcome(Status.REFUSED_ID, f"{clip.source!r} leads out of the site's folder")
         if len(useless := list(self.useless)) >= PATIENCE:

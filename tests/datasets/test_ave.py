@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from avpipe.datasets import read_annotations
 from avpipe.datasets.ave import read_ave
-from avpipe.datasets.base import AnnotationError, Annotations
+from avpipe.datasets.base import AnnotationError, Annotations, source_name
 from avpipe.datasets.labels import clip_labels, segment_labels
 from avpipe.files import H5Error
 
@@ -242,6 +242,25 @@ def test_a_clip_shared_by_splits_is_removed_from_the_earlier_one(tmp_path):
     ]
 
 
+def test_clips_with_names_of_their_own_have_their_files_as_sources(tmp_path):
+    found = read_ave(small(tmp_path, "Door slam&kitchen 01.take2&good&0&10"))
+    assert found.clips["source"].tolist() == ["kitchen 01.take2", "BBBBBBBBBBB", "-C_CCCCCCCC"]
+    assert found.clips["clip"][0].startswith("kitchen_01_take2~")
+    assert found.categories == ("Door slam", "Cat", "Bark")
+    assert found.issues.empty
+
+
+def test_a_file_of_categories_gives_their_order_and_finds_typos(tmp_path):
+    (small(tmp_path) / "names.txt").write_text("Meow\nCat\nBark\n")
+    assert read_annotations("ave", tmp_path, categories="names.txt").categories == ("Meow", "Cat", "Bark")
+    (tmp_path / "names.txt").write_text("Barks\nCat\n")
+    with pytest.raises(AnnotationError, match=r"Annotations\.txt, line 1.*'Bark'; did you mean 'Barks'"):
+        read_ave(tmp_path, categories="names.txt")
+    (tmp_path / "names.txt").write_text("Bark\nBark\n")
+    with pytest.raises(AnnotationError, match=r"names\.txt, line 2"):
+        read_ave(tmp_path, categories="names.txt")
+
+
 def test_a_reversed_event_leaves_background(tmp_path):
     found = read_ave(small(tmp_path, "Bark&AAAAAAAAAAA&good&7&3"))
     assert found.issues["code"].tolist() == ["reversed_event"]
@@ -292,9 +311,8 @@ def test_any_text_in_place_of_an_id_keeps_its_row_and_gets_a_safe_name(tmp_path_
     found = read_ave(folder)
     clip, source = found.clips.loc[0, ["clip", "source"]]
     assert len(found.clips) == 3
-    if source:
-        assert (clip, len(source)) == (source, 11)
-    else:
+    assert (clip, source) == source_name(identifier)
+    if not source:
         assert clip.startswith("refused~")
         assert found.issues["code"].tolist() == ["refused_id"]
         assert repr(identifier) in found.issues["message"][0]

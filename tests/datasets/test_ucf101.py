@@ -57,6 +57,16 @@ def test_a_clip_is_a_whole_video(tmp_path):
     assert found.events["category"].tolist() == ["Archery", "Jump", "Archery"]
 
 
+def test_files_of_ones_own_are_named_by_their_paths(tmp_path):
+    train = [*TRAIN, "Archery/1.mp4 1", "Jump/1.mp4 2"]
+    found = read_ucf101(write(tmp_path, train, [*TEST, "Jump/my jump.mov"]))
+    own = found.clips[~found.clips["clip"].str.startswith("v_")]
+    assert own["source"].tolist() == ["Archery/1.mp4", "Jump/1.mp4", "Jump/my jump.mov"]
+    assert own["clip"].tolist()[:2] == ["Archery~1~mp4", "Jump~1~mp4"]
+    assert own["clip"].iloc[2].startswith("Jump_my_jump~mov~")
+    assert found.issues.empty
+
+
 def test_other_splits_are_refused(tmp_path):
     with pytest.raises(UnknownNameError, match=r"split.*\[1, 2, 3\]"):
         read_annotations("ucf101", write(tmp_path), split=4)
@@ -88,7 +98,15 @@ def test_broken_classes_are_an_error(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "path", ["../../etc/passwd", "Archery/../v_Archery_g01_c01.avi", "-rf", "Archery/v.avi"]
+    "path",
+    [
+        "../../etc/passwd",
+        "Archery/../v_Archery_g01_c01.avi",
+        "-rf",
+        "Archery/.avi",
+        "Archery/x.tx t",
+        "Archery/x",
+    ],
 )
 def test_a_hostile_path_is_listed_without_a_source(tmp_path, path):
     found = read_ucf101(

@@ -349,7 +349,8 @@ def test_only_an_id_of_youtube_is_asked_for_and_only_as_part_of_a_url(
         assert request.extractors == ["youtube"]
         assert not any(name in option for option in request.options)
     else:
-        assert (outcome.status, asked) == (Status.REFUSED_ID, [])
+        assert (outcome.status, asked) == (Status.MISSING, [])
+        assert "is no id of YouTube" in outcome.reason
 
 
 def test_the_interval_gets_its_margin_and_never_begins_before_the_video(

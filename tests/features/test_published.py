@@ -13,7 +13,7 @@ from hypothesis.extra import numpy as arrays
 
 from avpipe.datasets import read_annotations
 from avpipe.datasets.ave import read_row_names
-from avpipe.datasets.base import AnnotationError
+from avpipe.datasets.base import AnnotationError, source_name
 from avpipe.datasets.manifest import write_manifest
 from avpipe.features import open_features
 from avpipe.features.published import (
@@ -87,6 +87,11 @@ def test_the_names_of_rows_may_be_in_rows_csv_or_in_a_list(tmp_path: Path) -> No
     assert (
         read_row_names(tmp_path / "rows.csv") == read_row_names(tmp_path / "names.txt") == ["B", "A", "A~2"]
     )
+
+
+def test_rows_may_be_named_by_the_ids_of_clips_with_other_names(tmp_path: Path) -> None:
+    (tmp_path / "names.txt").write_text("my take.2\nA~2\n")
+    assert read_row_names(tmp_path / "names.txt") == [source_name("my take.2")[0], "A~2"]
 
 
 def test_clips_that_the_file_does_not_have_are_nan_and_counted(tmp_path: Path) -> None:

@@ -1,17 +1,19 @@
 """The rows of a table or figure as data, and the experiments they stand for."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
 from pydantic import Field, PrivateAttr, ValidationError
 
-from avpipe.plan.experiment import Experiment, Role, Setting, check_model
+from avpipe.plan.experiment import Experiment, Role, Setting, check_experiment, check_model, task_names
 from avpipe.plan.recipe import Recipe
-from avpipe.plan.registry import UnknownNameError, suggest
+from avpipe.plan.registry import UnknownNameError, suggest, target
 from avpipe.plan.section import NAME, ConfigError, Section, describe
 from avpipe.plan.study import Study
+from avpipe.tables.runs import COSTS
+from avpipe.training import TASKS
 
 Mistakes = Iterator[tuple["Row", str, str]]
 """Row, key, message."""
@@ -114,7 +116,8 @@ class RowsSpec(Section):
         """(row, setting) -> experiment, without gaps.
 
         Raises:
-            ConfigError: for an extractor or a recipe that the study does not have; names file, row and key.
+            ConfigError: for an extractor or a recipe that the study does not have, or a setting or recipe in which the
+                task does not train; names file, row and key.
         """
         return {
             (row.row, setting): self._experiment(row, setting, study)
@@ -143,19 +146,30 @@ class RowsSpec(Section):
                 raise ConfigError(f"{here}features.{role}: {message}")
         try:
             named, changes = (None, recipe) if isinstance(recipe, dict) else (recipe, {})
-            trained = study.recipe(task, model, named, changes)
+            experiment = Experiment(
+                task=task,
+                model=model,
+                options=_over_the_studys(model, step.options, study),
+                features=features,
+                setting=setting,
+                recipe=study.recipe(task, model, named, changes),
+            )
+            check_experiment(experiment)
         except ConfigError as error:
-            raise ConfigError(f"{here}recipe: {error} (in the study's `recipes`)") from None
+            raise ConfigError(f"{here}{error}") from None
         except ValidationError as error:
             raise ConfigError(f"{here}recipe: {describe(error, Recipe).strip()}") from None
-        return Experiment(
-            task=task,
-            model=model,
-            options=_over_the_studys(model, step.options, study),
-            features=features,
-            setting=setting,
-            recipe=trained,
-        )
+        return experiment
+
+    def unknown_metrics(self, metrics: Iterable[str]) -> list[str]:
+        """A message for each metric that no task of the rows gives. Raises `UnknownNameError` for an unknown task."""
+        tasks = sorted({self.task, *(row.task for row in self.rows if row.task)})
+        known = [*COSTS, *dict.fromkeys(name for task in tasks for name in task_names(task, "metrics"))]
+        return [
+            f"metric {metric!r} is not given by {' or '.join(tasks)}; {suggest(metric, known)}"
+            for metric in metrics
+            if metric not in known
+        ]
 
     def problems(self) -> Mistakes:
         """Mistakes that are visible without a study."""
@@ -178,11 +192,12 @@ class RowsSpec(Section):
             if model is None:
                 yield row, "model", "is missing; name a model, or give `gap: reason` if none exists yet"
             else:
-                yield from _experiment_problems(row, "", model, row.options, self._recipe_of(row))
+                task = row.task or self.task
+                yield from _experiment_problems(row, "", task, model, row.options, self._recipe_of(row))
             if row.pretraining is not None:
                 before = row.pretraining
                 yield from _experiment_problems(
-                    row, "pretraining.", before.model, before.options, before.recipe
+                    row, "pretraining.", before.task, before.model, before.options, before.recipe
                 )
 
 
@@ -198,9 +213,13 @@ def _over_the_studys(model: str, own: dict[str, Any], study: Study) -> dict[str,
 
 
 def _experiment_problems(
-    row: Row, prefix: str, model: str, options: dict[str, Any], recipe: str | dict[str, Any] | None
+    row: Row, prefix: str, task: str, model: str, options: dict[str, Any], recipe: str | dict[str, Any] | None
 ) -> Mistakes:
-    """Mistakes in the model, its options and the recipe; `prefix` stands before their keys."""
+    """Mistakes in the task, the model, its options and the recipe; `prefix` stands before their keys."""
+    try:
+        target(TASKS, task, "task")
+    except UnknownNameError as error:
+        yield row, f"{prefix}task", str(error)
     try:
         check_model(model, options)
     except UnknownNameError as error:

@@ -6,7 +6,8 @@ Supervised, the labels are the category of each segment. Weakly supervised, they
 released weak PSP and in AVSDN's paper.
 """
 
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -84,6 +85,9 @@ class Localization:
 
     main_metric = "accuracy"
     split_set: SplitSet = "usual"
+    settings: ClassVar[Sequence[str]] = ("supervised", "weakly-supervised")
+    recipe_keys: ClassVar[Sequence[str]] = ("loss", "pooling", "weak_labels")
+    metrics: ClassVar[Mapping[str, str]] = {"accuracy": "%"}
 
     def __init__(self, experiment: Experiment, data: Data, model: type[Any]) -> None:
         recipe = experiment.recipe
@@ -162,14 +166,14 @@ class Localization:
             "confidence": torch.where(event > 0.5, event * probability, 1 - event),
         }
 
-    def metrics(self, predictions: Predictions, split: str) -> dict[str, float]:
+    def scores(self, predictions: Predictions, split: str) -> dict[str, float]:
         """`accuracy`: the share of right segments among all segments of the split."""
         return {"accuracy": segment_accuracy(self.truth[split], predictions["prediction"])}
 
     def baselines(self, split: str) -> dict[str, dict[str, float]]:
         """Predict background in every segment."""
         nothing = np.full_like(self.truth[split], self.background)
-        return {"background everywhere": self.metrics({"prediction": nothing}, split)}
+        return {"background everywhere": self.scores({"prediction": nothing}, split)}
 
     def table(self, predictions: Predictions, split: str) -> pd.DataFrame:
         """One row a segment: clip, segment, truth, prediction, confidence."""

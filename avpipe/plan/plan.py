@@ -107,8 +107,9 @@ def array_code(config: ExtractorConfig | ImportedConfig) -> str:
     return code("extract", NETWORKS[BACKBONES[config.backbone].kind].split(":")[0])
 
 
-def check_names(study: Study) -> None:
+def check_study(study: Study) -> None:
     """Raise `ConfigError` that lists each name, option and value of the study that the code does not have."""
+    check_extractors(study.extractors)
     mistakes: list[str] = []
 
     def check(key: str, function: Callable[..., Any], *arguments: Any) -> None:
@@ -138,8 +139,7 @@ class Plan:
 
     def __init__(self, study: Study, workflow: Path) -> None:
         self.study = study
-        check_names(study)
-        check_extractors(study.extractors)
+        check_study(study)
         self._check_length()
         self.tables: dict[str, TableSpec] = {
             n: load_table(self._file(workflow, "tables", n), study) for n in study.tables

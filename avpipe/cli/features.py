@@ -241,6 +241,7 @@ def verify_weights(
 def _weight_names(names: list[str] | None, study: str | None) -> list[str]:
     """The names given, else what the study needs, else all."""
     from avpipe.features.weights import PUBLISHED_WEIGHTS, needed_weights
+    from avpipe.plan.plan import check_study
     from avpipe.plan.study import validate_study
 
     if names or study is None:
@@ -248,4 +249,5 @@ def _weight_names(names: list[str] | None, study: str | None) -> list[str]:
     chosen = validate_study(
         read_mapping(study, "--study"), study
     )  # not resolved: no folder of videos is needed
+    check_study(chosen)
     return [] if chosen.weights == "random" else needed_weights(chosen.extractors.values())

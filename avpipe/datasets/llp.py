@@ -62,6 +62,7 @@ AUDIO_VERSIONS = {
 """SHA-256 of the file of audio events (with line feeds only): since commit fde5611 (2024-04-16), and before."""
 CLIP_SECONDS = 10.0
 EXPECTED = "id_start_end with an id that is safe as a file name"
+LONGEST = 1e6  # largest possible time in a video, seconds
 
 _NAME = re.compile(r"(?P<id>.*)_(?P<start>[0-9]+(?:\.[0-9]+)?)_(?P<end>[0-9]+(?:\.[0-9]+)?)")
 
@@ -125,7 +126,7 @@ def _file_of_version(folder: Path, version: str) -> str:
 def read_parsing_files(folder: Path, categories: Sequence[str], audio_csv: str) -> Annotations:
     """Read files in LLP's format, with any categories; otherwise as `read_llp`."""
     listed = _read_splits(folder, categories)
-    windows = [_window(entry.name) for entry in listed]
+    windows = [_window(entry.line, entry.name) for entry in listed]
     clips = number_repeats([window.clip for window in windows])
     issues: list[Issue] = []
     for clip, window, entry in zip(clips, windows, listed, strict=True):
@@ -152,12 +153,12 @@ def read_parsing_files(folder: Path, categories: Sequence[str], audio_csv: str) 
     return Annotations.from_rows(categories, frame, events, issues + shared_id_issues(frame))
 
 
-def _window(name: str) -> _Window:
-    """The content of a file name; a malformed name gives a refused clip without source and times."""
+def _window(line: Line, name: str) -> _Window:
+    """The content of a line's file name; a malformed name gives a refused clip without source and times."""
     match = _NAME.fullmatch(name)
     if match is None:
         return _Window(refused_name(name), "", float("nan"), CLIP_SECONDS)
-    start, end = float(match["start"]), float(match["end"])
+    start, end = (line.seconds(match[side], LONGEST) for side in ("start", "end"))
     clip, source = source_name(match["id"])
     return _Window(clip, source, start if source else float("nan"), round(end - start, 3))
 

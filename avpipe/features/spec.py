@@ -99,7 +99,7 @@ def _mistakes(config: ExtractorConfig) -> list[str]:
         found.append("pca: the published PCA belongs to the published weights; set `weights: pretrained`")
     if not config.last_relu and kind != "audio":
         found.append("last_relu: only vggish has the choice")
-    if kind != "audio" and CANONICAL.fps % config.fps:
+    if CANONICAL.fps % config.fps:
         found.append(f"fps: must divide {CANONICAL.fps}, the rate of canonical clips; found {config.fps}")
     if kind == "3d" and config.fps < 2:
         found.append(f"fps: {config.backbone} takes the frames of a segment as one clip; set 8 or 16, not 1")

@@ -5,6 +5,7 @@ This code is here and not in the rules so that it can be tested and type-checked
 
 import csv
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -17,7 +18,7 @@ from avpipe.files import read_json
 from avpipe.media.presets import PRESETS
 from avpipe.models import MODELS
 from avpipe.plan import fingerprint, registry
-from avpipe.plan.experiment import Experiment
+from avpipe.plan.experiment import Experiment, check_model
 from avpipe.plan.extractor import ExtractorConfig, ImportedConfig
 from avpipe.plan.section import ConfigError
 from avpipe.plan.study import Study
@@ -94,12 +95,7 @@ def _named_code(experiment: Experiment) -> tuple[str, str]:
 
 def extract_code(backbones: list[str]) -> str:
     """The fingerprint of everything that an extraction with these backbones executes."""
-    unknown = [name for name in backbones if name not in BACKBONES]
-    if unknown:
-        raise registry.UnknownNameError(
-            f"unknown backbone {unknown[0]!r}; {registry.suggest(unknown[0], list(BACKBONES))}"
-        )
-    networks = {NETWORKS[BACKBONES[name].kind].split(":")[0] for name in backbones}
+    networks = {NETWORKS[registry.target(BACKBONES, n, "backbone").kind].split(":")[0] for n in backbones}
     entries = sorted(f"{name}={BACKBONES[name]}" for name in backbones)
     return " ".join([code("extract", *networks), *entries])
 
@@ -111,17 +107,39 @@ def array_code(config: ExtractorConfig | ImportedConfig) -> str:
     return code("extract", NETWORKS[BACKBONES[config.backbone].kind].split(":")[0])
 
 
+def check_study(study: Study) -> None:
+    """Raise `ConfigError` that lists each name, option and value of the study that the code does not have."""
+    check_extractors(study.extractors)
+    mistakes: list[str] = []
+
+    def check(key: str, function: Callable[..., Any], *arguments: Any) -> None:
+        try:
+            function(*arguments)
+        except registry.UnknownNameError as error:
+            mistakes.append(f"  {key}: {error}")
+
+    kind, options = study.dataset.kind, study.dataset.options
+    check("dataset.kind", registry.target, DATASETS, kind, "dataset")
+    reader = "avpipe.datasets.demo:render_demo" if kind == "demo" else DATASETS.get(kind)
+    if reader:
+        check("dataset.options", registry.check_options, reader, options, f"the dataset {kind}")
+    check("media.preset", registry.target, PRESETS, study.media.preset, "preset")
+    for name in study.backbones:
+        check("backbones", registry.target, study.arrays, name, "feature")
+    for name in study.training_of:
+        check("training_of", registry.target, {**TASKS, **MODELS}, name, "task or model")
+    for name, given in study.models.items():
+        check(f"models.{name}", check_model, name, given)
+    if mistakes:
+        raise ConfigError("\n".join(["the configuration is wrong:", *mistakes]))
+
+
 class Plan:
     """A study's tables, figures and experiments, and the files they need."""
 
     def __init__(self, study: Study, workflow: Path) -> None:
         self.study = study
-        for name in study.training_of:
-            try:
-                registry.target({**TASKS, **MODELS}, name, "task or model")
-            except registry.UnknownNameError as error:
-                raise ConfigError(f"training_of: {error}") from None
-        check_extractors(study.extractors)
+        check_study(study)
         self._check_length()
         self.tables: dict[str, TableSpec] = {
             n: load_table(self._file(workflow, "tables", n), study) for n in study.tables
@@ -138,7 +156,7 @@ class Plan:
         """Raise `ConfigError` if the preset reads more seconds than the dataset's clips have."""
         dataset, name = self.study.dataset, self.study.media.preset
         length = clip_seconds(dataset.kind, dataset.options)
-        if name in PRESETS and PRESETS[name].seconds > length:
+        if PRESETS[name].seconds > length:
             raise ConfigError(
                 f"media.preset: {name} reads {PRESETS[name].seconds} s, but the clips are {length:g} s long "
                 f"(dataset.options.window): a preset may read less than a clip, never more"

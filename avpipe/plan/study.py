@@ -7,11 +7,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
+from avpipe.plan.experiment import task_names
 from avpipe.plan.extractor import ExtractorConfig, ImportedConfig
 from avpipe.plan.recipe import Recipe
 from avpipe.plan.registry import suggest
-from avpipe.plan.section import NAME, ConfigError, Section, describe
+from avpipe.plan.section import NAME, ConfigError, Count, Seconds, Section, Seed, describe
 from avpipe.plan.source import AnySource, LocalSource
+from avpipe.training import TASKS
 
 
 class DatasetConfig(Section):
@@ -50,7 +52,7 @@ class MediaConfig(Section):
         pattern=NAME,
         description="name of the canonical format; the clips are written to segments/{preset}",
     )
-    timeout: float = Field(120.0, gt=0, description="seconds that ffmpeg may take for one clip")
+    timeout: Seconds = Field(120.0, description="seconds that ffmpeg may take for one clip")
 
 
 class Study(Section):
@@ -67,9 +69,8 @@ class Study(Section):
     weights_folder: str | None = Field(
         None, description="folder of downloaded weights; null: a folder in the user's cache"
     )
-    shard_size: int = Field(
+    shard_size: Count = Field(
         256,
-        ge=1,
         description="clips per job; another size makes other shards: clips are converted and features extracted again",
     )
     media: MediaConfig = Field(default_factory=MediaConfig, description="the canonical clip")
@@ -92,7 +93,7 @@ class Study(Section):
     )
     tables: tuple[str, ...] = Field((), description="names of files in workflow/tables; each is one table")
     figures: tuple[str, ...] = Field((), description="names of files in workflow/figures; each is one figure")
-    seeds: tuple[int, ...] = Field((0, 1, 2), description="each experiment is run once per seed")
+    seeds: tuple[Seed, ...] = Field((0, 1, 2), description="each experiment is run once per seed")
     models: dict[str, dict[str, Any]] = Field(
         default_factory=dict,
         description="model -> options for all of its rows, or model@feature -> options for its rows with this feature, which win: {avel: {hidden_dim: 64}, avel@vgg16_map: {attention: false}}; an option that a row sets itself wins over both",
@@ -107,7 +108,9 @@ class Study(Section):
         description="name -> changes to `training`; a row of a table may ask for them by this name",
     )
     device: str = Field(
-        "auto", description="where to compute: auto (a GPU if there is one), cpu, cuda or cuda:N"
+        "auto",
+        pattern=r"^(auto|cpu|cuda(:[0-9]+)?)$",
+        description="where to compute: auto (a GPU if there is one), cpu, cuda or cuda:N",
     )
     notice: str | None = Field(
         None,
@@ -154,7 +157,7 @@ class Study(Section):
                 try:
                     Recipe.model_validate({**self.training.model_dump(), **changes})
                 except ValidationError as error:
-                    raise ValueError(f"{key}.{name}: {describe(error, Recipe)}") from error
+                    raise ValueError(f"{key}.{name}: {describe(error, Recipe).strip()}") from error
         return self
 
     def no_feature(self, name: str) -> str:
@@ -183,18 +186,30 @@ class Study(Section):
             changes: the row's own changes, or None.
 
         Raises:
-            ConfigError: if the study has no recipe of this name.
+            ConfigError: if the study has no recipe of this name, or a change is to a key that only other tasks read.
             ValidationError: if `changes` has an unknown key or a wrong value.
         """
         if name is not None and name not in self.recipes:
-            raise ConfigError(f"no recipe {name!r}; {suggest(name, list(self.recipes))}")
-        named = self.recipes[name] if name else {}
-        usual = {
-            **self.training.model_dump(),
-            **self.training_of.get(task, {}),
-            **self.training_of.get(model, {}),
-        }
-        return Recipe.model_validate({**usual, **named, **(changes or {})})
+            raise ConfigError(
+                f"recipe: no recipe {name!r} in the study's `recipes`; {suggest(name, list(self.recipes))}"
+            )
+        merged = self.training.model_dump()
+        for where, part in (
+            (f"training_of.{task}", self.training_of.get(task, {})),
+            (f"training_of.{model}", self.training_of.get(model, {})),
+            (f"recipes.{name}", self.recipes[name] if name else {}),
+            ("recipe", changes or {}),
+        ):
+            for key in part:
+                readers = [other for other in TASKS if key in task_names(other, "recipe_keys")]
+                default = Recipe.model_fields[key].get_default(call_default_factory=True) if readers else None
+                if readers and task not in readers and part[key] != default:
+                    raise ConfigError(
+                        f"{where}.{key}: {part[key]!r} changes nothing in the task {task}; "
+                        f"the key is for {' and '.join(readers)}"
+                    )
+            merged |= part
+        return Recipe.model_validate(merged)
 
 
 def validate_study(config: dict[str, Any], where: str = "the configuration") -> Study:

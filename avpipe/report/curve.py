@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from avpipe.plan.experiment import model_options
 from avpipe.plan.registry import suggest
@@ -57,6 +57,12 @@ class CurveFigure(FigureSpec):
     options: CurveOptions
     caption = "A metric on the test split over an option of the model."
     table_only = ()
+
+    @model_validator(mode="after")
+    def _metric_exists(self) -> "CurveFigure":
+        if unknown := self.unknown_metrics([self.options.metric]):
+            raise ValueError(f"options.metric: {unknown[0]}")
+        return self
 
     def run_files(self, study: Study) -> dict[str, tuple[int, ...]]:
         """Only metrics are read."""

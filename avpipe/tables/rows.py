@@ -1,7 +1,7 @@
 """The rows of a table or figure as data, and the experiments they stand for."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -9,11 +9,21 @@ import yaml
 from pydantic import Field, PrivateAttr, ValidationError, field_validator
 
 from avpipe.features.spec import dimension_names, map_cells
-from avpipe.plan.experiment import Experiment, Role, Setting, attends_to_cells, check_model
+from avpipe.plan.experiment import (
+    Experiment,
+    Role,
+    Setting,
+    attends_to_cells,
+    check_experiment,
+    check_model,
+    task_names,
+)
 from avpipe.plan.recipe import Recipe
-from avpipe.plan.registry import UnknownNameError
+from avpipe.plan.registry import UnknownNameError, suggest, target
 from avpipe.plan.section import NAME, ConfigError, Section, describe
 from avpipe.plan.study import Study
+from avpipe.tables.runs import COSTS
+from avpipe.training import TASKS
 
 Mistakes = Iterator[tuple["Row", str, str]]
 """Row, key, message."""
@@ -144,7 +154,8 @@ class RowsSpec(Section):
         """(row, setting) -> experiment, without gaps.
 
         Raises:
-            ConfigError: for an extractor or a recipe that the study does not have; names file, row and key.
+            ConfigError: for an extractor or a recipe that the study does not have, or a setting or recipe in which the
+                task does not train; names file, row and key.
         """
         return {
             (row.row, setting): self._experiment(row, setting, study)
@@ -179,19 +190,30 @@ class RowsSpec(Section):
                 )
         try:
             named, changes = (None, recipe) if isinstance(recipe, dict) else (recipe, {})
-            trained = study.recipe(task, model, named, changes)
+            experiment = Experiment(
+                task=task,
+                model=model,
+                options=options,
+                features=features,
+                setting=setting,
+                recipe=study.recipe(task, model, named, changes),
+            )
+            check_experiment(experiment)
         except ConfigError as error:
-            raise ConfigError(f"{here}recipe: {error} (in the study's `recipes`)") from None
+            raise ConfigError(f"{here}{error}") from None
         except ValidationError as error:
             raise ConfigError(f"{here}recipe: {describe(error, Recipe).strip()}") from None
-        return Experiment(
-            task=task,
-            model=model,
-            options=options,
-            features=features,
-            setting=setting,
-            recipe=trained,
-        )
+        return experiment
+
+    def unknown_metrics(self, metrics: Iterable[str]) -> list[str]:
+        """A message for each metric that no task of the rows gives. Raises `UnknownNameError` for an unknown task."""
+        tasks = sorted({self.task, *(row.task for row in self.rows if row.task)})
+        known = [*COSTS, *dict.fromkeys(name for task in tasks for name in task_names(task, "metrics"))]
+        return [
+            f"metric {metric!r} is not given by {' or '.join(tasks)}; {suggest(metric, known)}"
+            for metric in metrics
+            if metric not in known
+        ]
 
     def possible(self, study: Study) -> Self:
         """The same with a gap in place of each row whose model does not take the form of the study's visual feature.
@@ -227,11 +249,12 @@ class RowsSpec(Section):
             if model is None:
                 yield row, "model", "is missing; name a model, or give `gap: reason` if none exists yet"
             else:
-                yield from _experiment_problems(row, "", model, row.options, self._recipe_of(row))
+                task = row.task or self.task
+                yield from _experiment_problems(row, "", task, model, row.options, self._recipe_of(row))
             if row.pretraining is not None:
                 before = row.pretraining
                 yield from _experiment_problems(
-                    row, "pretraining.", before.model, before.options, before.recipe
+                    row, "pretraining.", before.task, before.model, before.options, before.recipe
                 )
 
 
@@ -268,9 +291,13 @@ def _over_the_studys(
 
 
 def _experiment_problems(
-    row: Row, prefix: str, model: str, options: dict[str, Any], recipe: str | dict[str, Any] | None
+    row: Row, prefix: str, task: str, model: str, options: dict[str, Any], recipe: str | dict[str, Any] | None
 ) -> Mistakes:
-    """Mistakes in the model, its options and the recipe; `prefix` stands before their keys."""
+    """Mistakes in the task, the model, its options and the recipe; `prefix` stands before their keys."""
+    try:
+        target(TASKS, task, "task")
+    except UnknownNameError as error:
+        yield row, f"{prefix}task", str(error)
     try:
         check_model(model, options)
     except UnknownNameError as error:

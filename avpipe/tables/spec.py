@@ -10,7 +10,7 @@ study's `backbones`. A figure's rows have the same form (`avpipe.report.spec`).
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from avpipe.features.spec import map_cells
 from avpipe.plan.experiment import Role, Setting, attends_to_cells
@@ -31,6 +31,12 @@ class TableSpec(RowsSpec):
     )
     settings: tuple[Setting, ...] = Field(SUPERVISED, min_length=1)
     decimals: int = Field(1, ge=0, le=6)
+
+    @model_validator(mode="after")
+    def _metrics_exist(self) -> "TableSpec":
+        if unknown := self.unknown_metrics(self.metrics):
+            raise ValueError(f"metrics: {'; '.join(unknown)}")
+        return self
 
     def all_settings(self) -> tuple[Setting, ...]:
         """The table's settings, in its order."""

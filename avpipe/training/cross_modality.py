@@ -9,7 +9,8 @@ event, only 141 of the usual one. The new splits are used if the annotations hav
 manifest.parquet), else the usual ones.
 """
 
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -34,30 +35,25 @@ class CrossModality:
     The loss is the model's own (AVDLN's contrastive loss, DAM's cross-entropy, DCCA's correlation).
 
     Args:
-        experiment: its setting and recipe are checked.
+        experiment: its recipe says whether the validation split is needed.
         data: clips and events.
         model: ignored; every model of this task has its own loss.
-
-    Raises:
-        ValueError: for a setting, or a key of the recipe, that the task does not have.
     """
 
     main_metric = "accuracy"
     split_set: SplitSet = "match"
+    settings: ClassVar[Sequence[str]] = ("supervised",)
+    recipe_keys: ClassVar[Sequence[str]] = ()
+    metrics: ClassVar[Mapping[str, str]] = {
+        "accuracy_a2v": "%",
+        "accuracy_v2a": "%",
+        "accuracy": "%",
+        "chance": "%",
+    }
 
     def __init__(self, experiment: Experiment, data: Data, model: type[Any]) -> None:
-        if experiment.setting != "supervised":
-            raise ValueError(
-                f"cross-modality localization is trained with the event's segments; setting {experiment.setting!r} "
-                "should be 'supervised'"
-            )
-        recipe = experiment.recipe
-        if recipe.loss != "default" or recipe.pooling != "default":
-            raise ValueError(
-                "a cross-modality model has its own loss; leave `loss` and `pooling` of the recipe at default"
-            )
         self.data, self.needed = data, {"test"}
-        if recipe.needs_validation:
+        if experiment.recipe.needs_validation:
             self.needed.add("val")
         self.events = {
             name: segment_labels(data.events, split.clips, data.categories, data.segments)
@@ -108,14 +104,14 @@ class CrossModality:
             answers[direction] = locate(pairs, onset, length)
         return answers
 
-    def metrics(self, predictions: Predictions, split: str) -> dict[str, float]:
+    def scores(self, predictions: Predictions, split: str) -> dict[str, float]:
         """`accuracy_a2v`, `accuracy_v2a`, their mean `accuracy`, and `chance`, the accuracy of a random position.
 
         NaN if no clip of the split makes a query.
         """
         answers = self._answers(predictions, split)
         if not len(answers["clip"]):
-            return dict.fromkeys(("accuracy_a2v", "accuracy_v2a", "accuracy", "chance"), float("nan"))
+            return dict.fromkeys(self.metrics, float("nan"))
         both = {
             f"accuracy_{short}": exact_match_accuracy(answers[direction], answers["onset"])
             for direction, short in DIRECTIONS.items()

@@ -6,7 +6,8 @@ Supervised, the labels are the category of each segment. Weakly supervised, they
 released weak PSP and in AVSDN's paper.
 """
 
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -88,6 +89,9 @@ class Localization:
 
     main_metric = "accuracy"
     split_set: SplitSet = "usual"
+    settings: ClassVar[Sequence[str]] = ("supervised", "weakly-supervised")
+    recipe_keys: ClassVar[Sequence[str]] = ("loss", "pooling", "weak_labels")
+    metrics: ClassVar[Mapping[str, str]] = {"accuracy": "%"}
 
     def __init__(self, experiment: Experiment, data: Data, model: type[Any]) -> None:
         recipe = experiment.recipe
@@ -170,7 +174,7 @@ class Localization:
             "confidence": torch.where(event > 0.5, event * probability, 1 - event),
         }
 
-    def metrics(self, predictions: Predictions, split: str) -> dict[str, float]:
+    def scores(self, predictions: Predictions, split: str) -> dict[str, float]:
         """`accuracy`: the share of right segments among all segments of the split."""
         return {"accuracy": segment_accuracy(self.truth[split], predictions["prediction"])}
 
@@ -180,7 +184,7 @@ class Localization:
         predicted = {"background everywhere": np.full_like(truth, self.background)}
         if self.weak and not self.durations and self._present().any(axis=1).all():
             predicted[NO_BACKGROUND] = np.where(truth == self.background, 0, truth)
-        return {name: self.metrics({"prediction": each}, split) for name, each in predicted.items()}
+        return {name: self.scores({"prediction": each}, split) for name, each in predicted.items()}
 
     def table(self, predictions: Predictions, split: str) -> pd.DataFrame:
         """One row a segment: clip, segment, truth, prediction, confidence."""

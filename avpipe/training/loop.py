@@ -26,7 +26,7 @@ from avpipe.models import MODELS, create_model
 from avpipe.models.base import AVBatch, AVOutput
 from avpipe.models.standardization import Scales, standardize_inputs
 from avpipe.plan import fingerprint, registry
-from avpipe.plan.experiment import Experiment
+from avpipe.plan.experiment import Experiment, check_experiment
 from avpipe.training import TASKS
 from avpipe.training.data import Data, Reader, feature_scales, open_data
 from avpipe.training.logs import RunLog, say
@@ -70,10 +70,11 @@ def train_experiment(
     Raises:
         FileNotFoundError: a table is missing, or the pretraining run that this one starts from.
         FeaturesError: features are missing, unfinished or damaged.
-        ValueError: the experiment does not fit the model, the task or the features.
+        ValueError: the experiment does not fit the model, the task or the features; a `ConfigError` names the key.
     """
     if threads is not None:
         torch.set_num_threads(threads)
+    check_experiment(experiment)
     folder = results / "runs" / experiment.id
     with claim_device(device, default_locks()) as place, deterministic(place):
         task_class = registry.load(TASKS, experiment.task, "task")
@@ -280,21 +281,14 @@ class Run:
 
         Args:
             state: the saved one, which has the refined targets, or None.
-
-        Raises:
-            ValueError: if the recipe has a first training and the task cannot refine targets.
         """
         targets = self.task.targets(self.device)
         recipe = self.experiment.recipe
         epochs = recipe.epochs if recipe.refine_epochs == "same" else recipe.refine_epochs
-        if not epochs:
+        if not epochs or not isinstance(self.task, RefiningTask):
             return targets
         if state:
             return {name: target.to(self.device) for name, target in state["targets"].items()}
-        if not isinstance(self.task, RefiningTask):
-            raise ValueError(
-                f"the recipe has refine_epochs: {epochs}, but the task {self.experiment.task} refines nothing; leave it out"
-            )
         say(f"{self.experiment.id} seed {self.seed}: first training, {epochs} epochs")
         model, optimizer, schedule, shuffler = self._start()
         for epoch in range(1, epochs + 1):
@@ -346,10 +340,10 @@ class Run:
         main = self.task.main_metric
         scores: dict[str, float] = {}
         predictions = self.predict(model, "test")
-        metrics = self.task.metrics(predictions, "test")
+        metrics = self.task.scores(predictions, "test")
         before = outcome.checkpoints.get(self.experiment.recipe.protocol)
         if len(self.data.splits["val"]):
-            on_val = self.task.metrics(self.predict(model, "val"), "val")
+            on_val = self.task.scores(self.predict(model, "val"), "val")
             scores |= {f"val_{name}": value for name, value in on_val.items()}
             if better(on_val[main], outcome.checkpoints.get("validation")):
                 outcome.checkpoints["validation"] = Checkpoint(epoch, on_val[main], metrics, predictions)

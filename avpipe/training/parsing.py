@@ -4,7 +4,8 @@ Training labels name a clip's categories only (weak labels, events of the modali
 their time. Validation and test clips have the events of each modality.
 """
 
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -48,20 +49,33 @@ class Parsing:
         experiment: its setting and recipe (loss_weights, label_smoothing, gate, threshold, gate_threshold) are used.
         data: clips and events.
         model: its `default_loss_weights` and `default_label_smoothing` are used where the recipe sets nothing.
-
-    Raises:
-        ValueError: for another setting than weakly-supervised.
     """
 
     main_metric = "segment_type"
     split_set: SplitSet = "usual"
+    settings: ClassVar[Sequence[str]] = ("weakly-supervised",)
+    recipe_keys: ClassVar[Sequence[str]] = (
+        "loss_weights",
+        "label_smoothing",
+        "threshold",
+        "gate",
+        "gate_threshold",
+    )
+    metrics: ClassVar[Mapping[str, str]] = {
+        "segment_audio": "%",
+        "segment_visual": "%",
+        "segment_audio_visual": "%",
+        "segment_type": "%",
+        "segment_event": "%",
+        "event_audio": "%",
+        "event_visual": "%",
+        "event_audio_visual": "%",
+        "event_type": "%",
+        "event_event": "%",
+    }
 
     def __init__(self, experiment: Experiment, data: Data, model: type[Any]) -> None:
         recipe = experiment.recipe
-        if experiment.setting != "weakly-supervised":
-            raise ValueError(
-                f"parsing is trained with the clips' labels only; setting {experiment.setting!r} should be 'weakly-supervised'"
-            )
         self.recipe, self.data = recipe, data
         self.weights = {**model.default_loss_weights, **recipe.loss_weights}
         # Includes terms that the model's options switch off.
@@ -126,7 +140,7 @@ class Parsing:
         gate = (gates >= self.recipe.gate_threshold).unsqueeze(1)  # (B, 1, 1 or 2, C)
         return {"prediction": (segments >= self.recipe.threshold) & gate, "confidence": segments}
 
-    def metrics(self, predictions: Predictions, split: str) -> dict[str, float]:
+    def scores(self, predictions: Predictions, split: str) -> dict[str, float]:
         """The ten scores of `avpipe.metrics.parsing`."""
         truth, prediction = self.truth[split], predictions["prediction"]
         return parsing_scores(truth[:, :, 0], truth[:, :, 1], prediction[:, :, 0], prediction[:, :, 1])
@@ -136,7 +150,7 @@ class Parsing:
         clips = self.data.splits[split].clips
         weak = clip_labels(self.data.events, clips, self.data.categories, "video") > 0
         everywhere = np.broadcast_to(weak[:, None, None], self.truth[split].shape)
-        return {"the clips' true weak labels everywhere": self.metrics({"prediction": everywhere}, split)}
+        return {"the clips' true weak labels everywhere": self.scores({"prediction": everywhere}, split)}
 
     def table(self, predictions: Predictions, split: str) -> pd.DataFrame:
         """One row for each true or predicted combination of clip, modality, segment and category.

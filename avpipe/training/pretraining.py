@@ -4,7 +4,8 @@ Lamba et al., Cross-Modal learning for Audio-Visual Video Parsing, Interspeech 2
 initializes that of another experiment (`Experiment.pretraining`).
 """
 
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -37,19 +38,20 @@ class Pretraining:
         experiment: the model's options objective, positive_margin and negative_margin are used.
         data: clips; their events are ignored.
         model: ignored; every model of this task has its own loss.
-
-    Raises:
-        ValueError: for another setting than self-supervised.
     """
 
     main_metric = "grounding"
     split_set: SplitSet = "usual"
+    settings: ClassVar[Sequence[str]] = ("self-supervised",)
+    recipe_keys: ClassVar[Sequence[str]] = ()
+    metrics: ClassVar[Mapping[str, str]] = {
+        "grounding_uni": "%",
+        "grounding_cross": "%",
+        "grounding": "%",
+        "one_group": "%",
+    }
 
     def __init__(self, experiment: Experiment, data: Data, model: type[Any]) -> None:
-        if experiment.setting != "self-supervised":
-            raise ValueError(
-                f"pretraining reads no labels; setting {experiment.setting!r} should be 'self-supervised'"
-            )
         known = registry.options_of(registry.target(MODELS, experiment.model, "model"))
         options = {name: option["default"] for name, option in known.items()} | experiment.options
         self.data = data
@@ -79,7 +81,7 @@ class Pretraining:
             raise ValueError("a model for pretraining must give `grounding` and `groups`")
         return {"grounding": output.grounding, "groups": output.groups}
 
-    def metrics(self, predictions: Predictions, split: str) -> dict[str, float]:
+    def scores(self, predictions: Predictions, split: str) -> dict[str, float]:
         """`grounding_uni`, `grounding_cross`, `grounding`, and `one_group`, the share of pairs that are in one group."""
         same = _same(predictions["groups"])
         others = ~np.eye(same.shape[1], dtype=bool)

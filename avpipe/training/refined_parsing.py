@@ -7,14 +7,13 @@ other way round. A new model is trained with the remaining labels. Thresholds ar
 (Modaily-Aware-Audio-Visual-Video-Parsing: step2_find_exchange/main_avvp.py).
 """
 
-from typing import Any
+from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from avpipe.models.base import AVBatch
-from avpipe.plan.experiment import Experiment
-from avpipe.training.data import Data
 from avpipe.training.logs import say
 from avpipe.training.parsing import Parsing
 from avpipe.training.task import Batches
@@ -26,19 +25,11 @@ SLAB = 256
 
 
 class RefinedParsing(Parsing):
-    """The task of an experiment; see `avpipe.training.task.RefiningTask` and, for all but the labels, `Parsing`.
+    """The task of an experiment; see `avpipe.training.task.RefiningTask` and, for all but the labels, `Parsing`."""
 
-    Raises:
-        ValueError: for a recipe without a first training.
-    """
-
-    def __init__(self, experiment: Experiment, data: Data, model: type[Any]) -> None:
-        super().__init__(experiment, data, model)
-        if not experiment.recipe.refine_epochs:
-            raise ValueError(
-                "refined_parsing needs a first training to refine the labels by: set `refine_epochs` in the recipe, "
-                "or use the task parsing"
-            )
+    recipe_keys: ClassVar[Sequence[str]] = (
+        "loss_weights", "label_smoothing", "threshold", "gate", "gate_threshold", "refine_epochs",
+    )  # fmt: skip
 
     def refine(
         self, targets: dict[str, Tensor], model: nn.Module, batches: Batches, seed: int

@@ -1,7 +1,7 @@
 """The protocol between the training loop and a task. Data and metrics are the task's."""
 
-from collections.abc import Callable, Iterator
-from typing import Protocol, runtime_checkable
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 import pandas as pd
@@ -18,14 +18,19 @@ Predictions = dict[str, np.ndarray]
 class Task(Protocol):
     """A task of one experiment, made as `Task(experiment, data, model_class)` (see `avpipe.training.TASKS`).
 
-    The model class's `default_...` attributes say what "default" in the recipe means. The constructor raises
-    ValueError for a recipe that the task cannot follow.
+    The model class's `default_...` attributes say what "default" in the recipe means. Planning has checked the
+    experiment (`avpipe.plan.experiment.check_experiment`).
     """
 
     main_metric: str
     """The metric that chooses checkpoints; larger is better."""
     split_set: SplitSet
     """Which splits the task uses."""
+    settings: ClassVar[Sequence[str]]
+    recipe_keys: ClassVar[Sequence[str]]
+    """Keys of the recipe that this task reads and not every task does."""
+    metrics: ClassVar[Mapping[str, str]]
+    """Name of every score -> its unit. Planning reads these three from the source: write literals."""
 
     def problem(self) -> str | None:
         """Why the task cannot use these clips, or None."""
@@ -39,11 +44,11 @@ class Task(Protocol):
     def predict(self, output: AVOutput) -> dict[str, Tensor]:
         """What the metrics need of one batch: name -> tensor, first axis the batch's clips."""
 
-    def metrics(self, predictions: Predictions, split: str) -> dict[str, float]:
+    def scores(self, predictions: Predictions, split: str) -> dict[str, float]:
         """Name -> score of the whole split ("val" or "test"), a fraction from 0 to 1."""
 
     def baselines(self, split: str) -> dict[str, dict[str, float]]:
-        """Scores of model-free baselines: description -> metrics."""
+        """Scores of model-free baselines: description -> scores."""
 
     def table(self, predictions: Predictions, split: str) -> pd.DataFrame:
         """The predictions as a table, for predictions.parquet."""

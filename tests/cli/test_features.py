@@ -77,3 +77,12 @@ def test_a_mistyped_format_of_export_gets_a_suggestion(study):
     code, output = avpipe("export", "a", "--format", "numpy", "--results", study / "R", "--out", study)
     assert code == 1
     assert "did you mean 'npy'?" in output
+
+
+@pytest.mark.parametrize("command", [("weights", "verify"), ("why", "avin_fusion", "x", "accuracy")])
+def test_commands_that_read_a_study_name_its_wrong_values(command):
+    study = "{dataset: {name: demo, kind: demo}, extractors: {a: {backbone: resnet125}}}"
+    assert avpipe(*command, "--study", study) == (
+        1,
+        "error: extractors are wrong:\n  extractors.a.backbone: no backbone 'resnet125'; did you mean 'resnet152'?\n",
+    )

@@ -108,7 +108,7 @@ def test_a_larger_subset_contains_the_smaller_one_and_seeds_differ(tmp_path):
         ({"classes": ["Spech"]}, "did you mean 'Speech'"),
         ({"classes": ["xyzzy"]}, "'xyzzy'.*class_labels_indices.csv"),
         ({"classes": "Speech"}, "a list of names or mids"),
-        ({"total": -1}, "total: .*-1"),
+        ({"total": -1}, "total is 0 or more, not -1"),
     ],
 )
 def test_wrong_options_are_refused(tmp_path, options, message):
@@ -138,6 +138,16 @@ def test_a_broken_list_of_classes_is_an_error(tmp_path, content):
     (write(tmp_path) / "class_labels_indices.csv").write_text(content)
     with pytest.raises(AnnotationError, match=r"class_labels_indices\.csv"):
         read_audioset(tmp_path)
+
+
+def test_an_id_that_a_spreadsheet_destroyed_is_an_issue_not_a_comment(tmp_path):
+    found = read_audioset(
+        write(tmp_path, [TRAIN[0], '#NAME?, 30.000, 40.000, "/m/09x0r"']), sets=["balanced"]
+    )
+    assert found.clips["source"].tolist() == ["--PJHxphWEs", ""]
+    ((code, message),) = found.issues[["code", "message"]].to_numpy().tolist()
+    assert code == "refused_id"
+    assert "balanced_train_segments.csv:5: '#NAME?'" in message
 
 
 def test_a_file_of_comments_is_cut_off(tmp_path):

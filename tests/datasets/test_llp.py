@@ -238,6 +238,7 @@ def test_a_window_of_another_length_is_read_as_ten_seconds_and_reported(tmp_path
             {"AVVP_train": weak("AAAAAAAAAAA_0_10\tDog", "AAAAAAAAAAA_0_10\tCat")},
             r"line 3.*AVVP_train.csv:2 has it",
         ),
+        ({"AVVP_train": weak(f"AAAAAAAAAAA_{10**300}_10\tDog")}, "AVVP_train.csv, line 2.*number of seconds"),
         ({"AVVP_train": "AAAAAAAAAAA_0_10\tDog\n"}, "line 1.*header"),
         ({"AVVP_train": "filename,event_labels\n"}, r"line 1.*separated by '\\t'"),
         ({"AVVP_eval_audio": dense("B_B-BBBBBBB_20_30\t0\tDog")}, "AVVP_eval_audio.csv, line 2"),

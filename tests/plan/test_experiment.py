@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from avpipe.plan.experiment import Experiment
+from avpipe.plan.experiment import Experiment, check_experiment
 from avpipe.plan.recipe import Recipe
 
 
@@ -61,3 +61,41 @@ def test_a_mistake_in_the_pretraining_is_named():
     wrong = pretraining().model_dump() | {"modle": "avg"}
     with pytest.raises(ValidationError, match=r"pretraining\.modle"):
         experiment(pretraining=wrong)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"setting": "supervised"},
+            "settings: the task parsing is weakly-supervised, not supervised",
+        ),
+        ({"task": "cross_modality"}, "settings: .* supervised, not weakly-supervised"),
+        ({"task": "pretraining"}, "settings: .* self-supervised, not weakly-supervised"),
+        ({"task": "localization", "setting": "self-supervised"}, "supervised or weakly-supervised, not"),
+        (
+            {"recipe": {"refine_epochs": "same"}},
+            "recipe.refine_epochs: found 'same' for the task parsing",
+        ),
+        (
+            {"task": "refined_parsing"},
+            "recipe.refine_epochs: found 0 for the task refined_parsing; .* 1 epoch",
+        ),
+        (
+            {"recipe": {"loss_weights": {"audoi": 0.5}}},
+            "recipe.loss_weights: .*'audoi'; did you mean 'audio'",
+        ),
+        ({"task": "parsin"}, "unknown task 'parsin'; did you mean 'parsing'"),
+    ],
+    ids=str,
+)
+def test_what_a_task_cannot_train_is_named_before_any_training(changes, message):
+    with pytest.raises(ValueError, match=message):
+        check_experiment(experiment(**changes))
+
+
+def test_what_a_task_can_train_passes():
+    check_experiment(experiment(recipe={"loss_weights": {"audio": 0.5}}))
+    check_experiment(experiment(task="refined_parsing", recipe={"refine_epochs": 2}))
+    # a term of another model's loss, where no term is weighed
+    check_experiment(experiment(task="localization", model="avel", recipe={"loss_weights": {"audio": 0.5}}))

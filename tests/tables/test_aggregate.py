@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from avpipe.plan.experiment import Experiment, Setting
+from avpipe.plan.recipe import Recipe
 from avpipe.plan.section import ConfigError
 from avpipe.plan.study import Study
 from avpipe.tables.aggregate import fill_table, why, write_table
@@ -150,10 +151,10 @@ def test_missing_clips_and_mixed_code_are_noted(toy: Toy) -> None:
 
 
 def test_a_rule_of_prediction_that_is_not_the_default_is_named(toy: Toy) -> None:
-    toy.data["rows"][0]["recipe"] = {"gate": "modality", "threshold": 0.45}
+    toy.study = toy.study.model_copy(update={"training": Recipe(gate="modality", threshold=0.45)})
     toy.write(0.7, 0.7, 0.7)
     assert toy.cell().notes == ("predicted with gate modality, threshold 0.45",)
-    toy.data["rows"][0]["recipe"] = {"gate": "clip", "threshold": 0.5}  # the defaults
+    toy.study = toy.study.model_copy(update={"training": Recipe()})
     assert not any("predicted" in note for note in toy.cell().notes)
 
 

@@ -38,14 +38,14 @@ def test_a_row_replaces_defaults_and_may_exist_in_one_setting_only(
     study: Study, table_data: dict[str, Any]
 ) -> None:
     table_data["rows"][0] |= {
-        "options": {"inputs": "audio"}, "features": {"audio": "vggish"}, "settings": ["supervised"], "recipe": {"epochs": 5},
+        "options": {"inputs": "audio"}, "features": {"audio": "vggish"}, "settings": ["weakly-supervised"], "recipe": {"refine_epochs": 5},
         "task": "refined_parsing",
     }  # fmt: skip
     ((key, experiment),) = parse_table(table_data, "small", study).experiments(study).items()
-    assert key == ("avel", "supervised")
+    assert key == ("avel", "weakly-supervised")
     assert experiment.features == {"audio": "vggish"}
     assert experiment.options == {"inputs": "audio"}
-    assert experiment.recipe.epochs == 5
+    assert experiment.recipe.refine_epochs == 5
     assert experiment.task == "refined_parsing"
 
 
@@ -122,7 +122,10 @@ def test_all_mistakes_are_named_at_once(table_data: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"metrics": {"accuracy": "Acc.", "f1": "F1"}}, r"published\.supervised: .* accuracy, f1"),
+        (
+            {"metrics": {"accuracy": "Acc.", "seconds": "Time"}},
+            r"published\.supervised: .* accuracy, seconds",
+        ),
         ({"settings": ["supervised"]}, r"published\.weakly-supervised: the table's settings"),
     ],
 )
@@ -251,7 +254,12 @@ def test_mistakes_of_the_study_are_named(
 def with_pretraining(table_data: dict[str, Any], **changes: Any) -> dict[str, Any]:
     """The table with one row, which starts from AVG."""
     row = {"row": "parser", "method": "Parser", "model": "avg_parser", "settings": ["weakly-supervised"]}
-    return table_data | {"task": "parsing", "rows": [row | {"pretraining": AVG | changes}]}
+    metrics = {"segment_type": "Type"}
+    return table_data | {
+        "task": "parsing",
+        "metrics": metrics,
+        "rows": [row | {"pretraining": AVG | changes}],
+    }
 
 
 def test_a_row_may_start_from_another_experiment(study: Study, table_data: dict[str, Any]) -> None:

@@ -16,12 +16,19 @@ from avpipe.models.avel import AVEL
 from avpipe.models.psp import PSP
 from avpipe.plan import registry
 from avpipe.plan.plan import train_code
+from avpipe.plan.section import ConfigError
 from avpipe.training import loop
 from avpipe.training.data import open_data
 from avpipe.training.localization import Localization
 from avpipe.training.loop import resume_file
 
 from .conftest import assert_same, read, run, seed_folder, write_features
+
+
+def test_an_experiment_that_its_task_cannot_train_is_refused_at_once(study, describe):
+    with pytest.raises(ConfigError, match=r"recipe\.refine_epochs: found 2 for the task localization"):
+        run(describe("avel", refine_epochs=2), study.results)
+
 
 # Reproducible
 

@@ -134,11 +134,6 @@ def test_probabilities_at_and_beyond_the_ends_have_a_finite_loss(p):
         assert clamped_binary_cross_entropy(torch.tensor([[p]]), torch.tensor([[y]])).isfinite()
 
 
-def test_full_supervision_is_refused(task):
-    with pytest.raises(ValueError, match=WEAK):
-        task("supervised")
-
-
 def test_a_model_that_does_not_parse_is_refused(task):
     with pytest.raises(ValueError, match="parsing_probabilities"):
         task().predict(AVOutput(segment_logits=torch.zeros(1, 2, 2)))
@@ -170,7 +165,7 @@ def test_scores_and_table_of_a_split(task):
     prediction[0, :, 0] = False  # clip 64: no audio events
     prediction[3, 9, 1, 2] = True  # clip 67: a false visual event at the end
     predictions = {"prediction": prediction, "confidence": np.full(truth.shape, 0.5, np.float32)}
-    found = parsing.metrics(predictions, "test")
+    found = parsing.scores(predictions, "test")
     assert list(found) == list(METRICS)
     arrays = (truth[:, :, 0], truth[:, :, 1], prediction[:, :, 0], prediction[:, :, 1])
     assert found == parsing_scores(*arrays)
@@ -205,7 +200,7 @@ def test_from_weak_labels_it_learns_segments_better_than_labels_everywhere(study
     metrics, table = trained(experiment, study)
     assert metrics["status"] == "ok"
     found = metrics["metrics"]["validation"]
-    assert found.keys() == set(METRICS)
+    assert found.keys() == Parsing.metrics.keys() == set(METRICS)
     weak = study_weak_scores(study)
     assert found["segment_type"] > weak["segment_type"] + 0.1
     assert found["event_type"] > weak["event_type"] + 0.1
@@ -263,7 +258,7 @@ def test_the_first_training_refines_the_labels_of_the_second(study, describe, mo
         return loss(self, output, targets)
 
     monkeypatch.setattr(Parsing, "loss", watching)
-    experiment = describe("han", WEAK, task="parsing", epochs=3, batch_size=48, refine_epochs=2)
+    experiment = describe("han", WEAK, task="refined_parsing", epochs=3, batch_size=48, refine_epochs=2)
     metrics, _ = trained(experiment, study)
     assert has_labels == [True, True, False, False, False]
     assert metrics["metrics"]["last"]["segment_visual"] < 0.3
@@ -281,11 +276,11 @@ def test_a_first_training_may_be_as_long_as_the_second_and_one_that_diverges_fai
     monkeypatch.setattr(
         loop.Run, "_epoch", lambda self, *arguments: epochs.append(arguments[-1]) or epoch(self, *arguments)
     )
-    metrics, _ = trained(describe("han", WEAK, task="parsing", epochs=2, refine_epochs="same"), study)
+    metrics, _ = trained(describe("han", WEAK, task="refined_parsing", epochs=2, refine_epochs="same"), study)
     assert metrics["status"] == "ok"
     assert epochs == [(1, 2), (2, 2)] * 2
     monkeypatch.setattr(loop.Run, "_epoch", lambda *_: float("nan"))
-    metrics, table = trained(describe("han", WEAK, task="parsing", epochs=3, refine_epochs=1), study)
+    metrics, table = trained(describe("han", WEAK, task="refined_parsing", epochs=3, refine_epochs=1), study)
     assert metrics["status"] == "failed"
     assert "first training" in metrics["reason"]
     assert table.empty
@@ -297,11 +292,6 @@ def test_a_run_records_the_score_of_weak_labels_on_every_segment(study, describe
     assert set(scores) == set(METRICS)
     # the toy's clips have one category: precision is the share of segments in which it happens, recall 1
     assert 0.3 < scores["segment_audio"] < 1.0
-
-
-def test_a_first_training_for_a_task_that_refines_nothing_is_refused(study, describe):
-    with pytest.raises(ValueError, match="refines nothing"):
-        trained(describe("avel", refine_epochs=2), study)
 
 
 # The real splits and labels of LLP, with random features

@@ -151,11 +151,6 @@ def test_a_run_refines_and_retrains(study, describe, capsys):
     assert metrics["metrics"]["last"]["segment_type"] > 0.5
 
 
-def test_refining_without_a_first_training_is_refused(study, describe):
-    with pytest.raises(ValueError, match="set `refine_epochs`"):
-        run(describe("ma", WEAK, task="refined_parsing"), study.results)
-
-
 def test_a_killed_job_does_not_repeat_the_first_training(study, describe, stop_after, capsys):
     experiment = describe("ma", WEAK, task="refined_parsing", epochs=4, refine_epochs=3)
     run(experiment, study.results)

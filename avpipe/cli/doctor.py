@@ -1,7 +1,6 @@
 """`avpipe doctor`: checks that everything a study needs is installed, and says how to get what is missing."""
 
 import importlib.metadata
-import math
 import platform
 import re
 import shutil
@@ -174,9 +173,8 @@ def _pauses(budgets: Path) -> Iterator[Check]:
     for path in sorted(budgets.glob(f"{host}-*.json")):
         site = path.stem.removeprefix(f"{host}-")
         if pause := Budget(budgets, site, rate=1).pause():
-            found = f"{site} said stop ({pause.status}): {pause.reason}"
-            advice = f"wait {math.ceil(pause.seconds / 60)} min, then run `avpipe download retry`"
-            yield Check("downloads", Verdict.WARN, found, advice)
+            found = f"{site} ({pause.status}): {pause.reason}"
+            yield Check("downloads", Verdict.WARN, found, "wait, then run `avpipe download retry`")
 
 
 def _disk(results: Path) -> Iterator[Check]:

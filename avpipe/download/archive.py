@@ -51,7 +51,8 @@ class ArchiveFetcher:
     ) -> None:
         self.source = source
         self.remote = remote or _remote(source)
-        self.limits = limits or Limits(largest=source.max_archive_bytes, seconds=source.timeout or SECONDS)
+        seconds = source.timeout or SECONDS
+        self.limits = limits or Limits(largest=source.max_archive_bytes, seconds=seconds, attempts=20)
         self.stopped = threading.Event()
         self._lock = threading.Lock()
         self._files: _Files | ArchiveError | DownloadFailed | None = None

@@ -1,20 +1,18 @@
 """Clips on a web server, one URL per clip."""
 
-import mimetypes
 import shutil
 import threading
 import urllib.parse
 from collections.abc import Mapping
-from concurrent.futures import CancelledError
 from pathlib import Path
 
 from avpipe.clips import MEDIA_SUFFIXES, Status
 from avpipe.download.base import WantedClip, fill, offset_of, outcome_of
-from avpipe.download.budget import Budget, Clock
+from avpipe.download.budget import Budget
 from avpipe.download.outcome import Outcome
 from avpipe.files import move_whole, output_errors
 from avpipe.plan.source import HttpSource, HuggingFaceSource
-from avpipe.web import Arrived, DownloadFailed, Limits, Remote, download
+from avpipe.web import DownloadFailed, Limits, Remote, download
 
 STOPS = 3
 """After this many clips in a row for which the server says stop or wait, all jobs of this machine pause."""
@@ -48,8 +46,7 @@ class WebFetcher:
         self.stopped = threading.Event()
         place = urllib.parse.urlsplit(pattern)
         port = f"-{place.port}" if place.port else ""
-        clock = Clock(sleep=self._sleep)
-        self.budget = Budget(budgets, f"{place.hostname}{port}", source.rate, clock)
+        self.budget = Budget(budgets, f"{place.hostname}{port}", source.rate, self.stopped)
         self._stops = 0
         self._lock = threading.Lock()
 
@@ -71,7 +68,7 @@ class WebFetcher:
         if ".." in clip.source.split("/"):
             return Outcome(Status.REFUSED_ID, f"{clip.source!r} leads out of the source's folder")
         if pause := self.budget.take():
-            return pause.outcome
+            return pause
         remote = Remote(self._url(clip), secrets=self.secrets, allow_private=self.source.allow_private)
         folder = destination.with_name(f".{destination.name}.partial")
         try:
@@ -79,7 +76,8 @@ class WebFetcher:
             with output_errors(folder):
                 folder.mkdir()
             arrived = download(remote, folder / "file", self.limits, self.stopped)
-            path = destination.with_name(destination.name + _suffix(arrived))
+            suffix = arrived.suffix if arrived.suffix in MEDIA_SUFFIXES else ".media"
+            path = destination.with_name(destination.name + suffix)
             move_whole(folder / "file", path)
         except DownloadFailed as failure:
             self._heed(failure)
@@ -95,10 +93,6 @@ class WebFetcher:
         """End the downloads of other threads; they raise CancelledError."""
         self.stopped.set()
 
-    def _sleep(self, seconds: float) -> None:
-        if self.stopped.wait(seconds):
-            raise CancelledError
-
     def _heed(self, failure: DownloadFailed) -> None:
         """Count refusals; after `STOPS` in a row, start a pause for all jobs. The remaining clips are left for later."""
         stop = failure.status in (Status.RATE_LIMITED, Status.BOT_CHECK)
@@ -111,9 +105,3 @@ class WebFetcher:
             self.budget.stop(status, failure.reason, failure.wait)
         elif not later:
             self.budget.answered()
-
-
-def _suffix(arrived: Arrived) -> str:
-    """The file's extension: the URL's, else the content type's, else ".media"."""
-    guesses = arrived.suffix, mimetypes.guess_extension(arrived.content_type)
-    return next((guess for guess in guesses if guess in MEDIA_SUFFIXES), ".media")

@@ -12,14 +12,13 @@ import time
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator
-from concurrent.futures import CancelledError
 from contextlib import contextmanager
 from pathlib import Path
 
 from avpipe.clips import MEDIA_SUFFIXES, Status
 from avpipe.download import ytdlp
 from avpipe.download.base import WantedClip, fill
-from avpipe.download.budget import Budget, Clock
+from avpipe.download.budget import Budget
 from avpipe.download.messages import shortened, status_of
 from avpipe.download.outcome import Outcome
 from avpipe.download.programs import ffmpeg_for_cutting, javascript_runtimes
@@ -73,8 +72,7 @@ class YouTubeFetcher:
             raise ValueError(f"cookies: there is no file {source.cookies}")
         self.stopped = threading.Event()
         self.useless: list[Outcome] = []
-        site, clock = f"{self.host}{address}", Clock(sleep=self._sleep)
-        self.budget = Budget(budgets, site, source.rate or RATE, clock)
+        self.budget = Budget(budgets, f"{self.host}{address}", source.rate or RATE, self.stopped)
 
     def key(self, clip: WantedClip) -> str:
         """The page, the seconds and the format."""
@@ -92,7 +90,7 @@ class YouTubeFetcher:
             last = useless[-1]
             return Outcome(last.status, f"not asked, for {PATIENCE} in a row failed: {last.reason}")
         if pause := self.budget.take():
-            return pause.outcome
+            return pause
         started = time.monotonic()
         with output_errors(destination), _scratch(destination) as folder:
             try:
@@ -115,10 +113,6 @@ class YouTubeFetcher:
     def stop(self) -> None:
         """End the downloads of other threads; they raise CancelledError."""
         self.stopped.set()
-
-    def _sleep(self, seconds: float) -> None:
-        if self.stopped.wait(seconds):
-            raise CancelledError
 
     def _interval(self, clip: WantedClip) -> tuple[float | None, float | None]:
         """The seconds to download: the clip with its margin; None = the video's beginning, its end."""

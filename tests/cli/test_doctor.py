@@ -83,8 +83,8 @@ def test_a_site_that_asked_for_a_pause_is_reported(tmp_path):
     Budget(tmp_path, "www.youtube.com", rate=250).stop(Status.BOT_CHECK, "Sign in to confirm", wish=3600)
     (check,) = doctor._pauses(tmp_path)
     assert check.verdict is Verdict.WARN
-    assert "www.youtube.com said stop (bot_check): Sign in to confirm" in check.found
-    assert "60 min" in check.advice
+    assert check.found.startswith("www.youtube.com (bot_check)")
+    assert "(again in 60 min): Sign in to confirm" in check.found
 
 
 @pytest.mark.parametrize(("verdict", "code"), [(Verdict.OK, 0), (Verdict.WARN, 0), (Verdict.FAIL, 1)])

@@ -88,8 +88,7 @@ def test_a_file_arrives_whole_with_its_digest_and_nothing_else(get: Any, server:
     server.answers["/a.mp4"] = answer(200, BODY)
     arrived = get()
     assert (tmp_path / "a.mp4").read_bytes() == BODY
-    facts = arrived.size, arrived.sha256, arrived.suffix, arrived.content_type, arrived.attempts
-    assert facts == (len(BODY), SHA256, ".mp4", "video/mp4", 1)
+    assert (arrived.size, arrived.sha256, arrived.suffix) == (len(BODY), SHA256, ".mp4")
     assert [path.name for path in tmp_path.iterdir()] == ["a.mp4"]
 
 
@@ -232,13 +231,6 @@ def test_a_server_that_cannot_continue_starts_anew(get: Any, server: Any, wrong:
     broken_off_then(server, wrong, answer(200, BODY))
     assert get().sha256 == SHA256
     assert server.asked[-1] == ("/a.mp4", None)
-
-
-def test_attempts_count_only_without_progress(get: Any, server: Any) -> None:
-    body = BODY * 20  # 6 MB, cut each 1.2 MB: five answers
-    server.file("/a.mp4", body, cut=1_200_000)
-    arrived = get(limits=attempts(1))
-    assert (arrived.sha256, arrived.attempts) == (hashlib.sha256(body).hexdigest(), 5)
 
 
 def test_a_page_in_the_middle_of_a_file_leaves_what_has_come(get: Any, server: Any) -> None:
@@ -414,11 +406,9 @@ def test_a_redirect_within_a_private_host_or_with_leave_is_followed(
         ("fe80::1%eth0", False),
         ("fd00::1", False),
         ("::ffff:10.0.0.1", False),
-        ("64:ff9b::a00:1", False),  # 10.0.0.1 by NAT64
-        ("2002:a00:1::1", False),  # 10.0.0.1 by 6to4
     ],
 )
-def test_private_addresses_are_known_in_every_disguise(address: str, public: bool) -> None:
+def test_private_addresses_are_known(address: str, public: bool) -> None:
     assert is_public(address) is public
 
 
@@ -481,10 +471,9 @@ def test_a_clip_is_written_under_its_name_and_nothing_else_is_left(server: Any, 
     assert [path.name for path in tmp_path.iterdir()] == ["clip.mp4"]
 
 
-def test_the_extension_comes_from_the_url_or_the_content_type(server: Any, tmp_path: Path) -> None:
-    server.answers["/get"] = answer(200, BODY, Content_Type="video/webm")
-    server.answers["/odd"] = answer(200, BODY, Content_Type="application/octet-stream")
-    for path, name in (("/get?id={source}", "clip.webm"), ("/odd?id={source}", "clip.media")):
+def test_the_extension_is_that_of_the_url(server: Any, tmp_path: Path) -> None:
+    server.answers |= {path: answer(200, BODY) for path in ("/a.WEBM", "/get")}
+    for path, name in (("/{source}.WEBM", "clip.webm"), ("/get?id={source}", "clip.media")):
         assert fetcher(server, path).fetch(CLIP, tmp_path / "clip").path == str(tmp_path / name)
 
 

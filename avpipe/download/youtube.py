@@ -6,7 +6,6 @@ import math
 import os
 import re
 import shutil
-import sys
 import threading
 import time
 import urllib.parse
@@ -21,7 +20,6 @@ from avpipe.download.base import WantedClip, fill
 from avpipe.download.budget import Budget
 from avpipe.download.messages import shortened, status_of
 from avpipe.download.outcome import Outcome
-from avpipe.download.programs import ffmpeg_for_cutting, javascript_runtimes
 from avpipe.files import move_whole, output_errors, sha256_of
 from avpipe.plan.source import YouTubeSource
 from avpipe.web import addresses_of
@@ -41,6 +39,7 @@ PATIENCE = 10
 """Number of such failures in a row after which the job stops asking."""
 # Prefer H.264 and AAC in mp4, where the times of an excerpt are exact.
 CHOICE = "--format-sort=vcodec:h264,ext:mp4:m4a"
+RUNTIMES = [f"--js-runtimes={name}" for name in ("deno", "node", "quickjs", "bun")]
 SLEEP = "--sleep-requests=0.75"
 """yt-dlp's own advice for YouTube."""
 
@@ -122,11 +121,11 @@ class YouTubeFetcher:
 
     def _request(self, clip: WantedClip, folder: Path) -> ytdlp.Request:
         """The request for a clip, whose files go to `folder`."""
+        import imageio_ffmpeg
+
         source = self.source
         start, end = self._interval(clip)
-        options = [f"--format={source.format}", CHOICE, f"--cache-dir={self.cache}", "--no-js-runtimes"]
-        runtimes = javascript_runtimes(Path(sys.executable))
-        options += [f"--js-runtimes={name}:{path}" for name, path in runtimes.items()]
+        options = [f"--format={source.format}", CHOICE, f"--cache-dir={self.cache}", *RUNTIMES]
         if source.cookies:  # a copy, because yt-dlp rewrites the file when it ends
             shutil.copyfile(source.cookies, folder / "cookies")
             options.append(f"--cookies={folder / 'cookies'}")
@@ -143,7 +142,7 @@ class YouTubeFetcher:
             end=end,
             options=options,
             extractors=["youtube"] if source.url is None else ["default"],
-            ffmpeg=ffmpeg_for_cutting(),
+            ffmpeg=shutil.which("ffmpeg") or imageio_ffmpeg.get_ffmpeg_exe(),
             largest=source.max_bytes,
             guarded=self.guarded,
             trusted=[] if source.url is None else sorted(addresses_of(self.host)),

@@ -4,7 +4,7 @@ The hashes are those that other public projects give for the same files, and agr
 PyTorch puts into the file names; of VGGish's PCA only those eight are known. `fetch` checks them on every use.
 """
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -160,32 +160,6 @@ def fetch(
     if wrong:
         raise WeightsError(f"{path} is not {name}: {wrong}; delete it and run again to download it anew")
     return path
-
-
-def verify(
-    names: Iterable[str], folder: Path, *, published: Mapping[str, PublishedWeights] = PUBLISHED_WEIGHTS
-) -> dict[str, str]:
-    """Check files of weights without downloading anything.
-
-    Args:
-        names: keys of `published`.
-        folder: where the files are.
-        published: the table of weights.
-
-    Returns:
-        Name -> "ok", "missing", or what is wrong with the file.
-
-    Raises:
-        UnknownNameError: if there is no such name.
-    """
-    found = {}
-    for name in names:
-        registry.target(
-            {known: weights.url for known, weights in published.items()}, name, "published weights"
-        )
-        path = folder / published[name].filename
-        found[name] = (_what_is_wrong(path, published[name]) or "ok") if path.exists() else "missing"
-    return found
 
 
 def needed_weights(extractors: Collection[ExtractorConfig]) -> list[str]:

@@ -18,7 +18,6 @@ from avpipe.features.weights import (
     fetch,
     load_state,
     needed_weights,
-    verify,
 )
 from avpipe.plan.extractor import ExtractorConfig
 from avpipe.plan.registry import UnknownNameError
@@ -94,20 +93,6 @@ def test_a_wrong_file_put_there_by_hand_is_refused_and_kept(sha256: str, tmp_pat
     assert (tmp_path / "x.pth").exists()
 
 
-def test_verify_tells_right_wrong_and_missing_files_and_downloads_nothing(tmp_path: Path) -> None:
-    published = table("right") | table("short") | table("changed") | table("absent")
-    (tmp_path / "right.pth").write_bytes(CONTENT)
-    (tmp_path / "short.pth").write_bytes(CONTENT[:1_000])
-    (tmp_path / "changed.pth").write_bytes(CONTENT[::-1])
-    found = verify(published, tmp_path, published=published)
-    assert (found["right"], found["absent"]) == ("ok", "missing")
-    assert "(1000 bytes, expected 256000)" in found["short"]
-    assert f"expected {SHA256} (256000 bytes, expected 256000)" in found["changed"]
-    assert verify(["right"], tmp_path, published=published) == {"right": "ok"}
-    with pytest.raises(UnknownNameError):
-        verify(["rihgt"], tmp_path, published=published)
-
-
 def test_a_study_needs_the_weights_of_its_extractors_alone() -> None:
     def needed(*settings: dict[str, object]) -> list[str]:
         return needed_weights([ExtractorConfig.model_validate(setting) for setting in settings])
@@ -118,34 +103,6 @@ def test_a_study_needs_the_weights_of_its_extractors_alone() -> None:
     ]
     assert needed({"backbone": "vggish", "pca": True}) == ["vggish", "vggish_pca"]
     assert needed({"backbone": "resnet18", "weights": "random"}) == []
-
-
-@pytest.mark.parametrize("right", [True, False])
-def test_the_command_fails_if_a_file_is_wrong_but_not_if_files_are_missing(
-    right: bool, tmp_path: Path
-) -> None:
-    from typer.testing import CliRunner
-
-    from avpipe.cli import app
-
-    if not right:
-        (tmp_path / PUBLISHED_WEIGHTS["vggish_pca"].filename).write_bytes(CONTENT)
-    done = CliRunner().invoke(app, ["weights", "verify", "--folder", str(tmp_path)])
-    assert done.exit_code == (0 if right else 1), done.output
-    assert "resnet152: missing" in done.output
-    assert ("vggish_pca: missing" in done.output) == right
-    named = CliRunner().invoke(app, ["weights", "verify", "resnet50", "--folder", str(tmp_path)])
-    assert named.exit_code == 1
-
-
-def test_weights_of_the_folder_study_can_be_named_before_there_is_a_folder(tmp_path: Path) -> None:
-    from typer.testing import CliRunner
-
-    from avpipe.cli import app
-
-    study = Path(__file__).parents[2] / "workflow/configs/folder.yaml"
-    done = CliRunner().invoke(app, ["weights", "verify", f"--study={study}", f"--folder={tmp_path}"])
-    assert "resnet152: missing" in done.output
 
 
 def test_unknown_names_get_a_suggestion(tmp_path: Path) -> None:

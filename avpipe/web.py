@@ -22,7 +22,7 @@ from urllib3.util import Retry
 
 from avpipe import __version__
 from avpipe.clips import Status
-from avpipe.files import move_whole, output_errors, sha256_of, write_json
+from avpipe.files import locked, move_whole, output_errors, sha256_of, write_json
 
 USER_AGENT = f"avpipe/{__version__} (research; one request a clip)"
 REDIRECTS = 5
@@ -162,6 +162,37 @@ def download(remote: Remote, path: Path, limits: Limits, stopped: threading.Even
                 raise
         _pause(wait, stopped)
     raise CancelledError
+
+
+class PublishedFileError(ValueError):
+    """A published file cannot be downloaded, or a file is not the published one; the message says what to do."""
+
+
+def fetch_published(remote: Remote, path: Path, limits: Limits) -> None:
+    """Download a file whose SHA-256 is known, if it is not at `path` yet, and check it.
+
+    On a machine without network, put the file there by hand. Several processes may call this at once: one downloads, the
+    others wait. A wrong file is left alone.
+
+    Raises:
+        PublishedFileError: if the file cannot be downloaded, or is not the published one.
+        OutputError: if the folder cannot be written.
+    """
+    if not path.exists():
+        with locked(path.with_name(f".{path.name}.lock")):
+            try:
+                if not path.exists():
+                    download(remote, path, limits)
+            except DownloadFailed as error:
+                raise PublishedFileError(
+                    f"cannot download {remote.url}: {error.reason}; run again, or put the file into {path.parent} by hand"
+                ) from error
+    digest = sha256_of(path)
+    if not digest.startswith(remote.sha256 or ""):
+        raise PublishedFileError(
+            f"{path} is not the published file: its SHA-256 is {digest}, expected {remote.sha256}; move it away and run "
+            "again to download it"
+        )
 
 
 def _pause(seconds: float, stopped: threading.Event) -> None:

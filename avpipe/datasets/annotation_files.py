@@ -10,13 +10,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from avpipe.files import locked, sha256_of
 from avpipe.plan import registry
-from avpipe.web import DownloadFailed, Limits, Remote, download
-
-
-class AnnotationFileError(ValueError):
-    """An annotation file cannot be had or is not what it must be; the message says what to do."""
+from avpipe.web import Limits, Remote, fetch_published
 
 
 @dataclass(frozen=True)
@@ -108,7 +103,7 @@ def fetch_annotations(
         Where the files are.
 
     Raises:
-        AnnotationFileError: if a file cannot be had or its bytes are wrong. A wrong file that lay there is left alone.
+        PublishedFileError: if a file cannot be had or its bytes are wrong. A wrong file that lay there is left alone.
         UnknownNameError: for a kind or a file that the table does not have.
         OutputError: if the folder cannot be written.
     """
@@ -118,29 +113,7 @@ def fetch_annotations(
         registry.target(dict.fromkeys(files, ""), name, f"annotation file of {kind}")
     paths = [out / name for name in list(names) or files]
     for path in paths:
-        with locked(out / ".fetch-annotations.lock"):
-            if not path.exists():
-                _download(files[path.name], path, limits)
-        _check(path, files[path.name])
-    return paths
-
-
-def _download(file: AnnotationFile, path: Path, limits: Limits) -> None:
-    try:
-        remote = Remote(file.url, sha256=file.sha256)
+        file = files[path.name]
         bounded = replace(limits, largest=min(limits.largest, 10 * file.size))
-        download(remote, path, bounded)
-    except DownloadFailed as error:
-        raise AnnotationFileError(
-            f"cannot get {file.url}: {error.reason}; run again, or put the file into {path.parent} by hand"
-        ) from error
-
-
-def _check(path: Path, file: AnnotationFile) -> None:
-    """Raise `AnnotationFileError` if a file's bytes are wrong."""
-    digest = sha256_of(path)
-    if digest != file.sha256:
-        raise AnnotationFileError(
-            f"{path} is not the published file: its SHA-256 is {digest} ({path.stat().st_size} bytes), expected {file.sha256} "
-            f"({file.size} bytes); move it away and run again to download it"
-        )
+        fetch_published(Remote(file.url, sha256=file.sha256), path, bounded)
+    return paths

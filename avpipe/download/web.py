@@ -1,13 +1,12 @@
 """Clips on a web server, one URL per clip."""
 
-import shutil
 import threading
 import urllib.parse
 from collections.abc import Mapping
 from pathlib import Path
 
 from avpipe.clips import MEDIA_SUFFIXES, Status
-from avpipe.download.base import WantedClip, fill, offset_of, outcome_of
+from avpipe.download.base import WantedClip, fill, offset_of, outcome_of, scratch
 from avpipe.download.budget import Budget
 from avpipe.download.outcome import Outcome
 from avpipe.files import move_whole, output_errors
@@ -70,20 +69,15 @@ class WebFetcher:
         if pause := self.budget.take():
             return pause
         remote = Remote(self._url(clip), secrets=self.secrets, allow_private=self.source.allow_private)
-        folder = destination.with_name(f".{destination.name}.partial")
         try:
-            shutil.rmtree(folder, ignore_errors=True)
-            with output_errors(folder):
-                folder.mkdir()
-            arrived = download(remote, folder / "file", self.limits, self.stopped)
-            suffix = arrived.suffix if arrived.suffix in MEDIA_SUFFIXES else ".media"
-            path = destination.with_name(destination.name + suffix)
-            move_whole(folder / "file", path)
+            with output_errors(destination), scratch(destination) as folder:
+                arrived = download(remote, folder / "file", self.limits, self.stopped)
+                suffix = arrived.suffix if arrived.suffix in MEDIA_SUFFIXES else ".media"
+                path = destination.with_name(destination.name + suffix)
+                move_whole(folder / "file", path)
         except DownloadFailed as failure:
             self._heed(failure)
             return outcome_of(failure)
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
         with self._lock:
             self._stops = 0
         facts = arrived.size, arrived.sha256, arrived.attempts, arrived.seconds, self.name

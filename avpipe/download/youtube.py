@@ -10,13 +10,11 @@ import threading
 import time
 import urllib.parse
 import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from avpipe.clips import MEDIA_SUFFIXES, Status
 from avpipe.download import ytdlp
-from avpipe.download.base import WantedClip, fill
+from avpipe.download.base import WantedClip, fill, scratch
 from avpipe.download.budget import Budget
 from avpipe.download.messages import shortened, status_of
 from avpipe.download.outcome import Outcome
@@ -91,7 +89,7 @@ class YouTubeFetcher:
         if pause := self.budget.take():
             return pause
         started = time.monotonic()
-        with output_errors(destination), _scratch(destination) as folder:
+        with output_errors(destination), scratch(destination) as folder:
             try:
                 answer = ytdlp.ask(self._request(clip, folder), self.source.timeout or TIMEOUT, self.stopped)
             except TimeoutError:
@@ -159,8 +157,6 @@ class YouTubeFetcher:
         # ffmpeg's own messages say more than "ffmpeg exited with code 8". But a server's error is never final.
         if status is Status.NETWORK_ERROR and not answer.messages[0].startswith("HTTP Error 5"):
             status, reason = status_of(everything), shortened(everything)
-        if status is Status.NO_TOOL:
-            reason = shortened("; ".join((reason, *answer.warnings)))
         if status in STOP:
             self.budget.stop(status, reason, answer.wait)
         elif status.final:
@@ -174,15 +170,3 @@ class YouTubeFetcher:
         """Note that the site answered about a clip, so the network and the programs work."""
         self.useless.clear()
         self.budget.answered()
-
-
-@contextmanager
-def _scratch(destination: Path) -> Iterator[Path]:
-    """An empty folder beside the destination, removed at the end; a folder left by a killed run is removed first."""
-    folder = destination.with_name(f".{destination.name}.partial")
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(mode=0o700)
-    try:
-        yield folder.resolve()
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)

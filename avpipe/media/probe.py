@@ -36,28 +36,19 @@ class ProbeError(ValueError):
 
 
 @dataclass(frozen=True)
-class Video:
-    """The chosen video stream of a file.
+class Track:
+    """The chosen video or audio stream of a file.
 
     Args:
         index: of the stream in the file.
-        width, height: as displayed, after rotation and with square pixels.
-        fps: average frames a second, in the interval if the header only gives a nominal rate; NaN if unknown.
-        rotation: counter-clockwise degrees by which a player turns the stored picture: 0, 90, 180 or 270.
         start, end: seconds on the file's time axis, which begins with its first stream, by the header; NaN if unknown.
         seconds: where the last packet ends on that axis; NaN without one.
-        hdr: "PQ" or "HLG" for pictures with a high dynamic range, else "".
     """
 
     index: int
-    width: int
-    height: int
-    fps: float
-    rotation: int
     start: float
     end: float
     seconds: float
-    hdr: str
 
     @property
     def claimed(self) -> float:
@@ -66,20 +57,29 @@ class Video:
 
 
 @dataclass(frozen=True)
-class Audio:
-    """The chosen audio stream of a file; `index`, `start`, `end` and `seconds` as for `Video`."""
+class Video(Track):
+    """The video.
 
-    index: int
+    Args:
+        width, height: as displayed, after rotation and with square pixels.
+        fps: average frames a second by the header; NaN if unknown.
+        rotation: counter-clockwise degrees by which a player turns the stored picture: 0, 90, 180 or 270.
+        hdr: "PQ" or "HLG" for pictures with a high dynamic range, else "".
+    """
+
+    width: int
+    height: int
+    fps: float
+    rotation: int
+    hdr: str
+
+
+@dataclass(frozen=True)
+class Audio(Track):
+    """The audio."""
+
     sample_rate: int
     channels: int
-    start: float
-    end: float
-    seconds: float
-
-    @property
-    def claimed(self) -> float:
-        """As for `Video`."""
-        return self.seconds if math.isnan(self.end) else self.end
 
 
 @dataclass(frozen=True)
@@ -168,11 +168,11 @@ def _media(container: InputContainer, first: float, length: float) -> Media:
             width, height = height, width
         rate = _rate(container, stream, start + first, start + first + length)
         hdr = HDR.get(int(stream.codec_context.color_trc), "")
-        video = Video(stream.index, width, height, rate, rotation, begin, end, math.nan, hdr)
+        video = Video(stream.index, begin, end, math.nan, width, height, rate, rotation, hdr)
     if sounds:
         sound = max(sounds, key=lambda s: (_default(s), s.channels, s.sample_rate, -s.index))
         begin, end = _interval(sound, start)
-        audio = Audio(sound.index, sound.sample_rate, sound.channels, begin, end, math.nan)
+        audio = Audio(sound.index, begin, end, math.nan, sound.sample_rate, sound.channels)
     return Media(container.format.name, duration, video, audio, tuple(notes))
 
 

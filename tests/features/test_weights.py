@@ -1,6 +1,5 @@
 import hashlib
 import pickle
-import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,7 +13,6 @@ from avpipe.features.weights import (
     PUBLISHED_WEIGHTS,
     PublishedWeights,
     WeightsError,
-    default_folder,
     fetch,
     load_state,
     needed_weights,
@@ -135,14 +133,6 @@ def test_addresses_of_vggish_are_torchvggishs_own() -> None:
 
     assert PUBLISHED_WEIGHTS["vggish"].url == torchvggish.VGGISH_WEIGHTS
     assert PUBLISHED_WEIGHTS["vggish_pca"].url == torchvggish.PCA_PARAMS
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="other systems have other folders for caches")
-def test_the_default_folder_is_in_the_users_cache(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", "/c")
-    assert default_folder() == Path("/c/avpipe/weights")
-    monkeypatch.delenv("XDG_CACHE_HOME")
-    assert default_folder() == Path.home() / ".cache" / "avpipe" / "weights"
 
 
 @pytest.mark.parametrize("zipped", [True, False])

@@ -79,7 +79,7 @@ def convert_clip(
     start = 0.0 if math.isnan(start) else max(0.0, start)
     length = float(preset.seconds) if math.isnan(end) else min(float(preset.seconds), end - start)
     try:
-        media = probe(source, start, length)
+        media = probe(source)
     except ProbeError as error:
         return Converted(Status.CORRUPT, str(error))
     except OSError as error:

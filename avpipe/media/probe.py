@@ -1,6 +1,5 @@
 """What is in a media file, without trusting it."""
 
-import contextlib
 import math
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -102,7 +101,7 @@ class Media:
     joined: bool = False
 
 
-def probe(path: Path, start: float = 0.0, length: float = 10.0) -> Media:
+def probe(path: Path) -> Media:
     """Read a file's headers, its first picture and its last packets.
 
     Cover art (an attached picture, as in mp3 files) is no video. Among several streams the default one is chosen; among
@@ -110,7 +109,6 @@ def probe(path: Path, start: float = 0.0, length: float = 10.0) -> Media:
 
     Args:
         path: the file.
-        start, length: the interval in which pictures are counted, seconds; only if the header's rate is a nominal one.
 
     Raises:
         ProbeError: if it is no media file of a format in `CONTAINERS`.
@@ -118,7 +116,7 @@ def probe(path: Path, start: float = 0.0, length: float = 10.0) -> Media:
     """
     try:
         with av.open(f"file:{path}", metadata_errors="replace", options=OPENING) as container:
-            media = _media(container, start, length)
+            media = _media(container)
         state = path.stat()
         ends = _ends(path, state.st_size, state.st_mtime_ns)
     except (FileNotFoundError, PermissionError):
@@ -152,7 +150,7 @@ def _refusal(path: Path) -> str:
     return next((f"not a media file: {what}" for what in found), "")
 
 
-def _media(container: InputContainer, first: float, length: float) -> Media:
+def _media(container: InputContainer) -> Media:
     notes: list[str] = []
     duration = container.duration / av.time_base if container.duration is not None else math.nan
     start = (container.start_time or 0) / av.time_base
@@ -166,7 +164,7 @@ def _media(container: InputContainer, first: float, length: float) -> Media:
         rotation = _rotation(container, stream.index)
         if rotation % 180:
             width, height = height, width
-        rate = _rate(container, stream, start + first, start + first + length)
+        rate = float(stream.average_rate or stream.guessed_rate or math.nan)
         hdr = HDR.get(int(stream.codec_context.color_trc), "")
         video = Video(stream.index, begin, end, math.nan, width, height, rate, rotation, hdr)
     if sounds:
@@ -218,28 +216,3 @@ def _rotation(container: InputContainer, index: int) -> int:
     except av.FFmpegError:
         return 0
     return 0
-
-
-def _rate(container: InputContainer, stream: VideoStream, begin: float, end: float) -> float:
-    """Pictures a second: the header's rate; where that may be a nominal one, the counted one if it differs."""
-    header = float(stream.average_rate or stream.guessed_rate or math.nan)
-    if "mp4" in container.format.name:
-        return header
-    times: list[float] = []
-    with contextlib.suppress(av.FFmpegError, OverflowError):
-        container.seek(round(begin * av.time_base))
-        for packet in container.demux(stream):
-            ticks = packet.dts if packet.pts is None else packet.pts
-            if ticks is None or packet.time_base is None or not packet.size:
-                continue
-            if stream.codec_context.name == "vp8" and not bytes(packet)[0] & 16:
-                continue  # a picture that is never shown (RFC 6386, section 9.1)
-            time = float(ticks * packet.time_base)
-            if begin <= time < end:
-                times.append(time)
-            elif time > end + 1:  # a picture may be stored before one that is shown earlier
-                break
-    if len(times) < 3 or max(times) == min(times):
-        return header
-    counted = (len(times) - 1) / (max(times) - min(times))
-    return header if abs(counted / header - 1) < 0.02 else counted

@@ -1,12 +1,9 @@
 """What is in a file is found without trusting it."""
 
-import subprocess
-
 import numpy as np
 import pytest
 from PIL import Image
 
-from avpipe.media.ffmpeg import ffmpeg_binary
 from avpipe.media.probe import ProbeError, probe
 
 
@@ -74,16 +71,6 @@ def test_a_playlist_under_a_videos_name_is_called_a_playlist(tmp_path):
     (tmp_path / "a.mp4").write_text("#EXTM3U\n#EXTINF:10,\na.ts\n#EXT-X-ENDLIST\n")
     with pytest.raises(ProbeError, match="playlist"):
         probe(tmp_path / "a.mp4")
-
-
-def test_the_rate_of_a_variable_rate_is_what_is_counted(tmp_path):
-    """30 pictures in the first second, then 10 a second for 5 seconds: 79 steps in 5.9 s. Matroska's header says 30."""
-    pictures = ["-f", "lavfi", "-i", "testsrc=size=32x32:rate=30:duration=6"]
-    some = ["-vf", "select='lt(n,30)+not(mod(n,3))'", "-fps_mode", "vfr", "-c:v", "libx264"]
-    subprocess.run([ffmpeg_binary(), "-v", "error", *pictures, *some, str(tmp_path / "a.mkv")], check=True)
-    found = probe(tmp_path / "a.mkv").video
-    assert found is not None
-    assert found.fps == pytest.approx(79 / 5.9, rel=0.02)
 
 
 def test_a_missing_file_raises(tmp_path):

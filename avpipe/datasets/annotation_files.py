@@ -7,7 +7,7 @@ the same and are read in their place. UCF's own address gives a zip file; the li
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from avpipe.plan import registry
@@ -88,7 +88,6 @@ def fetch_annotations(
     names: Iterable[str] = (),
     *,
     published: Mapping[str, Mapping[str, AnnotationFile]] = ANNOTATION_FILES,
-    limits: Limits = Limits(),
 ) -> list[Path]:
     """Download a dataset's annotation files into a folder. Files that are already there are checked and kept.
 
@@ -97,7 +96,6 @@ def fetch_annotations(
         out: the folder.
         names: which files; none: all.
         published: the table of files.
-        limits: of each download; `largest` is at most ten times the size in the table.
 
     Returns:
         Where the files are.
@@ -114,6 +112,6 @@ def fetch_annotations(
     paths = [out / name for name in list(names) or files]
     for path in paths:
         file = files[path.name]
-        bounded = replace(limits, largest=min(limits.largest, 10 * file.size))
-        fetch_published(Remote(file.url, sha256=file.sha256), path, bounded)
+        limits = Limits(largest=10 * file.size, attempts=2)
+        fetch_published(Remote(file.url, sha256=file.sha256), path, limits)
     return paths

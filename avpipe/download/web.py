@@ -25,7 +25,6 @@ class WebFetcher:
         budgets: folder of the budgets, see `avpipe.download.budget`.
         url: a pattern in place of the source's `url`.
         secrets: headers that are sent to that URL's host only.
-        limits: of one download; default: the source's.
     """
 
     def __init__(
@@ -35,13 +34,12 @@ class WebFetcher:
         *,
         url: str | None = None,
         secrets: Mapping[str, str] | None = None,
-        limits: Limits | None = None,
     ) -> None:
         pattern = url or source.url
         if pattern is None:
             raise ValueError("an http source needs `url`, with {source} or {clip} in it")
         self.source, self.url, self.secrets = source, pattern, secrets or {}
-        self.limits = limits or Limits(largest=source.max_bytes, seconds=source.timeout or Limits.seconds)
+        self.limits = Limits(largest=source.max_bytes, seconds=source.timeout or Limits.seconds)
         self.stopped = threading.Event()
         place = urllib.parse.urlsplit(pattern)
         port = f"-{place.port}" if place.port else ""

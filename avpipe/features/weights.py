@@ -131,7 +131,6 @@ def fetch(
     folder: Path,
     *,
     published: Mapping[str, PublishedWeights] = PUBLISHED_WEIGHTS,
-    timeout: float = 60.0,
 ) -> Path:
     """The file of published weights `name` in `folder`; it is downloaded if it is not there, and its SHA-256 is checked.
 
@@ -139,7 +138,6 @@ def fetch(
         name: a key of `published`.
         folder: where the file is or goes.
         published: the table of weights.
-        timeout: seconds without a byte after which a connection counts as failed.
 
     Raises:
         PublishedFileError: if the file is wrong or cannot be downloaded.
@@ -149,7 +147,7 @@ def fetch(
     registry.target({known: weights.url for known, weights in published.items()}, name, "published weights")
     weights = published[name]
     path = folder / weights.filename
-    limits = Limits(weights.size or _LARGEST, _LONGEST, timeout, attempts=2)
+    limits = Limits(weights.size or _LARGEST, _LONGEST, attempts=2)
     fetch_published(Remote(weights.url, sha256=weights.sha256), path, limits)
     return path
 

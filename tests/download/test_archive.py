@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import CancelledError, ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,6 @@ from avpipe.download.base import WantedClip
 from avpipe.files import locked
 from avpipe.plan.registry import load
 from avpipe.plan.source import ArchiveSource, Source, parse_source
-from avpipe.web import Limits
 from tests.builders import zip_of
 from tests.download.archives import ARCHIVES
 
@@ -34,7 +34,8 @@ SHA256 = hashlib.sha256(ARCHIVE).hexdigest()
 def fetch(source: Source, folder: Path, name: str, **limits: Any) -> Any:
     """The outcome of a new job for one clip."""
     (folder / "files").mkdir(exist_ok=True)
-    fetcher = ArchiveFetcher(source, limits=Limits(**limits) if limits else None)
+    fetcher = ArchiveFetcher(source)
+    fetcher.limits = replace(fetcher.limits, **limits)
     return fetcher.fetch(WantedClip(name, name, math.nan, math.nan), folder / "files" / name)
 
 

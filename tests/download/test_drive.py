@@ -63,7 +63,8 @@ ARCHIVE = zip_of({"AVE_Dataset/AVE/a.mp4": bytes(range(256)) * 400})
 
 
 def fetch(tmp_path: Path) -> Any:
-    fetcher = ArchiveFetcher(ArchiveSource(drive=FILE_ID), limits=Limits(attempts=1))
+    fetcher = ArchiveFetcher(ArchiveSource(drive=FILE_ID))
+    fetcher.limits = Limits(attempts=1)
     return fetcher.fetch(WantedClip("a", "a", math.nan, math.nan), tmp_path / "a")
 
 

@@ -437,7 +437,9 @@ def test_a_secret_is_sent_to_its_own_origin_only_and_no_password_of_netrc_to_any
 
 
 def fetcher(server: Any, path: str = "/{source}.mp4", **limits: Any) -> WebFetcher:
-    return WebFetcher(HttpSource(url=server.url + path), server.budgets, limits=Limits(**limits))
+    fetcher = WebFetcher(HttpSource(url=server.url + path), server.budgets)
+    fetcher.limits = Limits(**limits)
+    return fetcher
 
 
 def test_a_clip_is_written_under_its_name_and_nothing_else_is_left(server: Any, tmp_path: Path) -> None:

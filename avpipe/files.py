@@ -8,6 +8,7 @@ import os
 import secrets
 import tarfile
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -161,6 +162,12 @@ def read_json(path: str | Path) -> Any:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not valid JSON ({error}): delete it, so that it is made anew") from error
+
+
+@lru_cache(maxsize=256)
+def sha256_of_version(path: Path, size: int, modified: int) -> str:
+    """SHA-256 of a file while it has this size and modification time (ns); a long file has many clips."""
+    return sha256_of(path)
 
 
 def sha256_of(path: Path) -> str:

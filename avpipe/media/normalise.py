@@ -1,11 +1,9 @@
 """Normalise the clips of one shard: a tar of canonical clips, and a table with each clip's outcome."""
 
 import contextlib
-import fcntl
 import io
 import json
 import math
-import os
 import re
 import shutil
 import tarfile
@@ -13,15 +11,24 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from filelock import Timeout
 
 from avpipe.clips import CLIP_NAME, Status
-from avpipe.files import OutputError, add_member, output_errors, sha256_of, whole_file
+from avpipe.files import (
+    OutputError,
+    add_member,
+    locked,
+    output_errors,
+    sha256_of,
+    sha256_of_version,
+    whole_file,
+)
 from avpipe.media.convert import Converted, convert_clip
 from avpipe.media.ffmpeg import FFmpegGroup, FFmpegKilledError, ffmpeg_version
 from avpipe.media.presets import PRESETS, Preset
@@ -145,20 +152,18 @@ def _rows(downloads: Path, manifest: Path, shard: int) -> list[_Row]:
 def _scratch(tar: Path, table: Path) -> Iterator[Path]:
     """A folder beside the tar for unfinished files; leftovers of a killed run are removed first, the folder at the end."""
     folder = tar.with_name(f".{tar.name}.scratch")
-    folder.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(folder, os.O_RDONLY)
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise OutputError(error.errno, f"another process writes {tar}: wait for it or stop it") from error
+        lock = locked(folder / "lock", timeout=0)
+    except Timeout as error:
+        raise OutputError(f"another process writes {tar}: wait for it or stop it") from error
+    with lock:
         unfinished = [path.parent.glob(f".{path.name}.*.tmp") for path in (tar, table)]
-        for path in (*folder.iterdir(), *unfinished[0], *unfinished[1]):
+        for path in (*folder.glob("[0-9]*"), *unfinished[0], *unfinished[1]):
             path.unlink(missing_ok=True)
-        yield folder
-    finally:
-        os.close(descriptor)
-        shutil.rmtree(folder, ignore_errors=True)
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _in_order(
@@ -182,7 +187,7 @@ def _normalise(row: _Row, preset: Preset, folder: Path, group: FFmpegGroup, time
         return Converted(row.status, row.reason)
     try:
         found = row.path.stat()
-        digest = _digest(row.path, found.st_size, found.st_mtime_ns)
+        digest = sha256_of_version(row.path, found.st_size, found.st_mtime_ns)
     except OSError as error:
         return Converted(Status.MISSING, f"the fetched file cannot be read: {error.strerror}; fetch it again")
     start, end = (
@@ -197,12 +202,6 @@ def _normalise(row: _Row, preset: Preset, folder: Path, group: FFmpegGroup, time
             "ran out; if this file alone ends ffmpeg, take it away"
         ) from error
     return replace(made, bytes=found.st_size, sha256=digest)
-
-
-@lru_cache(maxsize=256)
-def _digest(path: Path, size: int, modified: int) -> str:
-    """SHA-256 of a file that did not change since; a long file has many clips."""
-    return sha256_of(path)
 
 
 def _add(archive: tarfile.TarFile, row: _Row, made: Converted, preset: str) -> None:

@@ -122,15 +122,6 @@ def test_the_same_values_give_the_same_bytes(array: Array) -> None:
     assert {f: f.read_bytes() for f in array.path.rglob("*") if f.is_file()} == first
 
 
-def test_float16_is_stored_as_such(array: Array) -> None:
-    config = CONFIG.model_copy(update={"dtype": "float16"})
-    values = array.values(0, "float16")
-    write_shard(array.path, config, 0, SIZE, values, IDENTITY, ABOUT)
-    assert zarr.open_array(array.path, mode="r").dtype == np.float16
-    array.grow(SIZE)
-    np.testing.assert_array_equal(open_features(array.path).load(range(SIZE)), values)
-
-
 def test_new_clips_make_the_array_longer_and_touch_no_old_shard(array: Array) -> None:
     array.grow(SIZE)
     first = array.write(0)

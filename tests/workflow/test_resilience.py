@@ -176,31 +176,6 @@ def test_a_broken_annotation_file_is_reported_with_name_and_line(checkout):
     assert "only two fields" in done.stdout + done.stderr
 
 
-def test_a_full_disk_is_reported_and_finished_work_is_kept(checkout, tmp_path):
-    small_disk = tmp_path / "disk"
-    small_disk.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(small_disk)], capture_output=True
-    )
-    if mounted.returncode:
-        pytest.skip("mounting a small disk is not allowed here")
-    try:
-        segments = checkout.results / "segments" / "canonical"
-        for path in segments.iterdir():
-            path.unlink()
-        segments.rmdir()
-        segments.symlink_to(small_disk)
-        done = checkout.run("results/small/segments/canonical/0.tar", check=False)
-        assert done.returncode
-        assert "disk is full" in done.stdout + done.stderr
-        assert not list(small_disk.glob("*.tar"))
-        segments.unlink()
-    finally:
-        subprocess.run(["umount", str(small_disk)], check=True)
-    checkout.run("results/small/segments/canonical/0.tar")
-    assert (segments / "0.tar").exists()
-
-
 def test_a_file_in_place_of_a_results_folder_is_reported(checkout):
     downloads = checkout.results / "downloads"
     downloads.rename(checkout.root / "elsewhere")

@@ -9,7 +9,7 @@ import pytest
 
 from avpipe.datasets import read_annotations
 from avpipe.datasets.ave import read_ave
-from avpipe.datasets.base import AnnotationError, Annotations, source_name
+from avpipe.datasets.base import AnnotationError, Annotations
 from avpipe.datasets.labels import clip_labels, segment_labels
 from avpipe.files import H5Error
 
@@ -262,20 +262,6 @@ def test_a_missing_file_is_named(tmp_path, name):
     (small(tmp_path) / name).unlink()
     with pytest.raises(AnnotationError, match=name):
         read_ave(tmp_path)
-
-
-@settings(deadline=None)
-@given(identifier=st.text(st.characters(exclude_characters="&\n", exclude_categories=["Cs"]), max_size=30))
-def test_any_text_in_place_of_an_id_keeps_its_row_and_gets_a_safe_name(tmp_path_factory, identifier):
-    folder = small(tmp_path_factory.mktemp("ave"), f"Bark&{identifier}&good&0&10")
-    found = read_ave(folder)
-    clip, source = found.clips.loc[0, ["clip", "source"]]
-    assert len(found.clips) == 3
-    assert (clip, source) == source_name(identifier)
-    if not source:
-        assert clip.startswith("refused~")
-        assert found.issues["code"].tolist() == ["refused_id"]
-        assert repr(identifier) in found.issues["message"][0]
 
 
 def test_different_refused_ids_are_different_clips_and_cause_no_leak(tmp_path):

@@ -20,7 +20,7 @@ from typing import Literal
 
 from avpipe.clips import MEDIA_SUFFIXES
 from avpipe.datasets.base import Annotations, Issue, Line, is_file_name, read_lines, refused, refused_name
-from avpipe.datasets.folder import clip_name
+from avpipe.datasets.folder import clip_names
 
 CLASSES_FILE = "classInd.txt"
 _OFFICIAL = re.compile(r"[A-Za-z0-9]+/(?P<clip>v_[A-Za-z0-9]+_g[0-9]+_c[0-9]+)\.avi")
@@ -63,7 +63,7 @@ def _clip(path: str) -> tuple[str, str]:
     parts = path.split("/")
     media = f".{path.rpartition('.')[2].lower()}" in MEDIA_SUFFIXES
     safe = media and len(parts) == 2 and all(map(is_file_name, parts))
-    return (clip_name(path), path) if safe else (refused_name(path), "")
+    return (clip_names([path])[0], path) if safe else (refused_name(path), "")
 
 
 def _read_classes(path: Path) -> dict[str, str]:

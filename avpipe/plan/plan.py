@@ -129,7 +129,7 @@ def check_study(study: Study) -> None:
     for name in study.training_of:
         check("training_of", registry.target, {**TASKS, **MODELS}, name, "task or model")
     for name, given in study.models.items():
-        check(f"models.{name}", check_model, name, given)
+        check(f"models.{name}", check_model, name.partition("@")[0], given)
     if mistakes:
         raise ConfigError("\n".join(["the configuration is wrong:", *mistakes]))
 

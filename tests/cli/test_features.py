@@ -79,7 +79,7 @@ def test_a_mistyped_format_of_export_gets_a_suggestion(study):
     assert "did you mean 'npy'?" in output
 
 
-@pytest.mark.parametrize("command", [("weights", "verify"), ("why", "avin_fusion", "x", "accuracy")])
+@pytest.mark.parametrize("command", [("weights", "fetch"), ("why", "avin_fusion", "x", "accuracy")])
 def test_commands_that_read_a_study_name_its_wrong_values(command):
     study = "{dataset: {name: demo, kind: demo}, extractors: {a: {backbone: resnet125}}}"
     assert avpipe(*command, "--study", study) == (

@@ -74,7 +74,7 @@ def test_every_row_of_ave_grid_runs_on_vectors(shape: list[int]) -> None:
     spec = load_table(TABLES["ave_grid"], study)
     assert len(spec.experiments(study)) == len(spec.rows) == 13
     without = {row.model for row in spec.rows if "without attention" in (row.remark or "")}
-    assert without == {"avel", "avrb", "cman", "mpn", "jcan", "psp"}
+    assert without == {"avel", "avrb", "cman", "dam", "mpn", "jcan", "psp"}
     batch = AVBatch(audio=torch.zeros(1, 10, 128), visual=torch.zeros(1, *shape))
     for experiment in spec.experiments(study).values():
         sizes = {"visual_dim": 768, "visual_cells": map_cells(study.arrays["own"])}

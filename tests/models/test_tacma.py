@@ -102,6 +102,14 @@ def test_has_the_parts_it_names():
     assert count_parameters(model) == attention_only
 
 
+@pytest.mark.parametrize(
+    ("options", "bound"), [({}, 1 / 256**0.5), ({"initialization": "xavier"}, (6 / (256 + 256)) ** 0.5)]
+)
+def test_initial_weights_are_pytorchs_or_xaviers(options, bound):
+    largest = TACMA(**options).attention.audio_out.weight.abs().max().item()
+    assert 0.98 * bound < largest <= bound  # of 65536 uniform numbers
+
+
 def test_without_encoder_features_go_straight_to_the_attention():
     torch.manual_seed(0)
     model = TACMA(num_classes=3, audio_dim=4, visual_dim=4, encoder="none")

@@ -21,7 +21,7 @@ def train(
 ) -> None:
     """Train and evaluate one experiment; writes runs/{experiment}/seed{n}/metrics.json and predictions.parquet."""
     from avpipe.plan.experiment import Experiment
-    from avpipe.training.loop import train_experiment
+    from avpipe.training.run import train_experiment
 
     train_experiment(
         Experiment.model_validate(read_mapping(experiment, "--experiment")),

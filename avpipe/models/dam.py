@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from avpipe.models.base import AVBatch, AVOutput, ModelCard
+from avpipe.models.base import EventOutput, LocalizationBatch, ModelCard, SegmentOutput
 from avpipe.models.layers import AudioGuidedAttention, audio_and_visual, classifier, visual_vectors
 
 CARD = ModelCard(
@@ -130,12 +130,12 @@ class DAM(nn.Module):
         self.visual_global = RelevantSelfAttention(hidden_dim)
         self.classifier = classifier(2 * hidden_dim, num_classes, hidden_dim=2 * hidden_dim)
 
-    def forward(self, batch: AVBatch) -> AVOutput:
+    def forward(self, batch: LocalizationBatch) -> EventOutput | SegmentOutput:
         """Match both modalities, and classify the clip. Raises ValueError if a modality is missing or has another
         shape.
 
         Args:
-            batch: audio (B, T, D_a); visual (B, T, D_v) or (B, T, H, W, D_v); `targets` in training.
+            batch: audio (B, T, D_a); visual (B, T, D_v) or (B, T, H, W, D_v); `target` in training.
 
         Returns:
             Supervised `event_logits` (B, T) and `category_logits` (B, C), weakly supervised `segment_logits`
@@ -164,8 +164,8 @@ class DAM(nn.Module):
             "relevance": relevance,
         }
         if self.weak:
-            return AVOutput(segment_logits=joint_log_probability(event, category), attention=weights)
-        return AVOutput(event_logits=event, category_logits=category, losses=losses, attention=weights)
+            return SegmentOutput(segment_logits=joint_log_probability(event, category), attention=weights)
+        return EventOutput(event_logits=event, category_logits=category, losses=losses, attention=weights)
 
     def match(self, audio: Tensor, visual: Tensor, relevance: Tensor) -> tuple[tuple[Tensor, Tensor], Tensor]:
         """Match the global features of the relevant segments with the other modality.
@@ -184,7 +184,6 @@ class DAM(nn.Module):
         return scores, torch.cat([global_audio, global_visual], dim=-1)  # (B, 2 D)
 
 
-def true_events(batch: AVBatch) -> Tensor | None:
+def true_events(batch: LocalizationBatch) -> Tensor | None:
     """Labels of event segments, (B, T), 0 or 1; None in evaluation and weakly supervised."""
-    target = batch.targets["target"] if batch.targets is not None else None
-    return None if target is None or target.ndim != 3 else 1 - target[..., -1]
+    return None if batch.target is None or batch.target.ndim != 3 else 1 - batch.target[..., -1]

@@ -11,7 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from avpipe.models.base import AVBatch, AVOutput, ModelCard
+from avpipe.models.base import LocalizationBatch, ModelCard, SegmentOutput
 from avpipe.models.layers import LSTM, audio_and_visual, spatial_average, xavier_
 
 CARD = ModelCard(
@@ -149,7 +149,7 @@ class TACMA(nn.Module):
         if initialization == "xavier":
             xavier_(self)
 
-    def forward(self, batch: AVBatch) -> AVOutput:
+    def forward(self, batch: LocalizationBatch) -> SegmentOutput:
         """Classify every segment. Raises ValueError if a modality is missing or has another shape.
 
         Args:
@@ -165,7 +165,7 @@ class TACMA(nn.Module):
             audio, visual = self.audio_lstm(audio)[0], self.visual_lstm(visual)[0]  # (B, T, d_l)
         audio_fused, visual_fused, weights = self.attention(audio, visual)
         fused = visual_fused + audio_fused
-        return AVOutput(
+        return SegmentOutput(
             segment_logits=self.classifier(fused),
             attention=weights,
             embeddings={"audio": audio, "visual": visual, "fused": fused},

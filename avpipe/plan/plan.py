@@ -46,7 +46,7 @@ JOBS = {
     "inspect": Job(("avpipe.features.published",), "torch"),
     "import": Job(("avpipe.features.published", "avpipe.datasets.ave"), "torch"),
     "coverage": Job(("avpipe.features.coverage",), "torch"),
-    "train": Job(("avpipe.training.loop",), "torch"),
+    "train": Job(("avpipe.training.run",), "torch"),
     "embed": Job(("avpipe.training.embed",), "torch"),
     "table": Job(("avpipe.tables.aggregate",), "report"),
     "figure": Job(("avpipe.report.figures",), "report"),

@@ -1,8 +1,8 @@
 """How an experiment is trained."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer
 
 from avpipe.plan.section import Count, Section
 
@@ -14,6 +14,9 @@ class Recipe(Section):
 
     epochs: Count = Field(100, description="passes over the training clips")
     batch_size: Count = Field(64, description="clips per step of the optimizer")
+    accumulate: Count = Field(
+        1, description="batches whose gradients are averaged for one step of the optimizer"
+    )
     optimizer: Literal["adam", "adamw", "sgd"] = Field("adam", description="optimizer, as torch.optim has it")
     lr: float = Field(1e-3, gt=0, description="learning rate at the start")
     weight_decay: float = Field(0.0, ge=0, description="`weight_decay` of the optimizer")
@@ -88,6 +91,14 @@ class Recipe(Section):
         0,
         description="task refined_parsing only (MA): epochs of a first training, whose model then removes labels from the audio or the visual track; same: as many as `epochs`; 0: no first training",
     )
+
+    @model_serializer(mode="wrap")
+    def _without_accumulate(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave `accumulate` out where it is 1, so that experiments keep the id they had before it existed."""
+        written: dict[str, Any] = serialize(self)
+        if self.accumulate == 1:
+            written.pop("accumulate", None)
+        return written
 
     @field_validator("refine_epochs")
     @classmethod

@@ -58,9 +58,11 @@ def fill_table(name: str, spec: TableSpec, study: Study, results: Path) -> Table
                     named = [f"recipe {spec.recipe_name(row)}"] if spec.recipe_name(row) else []
                     deviations = (*named, *deviations_of(experiment, study))
                     cells.append(_measure(row, metric, experiment, runs[row.row, setting], deviations))
-    baselines = _baselines(spec, [run for of_row in runs.values() for run in of_row])
+    every = [run for of_row in runs.values() for run in of_row]
+    known = {name: run.metric(name) for run in every if run.problem is None for name in spec.metrics}
+    baselines = _baselines(spec, every)
     said = notice(study, experiments.values())
-    return Table(name, spec, said, tuple(cells), spec.headings(study), baselines)
+    return Table(name, spec, said, tuple(cells), spec.headings(study), baselines, known)
 
 
 def _baselines(spec: TableSpec, runs: Iterable[RunRecord]) -> tuple[str, ...]:
@@ -69,7 +71,7 @@ def _baselines(spec: TableSpec, runs: Iterable[RunRecord]) -> tuple[str, ...]:
     for run in runs:
         for name, scores in (run.record.get("baselines") or {}).items():
             shown = [
-                f"{heading} {100 * scores[metric]:.{spec.decimals}f}"
+                f"{heading} {run.metric(metric).printed(scores[metric]):.{spec.decimals}f}"
                 for metric, heading in spec.metrics.items()
                 if metric in scores
             ]

@@ -11,7 +11,8 @@ import yaml
 import avpipe.models
 from avpipe.cli import app, docs
 from avpipe.clips import Status
-from avpipe.models import AVBatch, create_model, model_card
+from avpipe.models import create_model, model_card
+from avpipe.models.base import LocalizationBatch
 from avpipe.plan.section import ConfigError
 from avpipe.plan.study import Study, validate_study
 from avpipe.tables.rows import PretrainingRow, Row
@@ -140,7 +141,7 @@ def test_the_example_of_a_model_works_as_printed(tmp_path: Path, monkeypatch: py
         monkeypatch.setitem(avpipe.models.MODELS, name, target)
 
     model = create_model("mynet", num_classes=4, audio_dim=6, visual_dim=8)
-    output = model(AVBatch(audio=torch.randn(3, 5, 6), visual=torch.randn(3, 5, 2, 2, 8)))
+    output = model(LocalizationBatch(audio=torch.randn(3, 5, 6), visual=torch.randn(3, 5, 2, 2, 8)))
     assert output.segment_logits.shape == (3, 5, 4 + 1)
     parameters = sum(weight.numel() for weight in create_model("mynet").parameters())
     assert model_card("mynet").parameters == parameters == (128 + 512) * 29 + 29

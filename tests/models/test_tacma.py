@@ -6,7 +6,7 @@ from functools import partial
 import pytest
 import torch
 
-from avpipe.models import AVBatch
+from avpipe.models.base import LocalizationBatch
 from avpipe.models.tacma import TACMA, TemporallyAdaptiveAttention, cross_modal_attention, temporal_weights
 
 from .builders import count_parameters, lstm_parameters, random_clips
@@ -116,7 +116,7 @@ def test_without_encoder_features_go_straight_to_the_attention():
     audio, visual = torch.randn(2, 10, 4), torch.randn(2, 10, 4)
     from_audio, from_visual, _ = model.attention(audio, visual)
     expected = model.classifier(from_audio + from_visual)
-    torch.testing.assert_close(model(AVBatch(audio, visual)).segment_logits, expected)
+    torch.testing.assert_close(model(LocalizationBatch(audio, visual)).segment_logits, expected)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,8 @@ import torch
 import yaml
 
 from avpipe.features.spec import map_cells
-from avpipe.models import AVBatch, create_model
+from avpipe.models import create_model
+from avpipe.models.base import LocalizationBatch
 from avpipe.plan.experiment import Setting, model_options
 from avpipe.plan.study import Study, validate_study
 from avpipe.report.spec import load_figure
@@ -75,7 +76,7 @@ def test_every_row_of_ave_grid_runs_on_vectors(shape: list[int]) -> None:
     assert len(spec.experiments(study)) == len(spec.rows) == 13
     without = {row.model for row in spec.rows if "without attention" in (row.remark or "")}
     assert without == {"avel", "avrb", "cman", "dam", "mpn", "jcan", "psp"}
-    batch = AVBatch(audio=torch.zeros(1, 10, 128), visual=torch.zeros(1, *shape))
+    batch = LocalizationBatch(audio=torch.zeros(1, 10, 128), visual=torch.zeros(1, *shape))
     for experiment in spec.experiments(study).values():
         sizes = {"visual_dim": 768, "visual_cells": map_cells(study.arrays["own"])}
         known = model_options(experiment.model)

@@ -38,7 +38,7 @@ def shards_of(names: set[str]) -> set[str]:
 
 def test_what_changes_no_result_reruns_nothing(checkout):
     """Comments, further models and backbones, another number of cores."""
-    for module in ("models/avin", "training/loop", "features/extract", "media/normalise", "datasets/ave"):
+    for module in ("models/avin", "training/fit", "features/extract", "media/normalise", "datasets/ave"):
         checkout.append(f"avpipe/{module}.py", "# a comment")
     table = checkout.root / "workflow" / "tables" / "small.yaml"
     table.write_text("# a comment\n" + table.read_text())

@@ -143,7 +143,7 @@ import sys
 from pathlib import Path
 from avpipe.plan.experiment import Experiment
 from avpipe.training.loop import train_experiment
-train_experiment(Experiment.from_json(sys.argv[1]), Path(sys.argv[2]), [0], "cpu", threads=1, save_every=0)
+train_experiment(Experiment.model_validate_json(sys.argv[1]), Path(sys.argv[2]), [0], "cpu", threads=1, save_every=0)
 """
 
 

@@ -1,12 +1,25 @@
 # Stage 5: features to runs. One job trains all seeds of an experiment and loads the features once.
 
 
+localrules:
+    experiments,
+
+
+# One job writes all experiments, in a second. A file's name says what is in it, so runs do not compare its time.
+rule experiments:
+    output:
+        update(plan.experiment_files),  # Snakemake would remove the others while it adds one
+    run:
+        plan.write_experiments()
+
+
 rule train:
     input:
+        experiment=ancient("results/{dataset}/runs/{experiment}/experiment.json"),
         clips="results/{dataset}/clips.parquet",
         manifest="results/{dataset}/manifest.parquet",
-        features=run_features,
-        start=run_start,
+        features=plan.run_features,
+        start=plan.run_start,
         index=ancient("results/{dataset}/manifest.json"),
         labels=ancient(["results/{dataset}/events.parquet", "results/{dataset}/categories.csv"]),
     output:
@@ -34,26 +47,26 @@ rule train:
         mem_mb=each_attempt(4000),
         runtime=each_attempt(240),
     params:
-        code=run_code,
-        experiment=run_experiment,
-        labels=labels_digest,
+        code=plan.run_code,
+        labels=plan.labels_digest,
         seeds=[f"--seed={seed}" for seed in study.seeds],
-        device=device,
+        device=plan.device,
     shell:
-        "python -m avpipe train --experiment {params.experiment:q} --results results/{wildcards.dataset} {params.seeds}"
-        " --device {params.device} --threads {threads} --log {log} > {log} 2>&1"
+        "python -m avpipe train {input.experiment} {params.seeds} --device {params.device} --threads {threads}"
+        " --log {log} > {log} 2>&1"
 
 
 # Save a trained model's test-set embeddings, for t-SNE figures.
 rule embed:
     input:
+        experiment=ancient("results/{dataset}/runs/{experiment}/experiment.json"),
         run=expand(
             "results/{{dataset}}/runs/{{experiment}}/seed{{seed}}/{file}",
             file=["metrics.json", "checkpoint.pt"],
         ),
         clips="results/{dataset}/clips.parquet",
         manifest="results/{dataset}/manifest.parquet",
-        features=run_features,
+        features=plan.run_features,
     output:
         "results/{dataset}/runs/{experiment}/seed{seed}/embeddings.npz",
     log:
@@ -66,9 +79,8 @@ rule embed:
         mem_mb=each_attempt(4000),
         runtime=each_attempt(60),
     params:
-        code=run_embed_code,
-        experiment=run_experiment,
-        device=device,
+        code=plan.run_embed_code,
+        device=plan.device,
     shell:
-        "python -m avpipe embed --experiment {params.experiment:q} --results results/{wildcards.dataset}"
-        " --seed {wildcards.seed} --device {params.device} --threads {threads} > {log} 2>&1"
+        "python -m avpipe embed {input.experiment} --seed {wildcards.seed} --device {params.device}"
+        " --threads {threads} > {log} 2>&1"

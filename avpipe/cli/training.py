@@ -41,12 +41,22 @@ def train(
     results: ResultsOfFile = None,
     device: Device = "auto",
     threads: Annotated[int, typer.Option(help="Processor threads.")] = 1,
+    feature_memory: Annotated[
+        int | None,
+        typer.Option(
+            help="MB of main memory for features, else read from disk; default: half of what is free."
+        ),
+    ] = None,
+    gpu_percent: Annotated[int, typer.Option(help="Of a GPU; trainings of 25 share one by four.")] = 100,
     log: Annotated[Path | None, typer.Option(help="Log file to name in metrics.json.")] = None,
 ) -> None:
     """Train and evaluate one experiment; writes runs/{experiment}/seed{n}/metrics.json and predictions.parquet."""
     from avpipe.training.loop import train_experiment
 
-    train_experiment(*_read(file, results), seed, device, log, threads)
+    room = None if feature_memory is None else feature_memory * 10**6
+    train_experiment(
+        *_read(file, results), seed, device, log, threads, resident_bytes=room, gpu_percent=gpu_percent
+    )
 
 
 @readable_errors

@@ -5,6 +5,7 @@ This code is here and not in the rules so that it can be tested and type-checked
 
 import csv
 import json
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache
@@ -15,13 +16,14 @@ from typing import Any
 from avpipe.datasets import DATASETS, clip_seconds
 from avpipe.datasets.manifest import inventory
 from avpipe.download import FETCHERS
-from avpipe.features.spec import BACKBONES, NETWORKS, check_extractors, chunk_path
+from avpipe.features.spec import BACKBONES, NETWORKS, check_extractors, chunk_path, feature_shape
 from avpipe.files import read_json, write_text
 from avpipe.media.presets import PRESETS
 from avpipe.models import MODELS
 from avpipe.plan import fingerprint, registry
 from avpipe.plan.experiment import Experiment, check_model
 from avpipe.plan.extractor import ExtractorConfig, ImportedConfig
+from avpipe.plan.resources import Training
 from avpipe.plan.section import ConfigError
 from avpipe.plan.study import Study
 from avpipe.report import KINDS
@@ -273,6 +275,11 @@ class Plan:
         return files
 
     @property
+    def on_gpu(self) -> int:
+        """GPUs of a job that computes: 1 if the study's `device` asks for them, else 0."""
+        return int(self.study.device.startswith("cuda"))
+
+    @property
     def downloads_anything(self) -> bool:
         """Whether a source is not on this machine's disks."""
         return any(not source.local_path for source in self.study.dataset.sources)
@@ -413,6 +420,37 @@ class Plan:
     def run_embed_code(self, wildcards: Wildcards) -> str:
         """The fingerprint of the code that embeds clips with this experiment's model only."""
         return embed_code(self.experiment(wildcards))
+
+    def training(self, wildcards: Wildcards) -> Training:
+        """What decides the resources of an experiment's training."""
+        experiment = self.experiment(wildcards)
+        arrays = [self.study.arrays[name] for name in set(experiment.features.values())]
+        numbers = [math.prod(feature_shape(array)) for array in arrays]
+        widths = [{"float16": 2, "float32": 4, "float64": 8}[array.dtype] for array in arrays]
+        stored = sum(number * width for number, width in zip(numbers, widths, strict=True))
+        clips = (self.index() or {"clips": 0})["clips"]
+        return Training(experiment, len(self.study.seeds), clips, sum(numbers), stored)
+
+    def training_memory(self, wildcards: Wildcards, attempt: int) -> int:
+        """Main memory of a training in MB; more for another attempt."""
+        return attempt * self.training(wildcards).memory_mb
+
+    def training_minutes(self, wildcards: Wildcards, attempt: int) -> int:
+        """Time of a training; more for another attempt."""
+        return attempt * self.training(wildcards).minutes
+
+    def training_gpu(self, wildcards: Wildcards, input: Any) -> int:
+        """The percent of a GPU that a training needs, if it gets one."""
+        return self.training(wildcards).gpu_percent
+
+    def training_gpu_asked(self, wildcards: Wildcards) -> int:
+        """`training_gpu` where the study's `device` asks for a GPU, else 0."""
+        return self.on_gpu * self.training(wildcards).gpu_percent
+
+    def feature_memory(self, wildcards: Wildcards, resources: Any) -> int:
+        """The part of a training's memory that is left for features, in MB."""
+        needed = self.training(wildcards)
+        return max(0, resources.mem_mb - needed.memory_mb + needed.features_mb)
 
     def table_runs(self, wildcards: Wildcards) -> list[str]:
         """The metrics of every run of a table."""

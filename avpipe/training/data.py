@@ -140,7 +140,7 @@ def open_data(
         features: role -> extractor.
         results: R, the dataset's folder.
         device: where batches go.
-        resident_bytes: memory for features, on the device and in main memory alike; None: half of what is free.
+        resident_bytes: main memory for features; None: half of what is free. Of a GPU's memory always half of what is free.
         split_set: "match" for cross-modality localization's splits; the usual ones if the annotations have no others.
         weak: use the clips of the split weak (AVE's noisy set) for training, too.
 
@@ -245,7 +245,8 @@ def _open_reader(data: Data, device: torch.device, resident_bytes: int | None) -
     rows, features = data.rows(), data.features
     clip = sum(int(np.prod(f.array.shape[1:])) * f.array.dtype.itemsize for f in features.values())
     for place in [device] if device.type == "cpu" else [device, torch.device("cpu")]:
-        if len(rows) * clip <= (FILL * _free(place) if resident_bytes is None else resident_bytes):
+        given = resident_bytes if place.type == "cpu" else None
+        if len(rows) * clip <= (FILL * _free(place) if given is None else given):
             return Resident({role: _load(feature, rows, place) for role, feature in features.items()}, device)
     return Lazy(features, rows, device)
 

@@ -49,6 +49,7 @@ def train_experiment(
     *,
     save_every: float = 30.0,
     resident_bytes: int | None = None,
+    gpu_percent: int = 100,
 ) -> None:
     """Train and evaluate every seed; write metrics.json, predictions.parquet and checkpoint.pt to
     `runs/{experiment.id}/seed{n}/`.
@@ -65,7 +66,8 @@ def train_experiment(
         log: the job's log file, named in metrics.json; lines go to stderr.
         threads: of the processor; None leaves torch's choice.
         save_every: seconds between saved states.
-        resident_bytes: memory for features; None: half of what is free. Changes speed, not numbers.
+        resident_bytes: main memory for features; None: half of what is free. Changes speed, not numbers.
+        gpu_percent: of a GPU, which other jobs may share.
 
     Raises:
         FileNotFoundError: a table is missing, or the pretraining run that this one starts from.
@@ -76,7 +78,7 @@ def train_experiment(
         torch.set_num_threads(threads)
     check_experiment(experiment)
     folder = results / "runs" / experiment.id
-    with claim_device(device, default_locks()) as place, deterministic(place):
+    with claim_device(device, default_locks(), gpu_percent) as place, deterministic(place):
         task_class = registry.load(TASKS, experiment.task, "task")
         which = task_class.split_set, experiment.setting == "weakly-supervised"
         data, reader = open_data(experiment.features, results, place, resident_bytes, *which)

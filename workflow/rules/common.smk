@@ -11,6 +11,7 @@ sys.path.insert(0, workflow.basedir)
 
 from avpipe.datasets.manifest import link_folder
 from avpipe.plan.plan import Plan, code, extract_code, fetch_code, manifest_index, reader_code
+from avpipe.plan.resources import free_memory_mb
 from avpipe.plan.study import resolve, validate_study
 
 if set("{}") & set(str(workflow.basedir)):
@@ -35,6 +36,10 @@ _path = "" if _uses_conda else "export PATH={_python:q}:$PATH; "
 shell.prefix(
     "set -euo pipefail; exec 3>&2; export AVPIPE_PROGRESS_FD=3 PYTHONPATH={workflow.basedir:q}; " + _path
 )
+
+# On one machine, jobs together take no more memory than is free. The nodes of a cluster see to theirs.
+if workflow.is_main_process and workflow.nodes is None and "mem_mb" not in workflow.global_resources:
+    workflow.register_resource("mem_mb", free_memory_mb())
 
 
 wildcard_constraints:

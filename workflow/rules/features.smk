@@ -19,7 +19,8 @@ for bundle in plan.bundles:
             "../../envs/torch.yaml"
         threads: 4
         resources:
-            gpu=int(study.device.startswith("cuda")),
+            gpu=plan.on_gpu,
+            gpu_percent=100 * plan.on_gpu,
             mem_mb=each_attempt(8000),
             runtime=each_attempt(240),
         params:

@@ -43,17 +43,20 @@ rule train:
         "../../envs/torch.yaml"
     threads: 1  # more would add in another order and change the last digits
     resources:
-        gpu=int(study.device.startswith("cuda")),
-        mem_mb=each_attempt(4000),
-        runtime=each_attempt(240),
+        gpu=plan.on_gpu,
+        gpu_percent=plan.training_gpu_asked,
+        mem_mb=plan.training_memory,
+        runtime=plan.training_minutes,
     params:
         code=plan.run_code,
         labels=plan.labels_digest,
         seeds=[f"--seed={seed}" for seed in study.seeds],
         device=plan.device,
+        features=plan.feature_memory,
+        gpu=plan.training_gpu,
     shell:
         "python -m avpipe train {input.experiment} {params.seeds} --device {params.device} --threads {threads}"
-        " --log {log} > {log} 2>&1"
+        " --feature-memory {params.features} --gpu-percent {params.gpu} --log {log} > {log} 2>&1"
 
 
 # Save a trained model's test-set embeddings, for t-SNE figures.
@@ -75,8 +78,9 @@ rule embed:
         "../../envs/torch.yaml"
     threads: 1
     resources:
-        gpu=int(study.device.startswith("cuda")),
-        mem_mb=each_attempt(4000),
+        gpu=plan.on_gpu,
+        gpu_percent=100 * plan.on_gpu,
+        mem_mb=plan.training_memory,
         runtime=each_attempt(60),
     params:
         code=plan.run_embed_code,

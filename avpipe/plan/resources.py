@@ -13,7 +13,7 @@ PROCESS_MB = 1200
 """A training with almost no features: Python, torch and the other libraries."""
 EVALUATED = 128
 """Clips that are evaluated together, at least."""
-COPIES = 14
+COPIES = 10
 """Sizes of a batch, in float32, that a step takes: the batch, what layers keep for the gradient, and gradients."""
 SECONDS_A_CLIP, SECONDS_A_MB = 0.003, 0.02
 """Of one processor for one clip of one epoch: whatever its features are, and for each MB of them in float32."""

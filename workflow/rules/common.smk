@@ -1,7 +1,6 @@
 # The study's plan, and what only Snakemake can answer: the files of shards, whose number is known after the manifest's job.
 # Rules take methods of `plan` as functions of their wildcards.
 import atexit
-import compileall
 import sys
 from functools import partial
 from pathlib import Path
@@ -37,10 +36,6 @@ _path = "" if _uses_conda else "export PATH={_python:q}:$PATH; "
 shell.prefix(
     "set -euo pipefail; exec 3>&2; export AVPIPE_PROGRESS_FD=3 PYTHONPATH={workflow.basedir:q}; " + _path
 )
-
-# Compiled once, because each job would compile the package again where Python may not write bytecode.
-if workflow.is_main_process:
-    compileall.compile_dir(Path(workflow.basedir) / "avpipe", quiet=2)
 
 # On one machine, jobs together take no more memory than is free. The nodes of a cluster see to theirs.
 if workflow.is_main_process and workflow.nodes is None and "mem_mb" not in workflow.global_resources:

@@ -3,14 +3,15 @@
 import hashlib
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Literal, get_args
 
-from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
+from pydantic import Field, SerializerFunctionWrapHandler, ValidationError, model_serializer
 
 from avpipe.models import MODELS
 from avpipe.plan.recipe import Recipe
 from avpipe.plan.registry import UnknownNameError, check_options, names_of, options_of, suggest, target
-from avpipe.plan.section import ConfigError, Section
+from avpipe.plan.section import ConfigError, Section, describe
 from avpipe.training import TASKS
 
 Setting = Literal["supervised", "weakly-supervised", "self-supervised"]
@@ -106,13 +107,21 @@ class Experiment(Section):
         return f"{self.model}-{self.setting}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
     def to_json(self) -> str:
-        """One line that `from_json` reads back; what the workflow passes to `avpipe train`."""
-        return json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+        """The content of experiment.json, for people to read; `read` reads it back."""
+        return json.dumps(self.model_dump(mode="json"), indent=2) + "\n"
 
     @classmethod
-    def from_json(cls, text: str) -> "Experiment":
-        """The experiment that `to_json` wrote. Raises pydantic's ValidationError on unknown or wrong keys."""
-        return cls.model_validate_json(text)
+    def read(cls, path: Path) -> "Experiment":
+        """The experiment in a file that `to_json` filled.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            ConfigError: it is no experiment; names each key that is missing, unknown or wrong.
+        """
+        try:
+            return cls.model_validate_json(path.read_bytes())
+        except ValidationError as error:
+            raise ConfigError(f"{path} is no experiment:\n{describe(error, cls)}") from None
 
 
 def check_experiment(experiment: Experiment) -> None:

@@ -94,8 +94,7 @@ def load_figure(path: Path, study: Study | None = None) -> FigureSpec:
     """Read `workflow/figures/{name}.yaml`.
 
     Raises:
-        ConfigError: names file, row and key of each mistake; with `study`, also extractors, recipes and seeds that the
-            study does not have.
+        ConfigError: names file, row and key of each mistake; with `study`, also a seed that the study does not have.
     """
     return parse_figure(read_yaml(path), str(path), study)
 

@@ -85,6 +85,7 @@ class RowsSpec(Section):
     defaults: Defaults = Field(default_factory=Defaults)
     rows: tuple[Row, ...] = Field(min_length=1)
     _where: str = PrivateAttr(default="table")
+    _known: tuple[Study, dict[tuple[str, Setting], Experiment]] | None = PrivateAttr(default=None)
 
     @field_validator("paper", "printed")
     @classmethod
@@ -157,6 +158,8 @@ class RowsSpec(Section):
             ConfigError: for an extractor or a recipe that the study does not have, or a setting or recipe in which the
                 task does not train; names file, row and key.
         """
+        if self._known and self._known[0] is study:
+            return self._known[1]
         return {
             (row.row, setting): self._experiment(row, setting, study)
             for row in self.rows
@@ -175,7 +178,7 @@ class RowsSpec(Section):
         here = f"{self._where}, row {row.row!r}: {'' if step is row else 'pretraining.'}"
         task, model = step.task or self.task, step.model or self.defaults.model or ""
         features = self.features_of(row) if step.features is None else dict(step.features)
-        options = _over_the_studys(model, step.options, features, study)
+        options = {**study.options_of(model, features.values()), **step.options}
         if options.get("motion_dim") == 0:
             features.pop("motion", None)
         recipe = self._recipe_of(row) if step.recipe is None else step.recipe
@@ -221,12 +224,14 @@ class RowsSpec(Section):
         Raises:
             ConfigError: as `experiments`.
         """
-        rows = {row.row: row for row in self.rows}
-        for (name, _), asked in self.experiments(study).items():
+        rows, found = {row.row: row for row in self.rows}, self.experiments(study)
+        for (name, _), asked in found.items():
             if reason := _unfit(asked, study):
                 kept = {key: getattr(rows[name], key) for key in ("row", "method", "remark", "published")}
                 rows[name] = Row(**kept, gap=reason)
-        return self.model_copy(update={"rows": tuple(rows.values())})
+        spec = self.model_copy(update={"rows": tuple(rows.values())})
+        spec._known = study, {key: asked for key, asked in found.items() if not rows[key[0]].gap}
+        return spec
 
     def problems(self) -> Mistakes:
         """Mistakes that are visible without a study."""
@@ -275,19 +280,6 @@ def _unfit(asked: Experiment, study: Study) -> str | None:
             f"set {option}: false under {asked.model}@{visual} in the study's models"
         )
     return None
-
-
-def _over_the_studys(
-    model: str, own: dict[str, Any], features: dict[Role, str], study: Study
-) -> dict[str, Any]:
-    """The row's options over the study's `models`."""
-    options = {**study.options_of(model, features.values()), **own}
-    if options != own:
-        try:
-            check_model(model, options)
-        except UnknownNameError as error:
-            raise ConfigError(f"the study's models.{model}: {error}") from None
-    return options
 
 
 def _experiment_problems(

@@ -101,8 +101,7 @@ def load_table(path: Path, study: Study | None = None) -> TableSpec:
     """Read `workflow/tables/{name}.yaml`.
 
     Raises:
-        ConfigError: names file, row and key of each mistake; with `study`, also extractors and recipes that the
-            study does not have.
+        ConfigError: names file, row and key of each mistake; with `study`, also backbones that the study does not have.
     """
     return parse_table(read_yaml(path), str(path), study)
 

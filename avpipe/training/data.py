@@ -125,7 +125,7 @@ def open_data(
         features: role -> extractor.
         results: R, the dataset's folder.
         device: where batches go.
-        resident_bytes: main memory for features; None: half of what is free. Of a GPU's memory, half of what is free.
+        resident_bytes: main memory for features; None: half of what is free. Of a GPU's memory always half of what is free.
         split_set: "match" for cross-modality localization's splits; the usual ones if the annotations have no others.
         weak: use the clips of the split weak (AVE's noisy set) for training, too.
 

@@ -39,6 +39,7 @@ def train_experiment(
     save_seconds: float = 30.0,
     save_steps: int | None = None,
     resident_bytes: int | None = None,
+    gpu_percent: int = 100,
 ) -> None:
     """Train and evaluate every seed; write metrics.json, predictions.parquet and checkpoint.pt to
     `runs/{experiment.id}/seed{n}/`.
@@ -58,6 +59,7 @@ def train_experiment(
         save_seconds: between saved states.
         save_steps: of the optimizer between saved states, besides; None: time alone decides.
         resident_bytes: main memory for features; None: half of what is free. Changes speed, not numbers.
+        gpu_percent: of a GPU, which other jobs may share.
 
     Raises:
         FileNotFoundError: a table is missing, or the pretraining run that this one starts from.
@@ -68,7 +70,7 @@ def train_experiment(
         torch.set_num_threads(threads)
     check_experiment(experiment)
     folder = results / "runs" / experiment.id
-    with claim_device(own_device(device), default_locks()) as place, deterministic(place):
+    with claim_device(own_device(device), default_locks(), gpu_percent) as place, deterministic(place):
         fabric = open_fabric(place, experiment.recipe.precision)
         data, task = open_task(experiment, results, place, resident_bytes)
         reason = why_not(experiment, data) or task.problem()

@@ -9,6 +9,7 @@ from pydantic import ValidationError
 
 from avpipe.plan.experiment import Experiment, check_experiment
 from avpipe.plan.recipe import Recipe
+from avpipe.plan.section import ConfigError
 
 
 def experiment(**changes: Any) -> Experiment:
@@ -49,12 +50,29 @@ def test_the_name_depends_on_the_dataset_of_the_pretraining():
     elsewhere = experiment(pretraining=pretraining(), pretrained_on="audioset")
     assert here.id != elsewhere.id
     assert elsewhere.chain == (elsewhere,)
-    assert Experiment.from_json(elsewhere.to_json()) == elsewhere
 
 
-def test_an_experiment_can_be_read_back_from_json():
-    for one in (experiment(), experiment(pretraining=pretraining(layers=2))):
-        assert Experiment.from_json(one.to_json()) == one
+def test_an_experiment_is_read_back_from_its_file(tmp_path):
+    path = tmp_path / "experiment.json"
+    small = experiment(options={"theta": 1e-05})
+    for one in (small, experiment(pretraining=pretraining(layers=2), pretrained_on="audioset")):
+        path.write_text(one.to_json())
+        assert Experiment.read(path) == one
+        assert len(path.read_text().splitlines()) > 30, "a key a line, for people"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ('"batch_size"', '"batchsize"', "recipe.batchsize: no such key; did you mean 'batch_size'"),
+        ('"parsing"', "parsing", "Invalid JSON"),
+    ],
+)
+def test_a_mistake_in_an_experiments_file_is_named(tmp_path, old, new, message):
+    path = tmp_path / "experiment.json"
+    path.write_text(experiment().to_json().replace(old, new, 1))
+    with pytest.raises(ConfigError, match=f"(?s){path} is no experiment.*{message}"):
+        Experiment.read(path)
 
 
 def test_a_mistake_in_the_pretraining_is_named():

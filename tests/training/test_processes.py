@@ -130,7 +130,7 @@ import sys
 from pathlib import Path
 from avpipe.plan.experiment import Experiment
 from avpipe.training.run import train_experiment
-train_experiment(Experiment.from_json(sys.argv[1]), Path(sys.argv[2]), [0], "cpu", threads=1, save_steps=1)
+train_experiment(Experiment.model_validate_json(sys.argv[1]), Path(sys.argv[2]), [0], "cpu", threads=1, save_steps=1)
 """
 
 

@@ -4,6 +4,8 @@ SHELL := /bin/bash
 PYTHON ?= python3
 CORES ?= $(shell $(PYTHON) -c "import os; print(len(os.sched_getaffinity(0)))")
 BIN := .venv/bin
+# uv, Snakemake and avpipe keep downloads in a cache folder; here, where the home folder cannot be written
+export XDG_CACHE_HOME ?= $(shell test -w "$$HOME" && echo "$$HOME" || echo "$(CURDIR)")/.cache
 
 .PHONY: help setup results quick report test test-full format docs lock bench clean
 
@@ -36,6 +38,7 @@ results: setup  ## fill every table and figure of the demo study (results/demo)
 quick: setup  ## one table and one figure from a few rendered clips (results/quick)
 	$(SNAKEMAKE) all --configfile workflow/configs/quick.yaml
 	@echo; cat results/quick/tables/avin_fusion.md
+	@echo; echo "The table: results/quick/tables/avin_fusion.md (.csv .tex .html); the figure: results/quick/figures/avin_segments.png (.svg)"
 
 report: results  ## Snakemake's report of the demo study: results/demo/report.zip
 	$(SNAKEMAKE) --report results/demo/report.zip

@@ -8,6 +8,7 @@ import os
 import secrets
 import tarfile
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -23,8 +24,8 @@ class OutputError(OSError):
 _ADVICE = {
     errno.ENOSPC: "the disk is full: free some space and run the same command again, finished work is kept",
     errno.EDQUOT: "the disk quota is used up: free some space and run the same command again",
-    errno.EACCES: "permission denied: make the folder writable or choose another results folder",
-    errno.EROFS: "the file system is read-only: choose another results folder",
+    errno.EACCES: "permission denied: make the folder writable or choose another one ($XDG_CACHE_HOME for a cache folder)",
+    errno.EROFS: "the file system is read-only: choose another folder ($XDG_CACHE_HOME for a cache folder)",
     errno.EPERM: "not permitted: make the folder writable or choose another results folder",
     errno.ENOTDIR: "a file stands where a folder is needed",
     errno.EEXIST: "a file stands where a folder is needed",
@@ -161,6 +162,12 @@ def read_json(path: str | Path) -> Any:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not valid JSON ({error}): delete it, so that it is made anew") from error
+
+
+@lru_cache(maxsize=256)
+def sha256_of_version(path: Path, size: int, modified: int) -> str:
+    """SHA-256 of a file while it has this size and modification time (ns); a long file has many clips."""
+    return sha256_of(path)
 
 
 def sha256_of(path: Path) -> str:

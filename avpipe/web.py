@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import CancelledError
 from dataclasses import dataclass, field, replace
-from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
+from ipaddress import ip_address
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urljoin, urlsplit
 
@@ -22,7 +22,8 @@ from urllib3.util import Retry
 
 from avpipe import __version__
 from avpipe.clips import Status
-from avpipe.files import move_whole, output_errors, sha256_of, write_json
+from avpipe.files import locked, move_whole, output_errors, sha256_of, write_json
+from avpipe.progress import Progress
 
 USER_AGENT = f"avpipe/{__version__} (research; one request a clip)"
 REDIRECTS = 5
@@ -32,8 +33,6 @@ HEAD = 4096
 """Bytes at the beginning of a file by which a web page is recognised."""
 LONGEST_PAGE = 1 << 18
 """Bytes of a web page that are read for its message."""
-PROGRESS = 1 << 20
-"""Bytes after which a failed attempt does not count against `Limits.attempts`."""
 BOT_CHECK = r"not a bot|captcha|unusual traffic|automated (?:queries|requests)"
 """Words on web pages that want to keep robots out."""
 _STOPS = re.compile(
@@ -43,7 +42,6 @@ _TITLE = re.compile(r"<title[^>]*>\s*([^<]{1,100})", re.IGNORECASE)
 _RANGE = re.compile(r"bytes ([0-9]{1,18})-[0-9]{1,18}/([0-9]{1,18}|\*)", re.IGNORECASE)
 _PAGE_TYPES = ("text/html", "application/xhtml+xml", "application/json", "application/problem+json")
 _PAGE_STARTS = (b"<!doctype html", b"<html", b"<head", b"<?xml", b"<!--")
-_NAT64 = IPv6Network("64:ff9b::/96")
 _STATUS_OF_CODE = {
     401: Status.PRIVATE, 403: Status.PRIVATE, 429: Status.RATE_LIMITED, 451: Status.REGION_BLOCKED,
     408: Status.NETWORK_ERROR, 416: Status.NETWORK_ERROR,
@@ -97,7 +95,7 @@ class Limits:
         largest: bytes.
         seconds: time for all attempts and waits together.
         silence: seconds without a byte after which a connection counts as failed.
-        attempts: number of failures in a row, without progress between them, after which the download fails.
+        attempts: number of tries.
         patience: longest wait in seconds between attempts; if the server asks for more, the download fails at once.
     """
 
@@ -116,14 +114,12 @@ class Arrived:
         size: bytes.
         sha256: of its content, hexadecimal.
         suffix: extension in its URL, with the dot, lower case; "" if it has none, or if no request was needed.
-        content_type: from the server; "" if it sent none, or if no request was needed.
         attempts, seconds: of the download.
     """
 
     size: int
     sha256: str
     suffix: str
-    content_type: str
     attempts: int = 1
     seconds: float = 0.0
 
@@ -147,11 +143,10 @@ def download(remote: Remote, path: Path, limits: Limits, stopped: threading.Even
         OutputError: if the file cannot be written.
     """
     stopped = stopped or threading.Event()
-    started, attempt, fruitless = time.monotonic(), 0, 0
+    started, attempt = time.monotonic(), 0
     transfer = _Transfer(remote, path, limits, started + limits.seconds, stopped)
     while not stopped.is_set():
         attempt += 1
-        before = transfer.size()
         try:
             arrived = transfer.attempt()
             move_whole(transfer.part, path)
@@ -159,16 +154,46 @@ def download(remote: Remote, path: Path, limits: Limits, stopped: threading.Even
             return replace(arrived, attempts=attempt, seconds=round(time.monotonic() - started, 3))
         except DownloadFailed as failure:
             failure.attempts, failure.seconds = attempt, round(time.monotonic() - started, 3)
-            fruitless = 0 if transfer.size() >= before + PROGRESS else fruitless + 1
-            wait = random.uniform(0.5, 1) * 2 ** max(0, fruitless - 1)
+            wait = random.uniform(0.5, 1) * 2 ** (attempt - 1)
             if failure.wait is not None:  # random, so that jobs do not all ask again at the same moment
                 wait = failure.wait + random.uniform(0, min(1.0, failure.wait))
             hopeless = failure.status.final or failure.status is Status.WEB_PAGE
             too_long = wait > limits.patience or time.monotonic() + wait > transfer.deadline
-            if hopeless or too_long or fruitless >= limits.attempts:
+            if hopeless or too_long or attempt >= limits.attempts:
                 raise
         _pause(wait, stopped)
     raise CancelledError
+
+
+class PublishedFileError(ValueError):
+    """A published file cannot be downloaded, or a file is not the published one; the message says what to do."""
+
+
+def fetch_published(remote: Remote, path: Path, limits: Limits) -> None:
+    """Download a file whose SHA-256 is known, if it is not at `path` yet, and check it.
+
+    On a machine without network, put the file there by hand. Several processes may call this at once: one downloads, the
+    others wait. A wrong file is left alone.
+
+    Raises:
+        PublishedFileError: if the file cannot be downloaded, or is not the published one.
+        OutputError: if the folder cannot be written.
+    """
+    if not path.exists():
+        with locked(path.with_name(f".{path.name}.lock")):
+            try:
+                if not path.exists():
+                    download(remote, path, limits)
+            except DownloadFailed as error:
+                raise PublishedFileError(
+                    f"cannot download {remote.url}: {error.reason}; run again, or put the file into {path.parent} by hand"
+                ) from error
+    digest = sha256_of(path)
+    if not digest.startswith(remote.sha256 or ""):
+        raise PublishedFileError(
+            f"{path} is not the published file: its SHA-256 is {digest}, expected {remote.sha256}; move it away and run "
+            "again to download it"
+        )
 
 
 def _pause(seconds: float, stopped: threading.Event) -> None:
@@ -203,7 +228,7 @@ class _Transfer:
     def attempt(self) -> Arrived:
         """Download the missing bytes and check the whole file. Raises `DownloadFailed`."""
         have, validator, total = self._known()
-        suffix = content_type = ""
+        suffix = ""
         if not have or have != total:  # else the file is complete and was not renamed yet
             headers = {"Range": f"bytes={have}-"} if have else {}
             if have and validator:
@@ -213,7 +238,6 @@ class _Transfer:
                 with response:
                     self._receive(response, head, have, total)
             suffix = PurePosixPath(unquote(urlsplit(response.url).path)).suffix.lower()
-            content_type = _content_type(response)
         size, digest = self.size(), sha256_of(self.part)
         if not digest.startswith(self.remote.sha256 or ""):
             self.forget()
@@ -222,7 +246,7 @@ class _Transfer:
                 raise DownloadFailed(Status.NETWORK_ERROR, reason)
             reason = f"the file has {size} bytes and SHA-256 {digest}, expected {self.remote.sha256}; nothing was kept"
             raise DownloadFailed(Status.CORRUPT, reason)
-        return Arrived(size, digest, suffix, content_type)
+        return Arrived(size, digest, suffix)
 
     def _known(self) -> tuple[int, str | None, int | None]:
         """Size, version, and total size if known, of a partial file that can be continued; else (0, None, None)."""
@@ -256,6 +280,8 @@ class _Transfer:
             validator = tag if tag and not tag.startswith("W/") else headers.get("Last-Modified")
             write_json(self.note, {"name": self.name, "validator": validator, "total": total})
         size = offset
+        megabytes = None if total is None else total / 1e6
+        progress = Progress(f"download {self.part.name[1:-5]}", megabytes, "MB", offset / 1e6)
         with output_errors(self.part), self.part.open("ab" if offset else "wb") as file:
             piece = head or self._read(response)
             while piece:
@@ -265,6 +291,7 @@ class _Transfer:
                     reason = f"{total or size} bytes or more, the limit is {self.limits.largest}"
                     raise DownloadFailed(Status.TOO_LARGE, reason)
                 file.write(piece)
+                progress.advance(len(piece) / 1e6)
                 piece = self._read(response)
         if size == 0:
             self.forget()
@@ -386,11 +413,7 @@ def addresses_of(host: str, *, numeric: bool = False) -> set[str]:
 def is_public(address: str) -> bool:
     """Whether an IP address belongs to the public internet. An IPv4 address inside an IPv6 address is judged itself."""
     ip = ip_address(address.split("%")[0])
-    if isinstance(ip, IPv6Address):
-        inner = ip.ipv4_mapped or ip.sixtofour or (ip.teredo[1] if ip.teredo else None)
-        if ip in _NAT64:
-            inner = IPv4Address(int(ip) & 0xFFFFFFFF)
-        ip = inner or ip
+    ip = getattr(ip, "ipv4_mapped", None) or ip
     return ip.is_global and not ip.is_multicast
 
 

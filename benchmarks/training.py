@@ -16,7 +16,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,17 +25,17 @@ import torch
 import zarr
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.data import Subset
 
-from avpipe.models import AVBatch, AVOutput
+from avpipe.models.base import FeatureBatch, LocalizationBatch, ParsingBatch, ParsingOutput, SegmentOutput
 from avpipe.models.han import HAN
 from avpipe.models.psp import PSP
 from avpipe.plan.experiment import Experiment
 from avpipe.plan.recipe import Recipe
-from avpipe.training.data import Resident, open_data
-from avpipe.training.localization import Localization
-from avpipe.training.loop import Run
+from avpipe.training.devices import OneProcess
+from avpipe.training.fit import _Training
 from avpipe.training.optimizers import make_optimizer
-from avpipe.training.parsing import Parsing
+from avpipe.training.run import open_task
 
 HAN_SHAPES = {"audio": (10, 128), "visual": (10, 8, 2048), "motion": (10, 512)}
 PSP_SHAPES = {"audio": (10, 128), "visual": (10, 7, 7, 512)}
@@ -44,7 +43,7 @@ AVE_TRAINING_CLIPS, PSP_EPOCHS = 3_339, 300
 ROUNDS, THREADS = 5, 1
 MEMORY_STEPS = 5
 
-Loss = Callable[[AVOutput, dict[str, Tensor]], Tensor]
+Loss = Callable[[Any, Any], Tensor]
 
 
 def write_features(folder: Path, shapes: dict[str, tuple[int, ...]], clips: int, dtype: str) -> None:
@@ -84,50 +83,43 @@ def write_features(folder: Path, shapes: dict[str, tuple[int, ...]], clips: int,
             )
 
 
-def prepare(folder: Path, model: str, batch_size: int) -> Run:
-    """A run of avpipe's loop, before its first step, with the features in memory."""
+def prepare(folder: Path, model: str, batch_size: int) -> _Training:
+    """A training by avpipe's `fit`, before its first step, with the features in memory."""
     parsing = model == "han"
     experiment = Experiment(
         task="parsing" if parsing else "localization",
         model=model,
         features={role: role for role in (HAN_SHAPES if parsing else PSP_SHAPES)},  # type: ignore[misc]
         setting="weakly-supervised" if parsing else "supervised",
-        recipe=Recipe(batch_size=batch_size, lr=3e-4),
+        recipe=Recipe(batch_size=batch_size, lr=3e-4, epochs=10**6, evaluate_every=10**6),
     )
-    device = torch.device("cpu")
-    data, reader = open_data(experiment.features, folder, device, resident_bytes=6 << 30)
-    task: Any = Parsing(experiment, data, HAN) if parsing else Localization(experiment, data, PSP)
-    return Run(experiment, data, task, reader, device, 0, folder, {})
+    _, task = open_task(experiment, folder, torch.device("cpu"), resident_bytes=6 << 30)
+    return _Training(task, experiment.recipe, 0, OneProcess(), None, "")
 
 
-def bare_epoch(
-    run: Run, model: nn.Module, optimizer: torch.optim.Optimizer, targets: dict[str, Tensor], loss: Loss
-) -> None:
+def bare_epoch(run: _Training, model: nn.Module, optimizer: torch.optim.Optimizer, loss: Loss) -> None:
     """One pass over the training clips, by hand."""
-    assert isinstance(run.reader, Resident)
+    clips: Any = run.sets["train"]
     model.train()
-    for positions in torch.randperm(len(run.data.splits["train"])).split(run.experiment.recipe.batch_size):
-        batch = AVBatch(**{role: tensor[positions].float() for role, tensor in run.reader.tensors.items()})
-        batch.targets = {name: target[positions] for name, target in targets.items()}
+    for positions in torch.randperm(len(clips)).split(run.recipe.batch_size):
+        features = {role: tensor[positions].float() for role, tensor in clips.store.tensors.items()}
+        batch = clips.batch(**features, **{name: label[positions] for name, label in clips.labels.items()})
         optimizer.zero_grad()
-        loss(model(batch), batch.targets).backward()
+        loss(model(batch), batch).backward()
         optimizer.step()
 
 
-def han_loss(output: AVOutput, targets: dict[str, Tensor]) -> Tensor:
+def han_loss(output: ParsingOutput, batch: ParsingBatch) -> Tensor:
     """The released training script's three cross-entropies."""
-    assert output.modality_probabilities is not None
-    assert output.clip_probabilities is not None
     attended_audio, attended_visual = output.modality_probabilities.unbind(dim=1)
-    weak = targets["clip"]
+    weak = batch.clip_labels
     pairs = ((output.clip_probabilities, weak), (attended_audio, weak), (attended_visual, 0.9 * weak + 0.05))
     return torch.stack([functional.binary_cross_entropy(p.clamp(1e-7, 1 - 1e-7), y) for p, y in pairs]).sum()
 
 
-def psp_loss(output: AVOutput, targets: dict[str, Tensor]) -> Tensor:
+def psp_loss(output: SegmentOutput, batch: LocalizationBatch) -> Tensor:
     """Cross-entropy over segments and the pair-similarity term that the model gives."""
-    assert output.segment_logits is not None
-    labels = targets["target"].argmax(dim=-1)
+    labels = batch.target.argmax(dim=-1)
     loss = functional.cross_entropy(output.segment_logits.flatten(0, 1), labels.flatten())
     return loss + output.losses["pair_similarity"]
 
@@ -152,7 +144,7 @@ class ReleasedHAN(nn.Module):
         own = self.norm1(own + self.dropout(crossed) + self.dropout(attended))
         return self.norm2(own + self.dropout(self.second(self.dropout(self.first(own).relu()))))
 
-    def forward(self, batch: AVBatch) -> AVOutput:
+    def forward(self, batch: FeatureBatch) -> ParsingOutput:
         """The probabilities that `han_loss` needs."""
         audio, visual = self.audio(batch.audio), self.visual(batch.visual).mean(dim=2)
         visual = self.fusion(torch.cat([visual, self.motion(batch.motion)], dim=-1))
@@ -163,12 +155,13 @@ class ReleasedHAN(nn.Module):
         p = self.probability(both).sigmoid()
         over_time, over_modalities = self.time(both).softmax(dim=1), self.modality(both).softmax(dim=2)
         clip = (over_time * over_modalities * p).sum(dim=2).sum(dim=1)
-        return AVOutput(modality_probabilities=(over_time * p).sum(dim=1), clip_probabilities=clip)
+        over = (over_time * p).sum(dim=1)
+        return ParsingOutput(parsing_probabilities=p, modality_probabilities=over, clip_probabilities=clip)
 
 
-def steps_a_second(run: Run, sides: dict[str, Callable[[], object]]) -> dict[str, float]:
+def steps_a_second(run: _Training, sides: dict[str, Callable[[], object]]) -> dict[str, float]:
     """Of processor time, of each side; a call is an epoch. The first round is not counted."""
-    steps = -(-len(run.data.splits["train"]) // run.experiment.recipe.batch_size)
+    steps = -(-len(run.sets["train"]) // run.recipe.batch_size)
     seconds: dict[str, list[float]] = {side: [] for side in sides}
     for number in range(ROUNDS + 1):
         for side, epoch in sides.items():
@@ -179,17 +172,10 @@ def steps_a_second(run: Run, sides: dict[str, Callable[[], object]]) -> dict[str
     return {side: steps / statistics.median(taken) for side, taken in seconds.items()}
 
 
-def in_the_loop(run: Run) -> Callable[[], object]:
-    """An epoch of avpipe's own loop."""
-    targets = run.task.targets(run.device)
-    model, optimizer, _, shuffler = run._start()
-    return lambda: run._epoch(model, optimizer, shuffler, targets, (1, 1))
-
-
-def by_hand(run: Run, model: nn.Module, loss: Loss) -> Callable[[], object]:
+def by_hand(run: _Training, model: nn.Module, loss: Loss) -> Callable[[], object]:
     """An epoch of the bare loop."""
-    targets, optimizer = run.task.targets(run.device), make_optimizer(run.experiment.recipe, model)
-    return lambda: bare_epoch(run, model, optimizer, targets, loss)
+    optimizer = make_optimizer(run.recipe, model)
+    return lambda: bare_epoch(run, model, optimizer, loss)
 
 
 def compare(folder: Path) -> None:
@@ -198,7 +184,7 @@ def compare(folder: Path) -> None:
     write_features(folder / "psp", PSP_SHAPES, 64 * 2, "float16")
     run = prepare(folder / "han", "han", batch_size=16)
     sides = {
-        "avpipe": in_the_loop(run),
+        "avpipe": lambda: run._epoch(1),
         "bare": by_hand(run, HAN(), han_loss),
         "released": by_hand(run, ReleasedHAN(), han_loss),
     }
@@ -215,7 +201,7 @@ def compare(folder: Path) -> None:
     )
     run = prepare(folder / "psp", "psp", batch_size=64)
     psp = PSP(num_classes=25)
-    rate = steps_a_second(run, {"avpipe": in_the_loop(run), "bare": by_hand(run, psp, psp_loss)})
+    rate = steps_a_second(run, {"avpipe": lambda: run._epoch(1), "bare": by_hand(run, psp, psp_loss)})
     print(
         f"| PSP on 7 x 7 x 512 maps, batch 64, steps/s: in avpipe's loop {rate['avpipe']:.2f}, in a bare loop {rate['bare']:.2f} "
         f"| {rate['avpipe'] / rate['bare']:.2f}x | >= 0.9x |",
@@ -226,14 +212,10 @@ def compare(folder: Path) -> None:
 def measure_memory(folder: Path) -> None:
     """PSP on AVE's number of training clips; what a process that does only this takes. Prints a row."""
     run = prepare(folder, "psp", batch_size=64)
-    train = run.data.splits["train"]
-    some = replace(
-        train, clips=train.clips[: MEMORY_STEPS * 64]
-    )  # all clips are in memory, some are trained on
-    run.data = replace(run.data, splits={**run.data.splits, "train": some})
-    epoch = in_the_loop(run)
+    some = Subset(run.sets["train"], range(MEMORY_STEPS * 64))  # all clips are in memory, some are trained on
+    run.sets = {**run.sets, "train": some}
     started = time.process_time()
-    epoch()
+    run._epoch(1)
     step = (time.process_time() - started) / MEMORY_STEPS
     steps = -(-AVE_TRAINING_CLIPS // 64) * PSP_EPOCHS
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20

@@ -6,15 +6,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from filelock import Timeout
 
 from avpipe.files import (
     OutputError,
     locked,
-    move_whole,
-    output_errors,
     read_json,
-    sha256_of,
     whole_file,
     write_json,
     write_text,
@@ -69,22 +65,6 @@ def test_errors_of_the_file_system_become_advice(tmp_path, number, advice):
     assert not list(tmp_path.iterdir())
 
 
-def test_other_errors_are_not_changed(tmp_path):
-    with pytest.raises(FileNotFoundError), output_errors(tmp_path / "x"):
-        (tmp_path / "missing").read_text()
-
-
-def test_a_full_disk_is_named(tmp_path):
-    if not Path("/dev/full").exists():
-        pytest.skip("this system has no /dev/full")
-    with (
-        pytest.raises(OutputError, match="disk is full"),
-        output_errors(tmp_path / "x"),
-        Path("/dev/full").open("w") as full,
-    ):
-        full.write("x" * 100_000)
-
-
 def test_a_file_where_a_folder_is_needed_is_named(tmp_path):
     write_text(tmp_path / "file", "")
     with pytest.raises(OSError, match="file"):
@@ -99,44 +79,7 @@ def test_json_round_trip_and_error_with_the_file_name(tmp_path):
         read_json(tmp_path / "a.json")
 
 
-def test_nan_is_refused_rather_than_written_as_invalid_json(tmp_path):
-    with pytest.raises(ValueError, match="JSON compliant"):
-        write_json(tmp_path / "a.json", {"x": float("nan")})
-    assert not list(tmp_path.iterdir())
-
-
-def test_a_finished_part_gets_its_final_name(tmp_path):
-    (tmp_path / "a.part").write_text("new")
-    (tmp_path / "a.txt").write_text("old")
-    move_whole(tmp_path / "a.part", tmp_path / "a.txt")
-    assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
-    assert (tmp_path / "a.txt").read_text() == "new"
-
-
-def test_a_lock_is_held_by_one_process_and_freed_by_a_kill(tmp_path: Path) -> None:
-    code = (
-        "import sys, time; from pathlib import Path; from avpipe.files import locked\n"
-        "with locked(Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"
-    )
-    lock = tmp_path / "new" / "x.lock"
-    process = subprocess.Popen([sys.executable, "-c", code, str(lock)], stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    assert process.stdout.readline() == "held\n"
-    with pytest.raises(Timeout):
-        locked(lock, timeout=0)
-    process.kill()
-    process.wait()
-    process.stdout.close()
-    with locked(lock, timeout=0), pytest.raises(Timeout):
-        locked(lock, timeout=0)
-
-
 def test_a_lock_that_cannot_be_made_says_what_to_do(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="folder is needed"):
         locked(tmp_path / "file" / "lock")
-
-
-def test_sha256_of_a_file(tmp_path: Path) -> None:
-    (tmp_path / "x").write_bytes(b"abc")  # FIPS 180-2, appendix B.1
-    assert sha256_of(tmp_path / "x").startswith("ba7816bf8f01cfea414140de5dae2223")

@@ -35,9 +35,6 @@ def main(
 @readable_errors
 def examine_machine(
     results: Annotated[Path, typer.Option(help="Where studies write.")] = Path("results"),
-    weights: Annotated[
-        Path | None, typer.Option(help="Folder of downloaded weights; default: the user's cache folder.")
-    ] = None,
     budgets: Budgets = None,
 ) -> None:
     """Check that everything a study needs is installed; exit with 1 if something is missing."""
@@ -45,10 +42,8 @@ def examine_machine(
 
     from avpipe.cli.doctor import Verdict, check_table, examine
     from avpipe.download.budget import budget_folder
-    from avpipe.features.weights import default_folder
 
-    folders = weights or default_folder(), budgets or budget_folder()
-    checks = examine(results, *folders)
+    checks = examine(results, budgets or budget_folder())
     Console(width=None if sys.stdout.isatty() else 160).print(check_table(checks))
     if any(check.verdict is Verdict.FAIL for check in checks):
         raise typer.Exit(1)

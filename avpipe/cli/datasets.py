@@ -56,8 +56,9 @@ def manifest(
     ]
     read = read_annotations(kind, annotations, **read_mapping(options, "--options"))
     index = write_manifest(read, name, out, shard_size, local)
+    issues = f"{counted(index['issues'])} ({out / 'issues.csv'})" if index["issues"] else "none"
     typer.echo(
-        f"{index['clips']} clips in {len(index['shards'])} shards: {counted(index['splits'])}; issues: {counted(index['issues'])}"
+        f"{index['clips']} clips in {len(index['shards'])} shards: {counted(index['splits'])}; issues: {issues}"
     )
 
 

@@ -142,10 +142,10 @@ def _bounds(schema: dict[str, Any]) -> str:
     low, high = schema.get("minimum"), schema.get("maximum")
     above, below = schema.get("exclusiveMinimum"), schema.get("exclusiveMaximum")
     if low is not None and high is not None:
-        return f" from {low:g} to {high:g}"
+        return f" from {low:,} to {high:,}"
     if above is not None and below is not None:
         return f" between {above:g} and {below:g}"
-    bounds = {", {:g} or more": low, " above {:g}": above, ", at most {:g}": high, " below {:g}": below}
+    bounds = {", {:,} or more": low, " above {:,}": above, ", at most {:,}": high, ", below {:,}": below}
     return "".join(words.format(bound) for words, bound in bounds.items() if bound is not None)
 
 

@@ -1,14 +1,11 @@
 """`avpipe doctor`: checks that everything a study needs is installed, and says how to get what is missing."""
 
 import importlib.metadata
-import math
 import platform
-import re
 import shutil
 import subprocess
-import sys
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import date
 from enum import StrEnum
@@ -18,14 +15,11 @@ from rich.markup import escape
 from rich.table import Table
 
 from avpipe.download.budget import Budget
-from avpipe.download.programs import javascript_runtimes
 from avpipe.download.unpack import RAR_TOOL
 from avpipe.media.ffmpeg import FFmpegError, ffmpeg_binary, ffmpeg_version
 
 OLD = 90
 """Days after which yt-dlp counts as old: YouTube changes, and yt-dlp follows about once a month."""
-OLDEST_RUNTIME = {"deno": 2, "node": 20}
-"""Major versions below which yt-dlp does not use a JavaScript runtime."""
 LITTLE, FULL = 20 << 30, 1 << 30
 """Free bytes of the disk below which a check warns, and fails."""
 INSTALL = "run `make setup`"
@@ -56,27 +50,15 @@ class Check:
     advice: str = ""
 
 
-def examine(results: Path, weights: Path, budgets: Path) -> list[Check]:
+def examine(results: Path, budgets: Path) -> list[Check]:
     """Run every check.
 
     Args:
         results: where studies write; need not exist yet.
-        weights: folder of downloaded weights.
         budgets: folder of request budgets.
     """
-    looks: tuple[Callable[[], Iterable[Check]], ...] = (
-        _python,
-        _ffmpeg,
-        _decoder,
-        _torch,
-        lambda: _yt_dlp(date.today()),
-        lambda: _javascript(javascript_runtimes(Path(sys.executable))),
-        _rar,
-        lambda: _pauses(budgets),
-        lambda: _disk(results),
-        lambda: _weights(weights),
-    )
-    return [check for look in looks for check in look()]
+    site = [*_yt_dlp(date.today()), *_javascript(), *_pauses(budgets)]
+    return [*_ffmpeg(), *_torch(), *site, *_rar(), *_disk(results)]
 
 
 def check_table(checks: Iterable[Check]) -> Table:
@@ -89,14 +71,6 @@ def check_table(checks: Iterable[Check]) -> Table:
     return table
 
 
-def _python() -> Iterator[Check]:
-    found = f"{platform.python_version()}, {sys.executable}"
-    fine = sys.version_info >= (3, 11)
-    yield Check(
-        "Python", Verdict.OK if fine else Verdict.FAIL, found, "" if fine else "avpipe needs 3.11 or newer"
-    )
-
-
 def _ffmpeg() -> Iterator[Check]:
     try:
         yield Check("ffmpeg", Verdict.OK, f"{ffmpeg_version()}, {ffmpeg_binary()}")
@@ -104,23 +78,9 @@ def _ffmpeg() -> Iterator[Check]:
         yield Check("ffmpeg", Verdict.FAIL, str(error), f"install ffmpeg with libx264, or {INSTALL}")
 
 
-def _decoder() -> Iterator[Check]:
-    pyav, decord = _version("av"), _version("decord")
-    if pyav is None:
-        yield Check("decoding", Verdict.FAIL, "no PyAV", INSTALL)
-    elif decord is None:
-        advice = "slower; decord has wheels for Linux on x86-64 only"
-        yield Check("decoding", Verdict.OK, f"PyAV {pyav}; no decord", advice)
-    else:
-        yield Check("decoding", Verdict.OK, f"decord {decord}, PyAV {pyav}")
-
-
 def _torch() -> Iterator[Check]:
-    try:
-        import torch
-    except (ImportError, OSError) as error:
-        yield Check("PyTorch", Verdict.FAIL, str(error), INSTALL)
-        return
+    import torch
+
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     devices = ", ".join(torch.cuda.get_device_name(index) for index in range(count)) or "no CUDA device"
     advice = "" if count else "training on the processor works and takes longer"
@@ -128,10 +88,7 @@ def _torch() -> Iterator[Check]:
 
 
 def _yt_dlp(today: date) -> Iterator[Check]:
-    version = _version("yt-dlp")
-    if version is None:
-        yield Check("yt-dlp", Verdict.WARN, "not installed", f"needed for YouTube: {INSTALL}")
-        return
+    version = importlib.metadata.version("yt-dlp")
     year, month, day = (int(part) for part in version.split(".")[:3])
     age = (today - date(year, month, day)).days
     found = f"{version}, {age} days old"
@@ -144,21 +101,17 @@ def _yt_dlp(today: date) -> Iterator[Check]:
         yield Check("yt-dlp", Verdict.OK, found)
 
 
-def _javascript(runtimes: dict[str, str]) -> Iterator[Check]:
+def _javascript() -> Iterator[Check]:
     """YouTube hides the addresses of its files behind scripts; without a runtime most formats are missing."""
-    usable, found = False, []
-    for name, path in runtimes.items():
-        version = _program_version(path)
-        new = version is None or int(version.split(".")[0]) >= OLDEST_RUNTIME.get(name, 0)
-        usable |= new
-        found.append(f"{name} {version or '?'}{'' if new else ' (too old)'}, {path}")
-    if usable:
-        yield Check("JavaScript runtime", Verdict.OK, "; ".join(found))
+    import yt_dlp
+
+    found = [info for kind in yt_dlp.globals.supported_js_runtimes.value.values() if (info := kind().info)]
+    names = [f"{info.name} {info.version}{'' if info.supported else ' (too old)'}" for info in found]
+    if any(info.supported for info in found):
+        yield Check("JavaScript runtime", Verdict.OK, "; ".join(names))
     else:
-        advice = (
-            "yt-dlp needs one for YouTube: install deno (.venv/bin/uv pip install deno), or node 20 or newer"
-        )
-        yield Check("JavaScript runtime", Verdict.WARN, "; ".join(found) or "none", advice)
+        advice = "yt-dlp needs one for YouTube: install deno (.venv/bin/uv pip install deno), or a new node"
+        yield Check("JavaScript runtime", Verdict.WARN, "; ".join(names) or "none", advice)
 
 
 def _rar() -> Iterator[Check]:
@@ -174,9 +127,8 @@ def _pauses(budgets: Path) -> Iterator[Check]:
     for path in sorted(budgets.glob(f"{host}-*.json")):
         site = path.stem.removeprefix(f"{host}-")
         if pause := Budget(budgets, site, rate=1).pause():
-            found = f"{site} said stop ({pause.status}): {pause.reason}"
-            advice = f"wait {math.ceil(pause.seconds / 60)} min, then run `avpipe download retry`"
-            yield Check("downloads", Verdict.WARN, found, advice)
+            found = f"{site} ({pause.status}): {pause.reason}"
+            yield Check("downloads", Verdict.WARN, found, "wait, then run `avpipe download retry`")
 
 
 def _disk(results: Path) -> Iterator[Check]:
@@ -198,29 +150,3 @@ def _disk(results: Path) -> Iterator[Check]:
     except OSError as error:
         advice = "make the folder writable, or run in another one"
         yield Check("results", Verdict.FAIL, f"{folder}: {error.strerror}", advice)
-
-
-def _weights(folder: Path) -> Iterator[Check]:
-    files = [path for path in folder.glob("*") if path.is_file()] if folder.is_dir() else []
-    if files:
-        yield Check("weights", Verdict.OK, f"{len(files)} files in {folder}")
-    else:
-        advice = "they are downloaded when first needed; `avpipe weights fetch` downloads them now"
-        yield Check("weights", Verdict.WARN, f"none in {folder}", advice)
-
-
-def _version(distribution: str) -> str | None:
-    try:
-        return importlib.metadata.version(distribution)
-    except importlib.metadata.PackageNotFoundError:
-        return None
-
-
-def _program_version(path: str) -> str | None:
-    """The version number that `PROGRAM --version` prints."""
-    try:
-        shown = subprocess.run([path, "--version"], capture_output=True, text=True, timeout=10, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    found = re.search(r"\d+(?:\.\d+)+", shown.stdout)
-    return found[0] if found else None

@@ -219,28 +219,10 @@ def fetch_weights(
         typer.echo(str(fetch(name, folder or default_folder())))
 
 
-@weights_commands.command("verify")
-@readable_errors
-def verify_weights(
-    names: WeightNames = None,
-    study: NeededByStudy = None,
-    folder: WeightsFolder = None,
-) -> None:
-    """Check the SHA-256 of the files in the folder; exit with 1 if a file is wrong, or if a file of NAMES is missing."""
-    from avpipe.features.weights import default_folder, verify
-
-    place = folder or default_folder()
-    found = verify(_weight_names(names, study), place)
-    for name, state in found.items():
-        typer.echo(f"{name}: {state}")
-    bad = [name for name, state in found.items() if state != "ok" and (names or state != "missing")]
-    if bad:
-        raise ValueError(f"{len(bad)} of {len(found)} files in {place} are not right: {', '.join(bad)}")
-
-
 def _weight_names(names: list[str] | None, study: str | None) -> list[str]:
     """The names given, else what the study needs, else all."""
     from avpipe.features.weights import PUBLISHED_WEIGHTS, needed_weights
+    from avpipe.plan.plan import check_study
     from avpipe.plan.study import validate_study
 
     if names or study is None:
@@ -248,4 +230,5 @@ def _weight_names(names: list[str] | None, study: str | None) -> list[str]:
     chosen = validate_study(
         read_mapping(study, "--study"), study
     )  # not resolved: no folder of videos is needed
+    check_study(chosen)
     return [] if chosen.weights == "random" else needed_weights(chosen.extractors.values())

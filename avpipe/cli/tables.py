@@ -41,11 +41,13 @@ def why(
     results: Annotated[Path | None, typer.Option(help="default: results/{dataset}")] = None,
 ) -> None:
     """Say where a cell of a table comes from: runs, numbers, configuration, code, environment, log."""
+    from avpipe.plan.plan import check_study
     from avpipe.plan.study import validate_study
     from avpipe.tables.aggregate import why as explain
     from avpipe.tables.spec import load_table
 
     chosen = validate_study(read_mapping(study, "--study"), study)
+    check_study(chosen)
     folder = results or Path("results") / chosen.dataset.name
     check_results(folder, chosen.dataset.name, study)
     spec = load_table(workflow / "tables" / f"{table}.yaml", chosen)

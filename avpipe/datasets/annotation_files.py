@@ -7,16 +7,11 @@ the same and are read in their place. UCF's own address gives a zip file; the li
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
-from avpipe.files import locked, sha256_of
 from avpipe.plan import registry
-from avpipe.web import DownloadFailed, Limits, Remote, download
-
-
-class AnnotationFileError(ValueError):
-    """An annotation file cannot be had or is not what it must be; the message says what to do."""
+from avpipe.web import Limits, Remote, fetch_published
 
 
 @dataclass(frozen=True)
@@ -93,7 +88,6 @@ def fetch_annotations(
     names: Iterable[str] = (),
     *,
     published: Mapping[str, Mapping[str, AnnotationFile]] = ANNOTATION_FILES,
-    limits: Limits = Limits(),
 ) -> list[Path]:
     """Download a dataset's annotation files into a folder. Files that are already there are checked and kept.
 
@@ -102,13 +96,12 @@ def fetch_annotations(
         out: the folder.
         names: which files; none: all.
         published: the table of files.
-        limits: of each download; `largest` is at most ten times the size in the table.
 
     Returns:
         Where the files are.
 
     Raises:
-        AnnotationFileError: if a file cannot be had or its bytes are wrong. A wrong file that lay there is left alone.
+        PublishedFileError: if a file cannot be had or its bytes are wrong. A wrong file that lay there is left alone.
         UnknownNameError: for a kind or a file that the table does not have.
         OutputError: if the folder cannot be written.
     """
@@ -118,29 +111,7 @@ def fetch_annotations(
         registry.target(dict.fromkeys(files, ""), name, f"annotation file of {kind}")
     paths = [out / name for name in list(names) or files]
     for path in paths:
-        with locked(out / ".fetch-annotations.lock"):
-            if not path.exists():
-                _download(files[path.name], path, limits)
-        _check(path, files[path.name])
+        file = files[path.name]
+        limits = Limits(largest=10 * file.size, attempts=2)
+        fetch_published(Remote(file.url, sha256=file.sha256), path, limits)
     return paths
-
-
-def _download(file: AnnotationFile, path: Path, limits: Limits) -> None:
-    try:
-        remote = Remote(file.url, sha256=file.sha256)
-        bounded = replace(limits, largest=min(limits.largest, 10 * file.size))
-        download(remote, path, bounded)
-    except DownloadFailed as error:
-        raise AnnotationFileError(
-            f"cannot get {file.url}: {error.reason}; run again, or put the file into {path.parent} by hand"
-        ) from error
-
-
-def _check(path: Path, file: AnnotationFile) -> None:
-    """Raise `AnnotationFileError` if a file's bytes are wrong."""
-    digest = sha256_of(path)
-    if digest != file.sha256:
-        raise AnnotationFileError(
-            f"{path} is not the published file: its SHA-256 is {digest} ({path.stat().st_size} bytes), expected {file.sha256} "
-            f"({file.size} bytes); move it away and run again to download it"
-        )

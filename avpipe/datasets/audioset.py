@@ -13,8 +13,9 @@ of the classes.
   clips of each set. Which clips are kept depends only on the seed and the clips' names, so a larger number keeps all
   clips of a smaller one.
 
-Issue codes: `refused_id` (see `avpipe.datasets.base`), `repeated_id` (a clip that is listed again), `odd_window` (not
-10 s, as at the end of a video; kept), `id_in_train_and_test`, `left_out` (how many clips the options left out).
+Issue codes: `refused_id` (see `avpipe.datasets.base`; also `#NAME?`, into which a spreadsheet turns ids that begin with
+`-`), `repeated_id` (a clip that is listed again), `odd_window` (not 10 s, as at the end of a video; kept),
+`id_in_train_and_test`, `left_out` (how many clips the options left out).
 """
 
 import csv
@@ -39,8 +40,8 @@ from avpipe.datasets.base import (
     read_lines,
     refused,
     shared_id_issues,
+    source_name,
     table,
-    youtube_name,
 )
 from avpipe.plan.registry import UnknownNameError, suggest
 
@@ -90,9 +91,9 @@ def read_audioset(
     Raises:
         AnnotationError: for a missing file, a malformed line, or a class that is not in `class_labels_indices.csv`.
         UnknownNameError: for an unknown set or class.
-        ValueError: for a negative number, or a repeated set.
+        ValueError: for a repeated set.
     """
-    _check_options(sets, per_class, total)
+    _check_sets(sets)
     names = _read_classes(annotations / CLASSES_FILE)
     chosen = _chosen(names, classes)
     issues: list[Issue] = []
@@ -119,15 +120,12 @@ def read_audioset(
     return Annotations(tuple(chosen), frame, _events(clips, rows), issue_table)
 
 
-def _check_options(sets: Sequence[str], per_class: int, total: int) -> None:
+def _check_sets(sets: Sequence[str]) -> None:
     if isinstance(sets, str) or not sets or len(set(sets)) != len(sets):
         raise ValueError(f"sets: expected a list of {', '.join(SETS)}, each once; found {sets!r}")
     for name in sets:
         if name not in SETS:
             raise UnknownNameError(f"sets: no set {name!r} of AudioSet; {suggest(name, list(SETS))}")
-    for option, number in (("per_class", per_class), ("total", total)):
-        if number < 0:
-            raise ValueError(f"{option}: 0 (all) or more, not {number}")
 
 
 def _read_classes(path: Path) -> dict[str, str]:
@@ -174,7 +172,7 @@ def _read_set(path: Path, split: str, names: Mapping[str, str], issues: list[Iss
     """The clips of a set. Appends to `issues`."""
     empty = True
     for line in read_lines(path):
-        if line.text.startswith("#"):
+        if line.text.startswith("#") and not line.text.startswith("#NAME?"):
             continue
         empty = False
         found = _LINE.fullmatch(line.text)
@@ -187,7 +185,7 @@ def _read_set(path: Path, split: str, names: Mapping[str, str], issues: list[Iss
         for mid in mids:
             if mid not in names:
                 raise line.error(f"a class of {CLASSES_FILE} where it has {mid!r}")
-        name, source = youtube_name(found["id"])
+        name, source = source_name(found["id"])
         clip = f"{name}_{round(start)}" if start.is_integer() else f"{name}_{round(start * 1000)}ms"
         if not source:
             issues.append(refused(clip, line, found["id"]))

@@ -6,7 +6,8 @@ kept in the column `split_order`. Where all three are missing, the order files (
 instead.
 
 * Each line is a clip; a repeated id gives a clip of its own, named `{id}~2`.
-* Categories are numbered by first appearance in `Annotations.txt`; background comes last.
+* Categories are numbered by first appearance in `Annotations.txt`, or as in the file that the option `categories` names;
+  background comes last.
 * An event is the seconds [Start, End) of the authors' 10 s excerpt. The files do not say where in the YouTube video the
   excerpt lies, so a clip's start and end are NaN: the whole of a source's file.
 * Two rows of the authors' `labels.h5` (171 and 2189, both test) are said to have two categories (AVE-ECCV18 issue 10);
@@ -30,6 +31,7 @@ Issue codes: `refused_id` (see `avpipe.datasets.base`), `repeated_id` (an id in 
 `Annotations.txt`), `two_labels` (the two rows above), `dropped` (a clip left out by an option).
 """
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from itertools import combinations
@@ -39,20 +41,22 @@ from typing import Literal, NamedTuple
 import numpy as np
 import pandas as pd
 
-from avpipe.clips import noisy_clip
+from avpipe.clips import CLIP_NAME, noisy_clip
 from avpipe.datasets.base import (
     CLIP_COLUMNS,
     AnnotationError,
     Annotations,
     Issue,
     Line,
+    check_category,
     leaking_clips,
     number_repeats,
+    read_categories,
     read_lines,
     refused,
     shared_id_issues,
+    source_name,
     table,
-    youtube_name,
 )
 from avpipe.files import H5Error, open_h5
 
@@ -76,6 +80,7 @@ class _Row(NamedTuple):
 def read_ave(
     annotations: Path,
     *,
+    categories: str = "",
     labels: str = "",
     noisy: int = 0,
     conflicts: Literal["keep", "drop"] = "keep",
@@ -85,6 +90,7 @@ def read_ave(
 
     Args:
         annotations: the folder.
+        categories: name of a file in the folder with one category a line, in index order: another one is an error.
         labels: name of a file of labels in the folder; its events replace the intervals of `Annotations.txt`.
         noisy: how many clips of the noisy set to append; there are 178.
         conflicts: "drop" leaves out the two clips that have two categories in the authors' `labels.h5`.
@@ -96,7 +102,7 @@ def read_ave(
             `Annotations.txt` or is in more split files than lines.
     """
     rows = _read_rows(annotations / "Annotations.txt")
-    names = [youtube_name(row.identifier) for row in rows]
+    names = [source_name(row.identifier) for row in rows]
     clips = number_repeats([name for name, _ in names])
     issues = [
         refused(clip, row.line, row.identifier)
@@ -104,9 +110,13 @@ def read_ave(
         if not source
     ]
     events = _events(rows, clips, issues)
-    categories = tuple(dict.fromkeys(row.category for row in rows))
+    indexed = tuple(dict.fromkeys(row.category for row in rows))
+    if categories:
+        indexed = read_categories(annotations / categories)
+        for row in rows:
+            check_category(row.line, row.category, indexed)
     if labels:
-        events, others = _replace_events(annotations / labels, clips, categories, events)
+        events, others = _replace_events(annotations / labels, clips, indexed, events)
         issues += others
     splits = _read_splits(annotations, rows)
     issues += [
@@ -122,7 +132,7 @@ def read_ave(
         issues += _leave_out(frame, dict.fromkeys(doubtful, "two categories in labels.h5"))
     if shared_ids == "drop":
         issues += _leave_out_leaks(frame)
-    return Annotations.from_rows(categories, frame, events, issues)
+    return Annotations.from_rows(indexed, frame, events, issues)
 
 
 def read_row_names(path: Path) -> list[str]:
@@ -136,7 +146,9 @@ def read_row_names(path: Path) -> list[str]:
         if line.number == 1 and (line.text == "clip" or line.text.startswith("Category&VideoID")):
             continue
         ave = "&" in line.text
-        names.append(youtube_name(line.fields("&", FIELDS)[1])[0] if ave else line.text)
+        identifier = line.fields("&", FIELDS)[1] if ave else line.text
+        listed = not ave and re.fullmatch(CLIP_NAME, identifier)  # may be a clip's name already, such as x~2
+        names.append(identifier if listed else source_name(identifier)[0])
     return number_repeats(names)
 
 

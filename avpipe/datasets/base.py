@@ -4,7 +4,8 @@
   `AnnotationError`: it must not silently give a shorter manifest.
 * A *quirk* (a zero-length event, an id in two splits, a name that matches no clip) is what the authors published. It is
   read as the authors' code reads it, and reported as an issue with a code.
-* A *hostile id* (anything but the eleven letters, digits, `-` and `_` of a YouTube id) never becomes part of a path, a
+* An id is the name of a file (`source_name`), or a YouTube id. A source of kind youtube has only clips with the latter.
+* A *hostile id* (with a path separator, a leading dot or dash, a control character, ...) never becomes part of a path, a
   command or a URL. Its clip keeps its row, so that counts agree with the annotations: it is named `refused~` and a hash
   of the id, its `source` is "" (no source is asked for it), and the issue `refused_id` shows the id.
 """
@@ -20,6 +21,7 @@ from pathlib import Path
 import pandas as pd
 
 from avpipe.clips import CLIP_NAME
+from avpipe.plan.registry import suggest
 
 SPLITS = ("train", "weak", "val", "test", "none")
 """weak: extra training clips, for weakly supervised experiments only. none: in no split."""
@@ -30,7 +32,9 @@ EVENT_COLUMNS = {"clip": "str", "modality": "str", "category": "str", "onset": "
 OPTIONAL_CLIP_COLUMNS = {"split_order": "int64", "match_split": "str", "match_order": "int64"}
 ISSUE_COLUMNS = {"code": "str", "clip": "str", "message": "str"}
 
-YOUTUBE_ID = re.compile(r"[A-Za-z0-9_-]{11}")
+PLAIN_ID = re.compile(r"[A-Za-z0-9_-]{11}|[A-Za-z0-9_][A-Za-z0-9_-]{0,99}")
+"""An id that is its clip's name: of YouTube, or of a file. Without `~`, which is in the names of `number_repeats`."""
+LONGEST_ID = 128  # bytes
 
 Rows = Iterable[Sequence[object]]
 Issue = tuple[str, str, str]  # code, clip ("" if it concerns no single clip), message
@@ -106,20 +110,71 @@ def table(rows: Rows, columns: dict[str, str]) -> pd.DataFrame:
     return pd.DataFrame(list(rows), columns=list(columns)).astype(columns)
 
 
-def youtube_name(identifier: str) -> tuple[str, str]:
-    """Clip name and source of an id from an annotation file: (id, id), or (refused~..., "") for a hostile id."""
-    return (identifier, identifier) if YOUTUBE_ID.fullmatch(identifier) else (refused_name(identifier), "")
+def source_name(identifier: str) -> tuple[str, str]:
+    """Clip name and source of an id from an annotation file.
+
+    The source is the id, or "" for a hostile one. So is the clip's name, if the id matches `PLAIN_ID`. The name of another
+    id (with spaces, dots, letters beyond ASCII) is what is readable of it and a hash: "my take.2" -> my_take_2~8d783debbb.
+    """
+    if PLAIN_ID.fullmatch(identifier):
+        return identifier, identifier
+    if not is_file_name(identifier):
+        return refused_name(identifier), ""
+    return f"{readable(identifier)}~{digest_of(identifier)[:10]}", identifier
+
+
+def is_file_name(text: str) -> bool:
+    """Whether `text` is safe as the name of a file in any folder."""
+    return (
+        text.isprintable()
+        and text == text.strip()
+        and 0 < len(text.encode()) <= LONGEST_ID
+        and not re.search(r"^[.-]|[/\\]", text)
+    )
+
+
+def readable(text: str) -> str:
+    """What a clip's name can keep of a text; "clip" if that is nothing."""
+    return re.sub(r"[^A-Za-z0-9_-]+", "_", text)[-100:].strip("_-") or "clip"
+
+
+def digest_of(text: str) -> str:
+    """The SHA-256 of a text, hexadecimal."""
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def refused_name(identifier: str) -> str:
     """The clip name of an id that must not become part of a path."""
-    return f"refused~{hashlib.sha256(identifier.encode('utf-8', 'surrogatepass')).hexdigest()[:12]}"
+    return f"refused~{digest_of(identifier)[:12]}"
 
 
-def refused(clip: str, line: Line, found: str) -> Issue:
+def refused(clip: str, line: Line, found: str, expected: str = "an id that is safe as a file name") -> Issue:
     """The issue of a hostile id."""
-    message = f"{line.place}: {found!r} is not a YouTube id; the clip is listed but never fetched"
+    rules = "no / or \\, no leading dot or dash, no space at an end, no control character, at most 128 bytes"
+    message = f"{line.place}: {found!r} is not {expected} ({rules}); the clip is listed but never fetched"
     return "refused_id", clip, message
+
+
+def read_categories(path: Path) -> tuple[str, ...]:
+    """The names of categories, one a line, in index order.
+
+    Raises:
+        AnnotationError: for a file that cannot be read, or a name that is repeated or has control characters.
+    """
+    names: dict[str, None] = {}
+    for line in read_lines(path):
+        if line.text in names or not line.text.isprintable():
+            raise line.error("the name of a category that is not listed yet")
+        names[line.text] = None
+    return tuple(names)
+
+
+def check_category(line: Line, name: str, categories: Sequence[str]) -> str:
+    """`name`. Raises `AnnotationError` unless it is one of `categories`."""
+    if name not in categories:
+        own = "categories of your own: `options: {categories: FILE}`"
+        raise line.error(f"a category where it has {name!r}; {suggest(name, list(categories))} ({own})")
+    return name
 
 
 def number_repeats(names: Sequence[str]) -> list[str]:

@@ -19,6 +19,7 @@ from avpipe.datasets.demo_frames import render_frames
 from avpipe.datasets.demo_plan import CLASSES, SECONDS, ClipPlan, Interval, plan_clip
 from avpipe.datasets.demo_sounds import render_sound
 from avpipe.files import whole_file, write_text
+from avpipe.progress import Progress
 
 if TYPE_CHECKING:
     from avpipe.datasets.base import Annotations
@@ -53,15 +54,16 @@ def render_demo(out: Path, *, clips: int = 240, seed: int = 0, workers: int | No
         for unfinished in (out / folder).glob("**/.*.tmp"):  # of a run that was killed
             unfinished.unlink(missing_ok=True)
     workers = min(workers or _cores(), clips)
-    render = partial(_render_clip, folder=out / "source")
+    render, progress = partial(_render_clip, folder=out / "source"), Progress("render demo", clips, "clips")
     if workers == 1:
         for plan in plans:
             render(plan)
+            progress.advance()
     else:
         # A Pool, because its processes end when this one is killed; those of an executor do not.
         with multiprocessing.get_context("spawn").Pool(workers) as pool:
             for _ in pool.imap_unordered(render, plans, chunksize=4):
-                pass
+                progress.advance()
     _write_ave(out / "annotations" / "ave", plans)
     _write_llp(out / "annotations" / "llp", plans)
 

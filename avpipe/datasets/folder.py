@@ -5,22 +5,22 @@ begin every `stride` seconds. The last one is shifted so that it ends with the f
 left out. How long a file is, is read from its header and checked against its packets (`avpipe.clips.stream_ends`); a
 file that cannot be opened is one clip, and converting it says why.
 
-A clip's name depends on its own path only, so it stays the same when other files come and go: `edge/rotated.mov`
-becomes `edge~rotated~mov`. If that would be unsafe or ambiguous (spaces, other letters, further dots, a leading dash,
-over 100 characters), the name is the end of the path with such characters replaced by `_`, the extension, and the first
-ten digits of the path's SHA-256: `-rf.mp4` becomes `rf~mp4~` and ten digits. A window's name ends with the second at
+A clip's name is its path with `~` for `/` and before the extension, and `_` for other characters than letters, digits, `-`
+and `_`: `my talks/day 1.mp4` becomes `my_talks~day_1~mp4`. The first ten digits of the path's SHA-256 follow where two files
+would have one name (`day 1.mp4` beside `day_1.mp4`, which keeps its name), and where a path has over 100 characters or no
+readable one. So a name stays the same when other files come and go, except such twins. A window's name ends with the second at
 which it begins: `talk~mp4~w0050` begins at 50 s, `talk~mp4~w0054_300` at 54.3 s. The `source` is the path itself,
 relative to the folder.
 
-Symbolic links are followed, to files and to folders; each real folder is entered once. The split is "none"; there are no
+Symbolic links are followed, to files and to folders; each real folder is entered once. Hidden folders and the results
+(`list_files`) are left out. The split is "none"; there are no
 events and no categories.
 
-Issue codes: `ignored_files` (one issue with counts by extension), `broken_link`, `unreadable_folder`, `refused_id` (a
-file name that is not UTF-8: the clip is listed under a name with a hash, its source is ""), `shifted_window`,
+Issue codes: `ignored_files` (one issue with counts by extension), `ignored_folders`, `broken_link`, `unreadable_folder`, `refused_id` (a
+file name that is not UTF-8: the clip is listed, its source is ""), `shifted_window`,
 `wrong_length` (the header says that the file is longer than what can be read of it).
 """
 
-import hashlib
 import os
 import re
 from collections import Counter
@@ -29,7 +29,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from avpipe.clips import MEDIA_SUFFIXES, Ends, stream_ends
-from avpipe.datasets.base import AnnotationError, Annotations, Issue
+from avpipe.datasets.base import AnnotationError, Annotations, Issue, digest_of
 from avpipe.datasets.manifest import list_files
 
 REST = 0.5  # seconds at the end of a file that are worth a window of their own
@@ -66,6 +66,9 @@ def read_folder(annotations: Path, *, window: float = 10.0, stride: float = 10.0
         ("unreadable_folder", "", f"{folder!r} cannot be listed: {why}; its files are left out")
         for folder, why in sorted(listing.closed.items())
     ]
+    if listing.skipped:
+        named = ", ".join(map(repr, sorted(listing.skipped)[:20]))
+        issues.append(("ignored_folders", "", f"results and hidden folders are not read: {named}"))
     ignored: Counter[str] = Counter()
     names = []
     for relative, state in sorted(listing.files.items()):
@@ -91,8 +94,9 @@ def read_folder(annotations: Path, *, window: float = 10.0, stride: float = 10.0
             f"{annotations} has no video or audio file (extensions: {known}); other files: {ignored.total()}"
         )
     clips = []
-    for relative, ends in zip(names, _lengths(annotations, names, window), strict=True):
-        name, source = clip_name(relative), relative
+    lengths = _lengths(annotations, names, window)
+    for relative, name, ends in zip(names, clip_names(names), lengths, strict=True):
+        source = relative
         if re.search("[\ud800-\udfff]", relative):  # Python's stand-ins for bytes that are not UTF-8
             issues.append(("refused_id", name, f"{relative!r} is not UTF-8; rename the file"))
             source, ends = "", Ends({})
@@ -151,14 +155,25 @@ def _remarks(name: str, ends: Ends, last: _Clip, stride: float) -> Iterator[Issu
         yield "shifted_window", clip, f"begins at {start:g} s, so that it ends with the file, at {end:g} s"
 
 
-def clip_name(relative: str) -> str:
-    """The clip name of a relative path with `/` between its parts and a known extension."""
-    if _PLAIN.fullmatch(relative) and len(relative) <= _LONGEST:
-        return relative.replace("/", "~").replace(".", "~")
-    plain = re.sub(r"[^A-Za-z0-9_-]+", "_", relative.rpartition(".")[0])
-    rest = plain[-_LONGEST:].strip("_-") or "clip"
-    digest = hashlib.sha256(relative.encode("utf-8", "surrogatepass")).hexdigest()
-    return f"{rest}~{_extension(relative)}~{digest[:10]}"
+def clip_names(paths: Sequence[str]) -> list[str]:
+    """The clip names of relative paths with `/` between their parts and a known extension; they differ as the paths do."""
+    readable = [_readable_name(path) for path in paths]
+    taken = Counter(readable)
+    names = []
+    for path, name in zip(paths, readable, strict=True):
+        stem = name.rpartition("~")[0]
+        if (not _PLAIN.fullmatch(path) and (taken[name] > 1 or not stem)) or len(stem) > _LONGEST:
+            name = f"{stem[-_LONGEST:].strip('_-~') or 'clip'}~{_extension(path)}~{digest_of(path)[:10]}"
+        names.append(name)
+    return names
+
+
+def _readable_name(path: str) -> str:
+    """The path in characters that are safe in a clip's name; other paths may have the same."""
+    if _PLAIN.fullmatch(path):
+        return path.replace("/", "~").replace(".", "~")
+    parts = [re.sub(r"[^A-Za-z0-9-]+", "_", part).strip("_-") for part in path.rpartition(".")[0].split("/")]
+    return "~".join([*filter(None, parts), _extension(path)])
 
 
 def _extension(relative: str) -> str:

@@ -5,10 +5,11 @@ Tab-separated files with a header. `AVVP_train.csv`, `AVVP_val_pd.csv` and `AVVP
 `AVVP_eval_visual.csv` have one line an event, `filename onset offset event_labels`, for val and test: the audio and the
 visual events.
 
-* A file name is an 11-character YouTube id and `_start_end` in seconds, some with a fraction. Ids contain `_` and `-`,
-  so names are cut by position. A clip is named by its id, like the authors' feature files (a second window of one video
-  would be `{id}~2`), and ends at start + 10, as in the authors' download script, whatever the name says.
-* Categories are in the index order of the authors' code (`CATEGORIES`); no file gives that order.
+* A file name is an id and `_start_end` in seconds, some with a fraction. An id may contain `_`. A clip is named by its
+  id, like the authors' feature files (a second window of one video would be `{id}~2`), and ends at start + 10, as in the
+  authors' download script, whatever the name says.
+* Categories are in the index order of the authors' code (`CATEGORIES`), which no file of theirs gives, or as in the file
+  that the option `categories` names.
 * The audio file was corrected in April 2024; nearly all published numbers used the earlier one, which had the same
   name. Choose with `audio_csv`: by content (`corrected`, `original`) or by the name of your file.
 * `AVVP_dataset_full.csv`, if present, must list the lines of the three splits; this detects truncated files.
@@ -29,19 +30,20 @@ from typing import NamedTuple
 
 from avpipe.datasets.base import (
     CLIP_COLUMNS,
-    YOUTUBE_ID,
     AnnotationError,
     Annotations,
     Issue,
     Line,
+    check_category,
     number_repeats,
+    read_categories,
     read_lines,
     refused,
     refused_name,
     shared_id_issues,
+    source_name,
     table,
 )
-from avpipe.plan.registry import suggest
 
 CATEGORIES = (
     "Speech", "Car", "Cheering", "Dog", "Cat", "Frying_(food)", "Basketball_bounce", "Fire_alarm", "Chainsaw", "Cello", "Banjo",
@@ -59,10 +61,10 @@ AUDIO_VERSIONS = {
 }
 """SHA-256 of the file of audio events (with line feeds only): since commit fde5611 (2024-04-16), and before."""
 CLIP_SECONDS = 10.0
+EXPECTED = "id_start_end with an id that is safe as a file name"
+LONGEST = 1e6  # largest possible time in a video, seconds
 
-_NAME = re.compile(
-    rf"(?P<id>{YOUTUBE_ID.pattern})_(?P<start>[0-9]+(?:\.[0-9]+)?)_(?P<end>[0-9]+(?:\.[0-9]+)?)"
-)
+_NAME = re.compile(r"(?P<id>.*)_(?P<start>[0-9]+(?:\.[0-9]+)?)_(?P<end>[0-9]+(?:\.[0-9]+)?)")
 
 Event = tuple[str, str, str, float, float]  # clip, modality, category, onset, offset
 
@@ -86,11 +88,14 @@ class _Window(NamedTuple):
     seconds: float
 
 
-def read_llp(annotations: Path, *, audio_csv: str = "AVVP_eval_audio.csv") -> Annotations:
+def read_llp(
+    annotations: Path, *, categories: str = "", audio_csv: str = "AVVP_eval_audio.csv"
+) -> Annotations:
     """Read the folder of LLP's csv files.
 
     Args:
         annotations: the folder.
+        categories: name of a file in the folder with one category a line, in index order; "": the 25 of LLP.
         audio_csv: name of the file of audio events in the folder; or `corrected` or `original` for the csv file with
             that version's checksum, whatever its name. Most papers' numbers come from the original.
 
@@ -99,7 +104,8 @@ def read_llp(annotations: Path, *, audio_csv: str = "AVVP_eval_audio.csv") -> An
             files that disagree with `AVVP_dataset_full.csv`.
     """
     name = _file_of_version(annotations, audio_csv) if audio_csv in AUDIO_VERSIONS else audio_csv
-    return read_parsing_files(annotations, CATEGORIES, name)
+    indexed = read_categories(annotations / categories) if categories else CATEGORIES
+    return read_parsing_files(annotations, indexed, name)
 
 
 def _file_of_version(folder: Path, version: str) -> str:
@@ -120,12 +126,12 @@ def _file_of_version(folder: Path, version: str) -> str:
 def read_parsing_files(folder: Path, categories: Sequence[str], audio_csv: str) -> Annotations:
     """Read files in LLP's format, with any categories; otherwise as `read_llp`."""
     listed = _read_splits(folder, categories)
-    windows = [_window(entry.name) for entry in listed]
+    windows = [_window(entry.line, entry.name) for entry in listed]
     clips = number_repeats([window.clip for window in windows])
     issues: list[Issue] = []
     for clip, window, entry in zip(clips, windows, listed, strict=True):
         if not window.source:
-            issues.append(refused(clip, entry.line, entry.name))
+            issues.append(refused(clip, entry.line, entry.name, EXPECTED))
         elif window.seconds != CLIP_SECONDS:
             message = f"{entry.line.place}: {entry.name!r} lasts {window.seconds:g} s, not {CLIP_SECONDS:g}"
             issues.append(("odd_window", clip, message))
@@ -147,13 +153,14 @@ def read_parsing_files(folder: Path, categories: Sequence[str], audio_csv: str) 
     return Annotations.from_rows(categories, frame, events, issues + shared_id_issues(frame))
 
 
-def _window(name: str) -> _Window:
-    """The content of a file name; a malformed name gives a refused clip without source and times."""
+def _window(line: Line, name: str) -> _Window:
+    """The content of a line's file name; a malformed name gives a refused clip without source and times."""
     match = _NAME.fullmatch(name)
     if match is None:
         return _Window(refused_name(name), "", float("nan"), CLIP_SECONDS)
-    start, end = float(match["start"]), float(match["end"])
-    return _Window(match["id"], match["id"], start, round(end - start, 3))
+    start, end = (line.seconds(match[side], LONGEST) for side in ("start", "end"))
+    clip, source = source_name(match["id"])
+    return _Window(clip, source, start if source else float("nan"), round(end - start, 3))
 
 
 def _rows(path: Path, columns: str) -> Iterator[tuple[Line, list[str]]]:
@@ -174,7 +181,7 @@ def _read_splits(folder: Path, categories: Sequence[str]) -> list[_SplitLine]:
             if name in first:
                 raise line.error(f"a file name that is listed once; {first[name].place} has it too")
             first[name] = line
-            weak = tuple(_category(line, label, categories) for label in labels.split(","))
+            weak = tuple(check_category(line, label, categories) for label in labels.split(","))
             listed.append(_SplitLine(line, name, split, order, weak))
     if not listed:
         raise AnnotationError(f"{folder}: {', '.join(SPLIT_FILES.values())} list no clip")
@@ -193,12 +200,6 @@ def _check_full(folder: Path, names: Collection[str]) -> None:
                 f"{folder}: {FULL_FILE} and the split files ({', '.join(SPLIT_FILES.values())}) should list the same "
                 f"clips, but {len(missing)} are not in {where}, for example {missing[0]!r}; is a file cut off?"
             )
-
-
-def _category(line: Line, label: str, categories: Sequence[str]) -> str:
-    if label not in categories:
-        raise line.error(f"a category where it has {label!r}; {suggest(label, list(categories))}")
-    return label
 
 
 def _weak_events(clips: Sequence[str], listed: Sequence[_SplitLine], issues: list[Issue]) -> list[Event]:
@@ -227,7 +228,7 @@ def _timed_events(
     events = []
     for line, (name, start, end, label) in _rows(path, "filename onset offset event_labels"):
         onset, offset = line.seconds(start), line.seconds(end)
-        category = _category(line, label, categories)
+        category = check_category(line, label, categories)
         clip = clip_of.get(name, "")
         again = (name, onset, offset, category) in known
         known.add((name, onset, offset, category))

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from avpipe.datasets.base import Annotations
 
 CHECKED = (ROWS_FILE, "events.parquet", "categories.csv")
+RESULTS = "results"
 ROW_GROUP = 65536  # most rows that a reader of one shard must decode
 
 LocalSource = tuple[Path, str]
@@ -187,23 +188,27 @@ class Listing(NamedTuple):
         files: path below the folder, with `/` -> state of the file, links followed; None for a broken link.
         links: which of them are symbolic links.
         closed: path of a subfolder that cannot be listed -> why.
+        skipped: paths of subfolders that are left out on purpose.
     """
 
     files: dict[str, os.stat_result | None]
     links: set[str]
     closed: dict[str, str]
+    skipped: list[str]
 
 
 def list_files(root: Path) -> Listing:
     """All files below a folder, also through links to files and folders: whoever put a link there meant it.
 
     Each real folder is listed once, under its own path if that is below `root`; so links that form a circle do no harm.
+    Hidden folders (`.venv`) are left out, and so is `results` of the current folder, in which the rendered clips of the demo lie.
 
     Raises:
         OSError: if `root` itself cannot be listed.
     """
-    found = Listing({}, set(), {})
+    found = Listing({}, set(), {}, [])
     known: set[tuple[int, int]] = set()
+    results = Path(RESULTS).resolve()
     folders, linked = [""], list[str]()
     while folders or linked:
         inside = folders.pop() if folders else linked.pop(0)
@@ -227,6 +232,11 @@ def list_files(root: Path) -> Listing:
                 found.files[relative] = None
             else:
                 if stat.S_ISDIR(status.st_mode):
+                    if entry.name.startswith(".") or (
+                        entry.name == results.name and Path(entry.path).resolve() == results
+                    ):
+                        found.skipped.append(relative)
+                        continue
                     (linked if is_link else folders).append(f"{relative}/")
                     continue
                 if not stat.S_ISREG(status.st_mode):

@@ -43,15 +43,13 @@ class ArchiveFetcher:
     Args:
         source: the archive.
         remote: in place of the source's `url` or `drive`, for example with a token.
-        limits: of the download; default: the source's.
     """
 
-    def __init__(
-        self, source: ArchiveSource, *, remote: Remote | None = None, limits: Limits | None = None
-    ) -> None:
+    def __init__(self, source: ArchiveSource, *, remote: Remote | None = None) -> None:
         self.source = source
         self.remote = remote or _remote(source)
-        self.limits = limits or Limits(largest=source.max_archive_bytes, seconds=source.timeout or SECONDS)
+        seconds = source.timeout or SECONDS
+        self.limits = Limits(largest=source.max_archive_bytes, seconds=seconds, attempts=20)
         self.stopped = threading.Event()
         self._lock = threading.Lock()
         self._files: _Files | ArchiveError | DownloadFailed | None = None

@@ -3,7 +3,10 @@
 import hashlib
 import math
 import re
+import shutil
 import urllib.parse
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -56,6 +59,18 @@ class Fetcher(Protocol):
             OutputError: if the file cannot be written.
         """
         ...
+
+
+@contextmanager
+def scratch(destination: Path) -> Iterator[Path]:
+    """An empty folder beside the destination, removed at the end; a folder left by a killed run is removed first."""
+    folder = destination.with_name(f".{destination.name}.partial")
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(mode=0o700)
+    try:
+        yield folder.resolve()
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def short_digest(key: str) -> str:

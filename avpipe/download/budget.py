@@ -8,18 +8,19 @@ import json
 import math
 import platform
 import random
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from concurrent.futures import CancelledError
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from filelock import FileLock
 from platformdirs import user_cache_path
 
 from avpipe.clips import Status
 from avpipe.download.outcome import Outcome
-from avpipe.files import output_errors, write_json
+from avpipe.files import locked, write_json
 
 BURST = 3
 """Requests without waiting after a time without requests."""
@@ -32,46 +33,14 @@ LOOK = 5.0
 """Seconds between two looks of a waiting job for a pause that another job has started."""
 
 
-@dataclass(frozen=True)
-class Pause:
-    """The site must not be asked now. `status` and `reason` are the site's answer; `seconds` are left."""
-
-    status: Status
-    reason: str
-    seconds: float
-
-    @property
-    def outcome(self) -> Outcome:
-        """The outcome of a clip that is not asked for because of the pause."""
-        minutes = math.ceil(self.seconds / 60)
-        return Outcome(
-            self.status, f"not asked, for the site said stop (again in {minutes} min): {self.reason}"
-        )
-
-
-@dataclass(frozen=True)
-class Clock:
-    """The time (seconds since 1970), and a function that waits."""
-
-    now: Callable[[], float] = time.time
-    sleep: Callable[[float], None] = time.sleep
-
-
 @dataclass
 class _State:
-    """The content of the file.
+    """The content of the file. Times are seconds since 1970."""
 
-    Args:
-        earned: time at which the requests that were allowed so far will have been earned at the site's rate.
-        closed: time until which nobody may ask.
-        stops: pauses since the site last answered.
-        status, reason: of the last pause.
-    """
-
-    earned: float = 0.0
-    closed: float = 0.0
-    stops: int = 0
-    status: str = Status.RATE_LIMITED.value
+    earned: float = 0.0  # when the requests that were allowed so far will have been earned at the site's rate
+    closed: float = 0.0  # until when nobody may ask
+    stops: int = 0  # pauses since the site last answered
+    status: str = Status.RATE_LIMITED.value  # of the last pause
     reason: str = ""
 
 
@@ -82,18 +51,21 @@ class Budget:
         folder: of the budgets' files, whose names contain the machine's name, so the disk may be shared by machines.
         site: the site's name, and the proxy's if there is one, because sites limit the address that asks.
         rate: requests an hour; None: no limit until the site says stop.
-        clock: for tests, and for callers that end waiting early.
+        stopped: ends waiting when it is set.
     """
 
-    def __init__(self, folder: Path, site: str, rate: float | None, clock: Clock | None = None) -> None:
+    def __init__(
+        self, folder: Path, site: str, rate: float | None, stopped: threading.Event | None = None
+    ) -> None:
         self.path = folder / f"{platform.node() or 'machine'}-{site}.json"
         self.interval = 3600.0 / rate if rate else 0.0
-        self.clock = clock or Clock()
+        self.stopped = stopped or threading.Event()
 
-    def take(self) -> Pause | None:
-        """Wait for a turn. Gives None when the request may be sent, or the pause at once if the site said stop.
+    def take(self) -> Outcome | None:
+        """Wait for a turn. Gives None when the request may be sent, or at once the outcome if the site said stop.
 
-        The turn of a process that is killed while it waits is lost.
+        Raises:
+            CancelledError: because of `stopped`.
         """
         if not self.interval:
             return self.pause()
@@ -101,13 +73,14 @@ class Budget:
             if pause := self._pause(state):
                 return pause
             owed = self._left(state.earned)
-            state.earned = self.clock.now() + owed + self.interval
+            state.earned = time.time() + owed + self.interval
         wait = owed - (BURST - 1) * self.interval
         if wait > 0:  # so that jobs do not ask in step with each other
             wait += random.uniform(0, self.interval / 2)
-        until = self.clock.now() + wait
-        while (left := min(wait, until - self.clock.now())) > 0:
-            self.clock.sleep(min(left, LOOK))
+        until = time.time() + wait
+        while (left := min(wait, until - time.time())) > 0:
+            if self.stopped.wait(min(left, LOOK)):
+                raise CancelledError
             if pause := self.pause():
                 return pause
         return None
@@ -124,7 +97,7 @@ class Budget:
             state.stops += left <= 0  # several jobs may get the same answer
             pause = min(FIRST_PAUSE * 2 ** (state.stops - 1), LONGEST_PAUSE) * random.uniform(1, 1.1)
             seconds = max(left, pause if wish is None else min(wish, DAY))
-            state.closed, state.status, state.reason = self.clock.now() + seconds, status.value, reason
+            state.closed, state.status, state.reason = time.time() + seconds, status.value, reason
 
     def answered(self) -> None:
         """Note that the site answered about a clip, so that the next pause is as long as a first one."""
@@ -132,26 +105,25 @@ class Budget:
             with self._state() as state:
                 state.stops = 0
 
-    def pause(self) -> Pause | None:
-        """The pause that all jobs must keep now, if there is one."""
+    def pause(self) -> Outcome | None:
+        """The outcome of clips that are not asked for because of a pause; None if there is no pause now."""
         return self._pause(self._read())
 
-    def _pause(self, state: _State) -> Pause | None:
-        left = self._left(state.closed)
-        return Pause(Status(state.status), state.reason, left) if left > 0 else None
+    def _pause(self, state: _State) -> Outcome | None:
+        minutes = math.ceil(self._left(state.closed) / 60)
+        reason = f"not asked, for the site said stop (again in {minutes} min): {state.reason}"
+        return Outcome(Status(state.status), reason) if minutes else None
 
     def _left(self, until: float) -> float:
-        return min(max(0.0, until - self.clock.now()), DAY)
+        return min(max(0.0, until - time.time()), DAY)
 
     @contextmanager
     def _state(self) -> Iterator[_State]:
         """The state, under the lock; changes are written."""
-        with output_errors(self.path):
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with FileLock(self.path.with_suffix(".lock")):
-                state = self._read()
-                yield state
-                write_json(self.path, asdict(state))
+        with locked(self.path.with_suffix(".lock")):
+            state = self._read()
+            yield state
+            write_json(self.path, asdict(state))
 
     def _read(self) -> _State:
         """The state in the file; a new one if there is no file or it is damaged."""

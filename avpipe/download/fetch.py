@@ -22,6 +22,7 @@ from avpipe.download.outcome import Outcome
 from avpipe.files import output_errors, whole_file
 from avpipe.plan import registry
 from avpipe.plan.source import Source
+from avpipe.progress import Progress
 
 SCHEMA = pa.schema(
     [
@@ -37,8 +38,6 @@ SCHEMA = pa.schema(
         ("offset", pa.float64()),
     ]
 )
-DECIDING = ("status", "path", "bytes", "sha256", "offset")
-"""Columns on which the next stage depends."""
 
 
 @runtime_checkable
@@ -99,8 +98,10 @@ def fetch_shard(
     with journal.ours():
         wanted = list(wanted_clips(manifest, shard))
         _tidy(places.files, wanted, out)
+        progress = Progress(f"fetch shard {shard}", len(wanted), "clips")
         for row in _rows(wanted, fetchers, places.files, journal, workers):
             rows.append(row)
+            progress.advance()
             if report and row["status"] != Status.PRESENT:
                 report(f"{row['clip']} ({len(rows)} of {len(wanted)}): {row['status']}: {row['reason']}")
         _write(rows, out)
@@ -117,16 +118,14 @@ def refetch_clips(
     workers: int = 8,
     *,
     final: bool = False,
-    look_again: Collection[str] = (),
 ) -> Counter[str]:
-    """Ask again for some clips of a shard, and rewrite the shard's table if an outcome changed.
+    """Ask again for some clips of a shard, and rewrite the shard's table if one came or has another status.
 
     Args:
         manifest, shard, sources, places, workers: see `fetch_shard`.
         out: the shard's table.
         clips: their names; clips of other shards are ignored.
         final: ask also after a final refusal, and download again files that are there.
-        look_again: clips that the next stage did not find: if their files are there now, the table is rewritten.
 
     Returns:
         How many of these clips ended with each status.
@@ -143,16 +142,10 @@ def refetch_clips(
             clip for clip in wanted_clips(manifest, shard) if clip.clip in clips and clip.clip in before
         ]
         rows = {row["clip"]: row for row in _rows(wanted, fetchers, places.files, journal, workers, final)}
-        found = {clip for clip in look_again if clip in rows and rows[clip]["status"] == Status.PRESENT}
-        if found or any(_differs(row, before[clip]) for clip, row in rows.items()):
+        changed = [row for clip, row in rows.items() if row["status"] != before[clip]["status"]]
+        if changed or any(row["status"] == Status.PRESENT for row in rows.values()):
             _write([rows.get(clip, row) for clip, row in before.items()], out)
     return Counter(row["status"] for row in rows.values())
-
-
-def _differs(row: dict[str, Any], before: dict[str, Any]) -> bool:
-    """Whether the next stage must process the clip again: its outcome changed, or its file is new."""
-    downloaded = row["status"] == Status.PRESENT and row["attempts"] != before["attempts"]
-    return downloaded or any(row.get(name) != before[name] for name in DECIDING)
 
 
 def wanted_clips(manifest: Path, shard: int) -> Iterator[WantedClip]:
@@ -229,38 +222,28 @@ def _fetch(
     if not clip.source:
         return Outcome(Status.REFUSED_ID, "the annotations give an id that is unsafe; issues.csv shows it")
     keys = [short_digest(key) if (key := fetcher.key(clip)) is not None else "" for fetcher in fetchers]
-    refusals = [journal.refusals.get((clip.clip, key)) for key in keys]
     note = read_note(files, clip)
-    before = [note.outcome] if note else [refusal for refusal in refusals if refusal]  # of earlier runs
-    here = note if note and note.key in keys and note.holds() else None
+    here = note.outcome if note and note.key in keys and note.holds() else None
+    if here and not anew:
+        return here
     failed: list[tuple[str, Outcome]] = []
-    fresh: list[Outcome] = []
-    for number, (fetcher, key, refusal) in enumerate(zip(fetchers, keys, refusals, strict=True)):
-        if here and not anew and key == here.key:
-            return here.outcome
-        if here and not anew and (key in here.asked or refusal):
-            continue  # it did not have the clip when it was asked, and the file of a later source is here
+    for fetcher, key in zip(fetchers, keys, strict=True):
+        refusal = journal.refusals.get((clip.clip, key))
         if refusal and refusal.status.final and not anew:
             failed.append((fetcher.name, refusal))
             continue
         outcome = fetcher.fetch(clip, files / clip.clip)
-        fresh.append(outcome)
         if outcome.status is not Status.PRESENT:
-            failed.append((fetcher.name, journal.add(clip, key, outcome) if key else outcome))
+            failed.append((fetcher.name, outcome))
+            if key:
+                journal.add(clip, key, outcome)
             continue
-        outcome = _with_sums(outcome, [*before, *fresh])
         if key:
-            Note(key, frozenset(keys[:number]) - {""}, outcome).write(files, clip)
+            Note(key, outcome).write(files, clip)
             if note and note.outcome.path != outcome.path:
                 Path(str(note.outcome.path)).unlink(missing_ok=True)
         return outcome
-    return here.outcome if here else _summary(failed)  # an old file stays if no new one was found
-
-
-def _with_sums(outcome: Outcome, asked: Sequence[Outcome]) -> Outcome:
-    """An outcome with the attempts and seconds of all that were asked."""
-    attempts = sum(each.attempts for each in asked)
-    return replace(outcome, attempts=attempts, seconds=round(sum(each.seconds for each in asked), 3))
+    return here or _summary(failed)  # an old file stays if no new one was found
 
 
 def _summary(outcomes: list[tuple[str, Outcome]]) -> Outcome:
@@ -272,4 +255,5 @@ def _summary(outcomes: list[tuple[str, Outcome]]) -> Outcome:
     refused = [outcome for outcome in asked if outcome.status is not Status.MISSING]
     reason = "; ".join(f"{name}: {outcome.reason or outcome.status}" for name, outcome in outcomes)
     best = (later or refused or asked)[-1]
-    return _with_sums(best if len(asked) == 1 else replace(best, reason=reason), asked)
+    attempts, seconds = sum(each.attempts for each in asked), sum(each.seconds for each in asked)
+    return best if len(asked) == 1 else replace(best, reason=reason, attempts=attempts, seconds=seconds)

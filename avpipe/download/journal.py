@@ -7,12 +7,12 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
 from avpipe.clips import Status
 from avpipe.download.base import WantedClip
 from avpipe.download.outcome import Outcome
-from avpipe.files import output_errors, sha256_of, write_json
+from avpipe.files import locked, output_errors, sha256_of, write_json
 
 
 @dataclass(frozen=True)
@@ -21,12 +21,10 @@ class Note:
 
     Args:
         key: digest of the key under which the file was asked for.
-        asked: digests of the keys of sources that were asked before and did not have it.
         outcome: with the file's path.
     """
 
     key: str
-    asked: frozenset[str]
     outcome: Outcome
 
     def holds(self) -> bool:
@@ -39,15 +37,14 @@ class Note:
     def write(self, files: Path, clip: WantedClip) -> None:
         """Write the note. It has the file's name without folders, so that results can be moved."""
         facts = asdict(self.outcome) | {"path": Path(str(self.outcome.path)).name, "source": clip.source}
-        write_json(files / f"{clip.clip}.json", {**facts, "key": self.key, "asked": sorted(self.asked)})
+        write_json(files / f"{clip.clip}.json", {**facts, "key": self.key})
 
 
 def read_note(files: Path, clip: WantedClip) -> Note | None:
     """The note of a clip's file, if there is one that can be read."""
     try:
         found = json.loads((files / f"{clip.clip}.json").read_text(encoding="utf-8"))
-        key, asked = str(found.pop("key")), frozenset(found.pop("asked"))
-        return Note(key, asked, replace(_outcome(found), path=str(files / found["path"])))
+        return Note(str(found.pop("key")), replace(_outcome(found), path=str(files / found["path"])))
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return None
 
@@ -60,7 +57,7 @@ class Journal:
         shard: its number.
 
     Attributes:
-        refusals: clip and digest of the key -> the outcome, with the attempts and seconds of all before it.
+        refusals: clip and digest of the key -> the outcome.
     """
 
     def __init__(self, files: Path, shard: int) -> None:
@@ -70,10 +67,8 @@ class Journal:
     @contextmanager
     def ours(self) -> Iterator[None]:
         """Read it and hold the shard, so that no other process downloads the same clips. Raises ValueError if one does."""
-        with output_errors(self.path):
-            self.path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            lock = FileLock(self.path.with_suffix(".lock")).acquire(timeout=0)
+            lock = locked(self.path.with_suffix(".lock"), timeout=0)
         except Timeout:
             raise ValueError(
                 f"another process downloads the clips of shard {self.path.stem}: wait for it, or stop it"
@@ -88,26 +83,16 @@ class Journal:
                     continue
             yield
 
-    def add(self, clip: WantedClip, key: str, outcome: Outcome) -> Outcome:
-        """Append a refusal, and return it with the attempts and seconds of earlier ones added.
+    def add(self, clip: WantedClip, key: str, outcome: Outcome) -> None:
+        """Append a refusal, unless no source was asked.
 
-        Each line starts with its line break, so that a line cut off by a kill does not spoil the next. A refusal without
-        an attempt is not written, because no source was asked.
+        Each line starts with its line break, so that a line cut off by a kill does not spoil the next.
         """
-        before = self.refusals.get((clip.clip, key), Outcome(outcome.status))
-        attempts, seconds = before.attempts + outcome.attempts, round(before.seconds + outcome.seconds, 3)
-        added = replace(outcome, attempts=attempts, seconds=seconds)
         if outcome.attempts:
-            self.refusals[clip.clip, key] = added
+            self.refusals[clip.clip, key] = outcome
+            line = {"clip": clip.clip, "key": key, "status": outcome.status, "reason": outcome.reason}
             with output_errors(self.path), self.path.open("a", encoding="utf-8") as file:
-                said = {
-                    "status": added.status,
-                    "reason": added.reason,
-                    "attempts": attempts,
-                    "seconds": seconds,
-                }
-                file.write("\n" + json.dumps({"clip": clip.clip, "key": key, **said}))
-        return added
+                file.write("\n" + json.dumps(line | {"attempts": outcome.attempts}))
 
 
 def _outcome(facts: dict[str, Any]) -> Outcome:

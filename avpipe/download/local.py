@@ -1,13 +1,12 @@
 """Clips that are already on this machine. They are used where they are, never copied."""
 
-from functools import lru_cache
 from pathlib import Path
 
 from avpipe.clips import Status, local_file
 from avpipe.download.archive import ArchiveFetcher
 from avpipe.download.base import Fetcher, WantedClip, offset_of
 from avpipe.download.outcome import Outcome
-from avpipe.files import sha256_of
+from avpipe.files import sha256_of_version
 from avpipe.plan.source import ArchiveSource, LocalSource
 
 
@@ -56,16 +55,10 @@ class LocalFetcher:
                     f"{relative} has {state.st_size:,} bytes, more than {most:,}: set max_bytes of the source"
                 )
                 return Outcome(Status.TOO_LARGE, reason, attempts=1)
-            digest = _digest(path, state.st_size, state.st_mtime_ns)
+            digest = sha256_of_version(path, state.st_size, state.st_mtime_ns)
             facts = state.st_size, digest, 1, 0.0, self.name
             return Outcome(
                 Status.PRESENT, "", str(path), *facts, offset=offset_of(self.source.excerpts, clip)
             )
         except OSError as error:
             return Outcome(Status.MISSING, f"{clip.source!r} cannot be read: {error.strerror}", attempts=1)
-
-
-@lru_cache(maxsize=256)
-def _digest(path: Path, size: int, modified: int) -> str:
-    """SHA-256 of a file that did not change since; a long file has many clips."""
-    return sha256_of(path)

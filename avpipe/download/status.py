@@ -146,7 +146,6 @@ def retry(
         How many of the clips that were asked for ended with each status.
     """
     chosen: dict[int, set[str]] = {}
-    vanished: set[str] = set()
     for clip in clip_statuses(results):
         later = (clip.fetched is not None and not clip.fetched.final) or clip.status is Status.MISSING
         asked = clip.status in reasons if reasons else later
@@ -154,17 +153,13 @@ def retry(
             continue  # its file is there, but decoding took too long: fetching it again would change nothing
         if asked and clip.fetched is not None and (not shards or clip.shard in shards):
             chosen.setdefault(clip.shard, set()).add(clip.clip)
-            if clip.status is Status.MISSING and clip.fetched is Status.PRESENT:
-                vanished.add(clip.clip)
     places = Places(results / "downloads" / "files", budgets)
     counts: Counter[str] = Counter()
     for shard, clips in sorted(chosen.items()):
         table = results / "downloads" / f"{shard}.parquet"
         manifest = results / "manifest.parquet"
         final = any(reason.final for reason in reasons)
-        counts += refetch_clips(
-            manifest, shard, sources, table, places, clips, final=final, look_again=vanished
-        )
+        counts += refetch_clips(manifest, shard, sources, table, places, clips, final=final)
     return counts
 
 

@@ -136,11 +136,6 @@ def _untar(path: Path, head: bytes, folder: Path, count: _Count, stopped: thread
 
 
 def _uncompressed(path: Path, head: bytes) -> IO[bytes]:
-    if head.startswith(b"\x28\xb5\x2f\xfd"):
-        import pyarrow as pa
-
-        stream: IO[bytes] = pa.CompressedInputStream(pa.OSFile(str(path), "rb"), "zstd")
-        return stream
     if head.startswith(b"\x1f\x8b"):
         return gzip.open(path, "rb")  # type: ignore[return-value]
     if head.startswith(b"BZh"):

@@ -1,20 +1,17 @@
 """Clips on a web server, one URL per clip."""
 
-import mimetypes
-import shutil
 import threading
 import urllib.parse
 from collections.abc import Mapping
-from concurrent.futures import CancelledError
 from pathlib import Path
 
 from avpipe.clips import MEDIA_SUFFIXES, Status
-from avpipe.download.base import WantedClip, fill, offset_of, outcome_of
-from avpipe.download.budget import Budget, Clock
+from avpipe.download.base import WantedClip, fill, offset_of, outcome_of, scratch
+from avpipe.download.budget import Budget
 from avpipe.download.outcome import Outcome
 from avpipe.files import move_whole, output_errors
 from avpipe.plan.source import HttpSource, HuggingFaceSource
-from avpipe.web import Arrived, DownloadFailed, Limits, Remote, download
+from avpipe.web import DownloadFailed, Limits, Remote, download
 
 STOPS = 3
 """After this many clips in a row for which the server says stop or wait, all jobs of this machine pause."""
@@ -28,7 +25,6 @@ class WebFetcher:
         budgets: folder of the budgets, see `avpipe.download.budget`.
         url: a pattern in place of the source's `url`.
         secrets: headers that are sent to that URL's host only.
-        limits: of one download; default: the source's.
     """
 
     def __init__(
@@ -38,18 +34,16 @@ class WebFetcher:
         *,
         url: str | None = None,
         secrets: Mapping[str, str] | None = None,
-        limits: Limits | None = None,
     ) -> None:
         pattern = url or source.url
         if pattern is None:
             raise ValueError("an http source needs `url`, with {source} or {clip} in it")
         self.source, self.url, self.secrets = source, pattern, secrets or {}
-        self.limits = limits or Limits(largest=source.max_bytes, seconds=source.timeout or Limits.seconds)
+        self.limits = Limits(largest=source.max_bytes, seconds=source.timeout or Limits.seconds)
         self.stopped = threading.Event()
         place = urllib.parse.urlsplit(pattern)
         port = f"-{place.port}" if place.port else ""
-        clock = Clock(sleep=self._sleep)
-        self.budget = Budget(budgets, f"{place.hostname}{port}", source.rate, clock)
+        self.budget = Budget(budgets, f"{place.hostname}{port}", source.rate, self.stopped)
         self._stops = 0
         self._lock = threading.Lock()
 
@@ -71,21 +65,17 @@ class WebFetcher:
         if ".." in clip.source.split("/"):
             return Outcome(Status.REFUSED_ID, f"{clip.source!r} leads out of the source's folder")
         if pause := self.budget.take():
-            return pause.outcome
+            return pause
         remote = Remote(self._url(clip), secrets=self.secrets, allow_private=self.source.allow_private)
-        folder = destination.with_name(f".{destination.name}.partial")
         try:
-            shutil.rmtree(folder, ignore_errors=True)
-            with output_errors(folder):
-                folder.mkdir()
-            arrived = download(remote, folder / "file", self.limits, self.stopped)
-            path = destination.with_name(destination.name + _suffix(arrived))
-            move_whole(folder / "file", path)
+            with output_errors(destination), scratch(destination) as folder:
+                arrived = download(remote, folder / "file", self.limits, self.stopped)
+                suffix = arrived.suffix if arrived.suffix in MEDIA_SUFFIXES else ".media"
+                path = destination.with_name(destination.name + suffix)
+                move_whole(folder / "file", path)
         except DownloadFailed as failure:
             self._heed(failure)
             return outcome_of(failure)
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
         with self._lock:
             self._stops = 0
         facts = arrived.size, arrived.sha256, arrived.attempts, arrived.seconds, self.name
@@ -94,10 +84,6 @@ class WebFetcher:
     def stop(self) -> None:
         """End the downloads of other threads; they raise CancelledError."""
         self.stopped.set()
-
-    def _sleep(self, seconds: float) -> None:
-        if self.stopped.wait(seconds):
-            raise CancelledError
 
     def _heed(self, failure: DownloadFailed) -> None:
         """Count refusals; after `STOPS` in a row, start a pause for all jobs. The remaining clips are left for later."""
@@ -111,9 +97,3 @@ class WebFetcher:
             self.budget.stop(status, failure.reason, failure.wait)
         elif not later:
             self.budget.answered()
-
-
-def _suffix(arrived: Arrived) -> str:
-    """The file's extension: the URL's, else the content type's, else ".media"."""
-    guesses = arrived.suffix, mimetypes.guess_extension(arrived.content_type)
-    return next((guess for guess in guesses if guess in MEDIA_SUFFIXES), ".media")

@@ -6,23 +6,18 @@ import math
 import os
 import re
 import shutil
-import sys
 import threading
 import time
 import urllib.parse
 import urllib.request
-from collections.abc import Iterator
-from concurrent.futures import CancelledError
-from contextlib import contextmanager
 from pathlib import Path
 
 from avpipe.clips import MEDIA_SUFFIXES, Status
 from avpipe.download import ytdlp
-from avpipe.download.base import WantedClip, fill
-from avpipe.download.budget import Budget, Clock
+from avpipe.download.base import WantedClip, fill, scratch
+from avpipe.download.budget import Budget
 from avpipe.download.messages import shortened, status_of
 from avpipe.download.outcome import Outcome
-from avpipe.download.programs import ffmpeg_for_cutting, javascript_runtimes
 from avpipe.files import move_whole, output_errors, sha256_of
 from avpipe.plan.source import YouTubeSource
 from avpipe.web import addresses_of
@@ -42,6 +37,7 @@ PATIENCE = 10
 """Number of such failures in a row after which the job stops asking."""
 # Prefer H.264 and AAC in mp4, where the times of an excerpt are exact.
 CHOICE = "--format-sort=vcodec:h264,ext:mp4:m4a"
+RUNTIMES = [f"--js-runtimes={name}" for name in ("deno", "node", "quickjs", "bun")]
 SLEEP = "--sleep-requests=0.75"
 """yt-dlp's own advice for YouTube."""
 
@@ -73,8 +69,7 @@ class YouTubeFetcher:
             raise ValueError(f"cookies: there is no file {source.cookies}")
         self.stopped = threading.Event()
         self.useless: list[Outcome] = []
-        site, clock = f"{self.host}{address}", Clock(sleep=self._sleep)
-        self.budget = Budget(budgets, site, source.rate or RATE, clock)
+        self.budget = Budget(budgets, f"{self.host}{address}", source.rate or RATE, self.stopped)
 
     def key(self, clip: WantedClip) -> str:
         """The page, the seconds and the format."""
@@ -83,18 +78,17 @@ class YouTubeFetcher:
     def fetch(self, clip: WantedClip, destination: Path) -> Outcome:
         """Wait for a turn, then download the clip's seconds; see `Fetcher.fetch`."""
         if self.source.url is None and not ID.fullmatch(clip.source):
-            return Outcome(
-                Status.REFUSED_ID, f"{clip.source!r} is no id of YouTube: 11 letters, digits, _ and -"
-            )
+            reason = f"{clip.source!r} is no id of YouTube (11 letters, digits, _ and -), which was not asked"
+            return Outcome(Status.MISSING, reason)
         if ".." in clip.source.split("/"):
             return Outcome(Status.REFUSED_ID, f"{clip.source!r} leads out of the site's folder")
         if len(useless := list(self.useless)) >= PATIENCE:
             last = useless[-1]
             return Outcome(last.status, f"not asked, for {PATIENCE} in a row failed: {last.reason}")
         if pause := self.budget.take():
-            return pause.outcome
+            return pause
         started = time.monotonic()
-        with output_errors(destination), _scratch(destination) as folder:
+        with output_errors(destination), scratch(destination) as folder:
             try:
                 answer = ytdlp.ask(self._request(clip, folder), self.source.timeout or TIMEOUT, self.stopped)
             except TimeoutError:
@@ -116,10 +110,6 @@ class YouTubeFetcher:
         """End the downloads of other threads; they raise CancelledError."""
         self.stopped.set()
 
-    def _sleep(self, seconds: float) -> None:
-        if self.stopped.wait(seconds):
-            raise CancelledError
-
     def _interval(self, clip: WantedClip) -> tuple[float | None, float | None]:
         """The seconds to download: the clip with its margin; None = the video's beginning, its end."""
         start = None if math.isnan(clip.start) else max(0.0, clip.start - self.source.margin)
@@ -128,11 +118,11 @@ class YouTubeFetcher:
 
     def _request(self, clip: WantedClip, folder: Path) -> ytdlp.Request:
         """The request for a clip, whose files go to `folder`."""
+        import imageio_ffmpeg
+
         source = self.source
         start, end = self._interval(clip)
-        options = [f"--format={source.format}", CHOICE, f"--cache-dir={self.cache}", "--no-js-runtimes"]
-        runtimes = javascript_runtimes(Path(sys.executable))
-        options += [f"--js-runtimes={name}:{path}" for name, path in runtimes.items()]
+        options = [f"--format={source.format}", CHOICE, f"--cache-dir={self.cache}", *RUNTIMES]
         if source.cookies:  # a copy, because yt-dlp rewrites the file when it ends
             shutil.copyfile(source.cookies, folder / "cookies")
             options.append(f"--cookies={folder / 'cookies'}")
@@ -149,7 +139,7 @@ class YouTubeFetcher:
             end=end,
             options=options,
             extractors=["youtube"] if source.url is None else ["default"],
-            ffmpeg=ffmpeg_for_cutting(),
+            ffmpeg=shutil.which("ffmpeg") or imageio_ffmpeg.get_ffmpeg_exe(),
             largest=source.max_bytes,
             guarded=self.guarded,
             trusted=[] if source.url is None else sorted(addresses_of(self.host)),
@@ -166,8 +156,6 @@ class YouTubeFetcher:
         # ffmpeg's own messages say more than "ffmpeg exited with code 8". But a server's error is never final.
         if status is Status.NETWORK_ERROR and not answer.messages[0].startswith("HTTP Error 5"):
             status, reason = status_of(everything), shortened(everything)
-        if status is Status.NO_TOOL:
-            reason = shortened("; ".join((reason, *answer.warnings)))
         if status in STOP:
             self.budget.stop(status, reason, answer.wait)
         elif status.final:
@@ -181,15 +169,3 @@ class YouTubeFetcher:
         """Note that the site answered about a clip, so the network and the programs work."""
         self.useless.clear()
         self.budget.answered()
-
-
-@contextmanager
-def _scratch(destination: Path) -> Iterator[Path]:
-    """An empty folder beside the destination, removed at the end; a folder left by a killed run is removed first."""
-    folder = destination.with_name(f".{destination.name}.partial")
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(mode=0o700)
-    try:
-        yield folder.resolve()
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)

@@ -20,7 +20,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import CancelledError
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from avpipe.web import addresses_of, is_public, retry_after
 
@@ -29,7 +29,7 @@ MEMORY = 4 << 30
 LOOK = 0.1
 """Seconds between two checks whether the process has ended."""
 WORDS = 4
-"""Number of log lines, and of warnings, that are kept."""
+"""Number of log lines that are kept."""
 ROUNDING = 0.05
 """Seconds by which the video or the audio of an excerpt may end early, because sites round the duration."""
 LATE = 0.5
@@ -95,14 +95,12 @@ class Answer:
         path: the file; None if it could not be downloaded.
         offset: seconds of the video at which the file begins.
         messages: why there is no file: yt-dlp's error, then ffmpeg's.
-        warnings: of yt-dlp.
         wait: the site's Retry-After in seconds, if it sent one.
     """
 
     path: str | None = None
     offset: float = 0.0
     messages: Sequence[str] = ()
-    warnings: Sequence[str] = ()
     wait: float | None = None
 
 
@@ -192,8 +190,8 @@ def _download(request: Request) -> Answer:
         answer, duration = _run(request, span)
         times = _times(answer.path) if answer.path else None
         end = min(span[1], math.inf if duration is None else duration - 1) - ROUNDING
-        if times and times.begin <= span[0] + LATE and (times.end >= end or end == math.inf):
-            return replace(answer, offset=times.start)
+        if times and times[1] <= span[0] + LATE and (times[2] >= end or end == math.inf):
+            return replace(answer, offset=times[0])
         if answer.path:
             Path(answer.path).unlink()
         elif "not in allowed_" not in _log():  # ffmpeg refuses pieces (HLS) with odd names, yt-dlp does not
@@ -314,16 +312,11 @@ def _within(pieces: Sequence[dict[str, Any]], start: float, end: float) -> Seque
     return kept
 
 
-class _Times(NamedTuple):
-    """In seconds: the start of a file, the begin of the stream that begins last, the end of the stream that ends first."""
+def _times(excerpt: str) -> tuple[float, float, float] | None:
+    """Start of the file, begin of the stream that begins last, end of the one that ends first, seconds.
 
-    start: float
-    begin: float
-    end: float
-
-
-def _times(excerpt: str) -> _Times | None:
-    """Times of the file's video and audio; None if it has neither, or if one of them is empty."""
+    None if it has neither video nor audio, or if one of them is empty.
+    """
     import av
 
     try:
@@ -343,7 +336,7 @@ def _times(excerpt: str) -> _Times | None:
         return None
     if not spans or math.inf in (first for first, _ in spans.values()):
         return None
-    return _Times(start, max(first for first, _ in spans.values()), min(last for _, last in spans.values()))
+    return start, max(first for first, _ in spans.values()), min(last for _, last in spans.values())
 
 
 def _retry_after_of(error: BaseException | None) -> float | None:
@@ -360,12 +353,11 @@ def _retry_after_of(error: BaseException | None) -> float | None:
 
 
 class _Log:
-    """yt-dlp's `logger`: collects its warnings, and our reasons to refuse a video."""
+    """yt-dlp's `logger`: collects our reasons to refuse a video."""
 
     def __init__(self, request: Request) -> None:
         self.request = request
         self.objections: list[str] = []
-        self.warnings: list[str] = []
         self.duration: float | None = None
 
     def debug(self, message: str) -> None:
@@ -375,7 +367,7 @@ class _Log:
     info = debug
 
     def warning(self, message: str, **_: Any) -> None:
-        self.warnings.append(message.removeprefix("WARNING: "))
+        """Not kept."""
 
     error = warning
 
@@ -393,7 +385,7 @@ class _Log:
 
     def failed(self, last: str, wait: float | None = None) -> Answer:
         """The answer without a file: our objection if there is one, else yt-dlp's error."""
-        return Answer(messages=self.objections[:1] or [last], warnings=self.warnings[-WORDS:], wait=wait)
+        return Answer(messages=self.objections[:1] or [last], wait=wait)
 
 
 class _Guard:

@@ -81,7 +81,7 @@ def create_extractor(
 
     Raises:
         ConfigError: for options that do not fit the backbone.
-        WeightsError: if published weights are asked for and cannot be downloaded.
+        PublishedFileError: if published weights are asked for and cannot be downloaded.
     """
     check_extractors({config.backbone: config})
     network = registry.load(NETWORKS, BACKBONES[config.backbone].kind, "kind of backbone")
@@ -93,7 +93,8 @@ def published_file(name: str, weights_folder: Path | None) -> tuple[Path, dict[s
     """The file of published weights, and its name with its SHA-256.
 
     Raises:
-        WeightsError: without a folder, or if the file cannot be downloaded.
+        WeightsError: without a folder.
+        PublishedFileError: if the file cannot be downloaded.
     """
     if weights_folder is None:
         raise WeightsError(f"{name}: published weights need a folder to be kept in (--weights FOLDER)")

@@ -3,7 +3,6 @@
 Training depends on this one file instead of on every shard, which keeps planning fast for a million clips.
 """
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -28,15 +27,10 @@ def write_coverage(features: Path, manifest: Path, out: Path) -> dict[str, tuple
     """
     valid = open_features(features).valid
     counts: dict[str, tuple[int, int]] = {}
-    for split, row in _splits(manifest):
+    table = pq.read_table(manifest, columns=["split", "row"])
+    for split, row in zip(*(column.to_pylist() for column in table.columns), strict=True):
         clips, found = counts.get(split, (0, 0))
         counts[split] = (clips + 1, found + int(row < len(valid) and valid[row]))
     lines = [f"{split},{clips},{found}\n" for split, (clips, found) in counts.items()]
     write_text(out, "".join(["split,clips,valid\n", *lines]))
     return counts
-
-
-def _splits(manifest: Path) -> Iterator[tuple[str, int]]:
-    """Split and row of every clip."""
-    table = pq.read_table(manifest, columns=["split", "row"])
-    return zip(table["split"].to_pylist(), table["row"].to_pylist(), strict=True)

@@ -1,4 +1,4 @@
-"""Chooses the device of a job. A lock per GPU keeps two jobs of one machine from using the same GPU."""
+"""Chooses the device of a job. Four locks a GPU keep the jobs of one machine from using more than the whole of it."""
 
 import contextlib
 import os
@@ -13,6 +13,8 @@ from filelock import Timeout
 from avpipe.files import locked
 
 _WAIT_SECONDS = 1.0
+_PARTS = 4
+"""Of a GPU, each with a lock."""
 
 
 class DeviceError(ValueError):
@@ -20,13 +22,13 @@ class DeviceError(ValueError):
 
 
 def default_locks() -> Path:
-    """The folder of lock files, one per GPU, for this user on this machine."""
+    """The folder of lock files for this user on this machine."""
     return Path(tempfile.gettempdir()) / f"avpipe-devices-{os.getuid()}"
 
 
 @contextlib.contextmanager
-def claim_device(wanted: str, locks: Path) -> Iterator[torch.device]:
-    """Hold a device while a job uses it.
+def claim_device(wanted: str, locks: Path, percent: int = 100) -> Iterator[torch.device]:
+    """Hold a device, or a part of a GPU, while a job uses it.
 
     Jobs wait for a free GPU rather than fall back to the CPU: one array must not mix the rounding of two kinds of
     device, and a GPU is worth the wait. CUDA_VISIBLE_DEVICES, which a cluster sets, decides which GPUs
@@ -35,6 +37,7 @@ def claim_device(wanted: str, locks: Path) -> Iterator[torch.device]:
     Args:
         wanted: "auto" (a CUDA device if there is one, else "cpu"), "cpu", "cuda" (any of them) or "cuda:N".
         locks: folder of lock files, `default_locks()`.
+        percent: of a GPU, rounded up to quarters.
 
     Raises:
         DeviceError: if there is no such device.
@@ -45,15 +48,22 @@ def claim_device(wanted: str, locks: Path) -> Iterator[torch.device]:
         return
     while True:
         for index in candidates:
-            try:
-                lock = locked(locks / f"{_identity(index)}.lock", timeout=0)
-            except Timeout:
-                continue
-            with lock:
-                torch.cuda.set_device(index)
-                yield torch.device("cuda", index)
-                return
+            with contextlib.ExitStack() as held:
+                if _hold_parts(held, locks, index, -(-percent * _PARTS // 100)):
+                    torch.cuda.set_device(index)
+                    yield torch.device("cuda", index)
+                    return
         time.sleep(_WAIT_SECONDS)
+
+
+def _hold_parts(held: contextlib.ExitStack, locks: Path, index: int, wanted: int) -> bool:
+    """Take `wanted` locks of a GPU that nobody holds; false if there are fewer."""
+    for part in range(_PARTS):
+        if wanted:
+            with contextlib.suppress(Timeout):
+                held.enter_context(locked(locks / f"{_identity(index)}-{part}.lock", timeout=0))
+                wanted -= 1
+    return not wanted
 
 
 def _candidates(wanted: str) -> list[int]:

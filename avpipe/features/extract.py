@@ -29,6 +29,7 @@ from avpipe.media.presets import Preset
 from avpipe.media.segments import Clip, Rule, VideoFrames, decode_audio, frame_indices, read_shard
 from avpipe.plan import fingerprint
 from avpipe.plan.extractor import ExtractorConfig
+from avpipe.progress import Progress
 
 _CLIPS_AHEAD = 2
 _RESULTS_UNDER_WAY = 2
@@ -73,7 +74,7 @@ class Batch:
 
 
 @dataclass
-class Progress:
+class Timings:
     """Counts and times of the job, for the log and the benchmarks."""
 
     clips: int = 0
@@ -127,23 +128,28 @@ def extract_shard(
     size, rows = int(index["shard_size"]), int(index["rows"])
     threads = threads or _cores()
     torch.set_num_threads(threads)
-    progress = Progress()
+    timings = Timings()
     clips = min(size, rows)  # the same for all shards, so that one runtime computes the array
     with claim_device(device, default_locks()) as place:
         # decoding competes with the network if both use the CPU
         workers = 1 if place.type == "cpu" else max(2, threads - 1)
-        decoded = _decoded_clips(segments, shard, size, _needs(extractors, preset), workers, progress)
         before = time.perf_counter()
         networks = {n: create_extractor(c, place, weights_folder, clips) for n, c in extractors.items()}
-        progress.seconds_setup = time.perf_counter() - before
+        timings.seconds_setup = time.perf_counter() - before
         found = {n: np.full((size, *feature_shape(c)), np.nan, c.dtype) for n, c in extractors.items()}
+        others = f" and {len(extractors) - 1} more" if len(extractors) > 1 else ""
+        what = f"extract shard {shard}, {next(iter(extractors))}{others}"
+        progress = Progress(what, min(size, rows - shard * size), "clips")
+        decoded = _decoded_clips(
+            segments, shard, size, _needs(extractors, preset), workers, timings, progress
+        )
         batches = _batches(decoded, extractors, pin=place.type == "cuda")
-        _compute(batches, networks, found, place, progress)
+        _compute(batches, networks, found, place, timings)
     for name, network in networks.items():
         identity, about = _attributes(network)
         identity |= {"extractor": name, "dataset": index["dataset"]}
         write_shard(out / f"{name}.zarr", extractors[name], shard, rows, found[name], identity, about)
-    return _timings(progress, time.perf_counter() - started, str(place), networks)
+    return _report(timings, time.perf_counter() - started, str(place), networks)
 
 
 def _cores() -> int:
@@ -160,9 +166,25 @@ def _needs(extractors: Mapping[str, ExtractorConfig], preset: Preset) -> Needs:
 
 
 def _decoded_clips(
-    tar: Path, shard: int, size: int, needs: Needs, workers: int, progress: Progress
+    tar: Path,
+    shard: int,
+    size: int,
+    needs: Needs,
+    workers: int,
+    timings: Timings,
+    progress: Progress,
 ) -> Iterator[Decoded]:
-    """The shard's clips in their order, decoded by `workers` threads. `_CLIPS_AHEAD` decoded clips may wait."""
+    """The shard's clips in their order, decoded by `workers` threads. `_CLIPS_AHEAD` decoded clips may wait.
+
+    When the next clip is asked for, the features of the one before are computed, and `progress` gets to its row.
+    """
+
+    def given(decoded: Decoded) -> Iterator[Decoded]:
+        timings.clips += 1
+        timings.seconds_decode += decoded.seconds
+        yield decoded
+        progress.advance(decoded.row + 1 - progress.done)
+
     with ThreadPoolExecutor(workers, "decode") as pool:
         ahead: deque[Future[Decoded]] = deque()
         for clip in read_shard(tar):
@@ -174,15 +196,9 @@ def _decoded_clips(
                 )
             ahead.append(pool.submit(_decode, tar, clip, row, needs))
             if len(ahead) >= workers + _CLIPS_AHEAD:
-                yield _counted(ahead.popleft().result(), progress)
+                yield from given(ahead.popleft().result())
         while ahead:
-            yield _counted(ahead.popleft().result(), progress)
-
-
-def _counted(decoded: Decoded, progress: Progress) -> Decoded:
-    progress.clips += 1
-    progress.seconds_decode += decoded.seconds
-    return decoded
+            yield from given(ahead.popleft().result())
 
 
 def _decode(tar: Path, clip: Clip, row: int, needs: Needs) -> Decoded:
@@ -254,7 +270,7 @@ def _compute(
     networks: Mapping[str, Extractor],
     results: Mapping[str, npt.NDArray[Any]],
     place: torch.device,
-    progress: Progress,
+    timings: Timings,
 ) -> None:
     """Run every batch and put its features where they belong."""
     transfer = Transfer(place)
@@ -265,16 +281,16 @@ def _compute(
     with torch.inference_mode(), exact:
         for batch in batches:
             got = time.perf_counter()
-            progress.seconds_wait += got - last
+            timings.seconds_wait += got - last
             features = networks[batch.extractor](transfer.to_device(batch.segments))
             under_way.append((batch, *transfer.to_host(features)))
             while len(under_way) > (_RESULTS_UNDER_WAY if transfer.asynchronous else 0):
-                _keep(*under_way.popleft(), results, progress)
+                _keep(*under_way.popleft(), results, timings)
             last = time.perf_counter()
-            progress.seconds_compute += last - got
+            timings.seconds_compute += last - got
         while under_way:
-            _keep(*under_way.popleft(), results, progress)
-        progress.seconds_compute += time.perf_counter() - last
+            _keep(*under_way.popleft(), results, timings)
+        timings.seconds_compute += time.perf_counter() - last
 
 
 class Transfer:
@@ -308,7 +324,7 @@ class Transfer:
 
 
 def _keep(
-    batch: Batch, features: Tensor, event: Any, results: Mapping[str, npt.NDArray[Any]], progress: Progress
+    batch: Batch, features: Tensor, event: Any, results: Mapping[str, npt.NDArray[Any]], timings: Timings
 ) -> None:
     """Put the features of a batch into the shard's array. Raises `ExtractionError` for values that cannot be stored."""
     if event is not None:
@@ -328,7 +344,7 @@ def _keep(
             f"{where}: the network gave a value that is not a number; set `precision: float32`"
         )
     result[batch.rows, batch.numbers] = stored
-    progress.segments[batch.extractor] = progress.segments.get(batch.extractor, 0) + len(stored)
+    timings.segments[batch.extractor] = timings.segments.get(batch.extractor, 0) + len(stored)
 
 
 def _attributes(extractor: Extractor) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -354,21 +370,21 @@ def _attributes(extractor: Extractor) -> tuple[dict[str, Any], dict[str, Any]]:
     return identity, {"environment": environment, "code": fingerprint.fingerprint(__name__, network)}
 
 
-def _timings(
-    progress: Progress, seconds: float, device: str, networks: Mapping[str, Extractor]
+def _report(
+    timings: Timings, seconds: float, device: str, networks: Mapping[str, Extractor]
 ) -> dict[str, Any]:
-    running = max(progress.seconds_compute + progress.seconds_wait, 1e-9)
+    running = max(timings.seconds_compute + timings.seconds_wait, 1e-9)
     return {
-        "clips": progress.clips,
+        "clips": timings.clips,
         "device": device,
         "runtimes": {name: extractor.network.runtime for name, extractor in networks.items()},
         "drift_from_float32": {name: extractor.network.drift for name, extractor in networks.items()},
         "seconds": round(seconds, 3),
-        "seconds_setup": round(progress.seconds_setup, 3),
-        "seconds_decode": round(progress.seconds_decode, 3),
-        "seconds_compute": round(progress.seconds_compute, 3),
-        "seconds_wait": round(progress.seconds_wait, 3),
-        "segments": progress.segments,
-        "segments_per_second": {name: round(n / running, 2) for name, n in progress.segments.items()},
-        "clips_per_second": round(progress.clips / running, 3),
+        "seconds_setup": round(timings.seconds_setup, 3),
+        "seconds_decode": round(timings.seconds_decode, 3),
+        "seconds_compute": round(timings.seconds_compute, 3),
+        "seconds_wait": round(timings.seconds_wait, 3),
+        "segments": timings.segments,
+        "segments_per_second": {name: round(n / running, 2) for name, n in timings.segments.items()},
+        "clips_per_second": round(timings.clips / running, 3),
     }

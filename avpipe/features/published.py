@@ -22,6 +22,7 @@ from avpipe.features.store import write_shard
 from avpipe.files import open_h5, read_json, sha256_of
 from avpipe.plan import fingerprint
 from avpipe.plan.extractor import ImportedConfig
+from avpipe.progress import Progress
 
 Values = npt.NDArray[Any]
 ReadClip = Callable[[str, str], Values | None]
@@ -75,8 +76,11 @@ def import_shard(
     with _open_published(
         config, row_names if config.rows else read_rows(manifest_file(results, ROWS_FILE))
     ) as read:
-        for clip, source, row in _clips(results, shard):
+        clips = list(_clips(results, shard))
+        progress = Progress(f"import {name} shard {shard}", len(clips), "clips")
+        for clip, source, row in clips:
             found = read(clip, source)
+            progress.advance()
             if found is None:
                 counts["not in the files"] += 1
                 continue
@@ -229,7 +233,10 @@ def inspect_published(config: ImportedConfig) -> dict[str, Any]:
         return found | ({"noisy": _inspect_h5(Path(config.noisy), config.key)} if config.noisy else {})
     _check_folder(path)
     digest, size, count = hashlib.sha256(), 0, 0
-    for file in sorted(path.rglob("*.npy")):
+    files = sorted(path.rglob("*.npy"))
+    progress = Progress(f"hash {path}", len(files), "files")
+    for file in files:
+        progress.advance()
         if file.is_file():
             digest.update(f"{file.relative_to(path).as_posix()} {sha256_of(file)}\n".encode())
             size, count = size + file.stat().st_size, count + 1

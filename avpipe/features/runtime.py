@@ -20,8 +20,6 @@ from filelock import FileLock
 from platformdirs import user_cache_path
 from torch import Tensor, nn
 
-from avpipe.files import output_errors
-
 _LOGGER = logging.getLogger(__name__)
 
 WORTH_CONVERTING = 2e12
@@ -147,17 +145,28 @@ def _openvino() -> Any:
 
 
 def _converted(openvino: Any, network: nn.Module, example: Tensor, shape: list[int], folder: Path) -> Any:
-    """The converted network from `folder`, which is written if it is not there: whole, or not at all."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{folder}.lock"):
-        if not folder.exists():
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", FutureWarning)  # PyTorch's, of torch.jit
-                traced = torch.jit.trace(network, example, check_trace=False)
-            model = openvino.convert_model(traced, input=[shape])
-            part = folder.with_name(f"{folder.name}.part")
-            shutil.rmtree(part, ignore_errors=True)  # of a job that was killed here
-            with output_errors(folder):
-                openvino.save_model(model, part / "network.xml", compress_to_fp16=False)
+    """The converted network from `folder`, which is written if it is not there: whole, or not at all.
+
+    Where it cannot be written, the network is converted in each job: another runtime would round differently.
+    """
+
+    def convert() -> Any:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # PyTorch's, of torch.jit
+            traced = torch.jit.trace(network, example, check_trace=False)
+        return openvino.convert_model(traced, input=[shape])
+
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{folder}.lock"):
+            if not folder.exists():
+                part = folder.with_name(f"{folder.name}.part")
+                shutil.rmtree(part, ignore_errors=True)  # of a job that was killed here
+                openvino.save_model(convert(), part / "network.xml", compress_to_fp16=False)
                 part.rename(folder)
+    except OSError as error:
+        _LOGGER.warning(
+            "cannot keep the converted network (%s); set XDG_CACHE_HOME to a writable folder", error
+        )
+        return convert()
     return openvino.Core().read_model(folder / "network.xml")

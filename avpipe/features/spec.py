@@ -132,6 +132,12 @@ def feature_shape(config: ExtractorConfig | ImportedConfig) -> tuple[int, ...]:
     return (config.preset.segments, *frames, *cells, backbone.width)
 
 
+def map_cells(config: ExtractorConfig | ImportedConfig) -> int:
+    """H * W of a feature's map; 1 for vectors."""
+    shape = feature_shape(config)
+    return shape[-3] * shape[-2] if len(shape) > 3 else 1
+
+
 def dimension_names(config: ExtractorConfig | ImportedConfig) -> tuple[str, ...]:
     """The names of the array's axes, the clips' axis first."""
     if isinstance(config, ImportedConfig):

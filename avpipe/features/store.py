@@ -53,6 +53,10 @@ class Features:
     clips: tuple[str, ...]
     valid: npt.NDArray[np.bool_]
 
+    def __repr__(self) -> str:
+        shape = " x ".join(map(str, self.array.shape[1:]))
+        return f"<{self.path.name}: {self.valid.sum()} of {len(self.clips)} clips, {shape} {self.array.dtype} each>"
+
     def load(self, rows: Sequence[int] | npt.NDArray[np.int64], threads: int = 4) -> npt.NDArray[Any]:
         """Many rows at once, in the given order: (len(rows), T, ...) in the stored dtype.
 

@@ -4,16 +4,16 @@ The hashes are those that other public projects give for the same files, and agr
 PyTorch puts into the file names; of VGGish's PCA only those eight are known. `fetch` checks them on every use.
 """
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from platformdirs import user_cache_path
 
-from avpipe.files import locked, sha256_of
 from avpipe.plan import registry
 from avpipe.plan.extractor import ExtractorConfig
+from avpipe.web import Limits, Remote, fetch_published
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -23,7 +23,7 @@ _LARGEST, _LONGEST = 1 << 30, 86_400.0
 
 
 class WeightsError(ValueError):
-    """A file of weights is wrong or cannot be downloaded; the message says what to do."""
+    """A file of weights does not hold what it must; the message says what to do."""
 
 
 @dataclass(frozen=True)
@@ -131,61 +131,25 @@ def fetch(
     folder: Path,
     *,
     published: Mapping[str, PublishedWeights] = PUBLISHED_WEIGHTS,
-    timeout: float = 60.0,
 ) -> Path:
     """The file of published weights `name` in `folder`; it is downloaded if it is not there, and its SHA-256 is checked.
-
-    On a machine without network, copy the file into the folder. Several processes may call this at once: one downloads,
-    the others wait.
 
     Args:
         name: a key of `published`.
         folder: where the file is or goes.
         published: the table of weights.
-        timeout: seconds without a byte after which a connection counts as failed.
 
     Raises:
-        WeightsError: if the file is wrong or cannot be downloaded.
+        PublishedFileError: if the file is wrong or cannot be downloaded.
         UnknownNameError: if there is no such name.
         OutputError: if the folder cannot be written.
     """
     registry.target({known: weights.url for known, weights in published.items()}, name, "published weights")
     weights = published[name]
     path = folder / weights.filename
-    if not path.exists():
-        with locked(folder / f".{weights.filename}.lock"):
-            if not path.exists():
-                _download(weights, path, timeout)
-    wrong = _what_is_wrong(path, weights)
-    if wrong:
-        raise WeightsError(f"{path} is not {name}: {wrong}; delete it and run again to download it anew")
+    limits = Limits(weights.size or _LARGEST, _LONGEST, attempts=2)
+    fetch_published(Remote(weights.url, sha256=weights.sha256), path, limits)
     return path
-
-
-def verify(
-    names: Iterable[str], folder: Path, *, published: Mapping[str, PublishedWeights] = PUBLISHED_WEIGHTS
-) -> dict[str, str]:
-    """Check files of weights without downloading anything.
-
-    Args:
-        names: keys of `published`.
-        folder: where the files are.
-        published: the table of weights.
-
-    Returns:
-        Name -> "ok", "missing", or what is wrong with the file.
-
-    Raises:
-        UnknownNameError: if there is no such name.
-    """
-    found = {}
-    for name in names:
-        registry.target(
-            {known: weights.url for known, weights in published.items()}, name, "published weights"
-        )
-        path = folder / published[name].filename
-        found[name] = (_what_is_wrong(path, published[name]) or "ok") if path.exists() else "missing"
-    return found
 
 
 def needed_weights(extractors: Collection[ExtractorConfig]) -> list[str]:
@@ -194,29 +158,6 @@ def needed_weights(extractors: Collection[ExtractorConfig]) -> list[str]:
     if any(config.pca for config in extractors):
         needed.add("vggish_pca")
     return [name for name in PUBLISHED_WEIGHTS if name in needed]
-
-
-def _what_is_wrong(path: Path, weights: PublishedWeights) -> str | None:
-    """Why a file is not these weights, or None."""
-    size, found = path.stat().st_size, sha256_of(path)
-    if found.startswith(weights.sha256) and weights.size in (None, size):
-        return None
-    expected = weights.size or "an unknown number"
-    return f"its SHA-256 is {found}, expected {weights.sha256} ({size} bytes, expected {expected})"
-
-
-def _download(weights: PublishedWeights, path: Path, timeout: float) -> None:
-    """Download `weights` to `path`; the next call continues a download that was interrupted."""
-    from avpipe.web import DownloadFailed, Limits, Remote, download
-
-    limits = Limits(weights.size or _LARGEST, _LONGEST, timeout, attempts=2)
-    try:
-        remote = Remote(weights.url, sha256=weights.sha256)
-        download(remote, path, limits)
-    except DownloadFailed as error:
-        raise WeightsError(
-            f"cannot download {weights.url}: {error.reason}; run again, or put the file into {path.parent} by hand"
-        ) from error
 
 
 def load_state(path: Path) -> dict[str, "Tensor"]:

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from operator import eq, ge
 from pathlib import Path
+from typing import Literal
 
 import av
 import numpy as np
@@ -80,7 +81,7 @@ def convert_clip(
     start = 0.0 if math.isnan(start) else max(0.0, start)
     length = preset.seconds if math.isnan(end) else min(preset.seconds, end - start)
     try:
-        media = probe(source, start, length)
+        media = probe(source)
     except ProbeError as error:
         return Converted(Status.CORRUPT, str(error))
     except OSError as error:
@@ -160,11 +161,9 @@ def _run(cut: Cut, media: Media, group: FFmpegGroup, timeout: float) -> tuple[Me
     if of_sound.sounds > 1:
         of_sound.code = 0  # it is converted again
     if of_sound.gave_up and of_pictures.code == 0:
-        notes = (*media.notes, f"no sound can be decoded: {of_sound.message()}")
-        return replace(pictures, notes=notes), of_pictures
+        return _without(media, "audio", of_sound), of_pictures
     if of_pictures.gave_up and of_sound.code == 0:
-        notes = (*media.notes, f"no picture can be decoded: {of_pictures.message()}")
-        return replace(sound, notes=notes), of_sound
+        return _without(media, "video", of_pictures), of_sound
     of_sound.frames = of_pictures.frames
     of_sound.code = of_pictures.code or of_sound.code
     of_sound.timed_out = of_pictures.timed_out or of_sound.timed_out
@@ -193,7 +192,7 @@ def _steady_sound(cut: Cut, media: Media, finished: Finished, group: FFmpegGroup
     if media.video is None:
         finished.code, finished.first = done.code, done.first
         return media
-    return replace(media, audio=None, notes=(*media.notes, f"no sound can be decoded: {done.message()}"))
+    return _without(media, "audio", done)
 
 
 def _cancelled(cut: Cut, media: Media, audio: Path, group: FFmpegGroup, timeout: float) -> str:
@@ -309,15 +308,18 @@ def _without_garbage(cut: Cut, media: Media, finished: Finished) -> Media:
     shortest = cut.preset.shortest
     if got[0] < shortest <= got[1] and _expected(cut, video.claimed) > TOLERANCE:
         finished.frames = 0
-        return replace(
-            media, video=None, notes=(*media.notes, f"no picture can be decoded: {finished.message()}")
-        )
+        return _without(media, "video", finished)
     if got[1] < shortest <= got[0] and _expected(cut, audio.claimed) > TOLERANCE:
         finished.samples = 0
-        return replace(
-            media, audio=None, notes=(*media.notes, f"no sound can be decoded: {finished.message()}")
-        )
+        return _without(media, "audio", finished)
     return media
+
+
+def _without(media: Media, kind: Literal["video", "audio"], finished: Finished) -> Media:
+    """The media without the stream that could not be decoded in a run."""
+    note = f"no {'picture' if kind == 'video' else 'sound'} can be decoded: {finished.message()}"
+    rest = replace(media, video=None) if kind == "video" else replace(media, audio=None)
+    return replace(rest, notes=(*media.notes, note))
 
 
 def _output_error(video: Path | None, audio: Path | None, cut: Cut) -> str | None:

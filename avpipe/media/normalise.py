@@ -1,11 +1,9 @@
 """Normalise the clips of one shard: a tar of canonical clips, and a table with each clip's outcome."""
 
 import contextlib
-import fcntl
 import io
 import json
 import math
-import os
 import re
 import shutil
 import tarfile
@@ -13,19 +11,29 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from filelock import Timeout
 
 from avpipe.clips import CLIP_NAME, Status
-from avpipe.files import OutputError, add_member, output_errors, sha256_of, whole_file
+from avpipe.files import (
+    OutputError,
+    add_member,
+    locked,
+    output_errors,
+    sha256_of,
+    sha256_of_version,
+    whole_file,
+)
 from avpipe.media.convert import Converted, convert_clip
 from avpipe.media.ffmpeg import FFmpegGroup, FFmpegKilledError, ffmpeg_version
 from avpipe.media.presets import Preset
 from avpipe.media.segments import TAR_SHA256
+from avpipe.progress import Progress
 
 SCHEMA = pa.schema(
     {
@@ -91,6 +99,7 @@ def normalise_shard(
         ValueError: if `downloads` lacks a clip of the shard.
     """
     rows = _rows(downloads, manifest, shard)
+    progress = Progress(f"normalise shard {shard}", len(rows), "clips")
     entries = []
     with output_errors(tar), _scratch(tar, table) as folder:
         # The group is closed first, so after an error no ffmpeg is running while the pool is waited for.
@@ -106,6 +115,7 @@ def normalise_shard(
             for row, made in zip(rows, _in_order(pool, work, AHEAD * workers), strict=True):
                 _add(archive, row, made, preset.name)
                 entries.append(_entry(row, made))
+                progress.advance()
         schema = SCHEMA.with_metadata({TAR_SHA256: sha256_of(tar)})
         with whole_file(table) as temporary:
             pq.write_table(pa.Table.from_pylist(entries, schema=schema), temporary)
@@ -138,20 +148,18 @@ def _rows(downloads: Path, manifest: Path, shard: int) -> list[_Row]:
 def _scratch(tar: Path, table: Path) -> Iterator[Path]:
     """A folder beside the tar for unfinished files; leftovers of a killed run are removed first, the folder at the end."""
     folder = tar.with_name(f".{tar.name}.scratch")
-    folder.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(folder, os.O_RDONLY)
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise OutputError(error.errno, f"another process writes {tar}: wait for it or stop it") from error
+        lock = locked(folder / "lock", timeout=0)
+    except Timeout as error:
+        raise OutputError(f"another process writes {tar}: wait for it or stop it") from error
+    with lock:
         unfinished = [path.parent.glob(f".{path.name}.*.tmp") for path in (tar, table)]
-        for path in (*folder.iterdir(), *unfinished[0], *unfinished[1]):
+        for path in (*folder.glob("[0-9]*"), *unfinished[0], *unfinished[1]):
             path.unlink(missing_ok=True)
-        yield folder
-    finally:
-        os.close(descriptor)
-        shutil.rmtree(folder, ignore_errors=True)
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _in_order(
@@ -175,7 +183,7 @@ def _normalise(row: _Row, preset: Preset, folder: Path, group: FFmpegGroup, time
         return Converted(row.status, row.reason)
     try:
         found = row.path.stat()
-        digest = _digest(row.path, found.st_size, found.st_mtime_ns)
+        digest = sha256_of_version(row.path, found.st_size, found.st_mtime_ns)
     except OSError as error:
         return Converted(Status.MISSING, f"the fetched file cannot be read: {error.strerror}; fetch it again")
     start, end = (
@@ -190,12 +198,6 @@ def _normalise(row: _Row, preset: Preset, folder: Path, group: FFmpegGroup, time
             "ran out; if this file alone ends ffmpeg, take it away"
         ) from error
     return replace(made, bytes=found.st_size, sha256=digest)
-
-
-@lru_cache(maxsize=256)
-def _digest(path: Path, size: int, modified: int) -> str:
-    """SHA-256 of a file that did not change since; a long file has many clips."""
-    return sha256_of(path)
 
 
 def _add(archive: tarfile.TarFile, row: _Row, made: Converted, preset: str) -> None:

@@ -132,9 +132,10 @@ def _by_name(value: Any) -> Any:
     return PRESETS[value] if isinstance(value, str) else value
 
 
-def _to_name(preset: Preset) -> Any:
+def named(preset: Preset) -> Any:
+    """The name of a preset that every study has; else its settings, as json knows them."""
     return preset.name if PRESETS.get(preset.name) == preset else preset.model_dump(mode="json")
 
 
-NamedPreset = Annotated[Preset, BeforeValidator(_by_name), PlainSerializer(_to_name)]
+NamedPreset = Annotated[Preset, BeforeValidator(_by_name), PlainSerializer(named)]
 """A preset that may be given by its name, and is written as its name if every study has it."""

@@ -1,6 +1,5 @@
 """What is in a media file, without trusting it."""
 
-import contextlib
 import math
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -36,28 +35,19 @@ class ProbeError(ValueError):
 
 
 @dataclass(frozen=True)
-class Video:
-    """The chosen video stream of a file.
+class Track:
+    """The chosen video or audio stream of a file.
 
     Args:
         index: of the stream in the file.
-        width, height: as displayed, after rotation and with square pixels.
-        fps: average frames a second, in the interval if the header only gives a nominal rate; NaN if unknown.
-        rotation: counter-clockwise degrees by which a player turns the stored picture: 0, 90, 180 or 270.
         start, end: seconds on the file's time axis, which begins with its first stream, by the header; NaN if unknown.
         seconds: where the last packet ends on that axis; NaN without one.
-        hdr: "PQ" or "HLG" for pictures with a high dynamic range, else "".
     """
 
     index: int
-    width: int
-    height: int
-    fps: float
-    rotation: int
     start: float
     end: float
     seconds: float
-    hdr: str
 
     @property
     def claimed(self) -> float:
@@ -66,20 +56,29 @@ class Video:
 
 
 @dataclass(frozen=True)
-class Audio:
-    """The chosen audio stream of a file; `index`, `start`, `end` and `seconds` as for `Video`."""
+class Video(Track):
+    """The video.
 
-    index: int
+    Args:
+        width, height: as displayed, after rotation and with square pixels.
+        fps: average frames a second by the header; NaN if unknown.
+        rotation: counter-clockwise degrees by which a player turns the stored picture: 0, 90, 180 or 270.
+        hdr: "PQ" or "HLG" for pictures with a high dynamic range, else "".
+    """
+
+    width: int
+    height: int
+    fps: float
+    rotation: int
+    hdr: str
+
+
+@dataclass(frozen=True)
+class Audio(Track):
+    """The audio."""
+
     sample_rate: int
     channels: int
-    start: float
-    end: float
-    seconds: float
-
-    @property
-    def claimed(self) -> float:
-        """As for `Video`."""
-        return self.seconds if math.isnan(self.end) else self.end
 
 
 @dataclass(frozen=True)
@@ -102,7 +101,7 @@ class Media:
     joined: bool = False
 
 
-def probe(path: Path, start: float = 0.0, length: float = 10.0) -> Media:
+def probe(path: Path) -> Media:
     """Read a file's headers, its first picture and its last packets.
 
     Cover art (an attached picture, as in mp3 files) is no video. Among several streams the default one is chosen; among
@@ -110,7 +109,6 @@ def probe(path: Path, start: float = 0.0, length: float = 10.0) -> Media:
 
     Args:
         path: the file.
-        start, length: the interval in which pictures are counted, seconds; only if the header's rate is a nominal one.
 
     Raises:
         ProbeError: if it is no media file of a format in `CONTAINERS`.
@@ -118,7 +116,7 @@ def probe(path: Path, start: float = 0.0, length: float = 10.0) -> Media:
     """
     try:
         with av.open(f"file:{path}", metadata_errors="replace", options=OPENING) as container:
-            media = _media(container, start, length)
+            media = _media(container)
         state = path.stat()
         ends = _ends(path, state.st_size, state.st_mtime_ns)
     except (FileNotFoundError, PermissionError):
@@ -152,7 +150,7 @@ def _refusal(path: Path) -> str:
     return next((f"not a media file: {what}" for what in found), "")
 
 
-def _media(container: InputContainer, first: float, length: float) -> Media:
+def _media(container: InputContainer) -> Media:
     notes: list[str] = []
     duration = container.duration / av.time_base if container.duration is not None else math.nan
     start = (container.start_time or 0) / av.time_base
@@ -166,13 +164,13 @@ def _media(container: InputContainer, first: float, length: float) -> Media:
         rotation = _rotation(container, stream.index)
         if rotation % 180:
             width, height = height, width
-        rate = _rate(container, stream, start + first, start + first + length)
+        rate = float(stream.average_rate or stream.guessed_rate or math.nan)
         hdr = HDR.get(int(stream.codec_context.color_trc), "")
-        video = Video(stream.index, width, height, rate, rotation, begin, end, math.nan, hdr)
+        video = Video(stream.index, begin, end, math.nan, width, height, rate, rotation, hdr)
     if sounds:
         sound = max(sounds, key=lambda s: (_default(s), s.channels, s.sample_rate, -s.index))
         begin, end = _interval(sound, start)
-        audio = Audio(sound.index, sound.sample_rate, sound.channels, begin, end, math.nan)
+        audio = Audio(sound.index, begin, end, math.nan, sound.sample_rate, sound.channels)
     return Media(container.format.name, duration, video, audio, tuple(notes))
 
 
@@ -218,28 +216,3 @@ def _rotation(container: InputContainer, index: int) -> int:
     except av.FFmpegError:
         return 0
     return 0
-
-
-def _rate(container: InputContainer, stream: VideoStream, begin: float, end: float) -> float:
-    """Pictures a second: the header's rate; where that may be a nominal one, the counted one if it differs."""
-    header = float(stream.average_rate or stream.guessed_rate or math.nan)
-    if "mp4" in container.format.name:
-        return header
-    times: list[float] = []
-    with contextlib.suppress(av.FFmpegError, OverflowError):
-        container.seek(round(begin * av.time_base))
-        for packet in container.demux(stream):
-            ticks = packet.dts if packet.pts is None else packet.pts
-            if ticks is None or packet.time_base is None or not packet.size:
-                continue
-            if stream.codec_context.name == "vp8" and not bytes(packet)[0] & 16:
-                continue  # a picture that is never shown (RFC 6386, section 9.1)
-            time = float(ticks * packet.time_base)
-            if begin <= time < end:
-                times.append(time)
-            elif time > end + 1:  # a picture may be stored before one that is shown earlier
-                break
-    if len(times) < 3 or max(times) == min(times):
-        return header
-    counted = (len(times) - 1) / (max(times) - min(times))
-    return header if abs(counted / header - 1) < 0.02 else counted

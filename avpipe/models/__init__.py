@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from avpipe.models.base import AVBatch, AVOutput, ModelCard
+from avpipe.models.base import ModelCard
 from avpipe.plan import registry
 from avpipe.plan.registry import LazyTable
 
@@ -12,8 +12,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "MODELS",
-    "AVBatch",
-    "AVOutput",
     "ModelCard",
     "create_model",
     "list_models",
@@ -51,7 +49,7 @@ def list_models() -> list[str]:
 
 
 def create_model(name: str, **options: Any) -> "nn.Module":
-    """Build the model `name`: `forward(AVBatch) -> AVOutput`.
+    """Build the model `name`: its `forward` takes and returns its task's types (`avpipe.models.base`).
 
     Args:
         name: one of `list_models()`.

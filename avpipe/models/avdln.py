@@ -8,7 +8,7 @@ those of the released code (YapengTian/AVE-ECCV18, cmm_train.py, in Keras).
 import torch
 from torch import Tensor, nn
 
-from avpipe.models.base import AVBatch, AVOutput, ModelCard
+from avpipe.models.base import CrossModalityBatch, ModelCard, SimilarityOutput
 from avpipe.models.layers import audio_and_visual, spatial_average, xavier_
 
 CARD = ModelCard(
@@ -79,20 +79,20 @@ class AVDLN(nn.Module):
         self.audio = encoder(audio_dim, hidden_dim, embedding_dim)
         self.visual = encoder(visual_dim, hidden_dim, embedding_dim)
 
-    def forward(self, batch: AVBatch) -> AVOutput:
+    def forward(self, batch: CrossModalityBatch) -> SimilarityOutput:
         """Compare every audio segment with every visual segment. Raises ValueError if a modality is missing or has
         another shape.
 
         Args:
-            batch: audio (B, T, D_a); visual (B, T, D_v) or (B, T, H, W, D_v); `targets` in training.
+            batch: audio (B, T, D_a); visual (B, T, D_v) or (B, T, H, W, D_v); `event` in training.
 
         Returns:
-            `similarity` (B, T, T), the negative distance; `losses["contrastive"]` if there are targets.
+            `similarity` (B, T, T), the negative distance; `losses["contrastive"]` if the event is given.
         """
         audio, visual = audio_and_visual(batch, self.audio_dim, self.visual_dim, "AVDLN")
         distance = pairwise_distance(self.audio(audio), self.visual(spatial_average(visual)))
         losses = {}
-        if batch.targets is not None:
+        if batch.event is not None:
             same_segment = torch.diagonal(distance, dim1=1, dim2=2)  # (B, T)
-            losses["contrastive"] = contrastive_loss(same_segment, batch.targets["event"], self.margin)
-        return AVOutput(similarity=-distance, losses=losses)
+            losses["contrastive"] = contrastive_loss(same_segment, batch.event, self.margin)
+        return SimilarityOutput(similarity=-distance, losses=losses)

@@ -12,7 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from avpipe.models.base import AVBatch, AVOutput, ModelCard
+from avpipe.models.base import LocalizationBatch, ModelCard, SegmentOutput
 from avpipe.models.layers import (
     LSTM,
     AudioGuidedAttention,
@@ -105,7 +105,7 @@ class AVEL(nn.Module):
         else:
             raise ValueError(f"AVEL: inputs {inputs!r} has nothing to fuse: set `fusion: concatenation`")
 
-    def forward(self, batch: AVBatch) -> AVOutput:
+    def forward(self, batch: LocalizationBatch) -> SegmentOutput:
         """Classify every segment. Raises ValueError if a modality is missing or has another shape.
 
         Args:
@@ -129,6 +129,6 @@ class AVEL(nn.Module):
         parts = list(encoded.values())
         # (B, T, 4 * hidden) concatenated, (B, T, 2 * hidden) from DMRN or one modality
         fused = self.fusion(*parts) if self.fusion else torch.relu(torch.cat(parts, dim=-1))
-        return AVOutput(
+        return SegmentOutput(
             segment_logits=self.classifier(fused), attention=weights, embeddings={**encoded, "fused": fused}
         )

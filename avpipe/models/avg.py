@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from avpipe.models.base import AVBatch, AVOutput, ModelCard
+from avpipe.models.base import FeatureBatch, GroundingOutput, ModelCard
 from avpipe.models.grounding import (
     Connect,
     Objective,
@@ -115,7 +115,7 @@ class AudioVisualTransformer(nn.Module):
             elif name.endswith("bias"):
                 nn.init.zeros_(parameter)
 
-    def forward(self, batch: AVBatch) -> tuple[Tensor, Tensor, Tensor | None]:
+    def forward(self, batch: FeatureBatch) -> tuple[Tensor, Tensor, Tensor | None]:
         """Encode each clip's segments. Raises ValueError if a feature is missing, has another shape, or other clips and
         segments.
 
@@ -190,7 +190,7 @@ class AVG(nn.Module):
         self.audio_threshold, self.visual_threshold = audio_threshold, visual_threshold
         self.positive_margin, self.negative_margin = positive_margin, negative_margin
 
-    def forward(self, batch: AVBatch) -> AVOutput:
+    def forward(self, batch: FeatureBatch) -> GroundingOutput:
         """Compare the segments of each clip. Raises ValueError if a feature is missing or has another shape.
 
         Args:
@@ -201,7 +201,7 @@ class AVG(nn.Module):
         """
         audio, visual, _ = self.transformer(batch)
         same = self.truth(batch)
-        output = AVOutput(grounding=all_similarities(audio, visual), groups=first_of_group(same))
+        output = GroundingOutput(grounding=all_similarities(audio, visual), groups=first_of_group(same))
         if self.training and output.grounding is not None:
             chosen = torch.randint(audio.shape[1], (len(audio),), device=audio.device)
             output.losses["grounding"] = grounding_loss(
@@ -215,7 +215,7 @@ class AVG(nn.Module):
         return output
 
     @torch.no_grad()
-    def truth(self, batch: AVBatch) -> Tensor:
+    def truth(self, batch: FeatureBatch) -> Tensor:
         """Algorithm 1 on the input features (standardized if the recipe says so): (B, T, T) bool."""
         features = segment_features(batch, self.transformer.audio_dim, self.transformer.visual_dim, "AVG")
         return same_group(

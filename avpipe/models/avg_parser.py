@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from avpipe.models.avg import AudioVisualTransformer
-from avpipe.models.base import AVBatch, AVOutput, ModelCard
+from avpipe.models.base import ModelCard, ParsingBatch, ParsingOutput
 from avpipe.models.layers import ParsingHead
 
 CARD = ModelCard(
@@ -79,7 +79,7 @@ class AVGParser(nn.Module):
         self.fuse = nn.Linear(2 * head_dim, head_dim) if motion_dim else None
         self.head = ParsingHead(head_dim, num_classes)
 
-    def forward(self, batch: AVBatch) -> AVOutput:
+    def forward(self, batch: ParsingBatch) -> ParsingOutput:
         """Parse each clip. Raises ValueError if a feature is missing or has another shape.
 
         Args:
@@ -93,5 +93,5 @@ class AVGParser(nn.Module):
         if motion is not None and self.motion is not None and self.fuse is not None:
             # (B, T, 2 * head_dim) -> (B, T, head_dim)
             visual_hidden = self.fuse(torch.cat([visual_hidden, self.motion(motion)], dim=-1))
-        output: AVOutput = self.head(self.audio(audio), visual_hidden)
+        output: ParsingOutput = self.head(self.audio(audio), visual_hidden)
         return output

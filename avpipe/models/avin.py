@@ -17,7 +17,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from avpipe.models.base import AVBatch, AVOutput, ModelCard
+from avpipe.models.base import LocalizationBatch, ModelCard, SegmentOutput
 from avpipe.models.layers import (
     LSTM,
     MFB,
@@ -209,7 +209,7 @@ class AVIN(nn.Module):
                 encoded[name] = torch.cat([s[name], c], dim=-1)  # (B, T, 2 H)
         return encoded, weights
 
-    def forward(self, batch: AVBatch) -> AVOutput:
+    def forward(self, batch: LocalizationBatch) -> SegmentOutput:
         """Classify every segment. Raises ValueError if a modality is missing or has another shape.
 
         Args:
@@ -234,13 +234,13 @@ class AVIN(nn.Module):
             "audio": audio if h_audio is None else h_audio,
             "visual": visual if h_visual is None else h_visual,
         }
-        return AVOutput(
+        return SegmentOutput(
             segment_logits=self.classifier(fused),
             attention={**where, **weights},
             embeddings={n: e for n, e in before.items() if e is not None} | {"fused": fused},
         )
 
-    def _features(self, batch: AVBatch) -> tuple[Tensor | None, Tensor | None, dict[str, Tensor]]:
+    def _features(self, batch: LocalizationBatch) -> tuple[Tensor | None, Tensor | None, dict[str, Tensor]]:
         """The checked features of the modalities in use; visual as vectors (B, T, D_v), with the weights of its cells."""
         audio = audio_of(batch.audio, self.audio_dim, "AVIN") if self.uses_audio else None
         if not self.uses_visual:

@@ -12,7 +12,7 @@ the triplet Gram matrix loss, has no labels for localizing events and is left ou
 
 from torch import Tensor, nn
 
-from avpipe.models.base import AVBatch, AVOutput, ModelCard
+from avpipe.models.base import LocalizationBatch, ModelCard, SegmentOutput
 from avpipe.models.layers import LSTM, MFB, AudioGuidedAttention, audio_and_visual, classifier, visual_vectors
 
 CARD = ModelCard(
@@ -94,7 +94,7 @@ class AVRB(nn.Module):
         self.segments = SegmentWiseAttention(fusion_dim)
         self.classifier = classifier(fusion_dim, num_classes + 1)
 
-    def forward(self, batch: AVBatch) -> AVOutput:
+    def forward(self, batch: LocalizationBatch) -> SegmentOutput:
         """Classify every segment. Raises ValueError if a modality is missing or has another shape.
 
         Args:
@@ -108,4 +108,4 @@ class AVRB(nn.Module):
         pooled, weights = visual_vectors(self.look, audio, visual)  # (B, T, D_v)
         h_audio, h_visual = self.audio_lstm(audio)[0], self.visual_lstm(pooled)[0]  # (B, T, 2 * hidden)
         weighted, weights["segments"] = self.segments(self.fusion(h_visual, h_audio))  # (B, T, p), (B, T)
-        return AVOutput(segment_logits=self.classifier(weighted), attention=weights)
+        return SegmentOutput(segment_logits=self.classifier(weighted), attention=weights)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from avpipe.models.base import AVBatch, AVOutput, ModelCard
+from avpipe.models.base import LocalizationBatch, ModelCard, SegmentOutput
 from avpipe.models.layers import (
     LSTM,
     AudioGuidedAttention,
@@ -93,15 +93,15 @@ class AVSDN(nn.Module):
         guided = encoded if initial_state == "label_guided" else []
         self.guides = nn.ModuleDict({name: classifier(wide, num_classes + 1) for name in guided})
 
-    def forward(self, batch: AVBatch) -> AVOutput:
+    def forward(self, batch: LocalizationBatch) -> SegmentOutput:
         """Classify every segment. Raises ValueError if a modality is missing or has another shape.
 
         Args:
-            batch: audio (B, T, D_a); visual (B, T, D_v) or (B, T, H, W, D_v); `targets` to train a label-guided model.
+            batch: audio (B, T, D_a); visual (B, T, D_v) or (B, T, H, W, D_v); `target` to train a label-guided model.
 
         Returns:
             `segment_logits` (B, T, C + 1); `losses` "guide_audio" and "guide_visual" if label-guided and there are
-            targets; `attention["visual"]` (B, T, H, W) with attention.
+            labels; `attention["visual"]` (B, T, H, W) with attention.
         """
         audio, maps = audio_and_visual(batch, self.audio_dim, self.visual_dim, "AVSDN", self.cells)
         visual, weights = visual_vectors(self.look, audio, maps)  # (B, T, D_v)
@@ -109,7 +109,7 @@ class AVSDN(nn.Module):
         states = {name: encoder(local[name])[1] for name, encoder in self.encoders.items()}
         inputs = torch.cat([audio, visual], dim=-1)  # (B, T, D_a + D_v)
         logits = self.classifier(self.decoder(inputs, self.initial_state(states))[0])  # (B, T, C + 1)
-        return AVOutput(segment_logits=logits, losses=self._guide(states, batch), attention=weights)
+        return SegmentOutput(segment_logits=logits, losses=self._guide(states, batch), attention=weights)
 
     def initial_state(self, states: dict[str, State]) -> State:
         """The decoder's initial state: one encoder's last state, or both encoders' hidden states fused, and cell states likewise."""
@@ -119,11 +119,11 @@ class AVSDN(nn.Module):
         (h_audio, c_audio), (h_visual, c_visual) = states["audio"], states["visual"]
         return self.fusion(h_audio, h_visual), self.fusion(c_audio, c_visual)
 
-    def _guide(self, states: dict[str, State], batch: AVBatch) -> dict[str, Tensor]:
-        """The loss of predicting the clip's categories from each encoder's last hidden state; {} without targets."""
-        if batch.targets is None:
+    def _guide(self, states: dict[str, State], batch: LocalizationBatch) -> dict[str, Tensor]:
+        """The loss of predicting the clip's categories from each encoder's last hidden state; {} without labels."""
+        if batch.target is None:
             return {}
-        target = clip_target(batch.targets["target"])
+        target = clip_target(batch.target)
         losses = {}
         for name, guide in self.guides.items():
             hidden = states[name][0].transpose(0, 1).flatten(1)  # (directions, B, H) -> (B, directions * H)

@@ -14,7 +14,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from avpipe.models.base import AVBatch, AVOutput, ModelCard
+from avpipe.models.base import LocalizationBatch, ModelCard, SegmentOutput
 from avpipe.models.layers import audio_and_visual, classifier, sinusoidal_positions
 
 CARD = ModelCard(
@@ -74,7 +74,7 @@ class AVT(nn.Module):
         self.instance_key = nn.Linear(hidden_dim, hidden_dim, bias=False)
         self.classifier = classifier(3 * hidden_dim, num_classes + 1)
 
-    def forward(self, batch: AVBatch) -> AVOutput:
+    def forward(self, batch: LocalizationBatch) -> SegmentOutput:
         """Classify every segment. Raises ValueError if a modality is missing or has another shape.
 
         Args:
@@ -96,7 +96,7 @@ class AVT(nn.Module):
         audio_tokens, inter, intra = self.attend_together(audio_tokens, inter, intra)
         instance, weights = self.attend_instances(audio_tokens, inter, intra)  # (B, T, D), (B, T, K)
         embeddings["fused"] = torch.cat([audio_tokens, inter, instance], dim=-1)  # (B, T, 3 D)
-        return AVOutput(
+        return SegmentOutput(
             segment_logits=self.classifier(embeddings["fused"]),
             # (B, T, K) -> (B, T, H, W)
             attention={"visual": weights.view(visual.shape[:4])} if visual.ndim == 5 else {},

@@ -11,7 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from avpipe.models.base import AVBatch, AVOutput, ModelCard
+from avpipe.models.base import EventOutput, LocalizationBatch, ModelCard
 from avpipe.models.layers import audio_and_visual
 
 CARD = ModelCard(
@@ -168,7 +168,7 @@ class CMRAN(nn.Module):
         attended = self.fusion(product, memory, memory, need_weights=False)[0]
         return self.fusion_norm(product + self.fusion_dropout(attended))
 
-    def forward(self, batch: AVBatch) -> AVOutput:
+    def forward(self, batch: LocalizationBatch) -> EventOutput:
         """Score every segment for an event, and the clip for each category. Raises ValueError if a modality is missing
         or has another shape.
 
@@ -186,7 +186,7 @@ class CMRAN(nn.Module):
         audio_out = self.audio.query(audio, visual_memory)  # (B, T, hidden)
         visual_out = self.visual.query(attended, audio_memory)
         fused = self.fuse(audio_out, visual_out)
-        return AVOutput(
+        return EventOutput(
             event_logits=self.event(fused).squeeze(-1),
             category_logits=self.category(fused.amax(dim=1)),
             # (B, T, K) -> (B, T, H, W)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from avpipe.models.base import AVBatch, AVOutput, ModelCard
+from avpipe.models.base import ModelCard, ParsingBatch, ParsingOutput
 from avpipe.models.layers import ParsingEncoder, ParsingHead
 
 CARD = ModelCard(
@@ -193,7 +193,7 @@ class CrossModalParser(nn.Module):
         self.discriminator = ModalityDiscriminator(hidden_dim) if adversarial else None
         self.head = ParsingHead(hidden_dim, num_classes)
 
-    def forward(self, batch: AVBatch) -> AVOutput:
+    def forward(self, batch: ParsingBatch) -> ParsingOutput:
         """Parse each clip. Raises ValueError if a feature is missing or has another shape.
 
         Args:
@@ -215,7 +215,7 @@ class CrossModalParser(nn.Module):
         if self.audio_norm is not None and self.visual_norm is not None:
             audio_joint = self.audio_norm(audio_joint + audio)
             visual_joint = self.visual_norm(visual_joint + visual)
-        output: AVOutput = self.head(audio_joint, visual_joint)
+        output: ParsingOutput = self.head(audio_joint, visual_joint)
         if self.discriminator is not None and self.training:
             output.losses["adversarial"] = self._adversarial_loss(audio_joint, visual_joint, batch.progress)
         output.attention = {"audio_from_audio": audio_weights, "visual_from_visual": visual_weights}

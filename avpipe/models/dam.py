@@ -19,18 +19,20 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from avpipe.models.base import AVBatch, AVOutput, ModelCard
-from avpipe.models.layers import audio_and_visual, classifier, spatial_average
+from avpipe.models.base import EventOutput, LocalizationBatch, ModelCard, SegmentOutput
+from avpipe.models.layers import AudioGuidedAttention, audio_and_visual, classifier, visual_vectors
 
 CARD = ModelCard(
     title="DAM",
     paper="Y. Wu, L. Zhu, Y. Yan and Y. Yang, Dual Attention Matching for Audio-Visual Event Localization, ICCV 2019",
     task="localization",
     inputs="VGGish (128), VGG-19 block5_pool maps (7 x 7 x 512)",
-    parameters=835_100,
+    parameters=1_214_029,
     code="none public; unofficial in https://github.com/tonymisic/zero-shot-cml",
     assumptions=(
-        "Visual maps are averaged over their cells; one Linear a modality gives local features of a common width, 256 (unofficial code).",
+        "Visual maps: AVEL's audio-guided attention over the cells (option `attention`; without it their average). The unofficial code guides by audio in a form of its own. Chosen on the validation split of the demo rendered with seed 1, 3 seeds, with noise on the features 57 -> 69, without 59 -> 68, weakly supervised 56 -> 61; on the test split 52 -> 67, 60 -> 70 and 54 -> 62; on another split of these clips, with noise, 49 -> 64.",
+        "Tried and left out: the unofficial code's dot product without the root and its classifier of three layers with dropout, and a ReLU on local features. On validation each loses 3 points or more somewhere: with noise, beside the attention, or weakly supervised.",
+        "One Linear a modality gives local features of a common width, 256 (unofficial code).",
         "Self-attention: one head, one layer, no residual; the global feature is the mean of its outputs over the event segments (unofficial code: over all).",
         "Without labels, event segments are estimated by matching with the global features of all segments; attention and mean weigh segments by the estimated probability (option `context: all`: all segments count equally, always).",
         "Supervised, the estimate is trained by binary cross-entropy with the labels, weight 1. In a clip without an event all segments count.",
@@ -90,9 +92,12 @@ class DAM(nn.Module):
     Args:
         num_classes: event categories C.
         audio_dim, visual_dim: D_a and D_v.
+        visual_cells: H * W of the visual map; 1 for vectors, for which `attention` raises ValueError.
         setting: decides the form of the output; set by the training loop.
         context: segments behind a global feature: "events", those of the event (labelled in supervised training, else
             estimated), or "all".
+        attention: AVEL's audio-guided attention over a map's cells; without it the average of the cells.
+        attention_dim: hidden width of that attention.
         hidden_dim: D, of local and global features.
     """
 
@@ -105,34 +110,42 @@ class DAM(nn.Module):
         num_classes: int = 28,
         audio_dim: int = 128,
         visual_dim: int = 512,
+        visual_cells: int = 49,
         setting: Literal["supervised", "weakly-supervised"] = "supervised",
         context: Literal["events", "all"] = "events",
+        attention: bool = True,
+        attention_dim: int = 512,
         hidden_dim: int = 256,
     ) -> None:
         super().__init__()
         self.audio_dim, self.visual_dim, self.context = audio_dim, visual_dim, context
         self.weak = setting == "weakly-supervised"
+        self.cells = visual_cells if attention else None
+        self.where = (
+            AudioGuidedAttention(audio_dim, visual_dim, visual_cells, attention_dim) if attention else None
+        )
         self.audio_local = nn.Linear(audio_dim, hidden_dim)
         self.visual_local = nn.Linear(visual_dim, hidden_dim)
         self.audio_global = RelevantSelfAttention(hidden_dim)
         self.visual_global = RelevantSelfAttention(hidden_dim)
         self.classifier = classifier(2 * hidden_dim, num_classes, hidden_dim=2 * hidden_dim)
 
-    def forward(self, batch: AVBatch) -> AVOutput:
+    def forward(self, batch: LocalizationBatch) -> EventOutput | SegmentOutput:
         """Match both modalities, and classify the clip. Raises ValueError if a modality is missing or has another
         shape.
 
         Args:
-            batch: audio (B, T, D_a); visual (B, T, D_v) or (B, T, H, W, D_v); `targets` in training.
+            batch: audio (B, T, D_a); visual (B, T, D_v) or (B, T, H, W, D_v); `target` in training.
 
         Returns:
             Supervised `event_logits` (B, T) and `category_logits` (B, C), weakly supervised `segment_logits`
             (B, T, C + 1); `losses["estimate"]` if event segments are estimated and labelled; `attention` (B, T):
-            "audio_to_visual" and "visual_to_audio", the probability of an event by each direction, and "relevance".
+            "audio_to_visual" and "visual_to_audio", the probability of an event by each direction, and "relevance";
+            and "visual" (B, T, H, W) with attention over cells.
         """
-        audio, visual = audio_and_visual(batch, self.audio_dim, self.visual_dim, "DAM")
-        audio = self.audio_local(audio)  # (B, T, D)
-        visual = self.visual_local(spatial_average(visual))  # (B, T, D)
+        audio, visual = audio_and_visual(batch, self.audio_dim, self.visual_dim, "DAM", self.cells)
+        pooled, weights = visual_vectors(self.where, audio, visual)  # (B, T, D_v)
+        audio, visual = self.audio_local(audio), self.visual_local(pooled)  # (B, T, D)
         relevance = audio.new_ones(audio.shape[:2])
         losses = {}
         if self.context == "events":
@@ -145,14 +158,14 @@ class DAM(nn.Module):
                 relevance = torch.where(truth.any(dim=1, keepdim=True), truth, relevance)
         (by_audio, by_visual), contexts = self.match(audio, visual, relevance)
         event, category = mean_probability_logit(by_audio, by_visual), self.classifier(contexts)
-        weights = {
+        weights |= {
             "audio_to_visual": by_audio.sigmoid(),
             "visual_to_audio": by_visual.sigmoid(),
             "relevance": relevance,
         }
         if self.weak:
-            return AVOutput(segment_logits=joint_log_probability(event, category), attention=weights)
-        return AVOutput(event_logits=event, category_logits=category, losses=losses, attention=weights)
+            return SegmentOutput(segment_logits=joint_log_probability(event, category), attention=weights)
+        return EventOutput(event_logits=event, category_logits=category, losses=losses, attention=weights)
 
     def match(self, audio: Tensor, visual: Tensor, relevance: Tensor) -> tuple[tuple[Tensor, Tensor], Tensor]:
         """Match the global features of the relevant segments with the other modality.
@@ -171,7 +184,6 @@ class DAM(nn.Module):
         return scores, torch.cat([global_audio, global_visual], dim=-1)  # (B, 2 D)
 
 
-def true_events(batch: AVBatch) -> Tensor | None:
+def true_events(batch: LocalizationBatch) -> Tensor | None:
     """Labels of event segments, (B, T), 0 or 1; None in evaluation and weakly supervised."""
-    target = batch.targets["target"] if batch.targets is not None else None
-    return None if target is None or target.ndim != 3 else 1 - target[..., -1]
+    return None if batch.target is None or batch.target.ndim != 3 else 1 - batch.target[..., -1]

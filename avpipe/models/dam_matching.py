@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from avpipe.models.base import AVBatch, AVOutput, ModelCard
+from avpipe.models.base import CrossModalityBatch, ModelCard, QueryOutput
 from avpipe.models.dam import RelevantSelfAttention, mean_probability_logit
 from avpipe.models.layers import audio_and_visual, intervals, spatial_average
 
@@ -23,7 +23,7 @@ CARD = ModelCard(
     parameters=558_080,
     code="none public; unofficial in https://github.com/tonymisic/zero-shot-cml",
     assumptions=(
-        "Local features, self-attention and matching are those of `dam`: visual maps averaged over their cells, one Linear a modality to 256, one head, one layer, dot product over the square root of the width.",
+        "Local features, self-attention and matching are those of `dam` without audio-guided attention, which would tell a visual segment its sound: visual maps averaged over their cells, one Linear a modality to 256, one head, one layer, dot product over the square root of the width.",
         "Loss: binary cross-entropy of the mean of both directions' probabilities, as in `dam`, on clips whose event is one interval.",
         "An interval's score is the sum of its segments' dot products (unofficial code); an answer is right only if the whole interval is (both).",
     ),
@@ -64,15 +64,15 @@ class DAMMatching(nn.Module):
         self.audio_global = RelevantSelfAttention(hidden_dim)
         self.visual_global = RelevantSelfAttention(hidden_dim)
 
-    def forward(self, batch: AVBatch) -> AVOutput:
+    def forward(self, batch: CrossModalityBatch) -> QueryOutput:
         """Match every possible query with every segment of the other modality. Raises ValueError if a modality is
         missing or has another shape.
 
         Args:
-            batch: audio (B, T, D_a); visual (B, T, D_v) or (B, T, H, W, D_v); `targets` in training.
+            batch: audio (B, T, D_a); visual (B, T, D_v) or (B, T, H, W, D_v); `event` in training.
 
         Returns:
-            `audio_to_visual` and `visual_to_audio` (B, I, T), logits; `losses["matching"]` if there are targets.
+            `audio_to_visual` and `visual_to_audio` (B, I, T), logits; `losses["matching"]` if the event is given.
         """
         audio, visual = audio_and_visual(batch, self.audio_dim, self.visual_dim, "DAM (matching)")
         audio = self.audio_local(audio)  # (B, T, D)
@@ -84,9 +84,9 @@ class DAMMatching(nn.Module):
         by_audio = audio_queries @ visual.transpose(1, 2) / scale  # (B, I, T)
         by_visual = visual_queries @ audio.transpose(1, 2) / scale
         losses = {}
-        if batch.targets is not None:
-            losses["matching"] = matching_loss(by_audio, by_visual, batch.targets["event"], members)
-        return AVOutput(audio_to_visual=by_audio, visual_to_audio=by_visual, losses=losses)
+        if batch.event is not None:
+            losses["matching"] = matching_loss(by_audio, by_visual, batch.event, members)
+        return QueryOutput(audio_to_visual=by_audio, visual_to_audio=by_visual, losses=losses)
 
 
 def matching_loss(by_audio: Tensor, by_visual: Tensor, event: Tensor, members: Tensor) -> Tensor:

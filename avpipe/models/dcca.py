@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from avpipe.models.avdln import encoder
-from avpipe.models.base import AVBatch, AVOutput, ModelCard
+from avpipe.models.base import CrossModalityBatch, ModelCard, SimilarityOutput
 from avpipe.models.layers import audio_and_visual, spatial_average
+from avpipe.models.parallel import gather
 
 CARD = ModelCard(
     title="DCCA",
@@ -93,26 +94,26 @@ class DCCA(nn.Module):
         # Before the first batch both outputs count as the same variable.
         self.register_buffer("covariance", torch.eye(embedding_dim).repeat(2, 2))
 
-    def forward(self, batch: AVBatch) -> AVOutput:
+    def forward(self, batch: CrossModalityBatch) -> SimilarityOutput:
         """Compare every audio segment with every visual segment. Raises ValueError if a modality is missing or has
         another shape.
 
         Args:
-            batch: audio (B, T, D_a); visual (B, T, D_v) or (B, T, H, W, D_v); `targets` in training.
+            batch: audio (B, T, D_a); visual (B, T, D_v) or (B, T, H, W, D_v); `event` in training.
 
         Returns:
             `similarity` (B, T, T), the cosine of the weighted canonical variates; `losses["correlation"]`, minus the
-            mean canonical correlation over event segments, if there are targets.
+            mean canonical correlation over event segments, if the event is given.
         """
         audio, visual = audio_and_visual(batch, self.audio_dim, self.visual_dim, "DCCA")
         audio = self.audio(audio).float()  # (B, T, D)
         visual = self.visual(spatial_average(visual)).float()
         losses = {}
         with torch.autocast(audio.device.type, enabled=False):  # torch has no decompositions in bfloat16
-            if batch.targets is not None:
-                chosen = batch.targets["event"].bool()
-                losses["correlation"] = self._correlation_loss(audio[chosen], visual[chosen])
-            return AVOutput(similarity=self._similarity(audio, visual), losses=losses)
+            if batch.event is not None:
+                chosen = gather(batch.event).bool()
+                losses["correlation"] = self._correlation_loss(gather(audio)[chosen], gather(visual)[chosen])
+            return SimilarityOutput(similarity=self._similarity(audio, visual), losses=losses)
 
     def _correlation_loss(self, audio: Tensor, visual: Tensor) -> Tensor:
         """Minus the mean canonical correlation of pairs (P, D), (P, D); updates the running averages in training."""

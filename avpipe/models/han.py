@@ -10,7 +10,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from avpipe.models.base import AVBatch, AVOutput, ModelCard
+from avpipe.models.base import ModelCard, ParsingBatch, ParsingOutput
 from avpipe.models.layers import ParsingEncoder, ParsingHead
 
 CARD = ModelCard(
@@ -123,7 +123,7 @@ class HAN(nn.Module):
         self.attention = HybridAttention(hidden_dim, dropout)
         self.head = ParsingHead(hidden_dim, num_classes)
 
-    def forward(self, batch: AVBatch) -> AVOutput:
+    def forward(self, batch: ParsingBatch) -> ParsingOutput:
         """Parse each clip. Raises ValueError if a feature is missing or has another shape.
 
         Args:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from avpipe.models.base import AVBatch, AVOutput, ModelCard
+from avpipe.models.base import LocalizationBatch, ModelCard, SegmentOutput
 from avpipe.models.layers import LSTM, AudioGuidedAttention, audio_and_visual, visual_vectors, xavier_
 
 CARD = ModelCard(
@@ -170,7 +170,7 @@ class JCAN(nn.Module):
             if isinstance(layer, nn.Linear) and layer.bias is not None:
                 nn.init.zeros_(layer.bias)
 
-    def forward(self, batch: AVBatch) -> AVOutput:
+    def forward(self, batch: LocalizationBatch) -> SegmentOutput:
         """Classify every segment. Raises ValueError if a modality is missing or has another shape.
 
         Args:
@@ -187,4 +187,4 @@ class JCAN(nn.Module):
         for recursion in self.recursions:
             audio, visual = recursion(audio, visual)
         joint = self.joint_encoder(torch.cat([visual, audio], dim=-1))  # (B, T, D)
-        return AVOutput(segment_logits=self.classifier(joint), attention=weights)
+        return SegmentOutput(segment_logits=self.classifier(joint), attention=weights)

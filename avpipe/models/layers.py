@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from avpipe.models.base import AVBatch, AVOutput
+from avpipe.models.base import FeatureBatch, ParsingOutput
 
 
 def audio_of(audio: Tensor | None, dim: int, model: str) -> Tensor:
@@ -94,7 +94,7 @@ def same_segments(audio: Tensor, visual: Tensor, model: str) -> None:
 
 
 def audio_and_visual(
-    batch: AVBatch, audio_dim: int, visual_dim: int, model: str, cells: int | None = None
+    batch: FeatureBatch, audio_dim: int, visual_dim: int, model: str, cells: int | None = None
 ) -> tuple[Tensor, Tensor]:
     """Return `audio_of` and `visual_of` of the batch. Raises as they do, and ValueError for other clips or segments."""
     audio = audio_of(batch.audio, audio_dim, model)
@@ -103,7 +103,9 @@ def audio_and_visual(
     return audio, visual
 
 
-def segment_features(batch: AVBatch, audio_dim: int, visual_dim: int, model: str) -> tuple[Tensor, Tensor]:
+def segment_features(
+    batch: FeatureBatch, audio_dim: int, visual_dim: int, model: str
+) -> tuple[Tensor, Tensor]:
     """Return audio (B, T, D_a) and visual (B, T, D_v), averaged over frames or cells. Raises as `audio_and_visual`."""
     audio = audio_of(batch.audio, audio_dim, model)
     frames = frames_of(batch.visual, visual_dim, model)
@@ -303,7 +305,7 @@ class ParsingEncoder(nn.Module):
         self.motion = nn.Linear(motion_dim, dim) if motion_dim else None
         self.fuse = nn.Linear(2 * dim, dim) if motion_dim else None
 
-    def forward(self, batch: AVBatch) -> tuple[Tensor, Tensor]:
+    def forward(self, batch: FeatureBatch) -> tuple[Tensor, Tensor]:
         """Encode both modalities. Raises ValueError if a feature is missing, has another shape, or other clips and
         segments.
 
@@ -362,12 +364,12 @@ class ParsingHead(nn.Module):
         self.time = nn.Linear(dim, num_classes)
         self.modality = nn.Linear(dim, num_classes)
 
-    def forward(self, audio: Tensor, visual: Tensor) -> AVOutput:
+    def forward(self, audio: Tensor, visual: Tensor) -> ParsingOutput:
         """Audio and visual, (B, T, D) each -> the three probabilities of a parsing model."""
         both = torch.stack([audio, visual], dim=2)  # (B, T, 2, D)
         probabilities = self.probability(both).float().sigmoid()  # (B, T, 2, C)
         clip, of_modality = attentive_mmil_pooling(probabilities, self.time(both), self.modality(both))
-        return AVOutput(
+        return ParsingOutput(
             parsing_probabilities=probabilities, modality_probabilities=of_modality, clip_probabilities=clip
         )
 

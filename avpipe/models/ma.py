@@ -10,7 +10,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from avpipe.models.base import AVBatch, AVOutput, ModelCard
+from avpipe.models.base import ModelCard, ParsingBatch, ParsingOutput
 from avpipe.models.grounding import cosine_similarity
 from avpipe.models.han import HybridAttention
 from avpipe.models.layers import ParsingEncoder, ParsingHead
@@ -83,7 +83,7 @@ class MA(nn.Module):
         self.attention = HybridAttention(hidden_dim, dropout)
         self.head = ParsingHead(hidden_dim, num_classes)
 
-    def forward(self, batch: AVBatch) -> AVOutput:
+    def forward(self, batch: ParsingBatch) -> ParsingOutput:
         """Parse each clip. Raises ValueError if a feature is missing or has another shape.
 
         Args:
@@ -96,7 +96,7 @@ class MA(nn.Module):
         """
         audio_before, visual_before = self.encoder(batch)
         audio, visual, weights = self.attention(audio_before, visual_before)
-        output: AVOutput = self.head(audio, visual)
+        output: ParsingOutput = self.head(audio, visual)
         output.attention = weights
         if self.contrastive and self.training:
             output.losses["contrastive"] = segment_contrast(audio, visual_before)

@@ -16,7 +16,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from avpipe.models.base import AVBatch, AVOutput, ModelCard
+from avpipe.models.base import EventOutput, LocalizationBatch, ModelCard
 from avpipe.models.layers import AudioGuidedAttention, audio_and_visual, classifier, visual_vectors
 
 CARD = ModelCard(
@@ -151,7 +151,7 @@ class MPN(nn.Module):
         weighed, _ = self.bottleneck(torch.cat([audio, visual], dim=-1))  # (B, T, 2 D)
         return self.event(weighed).squeeze(-1)
 
-    def forward(self, batch: AVBatch) -> AVOutput:
+    def forward(self, batch: LocalizationBatch) -> EventOutput:
         """Score every segment for an event, and the clip for each category. Raises ValueError if a modality is missing
         or has another shape.
 
@@ -165,7 +165,7 @@ class MPN(nn.Module):
         features, maps = audio_and_visual(batch, self.audio_dim, self.visual_dim, "MPN", self.cells)
         pooled, weights = visual_vectors(self.attention, features, maps)  # (B, T, D_v)
         audio, visual = self.embed_audio(features), self.embed_visual(pooled)  # (B, T, D)
-        return AVOutput(
+        return EventOutput(
             event_logits=self.localize(audio, visual),
             category_logits=self.classify(audio, visual),
             attention=weights,

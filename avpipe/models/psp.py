@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from avpipe.models.base import AVBatch, AVOutput, ModelCard
+from avpipe.models.base import LocalizationBatch, ModelCard, SegmentOutput
 from avpipe.models.layers import (
     LSTM,
     AudioGuidedAttention,
@@ -187,11 +187,11 @@ class PSP(nn.Module):
         self.classifier = classifier(2 * hidden_dim, num_classes + 1, bias=False)
         self.weigh = None if supervised else nn.Linear(num_classes + 1, 1, bias=False)
 
-    def forward(self, batch: AVBatch) -> AVOutput:
+    def forward(self, batch: LocalizationBatch) -> SegmentOutput:
         """Classify every segment. Raises ValueError if a modality is missing or has another shape.
 
         Args:
-            batch: audio (B, T, D_a); visual (B, T, D_v) or (B, T, H, W, D_v); `targets` for the pair-similarity loss.
+            batch: audio (B, T, D_a); visual (B, T, D_v) or (B, T, H, W, D_v); `target` for the pair-similarity loss.
 
         Returns:
             `segment_logits` (B, T, C + 1); `losses["pair_similarity"]` in supervised training; `attention`:
@@ -211,10 +211,10 @@ class PSP(nn.Module):
         if self.weigh is not None:
             logits = logits * self.weigh(logits).relu().sigmoid()
         losses = {}
-        if self.pair_similarity and batch.targets is not None:
-            difference = pair_similarity_loss(h_audio, h_visual, batch.targets["target"])
+        if self.pair_similarity and batch.target is not None:
+            difference = pair_similarity_loss(h_audio, h_visual, batch.target)
             losses["pair_similarity"] = PAIR_SIMILARITY_WEIGHT * difference
-        return AVOutput(
+        return SegmentOutput(
             segment_logits=logits, losses=losses, attention=weights | pairs, embeddings=embeddings
         )
 

@@ -7,7 +7,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from avpipe.models.base import AVBatch
+from avpipe.models.base import FeatureBatch
 
 Scales = Mapping[str, tuple[Tensor, Tensor]]
 """Role ("audio", "visual", ...) -> mean and standard deviation of its features, both (D,)."""
@@ -19,7 +19,7 @@ def standardize_inputs(model: nn.Module, scales: Scales) -> None:
     The scales become the model's buffers `input_{role}_mean` and `input_{role}_sd`, and so part of its state.
 
     Args:
-        model: takes an `AVBatch`; changed in place.
+        model: takes an `FeatureBatch`; changed in place.
         scales: features without an entry are left as they are.
     """
     for role, (mean, sd) in scales.items():
@@ -28,7 +28,9 @@ def standardize_inputs(model: nn.Module, scales: Scales) -> None:
     model.register_forward_pre_hook(partial(_standardize, tuple(scales)))
 
 
-def _standardize(roles: tuple[str, ...], model: nn.Module, inputs: tuple[AVBatch]) -> tuple[AVBatch]:
+def _standardize(
+    roles: tuple[str, ...], model: nn.Module, inputs: tuple[FeatureBatch]
+) -> tuple[FeatureBatch]:
     batch = copy.copy(inputs[0])  # keeps targets and progress
     for role in roles:
         feature = getattr(batch, role)

@@ -2,27 +2,69 @@
 
 import hashlib
 import json
-from typing import Any, Literal
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, get_args
 
-from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
+from pydantic import Field, SerializerFunctionWrapHandler, ValidationError, model_serializer
 
 from avpipe.models import MODELS
 from avpipe.plan.recipe import Recipe
-from avpipe.plan.registry import check_options, options_of, target
-from avpipe.plan.section import Section
+from avpipe.plan.registry import UnknownNameError, check_options, names_of, options_of, suggest, target
+from avpipe.plan.section import ConfigError, Section, describe
+from avpipe.training import TASKS
 
 Setting = Literal["supervised", "weakly-supervised", "self-supervised"]
 Role = Literal["audio", "visual", "motion"]
 
 
+LARGEST_SIZE = 100_000
+"""Of a layer. A larger one is a slip, and would end in a job that lacks memory."""
+
+
 def check_model(model: str, options: dict[str, Any]) -> None:
-    """Raise `UnknownNameError` where the model, or an option of it, does not exist. The model is not imported."""
-    check_options(target(MODELS, model, "model"), options, f"model {model!r}")
+    """Raise `UnknownNameError` where the model, an option of it, or such a value, does not exist. The model is not imported."""
+    who = f"model {model!r}"
+    check_options(target(MODELS, model, "model"), options, who)
+    for name, value in options.items():
+        low, high = _limits(name) if isinstance(value, int | float) else (value, value)
+        if not low <= value <= high:
+            raise UnknownNameError(f"{who}: option {name} is from {low:g} to {high:g}, not {value!r}")
+
+
+def _limits(option: str) -> tuple[float, float]:
+    """The smallest and the largest value of a model's option, by its name."""
+    if option.endswith("dropout"):
+        return 0, 1
+    given = option.removesuffix("_dim") in get_args(Role)  # 0: the model does without this role
+    return 1 if option.endswith("_dim") and not given else -LARGEST_SIZE, LARGEST_SIZE
 
 
 def model_options(model: str) -> dict[str, dict[str, Any]]:
     """The options of a model, as `registry.options_of` describes them. The model is not imported."""
     return options_of(target(MODELS, model, "model"))
+
+
+def attends_to_cells(model: str, options: Mapping[str, Any], features: Mapping[Role, str]) -> str | None:
+    """The option by which the model, with these options and features, attends to the cells of a map; None if it does not.
+
+    Such a model has the options `visual_cells` and `attention` or `visual_attention`; the audio guides the attention.
+    """
+    known = model_options(model)
+    if "visual_cells" in known and {"audio", "visual"} <= features.keys():
+        for name in ("attention", "visual_attention"):
+            if known.get(name, {}).get("type") == "bool" and options.get(name, known[name]["default"]):
+                return name
+    return None
+
+
+def task_names(task: str, attribute: str) -> tuple[str, ...]:
+    """The `settings`, `metrics` or `recipe_keys` of a task (`avpipe.training.task.Task`), which is not imported.
+
+    Raises:
+        UnknownNameError: if the task does not exist.
+    """
+    return names_of(target(TASKS, task, "task"), attribute) or ()
 
 
 class Experiment(Section):
@@ -65,10 +107,43 @@ class Experiment(Section):
         return f"{self.model}-{self.setting}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
     def to_json(self) -> str:
-        """One line that `from_json` reads back; what the workflow passes to `avpipe train`."""
-        return json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+        """The content of experiment.json, for people to read; `read` reads it back."""
+        return json.dumps(self.model_dump(mode="json"), indent=2) + "\n"
 
     @classmethod
-    def from_json(cls, text: str) -> "Experiment":
-        """The experiment that `to_json` wrote. Raises pydantic's ValidationError on unknown or wrong keys."""
-        return cls.model_validate_json(text)
+    def read(cls, path: Path) -> "Experiment":
+        """The experiment in a file that `to_json` filled.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            ConfigError: it is no experiment; names each key that is missing, unknown or wrong.
+        """
+        try:
+            return cls.model_validate_json(path.read_bytes())
+        except ValidationError as error:
+            raise ConfigError(f"{path} is no experiment:\n{describe(error, cls)}") from None
+
+
+def check_experiment(experiment: Experiment) -> None:
+    """Raise `ConfigError` that names the key with which the experiment's task cannot train. Neither task nor model is imported.
+
+    Raises:
+        UnknownNameError: if the task or the model does not exist.
+    """
+    task, recipe = experiment.task, experiment.recipe
+    settings, keys = task_names(task, "settings"), task_names(task, "recipe_keys")
+    if experiment.setting not in settings:
+        raise ConfigError(f"settings: the task {task} is {' or '.join(settings)}, not {experiment.setting}")
+    if ("refine_epochs" in keys) != bool(recipe.refine_epochs):
+        raise ConfigError(
+            f"recipe.refine_epochs: found {recipe.refine_epochs!r} for the task {task}; only refined_parsing has a first "
+            "training, and it needs 1 epoch or more"
+        )
+    # A model may leave its factors out; then its terms are known in the job only.
+    terms = names_of(target(MODELS, experiment.model, "model"), "default_loss_weights")
+    for term in recipe.loss_weights:
+        if "loss_weights" in keys and terms and term not in terms:
+            known = suggest(term, list(terms))
+            raise ConfigError(
+                f"recipe.loss_weights: the loss of {experiment.model} has no term {term!r}; {known}"
+            )

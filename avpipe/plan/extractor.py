@@ -5,7 +5,8 @@ from typing import Literal
 from pydantic import Field, field_validator
 
 from avpipe.media.presets import CANONICAL, NamedPreset
-from avpipe.plan.section import Section
+from avpipe.plan.section import Count, Section, Seed
+from avpipe.plan.source import Pattern
 
 
 class ExtractorConfig(Section):
@@ -17,7 +18,7 @@ class ExtractorConfig(Section):
     weights: Literal["pretrained", "random"] = Field(
         "pretrained", description="published weights, or random ones"
     )
-    seed: int = Field(0, ge=0, description="seed of random weights")
+    seed: Seed = Field(0, description="seed of random weights")
     pooling: Literal["vector", "map"] = Field(
         "vector",
         description="vector: mean over space, D numbers; map: the last spatial map, (H, W, D), 2D networks only",
@@ -42,6 +43,7 @@ class ExtractorConfig(Section):
     image_size: int = Field(
         224,
         ge=32,
+        le=4096,
         description="side of the square picture that the network sees, in pixels; 112 is usual for 3D networks",
     )
     resize: Literal["squash", "crop"] = Field(
@@ -59,9 +61,8 @@ class ExtractorConfig(Section):
     pca: bool = Field(
         False, description="vggish only: PCA, clipping and quantization, as for AudioSet's released features"
     )
-    batch_size: int = Field(
+    batch_size: Count = Field(
         32,
-        ge=1,
         description="inputs per forward pass: frames (2D), segments (3D) or log-mel spectrograms of a second (vggish)",
     )
 
@@ -89,7 +90,7 @@ class ImportedConfig(Section):
         None,
         description="format h5: second file with the features of AVE's noisy set; row i is the clip noisy~{i}; needs the dataset's option `noisy`",
     )
-    pattern: str = Field(
+    pattern: Pattern = Field(
         "{clip}.npy",
         description="format npy: path of a clip's file below `path`; {clip} is the clip's name, {source} its id in the annotation files",
     )

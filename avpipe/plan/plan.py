@@ -5,20 +5,25 @@ This code is here and not in the rules so that it can be tested and type-checked
 
 import csv
 import json
+import math
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from avpipe.datasets import DATASETS, clip_seconds
+from avpipe.datasets.manifest import inventory
 from avpipe.download import FETCHERS
-from avpipe.features.spec import BACKBONES, NETWORKS, check_extractors, chunk_path
-from avpipe.files import read_json
-from avpipe.media.presets import Preset
+from avpipe.features.spec import BACKBONES, NETWORKS, check_extractors, chunk_path, feature_shape
+from avpipe.files import read_json, write_text
+from avpipe.media.presets import Preset, named
 from avpipe.models import MODELS
 from avpipe.plan import fingerprint, registry
-from avpipe.plan.experiment import Experiment
+from avpipe.plan.experiment import Experiment, check_model
 from avpipe.plan.extractor import ExtractorConfig, ImportedConfig
+from avpipe.plan.resources import Training
 from avpipe.plan.section import ConfigError
 from avpipe.plan.study import Study
 from avpipe.report import KINDS
@@ -45,7 +50,7 @@ JOBS = {
     "inspect": Job(("avpipe.features.published",), "torch"),
     "import": Job(("avpipe.features.published", "avpipe.datasets.ave"), "torch"),
     "coverage": Job(("avpipe.features.coverage",), "torch"),
-    "train": Job(("avpipe.training.loop",), "torch"),
+    "train": Job(("avpipe.training.run",), "torch"),
     "embed": Job(("avpipe.training.embed",), "torch"),
     "table": Job(("avpipe.tables.aggregate",), "report"),
     "figure": Job(("avpipe.report.figures",), "report"),
@@ -78,11 +83,6 @@ def embed_code(experiment: Experiment) -> str:
     return code("embed", *_named_code(experiment))
 
 
-def figure_code(spec: FigureSpec) -> str:
-    """The fingerprint of drawing a figure of this kind."""
-    return code("figure", registry.target(KINDS, spec.kind, "kind of figure").split(":")[0])
-
-
 def _named_code(experiment: Experiment) -> tuple[str, str]:
     """The modules of the experiment's task and model."""
     task, model = (
@@ -94,12 +94,7 @@ def _named_code(experiment: Experiment) -> tuple[str, str]:
 
 def extract_code(backbones: list[str]) -> str:
     """The fingerprint of everything that an extraction with these backbones executes."""
-    unknown = [name for name in backbones if name not in BACKBONES]
-    if unknown:
-        raise registry.UnknownNameError(
-            f"unknown backbone {unknown[0]!r}; {registry.suggest(unknown[0], list(BACKBONES))}"
-        )
-    networks = {NETWORKS[BACKBONES[name].kind].split(":")[0] for name in backbones}
+    networks = {NETWORKS[registry.target(BACKBONES, n, "backbone").kind].split(":")[0] for n in backbones}
     entries = sorted(f"{name}={BACKBONES[name]}" for name in backbones)
     return " ".join([code("extract", *networks), *entries])
 
@@ -111,17 +106,41 @@ def array_code(config: ExtractorConfig | ImportedConfig) -> str:
     return code("extract", NETWORKS[BACKBONES[config.backbone].kind].split(":")[0])
 
 
+def check_study(study: Study) -> None:
+    """Raise `ConfigError` that lists each name, option and value of the study that the code does not have."""
+    check_extractors(study.extractors)
+    mistakes: list[str] = []
+
+    def check(key: str, function: Callable[..., Any], *arguments: Any) -> None:
+        try:
+            function(*arguments)
+        except registry.UnknownNameError as error:
+            mistakes.append(f"  {key}: {error}")
+
+    kind, options = study.dataset.kind, study.dataset.options
+    check("dataset.kind", registry.target, DATASETS, kind, "dataset")
+    reader = "avpipe.datasets.demo:render_demo" if kind == "demo" else DATASETS.get(kind)
+    if reader:
+        check("dataset.options", registry.check_options, reader, options, f"the dataset {kind}")
+    for name in study.backbones:
+        check("backbones", registry.target, study.arrays, name, "feature")
+    for name in study.training_of:
+        check("training_of", registry.target, {**TASKS, **MODELS}, name, "task or model")
+    for name, given in study.models.items():
+        check(f"models.{name}", check_model, name.partition("@")[0], given)
+    if mistakes:
+        raise ConfigError("\n".join(["the configuration is wrong:", *mistakes]))
+
+
+Wildcards = Any  # Snakemake's: `wildcards.shard` and so on are text
+
+
 class Plan:
     """A study's tables, figures and experiments, and the files they need."""
 
     def __init__(self, study: Study, workflow: Path) -> None:
         self.study = study
-        for name in study.training_of:
-            try:
-                registry.target({**TASKS, **MODELS}, name, "task or model")
-            except registry.UnknownNameError as error:
-                raise ConfigError(f"training_of: {error}") from None
-        check_extractors(study.extractors)
+        check_study(study)
         self._check_length()
         self.tables: dict[str, TableSpec] = {
             n: load_table(self._file(workflow, "tables", n), study) for n in study.tables
@@ -129,10 +148,10 @@ class Plan:
         self.figures: dict[str, FigureSpec] = {
             n: load_figure(self._file(workflow, "figures", n), study) for n in study.figures
         }
-        specs = [*self.tables.values(), *self.figures.values()]
-        self.experiments: dict[str, Experiment] = {
-            e.id: e for spec in specs for asked in spec.experiments(study).values() for e in asked.chain
-        }
+        self._of_table = {n: tuple(spec.experiments(study).values()) for n, spec in self.tables.items()}
+        self._of_figure = {n: tuple(spec.experiments(study).values()) for n, spec in self.figures.items()}
+        asked = chain.from_iterable([*self._of_table.values(), *self._of_figure.values()])
+        self.experiments: dict[str, Experiment] = {e.id: e for one in asked for e in one.chain}
 
     def _check_length(self) -> None:
         """Raise `ConfigError` if a preset that pads reads more seconds than the dataset's clips have."""
@@ -210,7 +229,7 @@ class Plan:
         return f"{self.results}/features/{extractor}.zarr/{chunk_path(self.study.arrays[extractor], shard)}"
 
     def runs(
-        self, experiments: list[Experiment], file: str, seeds: tuple[int, ...] | None = None
+        self, experiments: Iterable[Experiment], file: str, seeds: tuple[int, ...] | None = None
     ) -> list[str]:
         """The paths of `file` in the runs of the experiments with these seeds; default: all seeds of the study."""
         ids = sorted({experiment.id for experiment in experiments})
@@ -227,12 +246,59 @@ class Plan:
         other = experiment.pretrained_on
         return [file.replace(self.results, f"results/{other}", 1) for file in files] if other else files
 
-    def figure_files(self, spec: FigureSpec) -> list[str]:
+    def figure_files(self, name: str) -> list[str]:
         """The files that a figure reads: of its experiments' runs, and of the dataset."""
-        experiments = list(spec.experiments(self.study).values())
+        spec = self.figures[name]
         files = spec.run_files(self.study).items()
-        of_runs = [path for file, seeds in files for path in self.runs(experiments, file, seeds)]
+        of_runs = [path for file, seeds in files for path in self.runs(self._of_figure[name], file, seeds)]
         return of_runs + [f"{self.results}/{file}" for file in spec.dataset_files]
+
+    @property
+    def outcomes(self) -> list[str]:
+        """What the study is run for, except for features: clips.parquet, tables and figures."""
+        tables = [f"tables/{name}.{end}" for name in self.tables for end in ("csv", "md", "tex", "html")]
+        figures = [f"figures/{name}.{end}" for name in self.figures for end in ("svg", "png")]
+        return [f"{self.results}/{file}" for file in ("clips.parquet", *tables, *figures)]
+
+    @property
+    def annotation_files(self) -> list[str]:
+        """The dataset's own annotation files; none for a plain folder, whose inventory is compared instead.
+
+        Raises:
+            ConfigError: if the study names a folder without files.
+        """
+        dataset = self.study.dataset
+        if dataset.kind == "folder":
+            return []
+        if dataset.kind == "demo":
+            return [f"{self.results}/annotations"]
+        folder = Path(dataset.annotations or f"{self.results}/annotations")
+        files = sorted(str(f) for f in folder.glob("*") if f.is_file() and not f.name.startswith("."))
+        if not files:
+            raise ConfigError(
+                f"dataset.annotations: no files in {folder}; put the annotation files of {dataset.kind} there"
+            )
+        return files
+
+    @property
+    def on_gpu(self) -> int:
+        """GPUs of a job that computes: 1 if the study's `device` asks for them, else 0."""
+        return int(self.study.device.startswith("cuda"))
+
+    @property
+    def downloads_anything(self) -> bool:
+        """Whether a source is not on this machine's disks."""
+        return any(not source.local_path for source in self.study.dataset.sources)
+
+    @property
+    def experiment_files(self) -> list[str]:
+        """Where `write_experiments` writes."""
+        return [f"{self.results}/runs/{name}/experiment.json" for name in self.experiments]
+
+    def write_experiments(self) -> None:
+        """Write every experiment to its folder, runs/{id}/experiment.json."""
+        for path, experiment in zip(self.experiment_files, self.experiments.values(), strict=True):
+            write_text(Path(path), experiment.to_json())
 
     def empty_tables(self) -> list[str]:
         """The written tables in which every measured number is missing."""
@@ -245,15 +311,16 @@ class Plan:
                         empty.append(name)
         return empty
 
-    def narrowed(self, spec: TableSpec | FigureSpec) -> str:
-        """The part of the study that decides a table or figure, as json.
+    def _narrowed(self, spec: TableSpec | FigureSpec, asked: Iterable[Experiment]) -> str:
+        """The part of the study that decides a table or figure with these experiments, as json.
 
         It is a parameter of the table's job. So adding another table to the study does not rerun this one.
         """
         study = self.study
-        experiments = [e for asked in spec.experiments(study).values() for e in asked.chain]
+        experiments = [e for one in asked for e in one.chain]
         used = {name for experiment in experiments for name in experiment.features.values()}
         models = {experiment.model for experiment in experiments}
+        keys = models | {f"{model}@{feature}" for model in models for feature in used}
         tasks = {experiment.task for experiment in experiments}
         recipes = {name: study.recipes[name] for name in sorted(spec.recipe_names()) if name in study.recipes}
         part = {
@@ -273,10 +340,158 @@ class Plan:
                 name: changes for name, changes in study.training_of.items() if name in tasks | models
             },
             "recipes": recipes,
-            "models": {name: options for name, options in study.models.items() if name in models},
+            "models": {key: options for key, options in study.models.items() if key in keys},
             "notice": study.notice,
         }
         return json.dumps(part, sort_keys=True)
+
+    # What rules ask. Snakemake calls these with the wildcards of a path: parts of it, by name. It calls them before the
+    # manifest exists, where they answer None, and again before the job runs. A result is compared with the last run's, and
+    # another one reruns the job, unless the function takes `input`.
+
+    def index(self) -> dict[str, Any] | None:
+        """The current manifest.json, or None. (Snakemake does not compare parameters that depend on an input file.)"""
+        path = Path(self.results) / "manifest.json"
+        return manifest_index(path) if path.exists() else None
+
+    def shard_digest(self, wildcards: Wildcards) -> str | None:
+        """A digest of a shard's rows and local files, so that a new clip or a changed file reruns its shard only."""
+        return (self.index() or {"shards": {}})["shards"].get(wildcards.shard)
+
+    def labels_digest(self, wildcards: Wildcards) -> str | None:
+        """A digest of events and categories, so that a rewritten manifest alone reruns no training."""
+        return (self.index() or {}).get("labels")
+
+    def source_inventory(self, wildcards: Wildcards) -> str:
+        """A digest of the local sources' files; the manifest is made again when it changes."""
+        return inventory([Path(s.local_path) for s in self.study.dataset.sources if s.local_path])
+
+    def source_identities(self, wildcards: Wildcards) -> list[str]:
+        """The options that decide which clips the sources give; changes of speed, time limits and secrets rerun nothing."""
+        return [source.identity() for source in self.study.dataset.sources]
+
+    def source_options(self, wildcards: Wildcards, input: Any) -> list[str]:
+        """The sources as options of a command; `source_identities` is compared instead."""
+        return [f"--source={source.to_json()}" for source in self.study.dataset.sources]
+
+    def local_source_options(self, wildcards: Wildcards) -> list[str]:
+        """The local sources, whose files the manifest's job looks for."""
+        return [f"--source={s.identity()}" for s in self.study.dataset.sources if s.local_path]
+
+    def preset_option(self, wildcards: Wildcards) -> str:
+        """The canonical format in a shard's path as an option of a command: its name, or json for the study's own."""
+        chosen = next(preset for preset in self.presets if preset.name == wildcards.preset)
+        option = named(chosen)
+        return option if isinstance(option, str) else json.dumps(option)
+
+    def device(self, wildcards: Wildcards, input: Any) -> str:
+        """Where networks are computed; another device makes nothing stale."""
+        return self.study.device
+
+    def reader_options(self, wildcards: Wildcards) -> str:
+        """Options of the dataset's reader, as json; none for the demo, whose options are for rendering."""
+        return "{}" if self.study.dataset.kind == "demo" else self.demo_options(wildcards)
+
+    def demo_options(self, wildcards: Wildcards) -> str:
+        """Options of rendering the demo, as json."""
+        return json.dumps(self.study.dataset.options, sort_keys=True)
+
+    def extractor_options(self, bundle: tuple[str, ...], wildcards: Wildcards) -> list[str]:
+        """The settings of a bundle's extractors as options of a command."""
+        settings = {name: self.study.extractors[name].model_dump(mode="json") for name in bundle}
+        return [f"--extractor={json.dumps({name: setting})}" for name, setting in settings.items()]
+
+    def imported_options(self, name: str, wildcards: Wildcards) -> str:
+        """The settings of an imported feature, as json."""
+        return json.dumps({name: self.imported(name).model_dump(mode="json")})
+
+    def imported_inventory(self, name: str, wildcards: Wildcards) -> str:
+        """Changes with the size or modification time of a published file."""
+        config = self.imported(name)
+        return inventory([Path(path) for path in (config.path, config.rows, config.noisy) if path])
+
+    def experiment(self, wildcards: Wildcards) -> Experiment:
+        """The experiment in a run's path."""
+        if wildcards.experiment not in self.experiments:
+            raise ConfigError(f"no table or figure of this study asks for experiment {wildcards.experiment}")
+        return self.experiments[wildcards.experiment]
+
+    def run_features(self, wildcards: Wildcards) -> list[str]:
+        """The coverage files of an experiment's features; each is made once the feature is complete."""
+        names = sorted(set(self.experiment(wildcards).features.values()))
+        return [f"{self.results}/features/{name}.csv" for name in names]
+
+    def run_start(self, wildcards: Wildcards) -> list[str]:
+        """The pretraining checkpoints that the runs start from; none for most experiments."""
+        return self.checkpoints_before(self.experiment(wildcards))
+
+    def run_code(self, wildcards: Wildcards) -> str:
+        """The fingerprint of the training loop, the task and this experiment's model only."""
+        return train_code(self.experiment(wildcards))
+
+    def run_embed_code(self, wildcards: Wildcards) -> str:
+        """The fingerprint of the code that embeds clips with this experiment's model only."""
+        return embed_code(self.experiment(wildcards))
+
+    def training(self, wildcards: Wildcards) -> Training:
+        """What decides the resources of an experiment's training."""
+        experiment = self.experiment(wildcards)
+        arrays = [self.study.arrays[name] for name in set(experiment.features.values())]
+        numbers = [math.prod(feature_shape(array)) for array in arrays]
+        widths = [{"float16": 2, "float32": 4, "float64": 8}[array.dtype] for array in arrays]
+        stored = sum(number * width for number, width in zip(numbers, widths, strict=True))
+        clips = (self.index() or {"clips": 0})["clips"]
+        return Training(experiment, len(self.study.seeds), clips, sum(numbers), stored)
+
+    def training_memory(self, wildcards: Wildcards, attempt: int) -> int:
+        """Main memory of a training in MB; more for another attempt."""
+        return attempt * self.training(wildcards).memory_mb
+
+    def training_minutes(self, wildcards: Wildcards, attempt: int) -> int:
+        """Time of a training; more for another attempt."""
+        return attempt * self.training(wildcards).minutes
+
+    def training_gpu(self, wildcards: Wildcards, input: Any) -> int:
+        """The percent of a GPU that a training needs, if it gets one."""
+        return self.training(wildcards).gpu_percent
+
+    def training_gpu_asked(self, wildcards: Wildcards) -> int:
+        """`training_gpu` where the study's `device` asks for a GPU, else 0."""
+        return self.on_gpu * self.training(wildcards).gpu_percent
+
+    def feature_memory(self, wildcards: Wildcards, resources: Any) -> int:
+        """The part of a training's memory that is left for features, in MB."""
+        needed = self.training(wildcards)
+        return max(0, resources.mem_mb - needed.memory_mb + needed.features_mb)
+
+    def table_runs(self, wildcards: Wildcards) -> list[str]:
+        """The metrics of every run of a table."""
+        return self.runs(self._of_table[wildcards.table], "metrics.json")
+
+    def table_text(self, wildcards: Wildcards) -> str:
+        """A table's file without comments."""
+        return self.tables[wildcards.table].model_dump_json()
+
+    def table_study(self, wildcards: Wildcards) -> str:
+        """The part of the study that a table depends on."""
+        return self._narrowed(self.tables[wildcards.table], self._of_table[wildcards.table])
+
+    def figure_text(self, wildcards: Wildcards) -> str:
+        """A figure's file without comments."""
+        return self.figures[wildcards.figure].model_dump_json()
+
+    def figure_code(self, wildcards: Wildcards) -> str:
+        """The fingerprint of drawing a figure of this kind; no other kind's."""
+        kind = registry.target(KINDS, self.figures[wildcards.figure].kind, "kind of figure")
+        return code("figure", kind.split(":")[0])
+
+    def figure_caption(self, wildcards: Wildcards) -> str:
+        """The text beside a figure in the report."""
+        return self.figures[wildcards.figure].caption
+
+    def figure_study(self, wildcards: Wildcards) -> str:
+        """The part of the study that a figure depends on."""
+        return self._narrowed(self.figures[wildcards.figure], self._of_figure[wildcards.figure])
 
 
 def _imported_part(study: Study, used: set[str]) -> dict[str, Any]:

@@ -1,35 +1,39 @@
 """How an experiment is trained."""
 
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer
 
-from avpipe.plan.section import Section
+from avpipe.plan.section import Count, Section
+
+_Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class Recipe(Section):
     """How an experiment is trained. `training_of` and `recipes` take the same keys."""
 
-    epochs: int = Field(100, ge=1, description="passes over the training clips")
-    batch_size: int = Field(64, ge=1, description="clips per step of the optimizer")
+    epochs: Count = Field(100, description="passes over the training clips")
+    batch_size: Count = Field(64, description="clips per step of the optimizer")
+    accumulate: Count = Field(
+        1, description="batches whose gradients are averaged for one step of the optimizer"
+    )
     optimizer: Literal["adam", "adamw", "sgd"] = Field("adam", description="optimizer, as torch.optim has it")
     lr: float = Field(1e-3, gt=0, description="learning rate at the start")
     weight_decay: float = Field(0.0, ge=0, description="`weight_decay` of the optimizer")
-    momentum: float = Field(0.9, ge=0, description="momentum; only sgd uses it")
+    momentum: float = Field(0.9, ge=0, lt=1, description="momentum; only sgd uses it")
     schedule: Literal["constant", "step", "milestones", "plateau", "cosine"] = Field(
         "constant",
         description="how the learning rate changes: never, every `step` epochs, after the `milestones`, when `watch` stops improving, or along a cosine to 0",
     )
-    step: int = Field(
+    step: Count = Field(
         10,
-        ge=1,
         description="schedule step: epochs between two decays; plateau: epochs without improvement before a decay",
     )
     watch: Literal["validation", "loss"] = Field(
         "validation",
         description="schedule plateau: what must improve, the validation score or the training loss",
     )
-    milestones: tuple[int, ...] = Field(
+    milestones: tuple[Count, ...] = Field(
         (), description="schedule milestones: epochs after which the rate decays"
     )
     gamma: float = Field(0.1, gt=0, le=1, description="a decay multiplies the learning rate by this factor")
@@ -50,12 +54,12 @@ class Recipe(Section):
         False,
         description="leave out the last batch of an epoch if it is smaller; true is AVEL's released code",
     )
-    evaluate_every: int = Field(1, ge=1, description="epochs between two evaluations on the validation split")
+    evaluate_every: Count = Field(1, description="epochs between two evaluations on the validation split")
     protocol: Literal["validation", "last", "best_test"] = Field(
         "validation",
         description="which checkpoint the tables report: best on the validation split, of the last epoch, or best on the test split (only to compare with papers that chose so)",
     )
-    loss: str = Field(
+    loss: Literal["default", "cross_entropy", "soft_margin", "binary_cross_entropy"] = Field(
         "default",
         description="localization only: cross_entropy, soft_margin (MultiLabelSoftMarginLoss on softmax probabilities, as in AVEL's code), binary_cross_entropy (on softmax probabilities), or default, the loss of the model's paper",
     )
@@ -71,7 +75,7 @@ class Recipe(Section):
         default_factory=dict,
         description="parsing only: term of the loss (clip, audio, visual, or one that the model adds) -> its factor; other terms keep the factor of the model's paper",
     )
-    label_smoothing: tuple[float, float] | None = Field(
+    label_smoothing: tuple[_Share, _Share] | None = Field(
         None,
         description="parsing only: e for audio and e for visual labels, each from 0 to 1; a label y becomes y (1 - e) + e / 2; null: as the model's paper does",
     )
@@ -87,6 +91,14 @@ class Recipe(Section):
         0,
         description="task refined_parsing only (MA): epochs of a first training, whose model then removes labels from the audio or the visual track; same: as many as `epochs`; 0: no first training",
     )
+
+    @model_serializer(mode="wrap")
+    def _without_accumulate(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave `accumulate` out where it is 1, so that experiments keep the id they had before it existed."""
+        written: dict[str, Any] = serialize(self)
+        if self.accumulate == 1:
+            written.pop("accumulate", None)
+        return written
 
     @field_validator("refine_epochs")
     @classmethod

@@ -9,6 +9,7 @@ import ast
 import difflib
 import importlib
 import importlib.util
+import math
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -33,8 +34,8 @@ def suggest(word: str, known: list[str]) -> str:
     return f"did you mean {near[0]!r}?" if near else f"known: {', '.join(sorted(known))}"
 
 
-def target(table: LazyTable, name: str, kind: str) -> str:
-    """The "module:attribute" of `name`. Raises `UnknownNameError` with a suggestion."""
+def target(table: Mapping[str, Entry], name: str, kind: str) -> Entry:
+    """The entry of `name`, in a `LazyTable` "module:attribute". Raises `UnknownNameError` with a suggestion."""
     if name not in table:
         raise UnknownNameError(f"unknown {kind} {name!r}; {suggest(name, list(table))}")
     return table[name]
@@ -56,6 +57,37 @@ def source_of(module: str) -> Path:
 
 
 @cache
+def _tree(module: str) -> ast.Module:
+    return ast.parse(source_of(module).read_text(encoding="utf-8"))
+
+
+@cache
+def names_of(qualified: str, attribute: str) -> tuple[str, ...] | None:
+    """The names in an attribute of class "module:Class" or of its bases in the same package, read from the source.
+
+    They are the keys of a dictionary, or the members of a tuple, all of them literals. None if no class has the attribute.
+    """
+    module, name = qualified.split(":")
+    tree = _tree(module)
+    node = next((n for n in tree.body if isinstance(n, ast.ClassDef) and n.name == name), None)
+    if node is None:
+        package = module.split(".")[0]
+        imports = (
+            n for n in tree.body if isinstance(n, ast.ImportFrom) and name in {a.name for a in n.names}
+        )
+        home = next((n.module for n in imports if n.module and n.module.split(".")[0] == package), None)
+        return names_of(f"{home}:{name}", attribute) if home else None
+    for n in node.body:
+        if isinstance(n, ast.Assign | ast.AnnAssign) and n.value is not None:
+            given = n.targets if isinstance(n, ast.Assign) else [n.target]
+            if attribute in [ast.unparse(each) for each in given]:
+                members = n.value.keys if isinstance(n.value, ast.Dict) else getattr(n.value, "elts", [])
+                return tuple(ast.literal_eval(member) for member in members if member is not None)
+    bases = (names_of(f"{module}:{b.id}", attribute) for b in node.bases if isinstance(b, ast.Name))
+    return next((names for names in bases if names is not None), None)
+
+
+@cache
 def options_of(qualified: str) -> dict[str, dict[str, Any]]:
     """The keyword-only arguments of class "module:Class" (or a function), read from its source.
 
@@ -63,7 +95,7 @@ def options_of(qualified: str) -> dict[str, dict[str, Any]]:
     literals. The source is parsed, never run.
     """
     module, attribute = qualified.split(":")
-    tree = ast.parse(source_of(module).read_text(encoding="utf-8"))
+    tree = _tree(module)
     node = next((n for n in tree.body if getattr(n, "name", None) == attribute), None)
     if isinstance(node, ast.ClassDef):
         node = next((n for n in node.body if isinstance(n, ast.FunctionDef) and n.name == "__init__"), None)
@@ -113,3 +145,7 @@ def check_options(qualified: str, options: Mapping[str, Any], who: str) -> None:
             raise UnknownNameError(f"{who}: option {name} is one of {choices}, not {value!r}")
         if types and (not isinstance(value, types) or (isinstance(value, bool) and bool not in types)):
             raise UnknownNameError(f"{who}: option {name} is of type {known[name]['type']}, not {value!r}")
+        if isinstance(value, float) and not math.isfinite(value):
+            raise UnknownNameError(f"{who}: option {name} is a finite number, not {value!r}")
+        if types == (int,) and value < 0 <= known[name]["default"]:
+            raise UnknownNameError(f"{who}: option {name} is 0 or more, not {value!r}")

@@ -1,8 +1,10 @@
 """The base class of every part of the configuration, and the messages for wrong keys and values."""
 
-from typing import Any
+import difflib
+import re
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from avpipe.plan.registry import suggest
 
@@ -12,13 +14,18 @@ class ConfigError(ValueError):
 
 
 class Section(BaseModel):
-    """A part of the configuration. An unknown key is an error, so that a typo is never ignored."""
+    """A part of the configuration. An unknown key is an error, so that a typo is never ignored; so are `.inf` and `.nan`."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]*$"
 """Pattern of names that become parts of paths: datasets, extractors, tables."""
+
+Count = Annotated[int, Field(ge=1, le=10**9)]
+Seed = Annotated[int, Field(ge=0, le=2**63 - 1)]
+Seconds = Annotated[float, Field(gt=0, le=10**6)]
+"""A time limit; the operating system takes no much longer one."""
 
 
 def describe(error: ValidationError, root: type[BaseModel]) -> str:
@@ -33,6 +40,10 @@ def describe(error: ValidationError, root: type[BaseModel]) -> str:
             message = "is missing"
         elif not isinstance(found := mistake.get("input"), dict):
             message += f" (found {found!r})"
+            if mistake["type"] == "literal_error":
+                known = re.findall(r"'([^']*)'", mistake["ctx"]["expected"])
+                near = difflib.get_close_matches(str(found), known, n=1)
+                message += f"; did you mean {near[0]!r}?" if near else ""
         lines.append(f"  {'.'.join(path)}: {message}" if path else f"  {message}")
     return "\n".join(lines)
 

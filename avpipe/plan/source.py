@@ -6,7 +6,8 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, Field, TypeAdapter, field_validator, model_validator
 
-from avpipe.plan.section import Section
+from avpipe.clips import check_pattern
+from avpipe.plan.section import Seconds, Section
 
 ARCHIVE_NAME = re.compile(r"\.(zip|rar|tar|tgz|tbz2?|txz|tzst|tar\.(gz|bz2|xz|zst))$", re.IGNORECASE)
 """Names of files that are opened as archives."""
@@ -27,9 +28,14 @@ def _names_clip(text: str) -> str:
     return text
 
 
+def _names_file(pattern: str) -> str:
+    check_pattern(pattern)
+    return pattern
+
+
 Pattern = Annotated[
     str,
-    AfterValidator(_names_clip),
+    AfterValidator(_names_file),
     Field(
         description="{source} is the id, or relative path, that the annotations give, {clip} the clip's name"
     ),
@@ -105,8 +111,8 @@ class LocalSource(_Source):
 class _WebSource(_Source):
     """What every source on the web has."""
 
-    timeout: float | None = Field(
-        None, gt=0, description="seconds for one download; null: 1,800 for a clip, 86,400 for an archive"
+    timeout: Seconds | None = Field(
+        None, description="seconds for one download; null: 1,800 for a clip, 86,400 for an archive"
     )
     allow_private: bool = Field(
         False, description="let a redirect lead to an address of the private network or of this machine"

@@ -1,17 +1,20 @@
 """A study: everything that decides what `snakemake all` makes."""
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from avpipe.media.presets import CANONICAL, NamedPreset, Preset
+from avpipe.media.presets import CANONICAL, PRESETS, NamedPreset, Preset
+from avpipe.plan.experiment import task_names
 from avpipe.plan.extractor import ExtractorConfig, ImportedConfig
 from avpipe.plan.recipe import Recipe
 from avpipe.plan.registry import suggest
-from avpipe.plan.section import NAME, ConfigError, Section, describe
+from avpipe.plan.section import NAME, ConfigError, Count, Seconds, Section, Seed, describe
 from avpipe.plan.source import AnySource, LocalSource
+from avpipe.training import TASKS
 
 
 class DatasetConfig(Section):
@@ -49,7 +52,7 @@ class MediaConfig(Section):
         CANONICAL,
         description="format that extractors read if they name none, that figures show, and whose outcomes are in clips.parquet: canonical, multisensory, large, or a name in `presets`",
     )
-    timeout: float = Field(120.0, gt=0, description="seconds that ffmpeg may take for one clip")
+    timeout: Seconds = Field(120.0, description="seconds that ffmpeg may take for one clip")
 
 
 class Study(Section):
@@ -66,9 +69,8 @@ class Study(Section):
     weights_folder: str | None = Field(
         None, description="folder of downloaded weights; null: a folder in the user's cache"
     )
-    shard_size: int = Field(
+    shard_size: Count = Field(
         256,
-        ge=1,
         description="clips per job; another size makes other shards: clips are converted and features extracted again",
     )
     media: MediaConfig = Field(default_factory=MediaConfig, description="the canonical clip")
@@ -90,14 +92,14 @@ class Study(Section):
     )
     backbones: dict[str, tuple[Literal["supervised", "weakly-supervised"], ...]] = Field(
         default_factory=dict,
-        description="for tables that compare visual features (`each: visual`), such as ave_grid: name of the feature -> settings to train every model in",
+        description="for tables that compare visual features (`each: visual`), such as ave_grid: name of the feature -> settings to train every model in; on vectors, models that attend to the cells of a map are trained without this attention",
     )
     tables: tuple[str, ...] = Field((), description="names of files in workflow/tables; each is one table")
     figures: tuple[str, ...] = Field((), description="names of files in workflow/figures; each is one figure")
-    seeds: tuple[int, ...] = Field((0, 1, 2), description="each experiment is run once per seed")
+    seeds: tuple[Seed, ...] = Field((0, 1, 2), description="each experiment is run once per seed")
     models: dict[str, dict[str, Any]] = Field(
         default_factory=dict,
-        description="model -> options for all of its rows; an option that a row sets itself wins",
+        description="model -> options for all of its rows, or model@feature -> options for its rows with this feature, which win: {avel: {hidden_dim: 64}, avel@vgg16_map: {attention: false}}; an option that a row sets itself wins over both",
     )
     training: Recipe = Field(default_factory=Recipe, description="how every experiment is trained")
     training_of: dict[str, dict[str, Any]] = Field(
@@ -109,7 +111,9 @@ class Study(Section):
         description="name -> changes to `training`; a row of a table may ask for them by this name",
     )
     device: str = Field(
-        "auto", description="where to compute: auto (a GPU if there is one), cpu, cuda or cuda:N"
+        "auto",
+        pattern=r"^(auto|cpu|cuda(:[0-9]+)?)$",
+        description="where to compute: auto (a GPU if there is one), cpu, cuda or cuda:N",
     )
     notice: str | None = Field(
         None,
@@ -125,6 +129,8 @@ class Study(Section):
         own = config.get("presets") or {}
         if not isinstance(own, dict) or not all(isinstance(format_, dict) for format_ in own.values()):
             return config
+        if taken := sorted(own.keys() & PRESETS.keys()):
+            raise ValueError(f"presets: every study has {taken[0]!r}; take another name")
         own = {name: {**format_, "name": name} for name, format_ in own.items()}
 
         def named(section: Any, usual: Any) -> Any:
@@ -139,6 +145,15 @@ class Study(Section):
             extractors = {name: named(config_, media["preset"]) for name, config_ in extractors.items()}
         return {**config, "presets": own, "media": media, "extractors": extractors}
 
+    @field_validator("folder", mode="before")
+    @classmethod
+    def _is_text(cls, value: Any) -> Any:
+        if value is not None and not isinstance(value, str):
+            raise ValueError(
+                f"the name was read as {type(value).__name__}, not as text: put ./ before it, folder=./NAME"
+            )
+        return value
+
     @field_validator("extractors", "imported")
     @classmethod
     def _array_names(cls, value: dict[str, Any]) -> dict[str, Any]:
@@ -152,9 +167,17 @@ class Study(Section):
         for name in self.imported:
             if name in self.extractors:
                 raise ValueError(f"{name!r} is both extracted and imported: keep it in one of the two")
-        for name in self.features:
+        named = [("features", name) for name in self.features]
+        named += [(f"models.{key}", key.partition("@")[2]) for key in self.models if "@" in key]
+        for key, name in named:
             if name not in self.arrays:
-                raise ValueError(f"features: no extractor {name!r}; {suggest(name, list(self.arrays))}")
+                raise ValueError(f"{key}: {self.no_feature(name)}")
+        for bundle in self.bundles:
+            read = {self.extractors[name].preset.name for name in bundle if name in self.extractors}
+            if len(read) > 1:
+                raise ValueError(
+                    f"bundles: {', '.join(bundle)} read clips of several presets: {sorted(read)}"
+                )
         bundled = [name for bundle in self.bundles for name in bundle]
         for name in bundled:
             if name not in self.extractors:
@@ -168,8 +191,17 @@ class Study(Section):
                 try:
                     Recipe.model_validate({**self.training.model_dump(), **changes})
                 except ValidationError as error:
-                    raise ValueError(f"{key}.{name}: {describe(error, Recipe)}") from error
+                    raise ValueError(f"{key}.{name}: {describe(error, Recipe).strip()}") from error
         return self
+
+    def no_feature(self, name: str) -> str:
+        """The message for a feature that the study does not have."""
+        return f"no extractor {name!r} in `extractors` or `imported`; {suggest(name, list(self.arrays))}"
+
+    def options_of(self, model: str, features: Iterable[str]) -> dict[str, Any]:
+        """The options in `models` for a row with this model and these features."""
+        keys = (model, *(f"{model}@{name}" for name in features))
+        return {option: value for key in keys for option, value in self.models.get(key, {}).items()}
 
     @property
     def arrays(self) -> dict[str, ExtractorConfig | ImportedConfig]:
@@ -188,18 +220,30 @@ class Study(Section):
             changes: the row's own changes, or None.
 
         Raises:
-            ConfigError: if the study has no recipe of this name.
+            ConfigError: if the study has no recipe of this name, or a change is to a key that only other tasks read.
             ValidationError: if `changes` has an unknown key or a wrong value.
         """
         if name is not None and name not in self.recipes:
-            raise ConfigError(f"no recipe {name!r}; {suggest(name, list(self.recipes))}")
-        named = self.recipes[name] if name else {}
-        usual = {
-            **self.training.model_dump(),
-            **self.training_of.get(task, {}),
-            **self.training_of.get(model, {}),
-        }
-        return Recipe.model_validate({**usual, **named, **(changes or {})})
+            raise ConfigError(
+                f"recipe: no recipe {name!r} in the study's `recipes`; {suggest(name, list(self.recipes))}"
+            )
+        merged = self.training.model_dump()
+        for where, part in (
+            (f"training_of.{task}", self.training_of.get(task, {})),
+            (f"training_of.{model}", self.training_of.get(model, {})),
+            (f"recipes.{name}", self.recipes[name] if name else {}),
+            ("recipe", changes or {}),
+        ):
+            for key in part:
+                readers = [other for other in TASKS if key in task_names(other, "recipe_keys")]
+                default = Recipe.model_fields[key].get_default(call_default_factory=True) if readers else None
+                if readers and task not in readers and part[key] != default:
+                    raise ConfigError(
+                        f"{where}.{key}: {part[key]!r} changes nothing in the task {task}; "
+                        f"the key is for {' and '.join(readers)}"
+                    )
+            merged |= part
+        return Recipe.model_validate(merged)
 
 
 def validate_study(config: dict[str, Any], where: str = "the configuration") -> Study:
@@ -226,7 +270,10 @@ def resolve(study: Study) -> Study:
     if study.dataset.kind == "folder":
         if study.folder is None:
             raise ConfigError("the folder study needs --config folder=DIR, the folder that holds the videos")
-        folder = Path(study.folder).expanduser()
+        try:
+            folder = Path(study.folder).expanduser()
+        except RuntimeError as error:  # ~NAME, where there is no such user
+            raise ConfigError(f"folder: {study.folder}: {error}") from None
         if not folder.is_dir():
             raise ConfigError(f"folder: {study.folder} is not a folder")
         link = f"results/{study.dataset.name}/source"

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from avpipe.plan.experiment import model_options
 from avpipe.plan.registry import suggest
@@ -15,7 +15,7 @@ from avpipe.plan.section import Section
 from avpipe.plan.study import Study
 from avpipe.report.predictions import NothingToDraw, mean_over
 from avpipe.report.spec import FigureSpec
-from avpipe.report.style import INK, Heading, colour, draw_grid, framed_figure
+from avpipe.report.style import INK, Heading, colour, deviations, draw_grid, framed_figure
 from avpipe.tables.rows import Row
 from avpipe.tables.runs import read_run, shortened
 
@@ -56,7 +56,13 @@ class CurveFigure(FigureSpec):
 
     options: CurveOptions
     caption = "A metric on the test split over an option of the model."
-    table_only = ("gap",)
+    table_only = ()
+
+    @model_validator(mode="after")
+    def _metric_exists(self) -> "CurveFigure":
+        if unknown := self.unknown_metrics([self.options.metric]):
+            raise ValueError(f"options.metric: {unknown[0]}")
+        return self
 
     def run_files(self, study: Study) -> dict[str, tuple[int, ...]]:
         """Only metrics are read."""
@@ -65,7 +71,8 @@ class CurveFigure(FigureSpec):
     def value(self, row: Row, study: Study | None = None) -> float:
         """The option's value in this row: the row's own, else the study's, else the model's default."""
         model, name = self.model_of(row) or "", self.options.option
-        given = {**(study.models.get(model, {}) if study else {}), **row.options}
+        of_study = study.options_of(model, self.features_of(row).values()) if study else {}
+        given = {**of_study, **row.options}
         return float(given.get(name, model_options(model)[name]["default"]))
 
     def problems(self) -> Iterator[tuple[Row, str, str]]:
@@ -75,7 +82,7 @@ class CurveFigure(FigureSpec):
         if wrong:
             return
         name, values = self.options.option, dict[str, float]()
-        for row in self.rows:
+        for row in (row for row in self.rows if not row.gap):
             options = model_options(self.model_of(row) or "")
             if name not in options:
                 yield row, "options", f"the figure's options.option: {suggest(name, list(options))}"
@@ -90,8 +97,9 @@ class CurveFigure(FigureSpec):
 
     def draw(self, study: Study, results: Path, heading: Heading) -> "Figure":
         """The mean over seeds of each row's metric, ± sd, against the option's value."""
-        points, options = read_points(self, study, results), self.options
-        missing = [
+        points, options, headings = read_points(self, study, results), self.options, self.headings(study)
+        missing = [f"Missing: {row.method}: {row.gap}." for row in self.rows if row.gap]
+        missing += [
             f"Missing: {point.method}: {'; '.join(point.problems)}." for point in points if point.problems
         ]
         measured = [point for point in points if point.values]
@@ -99,25 +107,23 @@ class CurveFigure(FigureSpec):
             raise NothingToDraw(f"Nothing to draw: no run has {options.metric}.", *missing)
         published = [(point.option, point.published) for point in points if point.published is not None]
         caption = f"{self.caption} {mean_over(len(point.values) for point in measured)}"
-        printed = [f"Published: {self.printed}."] if published else []
+        printed = [self.origin()] if published else []
         figure = framed_figure((7.0, 3.8), heading, [caption, *printed, *missing])
         axis = figure.subplots()
         places = [point.option for point in measured]
         axis.errorbar(
             places,
             [float(np.mean(point.values)) for point in measured],
-            yerr=[
-                float(np.std(point.values, ddof=1)) if len(point.values) > 1 else 0.0 for point in measured
-            ],
+            yerr=np.hstack([deviations(np.array(point.values)[:, None]) for point in measured]),
             color=colour(0),
             marker="o",
             markersize=5,
             capsize=3,
-            label="measured",
+            label=headings[1],
         )
         if published:
             axis.plot(
-                *zip(*published, strict=True), "D", color=colour(5), fillstyle="none", label="published"
+                *zip(*published, strict=True), "D", color=colour(5), fillstyle="none", label=headings[0]
             )
         for place, number in published:
             axis.annotate(f"{number:g}", (place, number), (6, 4), textcoords="offset points", color=colour(5))
@@ -134,7 +140,7 @@ def read_points(spec: CurveFigure, study: Study, results: Path) -> list[Point]:
     """Every row as a point, sorted by the option's value."""
     experiments, metric = spec.experiments(study), spec.options.metric
     points = []
-    for row in spec.rows:
+    for row in (row for row in spec.rows if not row.gap):
         experiment = experiments[row.row, spec.setting]
         protocol = experiment.recipe.protocol
         found = {s: read_run(results, experiment, s).value(protocol, metric) for s in study.seeds}

@@ -17,12 +17,12 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MATRICES = {
-    "same_group": "in one group",
-    "audio_audio": "audio with audio",
-    "visual_visual": "visual with visual",
-    "audio_visual": "audio with visual",
+    "same_group": ("in one group", "segment", "segment"),
+    "audio_audio": ("audio with audio", "audio of segment", "audio of segment"),
+    "visual_visual": ("visual with visual", "visual of segment", "visual of segment"),
+    "audio_visual": ("audio with visual", "audio of segment", "visual of segment"),
 }
-"""Column of predictions.parquet -> what stands above its matrix."""
+"""Column of predictions.parquet -> what stands above its matrix, and the names of the axes down and across."""
 SEGMENTS = 10
 _PANEL = 2.2
 """Inches of a matrix."""
@@ -62,7 +62,7 @@ class GroundingFigure(ClipsFigure):
             for i, (method, table) in enumerate(tables.items(), line + 3):
                 axes = [figure.add_subplot(grid[i, column]) for column in range(len(MATRICES))]
                 _draw_matrices(axes, table, first=i == line + 3, last=i == line + 2 + len(drawn))
-                axes[0].set_ylabel(method)
+                axes[0].set_ylabel(f"{method}\nsegment")
             line += 3 + len(drawn)
         return figure
 
@@ -97,10 +97,15 @@ def _draw_groups(axis: "Axes", same: npt.NDArray[np.bool_]) -> None:
 
 
 def _draw_matrices(axes: list["Axes"], table: pd.DataFrame, first: bool, last: bool) -> None:
-    """The true groups, then the similarities of one method; titles on the first line, numbers below the last."""
-    for axis, (column, name) in zip(axes, MATRICES.items(), strict=True):
+    """The true groups, then the cosines of one method; titles on the first line, numbers and names below the last."""
+    for axis, (column, (name, down, across)) in zip(axes, MATRICES.items(), strict=True):
         values = matrix(table, column)
-        image = axis.imshow(values, cmap="Blues", vmin=0, vmax=1)
+        colours: dict[str, Any] = (
+            {"cmap": "Greys", "vmin": 0} if column == "same_group" else {"cmap": "RdBu_r", "vmin": -1}
+        )
+        image = axis.imshow(values, vmax=1, **colours)
+        axis.set_ylabel(down, size=8)
+        axis.set_xlabel(across if last else "", size=8)
         ticks = range(0, len(values), 3)
         axis.set_xticks(ticks, [str(tick + 1) for tick in ticks])
         axis.set_yticks(ticks, [str(tick + 1) for tick in ticks])

@@ -11,7 +11,7 @@ import pandas as pd
 from avpipe.plan.study import Study
 from avpipe.report.clips import WIDTH, ClipsFigure, along_time, draw_clip, label_row, read_clip
 from avpipe.report.predictions import missing_lines, read_rows
-from avpipe.report.style import BACKGROUND, INK, Heading, colour, framed_figure, legend_above
+from avpipe.report.style import BACKGROUND, INK, SOFT, Heading, colour, framed_figure, legend_above
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -40,10 +40,7 @@ class Lane:
 class ParsedFigure(ClipsFigure):
     """Audio and visual events of test clips, each row's prediction below the truth."""
 
-    caption = (
-        "One frame and one label a second: for each audio and visual event the truth and, below it, each method's prediction; "
-        "hatched: predicted, but not true."
-    )
+    caption = "One frame and one label a second: for each audio and visual event the truth and, below it, each method's prediction."
 
     def draw(self, study: Study, results: Path, heading: Heading) -> "Figure":
         """For each chosen clip frames, audio, and every category that is true or predicted."""
@@ -71,6 +68,8 @@ class ParsedFigure(ClipsFigure):
         along_time(figure.axes, SEGMENTS)
         for i, name in enumerate(["Truth", *tables]):
             figure.axes[0].plot([], [], color=_ink(i), linewidth=6, label=name)
+        look: dict[str, Any] = {"facecolor": SOFT, "edgecolor": "white", "hatch": "////"}
+        figure.axes[0].fill([], [], label="predicted, but not true", **look)
         legend_above(figure.axes[0], "lower right")
         return figure
 

@@ -44,8 +44,8 @@ def read_rows(
     """
     experiments, rows = spec.experiments(study), []
     for row in spec.rows:
-        found, problems = dict[int, pd.DataFrame](), list[str]()
-        for seed in seeds or study.seeds:
+        found, problems = dict[int, pd.DataFrame](), [row.gap] if row.gap else []
+        for seed in () if row.gap else seeds or study.seeds:
             run = read_run(results, experiments[row.row, spec.setting], seed)
             path = results / run.name / "predictions.parquet"
             if run.problem is None and path.is_file():

@@ -24,7 +24,7 @@ from avpipe.report.clips import (
     write_reason,
 )
 from avpipe.report.predictions import read_categories, read_rows
-from avpipe.report.style import BACKGROUND, INK, Heading, colour, framed_figure
+from avpipe.report.style import BACKGROUND, INK, Heading, colour, framed_figure, legend_above
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -146,6 +146,8 @@ def draw_timelines(timelines: Sequence[Timeline], heading: Heading, caption: str
                 right = 100 * float(np.mean(prediction == timeline.truth))
                 _draw_band(next(axes), f"{method}\n{right:.0f} % right", prediction, timeline.truth, colours)
     along_time(figure.axes, segments)
+    figure.axes[0].fill([], [], facecolor="none", edgecolor=INK, hatch="////", label="wrong")
+    legend_above(figure.axes[0], "lower right")
     return figure
 
 

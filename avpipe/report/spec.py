@@ -49,7 +49,7 @@ class FigureSpec(RowsSpec):
     """Whether drawing needs frames and audio of clips."""
     dataset_files: ClassVar[tuple[str, ...]] = ()
     """Files in the study's folder that drawing reads, other than runs and clips."""
-    table_only: ClassVar[tuple[str, ...]] = ("gap", "published")
+    table_only: ClassVar[tuple[str, ...]] = ("published",)
     """Keys of a row that this kind of figure cannot show."""
 
     def draw(self, study: Study, results: Path, heading: "Heading") -> "Figure":
@@ -94,8 +94,7 @@ def load_figure(path: Path, study: Study | None = None) -> FigureSpec:
     """Read `workflow/figures/{name}.yaml`.
 
     Raises:
-        ConfigError: names file, row and key of each mistake; with `study`, also extractors, recipes and seeds that the
-            study does not have.
+        ConfigError: names file, row and key of each mistake; with `study`, also a seed that the study does not have.
     """
     return parse_figure(read_yaml(path), str(path), study)
 
@@ -108,6 +107,6 @@ def parse_figure(data: dict[str, Any], where: str, study: Study | None = None) -
         raise ConfigError(f"{where}: kind: {error}") from None
     spec = checked(kind, where, data)
     if study is not None:
-        spec.experiments(study)
+        spec = spec.possible(study)
         spec.seed(study)
     return spec

@@ -110,12 +110,12 @@ def _inches(text: str, points: float) -> float:
 def draw_bars(
     axis: "Axes", names: Sequence[str], methods: Mapping[str, npt.NDArray[Any]], rotation: float = 0
 ) -> None:
-    """Groups of bars, one group a name and one bar a method: means over seeds ± sample standard deviation.
+    """Groups of bars, one group a name and one bar a method: means over seeds with their `deviations`.
 
     Args:
         axis: where to draw.
         names: N, below the groups.
-        methods: name in the legend -> (seeds, N) numbers; NaN leaves a bar out.
+        methods: name in the legend -> (seeds, N) percent; NaN leaves a bar out.
         rotation: of the names, in degrees.
     """
     bar = 0.82 / len(methods)
@@ -126,7 +126,7 @@ def draw_bars(
             bar * 0.92,
             label=method,
             color=colour(i),
-            yerr=values.std(axis=0, ddof=1) if len(values) > 1 else None,
+            yerr=deviations(values),
             error_kw={"ecolor": INK, "elinewidth": 0.8, "capsize": 1.5},
         )
     slanted: dict[str, Any] = {"rotation": rotation, "ha": "right", "rotation_mode": "anchor"}
@@ -134,6 +134,16 @@ def draw_bars(
     axis.tick_params(axis="x", length=0)
     axis.set_xlim(-0.6, len(names) - 0.4)
     draw_grid(axis)
+
+
+def deviations(percent: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+    """Lengths of error bars below and above the mean over seeds, (2, N): the sample standard deviation, cut off at 0 and 100.
+
+    `percent`: (seeds, N); the bars of one seed have length 0.
+    """
+    mean = percent.mean(axis=0)
+    deviation = percent.std(axis=0, ddof=1) if len(percent) > 1 else np.zeros_like(mean)
+    return np.stack([np.minimum(deviation, mean), np.minimum(deviation, 100 - mean)])
 
 
 def draw_grid(axis: "Axes") -> None:

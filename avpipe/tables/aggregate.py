@@ -58,8 +58,11 @@ def fill_table(name: str, spec: TableSpec, study: Study, results: Path) -> Table
                     named = [f"recipe {spec.recipe_name(row)}"] if spec.recipe_name(row) else []
                     deviations = (*named, *deviations_of(experiment, study))
                     cells.append(_measure(row, metric, experiment, runs[row.row, setting], deviations))
-    baselines = _baselines(spec, [run for of_row in runs.values() for run in of_row])
-    return Table(name, spec, notice(study, experiments.values()), tuple(cells), baselines)
+    every = [run for of_row in runs.values() for run in of_row]
+    known = {name: run.metric(name) for run in every if run.problem is None for name in spec.metrics}
+    baselines = _baselines(spec, every)
+    said = notice(study, experiments.values())
+    return Table(name, spec, said, tuple(cells), spec.headings(study), baselines, known)
 
 
 def _baselines(spec: TableSpec, runs: Iterable[RunRecord]) -> tuple[str, ...]:
@@ -68,7 +71,7 @@ def _baselines(spec: TableSpec, runs: Iterable[RunRecord]) -> tuple[str, ...]:
     for run in runs:
         for name, scores in (run.record.get("baselines") or {}).items():
             shown = [
-                f"{heading} {100 * scores[metric]:.{spec.decimals}f}"
+                f"{heading} {run.metric(metric).printed(scores[metric]):.{spec.decimals}f}"
                 for metric, heading in spec.metrics.items()
                 if metric in scores
             ]
@@ -188,8 +191,8 @@ def _explain(table: Table, cell: Cell, experiment: Experiment | None, study: Stu
     lines = [
         f"{table.name} / {cell.row.method} ({cell.row.row}) / {cell.setting} / {cell.metric}",
         *([f"  {table.notice.text}"] if table.notice else []),
-        f"  published  {published}   {spec.paper}, {spec.printed}",
-        f"  measured   {measured}",
+        f"  {table.headings[0]}  {published}   {spec.source}",
+        f"  {table.headings[1]}   {measured}",
         *(f"  no model   {baseline}" for baseline in table.baselines),
         *(f"  note       {note}" for note in cell.notes),
     ]

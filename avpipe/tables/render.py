@@ -6,13 +6,14 @@ Names, reasons and every other text are escaped for the format.
 import csv
 import io
 import re
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import jinja2
 
+from avpipe.metrics.metric import Metric
 from avpipe.plan.experiment import Setting
 from avpipe.tables.rows import Row
 from avpipe.tables.runs import COSTS, Notice
@@ -35,7 +36,7 @@ _LABELS = {"validation": "", "last": "last epoch", "best_test": "best test"}
 
 @dataclass(frozen=True)
 class Cell:
-    """One number of a table. Published, mean and sd are in percent; costs in the units of `runs.COSTS`.
+    """One number of a table. Published, mean and sd are as printed; costs in the units of `runs.COSTS`.
 
     Args:
         row: of the table.
@@ -78,19 +79,47 @@ class Table:
         spec: its rows and columns.
         notice: why its numbers are no reproduction, or None.
         cells: in the order rows, settings, metrics.
+        headings: of published and of measured numbers; with the datasets where these differ (`RowsSpec.headings`).
         baselines: scores of model-free baselines, for example "background everywhere: Acc. 38.4".
+        metrics: unit and direction of each metric that a run recorded; others are percentages.
     """
 
     name: str
     spec: TableSpec
     notice: Notice | None
     cells: tuple[Cell, ...]
+    headings: tuple[str, str] = ("published", "measured")
     baselines: tuple[str, ...] = ()
+    metrics: Mapping[str, Metric] = field(default_factory=dict)
+
+    def metric(self, name: str) -> Metric:
+        """A metric of the table, or a cost."""
+        return self.metrics.get(name, Metric(name, "" if name in COSTS else "%"))
+
+    @property
+    def units(self) -> str:
+        """For the caption."""
+        others = any(self.metric(name).unit != "%" for name in self.spec.metrics if name not in COSTS)
+        return "scores in percent" + (" where the heading names no other unit" if others else "")
 
     @property
     def title(self) -> str:
         """The printed title, after the notice's tag."""
         return f"[{self.notice.tag}] {self.spec.title}" if self.notice else self.spec.title
+
+    @property
+    def caption(self) -> str:
+        """Where the numbers are from, in sentences."""
+        used = {cell.protocol for cell in self.cells if cell.mean is not None}
+        protocols = ", or ".join(said for protocol, said in PROTOCOLS.items() if protocol in used)
+        measured = f"Measured: mean ± sample standard deviation over n seeds, {self.units}"
+        sentences = [
+            self.spec.origin(),
+            f"{measured}; checkpoint {protocols}." if protocols else f"{measured}.",
+            "Bold: best measured.",
+            *(f"Without a model, {baseline}." for baseline in self.baselines),
+        ]
+        return " ".join(sentences)
 
     def cell(self, row: str, setting: str, metric: str) -> Cell:
         """The cell in this row and column."""
@@ -98,14 +127,15 @@ class Table:
 
 
 def as_csv(table: Table) -> str:
-    """Long format, one line a (row, setting, metric), numbers in percent; columns are `COLUMNS`."""
+    """Long format, one line a (row, setting, metric), numbers as printed; columns are `COLUMNS`."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(COLUMNS)
     for cell in table.cells:
-        published, digits = _number(cell.published, table.spec.decimals), 4
+        published, digits = _number(cell.published, _digits(cell.metric, table)), 4
         numbers = (published, _number(cell.mean, digits), _number(cell.sd, digits), cell.n_seeds)
-        texts = (cell.whole_protocol, " ".join(cell.runs), "; ".join(cell.notes))
+        elsewhere = [", ".join(table.headings)] if published and table.headings != Table.headings else []
+        texts = (cell.whole_protocol, " ".join(cell.runs), "; ".join([*cell.notes, *elsewhere]))
         writer.writerow((cell.row.row, cell.row.method, cell.setting, cell.metric, *numbers, *texts))
     return text.getvalue()
 
@@ -174,39 +204,44 @@ def _view(table: Table) -> dict[str, Any]:
             published = (setting, metric) in printed
             first, last = last + 1, last + 1 + published
             places = {"published": published, "first": first, "last": last}
+            unit = table.metric(metric).unit
+            heading = f"{heading} ({unit})" if unit not in ("", "%") else heading
             columns.append({"setting": setting, "metric": metric, "heading": heading, **places})
     return {
         "table": table,
-        "spec": spec,
         "columns": columns,
         "rows": [
             {"row": row, "cells": [shown[row.row, c["setting"], c["metric"]] for c in columns]}
             for row in spec.rows
         ],
         "notes": notes,
-        "protocols": [
-            said
-            for p, said in PROTOCOLS.items()
-            if any(c.protocol == p and c.mean is not None for c in cells)
-        ],
     }
+
+
+def _digits(metric: str, table: Table) -> int:
+    """Decimals of printed numbers: the table's for percentages, else those of the cost or metric."""
+    if metric in COSTS:
+        return COSTS[metric][1]
+    known = table.metric(metric)
+    return table.spec.decimals if known.unit == "%" else known.decimals
 
 
 def _show(cell: Cell, table: Table, notes: list[str]) -> dict[str, Any]:
     """A cell as it is printed: an en dash for an unpublished number, no `mean` for a gap, `marks` numbers of notes.
 
-    `best` marks the highest measured mean of a column unless all are equal; `label` has deviations from the default protocol.
+    `best` marks the best measured mean of a column unless all are equal; `label` has deviations from the default protocol.
     """
-    cost = cell.metric in COSTS
-    digits = COSTS[cell.metric][1] if cost else table.spec.decimals
+    cost, digits = cell.metric in COSTS, _digits(cell.metric, table)
     column = [c for c in table.cells if (c.setting, c.metric) == (cell.setting, cell.metric)]
     means = [round(c.mean, digits) for c in column if c.mean is not None]
-    best = cell.mean is not None and not cost and round(cell.mean, digits) == max(means) > min(means)
+    choose = max if table.metric(cell.metric).higher_is_better else min
+    best = cell.mean is not None and not cost and round(cell.mean, digits) == choose(means)
+    best = best and len(set(means)) > 1
     labels = [_LABELS[cell.protocol], *cell.deviations] if cell.protocol and cell.mean is not None else []
     return {
         "published": _number(cell.published, digits) or "–",
         "mean": _number(cell.mean, digits),
-        "sd": "" if cost and not round(cell.sd or 0, digits) else _number(cell.sd, digits),
+        "sd": _number(cell.sd, digits),
         "n_seeds": cell.n_seeds,
         "best": best,
         "label": ", ".join(filter(None, labels)),
@@ -216,15 +251,19 @@ def _show(cell: Cell, table: Table, notes: list[str]) -> dict[str, Any]:
 
 _LATEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
-    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}",
+    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "`": r"\textasciigrave{}", "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}",
     "[": "{[}", "]": "{]}", "*": "{*}",  # after a row's end, LaTeX would read them as its arguments
-    "–": "--", "±": r"$\pm$", "×": r"$\times$", "…": r"\ldots{}", '"': "''",
+    "–": "--", "±": r"$\pm$", "×": r"$\times$", "θ": r"$\theta$", "…": r"\ldots{}",
+    "“": "``", "”": "''", '"': "''", "‘": "`", "’": "'",
+    "\0": "{}",  # between two hyphens or apostrophes, which LaTeX would join
 }  # fmt: skip
 
 
 def escape_latex(text: object) -> str:
     """Text that LaTeX prints unchanged; line breaks and control characters become spaces."""
-    return "".join(_LATEX.get(c, c) for c in _one_line(text))
+    line = re.sub("(?<=-)(?=-)|(?<=')(?=')", "\0", _one_line(text))
+    opened = re.sub(r"(?<![^\s(\[{])[\"']", lambda quote: "“" if quote[0] == '"' else "‘", line)
+    return "".join(_LATEX.get(c, c) for c in opened)
 
 
 def escape_markdown(text: object) -> str:

@@ -1,17 +1,29 @@
 """The rows of a table or figure as data, and the experiments they stand for."""
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import yaml
-from pydantic import Field, PrivateAttr, ValidationError
+from pydantic import Field, PrivateAttr, ValidationError, field_validator
 
-from avpipe.plan.experiment import Experiment, Role, Setting, check_model
+from avpipe.features.spec import dimension_names, map_cells
+from avpipe.plan.experiment import (
+    Experiment,
+    Role,
+    Setting,
+    attends_to_cells,
+    check_experiment,
+    check_model,
+    task_names,
+)
 from avpipe.plan.recipe import Recipe
-from avpipe.plan.registry import UnknownNameError, suggest
+from avpipe.plan.registry import UnknownNameError, suggest, target
 from avpipe.plan.section import NAME, ConfigError, Section, describe
 from avpipe.plan.study import Study
+from avpipe.tables.runs import COSTS
+from avpipe.training import TASKS
 
 Mistakes = Iterator[tuple["Row", str, str]]
 """Row, key, message."""
@@ -66,12 +78,20 @@ class RowsSpec(Section):
     """What a table and a figure have in common: rows that are experiments."""
 
     title: str
-    paper: str
-    printed: str = Field(description="where the paper prints it")
+    paper: str | None = None
+    printed: str | None = None
+    dataset: str | None = None
     task: str
     defaults: Defaults = Field(default_factory=Defaults)
     rows: tuple[Row, ...] = Field(min_length=1)
     _where: str = PrivateAttr(default="table")
+    _known: tuple[Study, dict[tuple[str, Setting], Experiment]] | None = PrivateAttr(default=None)
+
+    @field_validator("paper", "printed")
+    @classmethod
+    def _absent(cls, value: str | None) -> str | None:
+        """None for the words that people write where no paper prints the table."""
+        return None if value in ("none", "nowhere") else value
 
     @property
     def name(self) -> str:
@@ -81,6 +101,27 @@ class RowsSpec(Section):
     def all_settings(self) -> tuple[Setting, ...]:
         """The settings that the rows are run in."""
         raise NotImplementedError
+
+    @property
+    def source(self) -> str:
+        """The paper, and where in it; "" if no paper prints the table."""
+        return ", ".join(filter(None, (self.paper, self.printed)))
+
+    def origin(self) -> str:
+        """A sentence: which paper prints the numbers, where, and on which dataset they are."""
+        if any(row.published for row in self.rows):
+            return f"Published{f' on {self.dataset}' if self.dataset else ''}: {self.source}."
+        return f"No number is quoted from {self.source}." if self.source else "No paper prints these numbers."
+
+    def headings(self, study: Study) -> tuple[str, str]:
+        """Headings of published and of measured numbers; with the datasets if these are not the same.
+
+        A study is on the table's `dataset`, for example AVE, if its own `dataset.name` is `ave` or begins with `ave_`.
+        """
+        name = study.dataset.name
+        if self.dataset is None or re.split("[_-]", name.lower())[0] == self.dataset.lower():
+            return "published", "measured"
+        return f"published ({self.dataset})", f"measured ({name})"
 
     def model_of(self, row: Row) -> str | None:
         """The row's model, or None if the row is a gap."""
@@ -114,8 +155,11 @@ class RowsSpec(Section):
         """(row, setting) -> experiment, without gaps.
 
         Raises:
-            ConfigError: for an extractor or a recipe that the study does not have; names file, row and key.
+            ConfigError: for an extractor or a recipe that the study does not have, or a setting or recipe in which the
+                task does not train; names file, row and key.
         """
+        if self._known and self._known[0] is study:
+            return self._known[1]
         return {
             (row.row, setting): self._experiment(row, setting, study)
             for row in self.rows
@@ -133,29 +177,61 @@ class RowsSpec(Section):
         """The experiment of the row itself, or of its pretraining."""
         here = f"{self._where}, row {row.row!r}: {'' if step is row else 'pretraining.'}"
         task, model = step.task or self.task, step.model or self.defaults.model or ""
-        features = self.features_of(row) if step.features is None else step.features
+        features = self.features_of(row) if step.features is None else dict(step.features)
+        options = {**study.options_of(model, features.values()), **step.options}
+        if options.get("motion_dim") == 0:
+            features.pop("motion", None)
         recipe = self._recipe_of(row) if step.recipe is None else step.recipe
         elsewhere = isinstance(step, PretrainingRow) and step.dataset is not None
         for role, extractor in features.items():
             if extractor not in study.arrays and not elsewhere:
-                known = suggest(extractor, list(study.arrays))
-                message = f"the study has no extractor {extractor!r} in its `extractors`; {known}"
-                raise ConfigError(f"{here}features.{role}: {message}")
+                without = (
+                    "; with the model's option `motion_dim: 0` a row needs none" if role == "motion" else ""
+                )
+                raise ConfigError(
+                    f"{here}features.{role}: the study has {study.no_feature(extractor)}{without}"
+                )
         try:
             named, changes = (None, recipe) if isinstance(recipe, dict) else (recipe, {})
-            trained = study.recipe(task, model, named, changes)
+            experiment = Experiment(
+                task=task,
+                model=model,
+                options=options,
+                features=features,
+                setting=setting,
+                recipe=study.recipe(task, model, named, changes),
+            )
+            check_experiment(experiment)
         except ConfigError as error:
-            raise ConfigError(f"{here}recipe: {error} (in the study's `recipes`)") from None
+            raise ConfigError(f"{here}{error}") from None
         except ValidationError as error:
             raise ConfigError(f"{here}recipe: {describe(error, Recipe).strip()}") from None
-        return Experiment(
-            task=task,
-            model=model,
-            options=_over_the_studys(model, step.options, study),
-            features=features,
-            setting=setting,
-            recipe=trained,
-        )
+        return experiment
+
+    def unknown_metrics(self, metrics: Iterable[str]) -> list[str]:
+        """A message for each metric that no task of the rows gives. Raises `UnknownNameError` for an unknown task."""
+        tasks = sorted({self.task, *(row.task for row in self.rows if row.task)})
+        known = [*COSTS, *dict.fromkeys(name for task in tasks for name in task_names(task, "metrics"))]
+        return [
+            f"metric {metric!r} is not given by {' or '.join(tasks)}; {suggest(metric, known)}"
+            for metric in metrics
+            if metric not in known
+        ]
+
+    def possible(self, study: Study) -> Self:
+        """The same with a gap in place of each row whose model does not take the form of the study's visual feature.
+
+        Raises:
+            ConfigError: as `experiments`.
+        """
+        rows, found = {row.row: row for row in self.rows}, self.experiments(study)
+        for (name, _), asked in found.items():
+            if reason := _unfit(asked, study):
+                kept = {key: getattr(rows[name], key) for key in ("row", "method", "remark", "published")}
+                rows[name] = Row(**kept, gap=reason)
+        spec = self.model_copy(update={"rows": tuple(rows.values())})
+        spec._known = study, {key: asked for key, asked in found.items() if not rows[key[0]].gap}
+        return spec
 
     def problems(self) -> Mistakes:
         """Mistakes that are visible without a study."""
@@ -178,29 +254,42 @@ class RowsSpec(Section):
             if model is None:
                 yield row, "model", "is missing; name a model, or give `gap: reason` if none exists yet"
             else:
-                yield from _experiment_problems(row, "", model, row.options, self._recipe_of(row))
+                task = row.task or self.task
+                yield from _experiment_problems(row, "", task, model, row.options, self._recipe_of(row))
             if row.pretraining is not None:
                 before = row.pretraining
                 yield from _experiment_problems(
-                    row, "pretraining.", before.model, before.options, before.recipe
+                    row, "pretraining.", before.task, before.model, before.options, before.recipe
                 )
 
 
-def _over_the_studys(model: str, own: dict[str, Any], study: Study) -> dict[str, Any]:
-    """The row's options over the study's `models`."""
-    options = {**study.models.get(model, {}), **own}
-    if options != own:
-        try:
-            check_model(model, options)
-        except UnknownNameError as error:
-            raise ConfigError(f"the study's models.{model}: {error}") from None
-    return options
+def _unfit(asked: Experiment, study: Study) -> str | None:
+    """Why the experiment's model does not take the form of its visual feature; None if it does, or if it has none."""
+    visual = asked.features.get("visual")
+    if visual is None:
+        return None
+    array, option = study.arrays[visual], attends_to_cells(asked.model, asked.options, asked.features)
+    if asked.task in ("localization", "cross_modality") and "frame" in dimension_names(array):
+        return (
+            f"{visual} keeps the frames of a segment apart, and models of the task {asked.task} take their average: "
+            "take a feature with average: true"
+        )
+    if option and map_cells(array) < 2:
+        return (
+            f"{asked.model} attends to the cells of a map, and {visual} has none: take a feature with maps, or "
+            f"set {option}: false under {asked.model}@{visual} in the study's models"
+        )
+    return None
 
 
 def _experiment_problems(
-    row: Row, prefix: str, model: str, options: dict[str, Any], recipe: str | dict[str, Any] | None
+    row: Row, prefix: str, task: str, model: str, options: dict[str, Any], recipe: str | dict[str, Any] | None
 ) -> Mistakes:
-    """Mistakes in the model, its options and the recipe; `prefix` stands before their keys."""
+    """Mistakes in the task, the model, its options and the recipe; `prefix` stands before their keys."""
+    try:
+        target(TASKS, task, "task")
+    except UnknownNameError as error:
+        yield row, f"{prefix}task", str(error)
     try:
         check_model(model, options)
     except UnknownNameError as error:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from avpipe.files import read_json
+from avpipe.metrics.metric import Metric
 from avpipe.plan.experiment import Experiment
 from avpipe.plan.study import Study
 
@@ -32,8 +33,12 @@ class RunRecord:
     problem: str | None = None
     record: dict[str, Any] = field(default_factory=dict)
 
+    def metric(self, name: str) -> Metric:
+        """Unit and direction of a metric, as metrics.json records them; a percentage where it does not."""
+        return Metric(**(self.record.get("units") or {}).get(name, {"heading": name, "unit": "%"}))
+
     def value(self, protocol: str, metric: str) -> float | str:
-        """The test metric in percent at the checkpoint that `protocol` chooses, or the reason why there is none.
+        """The test metric, as printed, at the checkpoint that `protocol` chooses, or the reason why there is none.
 
         A cost is in the unit of `COSTS` and does not depend on the protocol.
         """
@@ -50,7 +55,7 @@ class RunRecord:
         value = chosen.get(metric)
         if isinstance(value, bool) or not isinstance(value, int | float):
             return f"metrics.json gives no {metric} (it has: {', '.join(sorted(chosen)) or 'nothing'})"
-        return 100 * float(value)
+        return self.metric(metric).printed(float(value))
 
     def missing_clips(self) -> list[str]:
         """For each split with missing clips a phrase such as "test clips 59 of 62"."""

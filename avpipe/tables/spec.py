@@ -3,47 +3,17 @@
 One YAML file a table in `workflow/tables/`; the file's name is the table's name. The workflow reads these files before it
 plans anything, so importing this module loads no torch and no pandas.
 
-    title: Comparison with existing methods       # stands above the table
-    paper: Ramaswamy, ..., ICASSP 2020
-    printed: slide "Results (performance comparison in %)"
-    task: localization                            # the task of rows that do not name one
-    metrics: {accuracy: Acc.}                     # name in metrics.json -> heading of the column
-    settings: [supervised, weakly-supervised]     # default: both
-    decimals: 1                                   # of the printed numbers; default 1
-    defaults:                                     # for rows that do not give these keys; a row's key replaces all of it
-      model: avin
-      features: {audio: vggish, visual: vgg16_map}
-      recipe: short
-    rows:
-      - row: avin                                 # slug: in the csv, and for `avpipe why`
-        method: AVIN (Ours)                       # as printed
-        remark: audio+visual                      # optional, as printed
-        model: avin                               # a name of avpipe.models.list_models()
-        options: {fusion: mfb}                    # keyword arguments of the model
-        features: {audio: vggish, visual: vgg16_map}   # role in the model's batch -> extractor of the study
-        recipe: {epochs: 50}                      # changes to the study's `training`, or the name of one of its `recipes`
-        task: refined_parsing                     # if it is not the table's
-        settings: [supervised]                    # in which the row is run; default: all of the table's
-        published: {supervised: 75.2}             # or {supervised: {accuracy: 75.2}} if there are several metrics
-        pretraining:                              # start from this experiment's checkpoint of the same seed
-          {model: avg, options: {objective: uni}}  # features and recipe: the row's, unless given; `dataset`: another study's
-      - row: dam
-        method: DAM
-        gap: the model is not in avpipe yet       # in place of a model: the table shows a gap with this reason
-        published: {supervised: 74.5}             # leave out numbers that the paper does not print
-
-With `each: visual` every row of the file is repeated for each visual feature in the study's `backbones`.
-A metric may also be a cost: `parameters` (millions) or `seconds` (training of a run).
-
-A figure's rows have the same form (`avpipe.report.spec`).
+docs/extending.md lists the keys. With `each: visual` every row of the file is repeated for each visual feature in the
+study's `backbones`. A figure's rows have the same form (`avpipe.report.spec`).
 """
 
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from avpipe.plan.experiment import Role, Setting
+from avpipe.features.spec import map_cells
+from avpipe.plan.experiment import Role, Setting, attends_to_cells
 from avpipe.plan.registry import suggest
 from avpipe.plan.section import ConfigError
 from avpipe.plan.study import Study
@@ -61,6 +31,12 @@ class TableSpec(RowsSpec):
     )
     settings: tuple[Setting, ...] = Field(SUPERVISED, min_length=1)
     decimals: int = Field(1, ge=0, le=6)
+
+    @model_validator(mode="after")
+    def _metrics_exist(self) -> "TableSpec":
+        if unknown := self.unknown_metrics(self.metrics):
+            raise ValueError(f"metrics: {'; '.join(unknown)}")
+        return self
 
     def all_settings(self) -> tuple[Setting, ...]:
         """The table's settings, in its order."""
@@ -99,13 +75,23 @@ class TableSpec(RowsSpec):
     def _with(self, row: Row, role: Role, extractor: str, study: Study) -> Row:
         """The row with this extractor in this role."""
         if extractor not in study.arrays:
-            known = suggest(extractor, list(study.arrays))
-            raise ConfigError(f"backbones: no extractor {extractor!r}; {known}")
-        backbone = getattr(study.arrays[extractor], "backbone", extractor)
+            raise ConfigError(f"backbones: {study.no_feature(extractor)}")
+        array, features = study.arrays[extractor], {**self.features_of(row), role: extractor}
+        remarks, options, model = (
+            [row.remark, getattr(array, "backbone", extractor)],
+            row.options,
+            self.model_of(row),
+        )
+        if model and map_cells(array) < 2:
+            given = {**study.options_of(model, features.values()), **options}
+            if option := attends_to_cells(model, given, features):
+                options = {**options, option: False}
+                remarks.append("without attention")
         changes = {
             "row": f"{row.row}-{extractor}",
-            "remark": ", ".join(filter(None, [row.remark, backbone])),
-            "features": {**self.features_of(row), role: extractor},
+            "remark": ", ".join(filter(None, remarks)),
+            "options": options,
+            "features": features,
             "settings": tuple(s for s in self.settings_of(row) if s in study.backbones[extractor]),
         }
         return row.model_copy(update=changes)
@@ -115,8 +101,7 @@ def load_table(path: Path, study: Study | None = None) -> TableSpec:
     """Read `workflow/tables/{name}.yaml`.
 
     Raises:
-        ConfigError: names file, row and key of each mistake; with `study`, also extractors and recipes that the
-            study does not have.
+        ConfigError: names file, row and key of each mistake; with `study`, also backbones that the study does not have.
     """
     return parse_table(read_yaml(path), str(path), study)
 
@@ -124,7 +109,4 @@ def load_table(path: Path, study: Study | None = None) -> TableSpec:
 def parse_table(data: dict[str, Any], where: str, study: Study | None = None) -> TableSpec:
     """Check the content of a table's file; `where` (a path, or the table's name) stands in error messages."""
     spec = checked(TableSpec, where, data)
-    if study is not None:
-        spec = spec.expanded(study)
-        spec.experiments(study)
-    return spec
+    return spec.expanded(study).possible(study) if study else spec

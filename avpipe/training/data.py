@@ -1,4 +1,4 @@
-"""An experiment's usable clips, and batches of their features.
+"""An experiment's usable clips, and datasets of their features and labels.
 
 Features are held on the device if they fit, else in main memory, else they are read from the zarr arrays batch by
 batch, one batch ahead. A run's numbers do not depend on which: the same clips make the same batches. Stored float16
@@ -10,18 +10,19 @@ import hashlib
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, default_collate
 
 from avpipe.clips import manifest_file
 from avpipe.features.store import Features, open_features
-from avpipe.models.base import AVBatch
+from avpipe.models.base import FeatureBatch
 from avpipe.plan.experiment import Role
 
 SPLITS = ("train", "val", "test")
@@ -32,23 +33,9 @@ EXCLUDED = "excluded"
 """Status of clips left out by the study's frozen list; they may have features."""
 FILL = 0.5
 """Share of free memory for features; the rest is for the model and its batches."""
+EVALUATION_BATCH = 128
 SLAB = 256
 """Clips a step, in passes over all features."""
-
-
-class Reader(Protocol):
-    """Batches of features, by position among the usable clips."""
-
-    where: str
-
-    def batches(self, order: Sequence[Tensor]) -> Iterator[AVBatch]:
-        """One batch for each tensor of positions; on the device, float32."""
-
-    def finite(self) -> np.ndarray:
-        """(N,) bool: all numbers of the clip are finite, in every feature."""
-
-    def keep(self, chosen: np.ndarray) -> "Reader":
-        """A reader of the chosen clips only; `chosen` is (N,) bool."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +66,7 @@ class Data:
         splits: "train", "val" and "test"; any may be empty.
         features: role ("audio", "visual", ...) -> open array.
         digest: changes with the clips, the annotations and the features' files.
+        store: reads features by position.
     """
 
     categories: tuple[str, ...]
@@ -86,6 +74,7 @@ class Data:
     splits: dict[str, Split]
     features: Mapping[Role, Features]
     digest: str
+    store: "FeatureStore"
 
     @property
     def segments(self) -> int:
@@ -110,10 +99,6 @@ class Data:
         usable = {name: len(split) for name, split in self.splits.items()}
         return usable | {f"{name}_named": split.named for name, split in self.splits.items()}
 
-    def rows(self) -> np.ndarray:
-        """(N,) rows of the usable clips in the feature arrays, by position."""
-        return np.concatenate([split.clips["row"].to_numpy(np.int64) for split in self.splits.values()])
-
     def keep(self, chosen: np.ndarray) -> "Data":
         """The same with the chosen usable clips only; `chosen` is (N,) bool, by position."""
         splits, start = {}, 0
@@ -121,7 +106,7 @@ class Data:
             own = chosen[split.start : split.start + len(split)]
             splits[name] = Split(split.clips[own].reset_index(drop=True), split.named, start)
             start += len(splits[name])
-        return replace(self, splits=splits)
+        return replace(self, splits=splits, store=self.store.keep(chosen))
 
 
 def open_data(
@@ -131,8 +116,8 @@ def open_data(
     resident_bytes: int | None = None,
     split_set: SplitSet = "usual",
     weak: bool = False,
-) -> tuple[Data, Reader]:
-    """The usable clips of a dataset, and a reader of their features.
+) -> Data:
+    """The usable clips of a dataset, and their features in memory if they fit.
 
     A clip is usable if all features that the experiment needs have it, with finite numbers only.
 
@@ -140,7 +125,7 @@ def open_data(
         features: role -> extractor.
         results: R, the dataset's folder.
         device: where batches go.
-        resident_bytes: memory for features, on the device and in main memory alike; None: half of what is free.
+        resident_bytes: main memory for features; None: half of what is free. Of a GPU's memory always half of what is free.
         split_set: "match" for cross-modality localization's splits; the usual ones if the annotations have no others.
         weak: use the clips of the split weak (AVE's noisy set) for training, too.
 
@@ -150,9 +135,9 @@ def open_data(
         ValueError: no feature is named, or their numbers of segments differ.
     """
     data = read_tables(features, results, split_set, weak)
-    reader = _open_reader(data, device, resident_bytes)
-    finite = reader.finite()
-    return (data, reader) if finite.all() else (data.keep(finite), reader.keep(finite))
+    data = replace(data, store=data.store.load(device, resident_bytes))
+    finite = data.store.finite()
+    return data if finite.all() else data.keep(finite)
 
 
 def read_tables(
@@ -187,27 +172,28 @@ def read_tables(
     with manifest_file(results, "categories.csv").open(encoding="utf-8", newline="") as file:
         categories = tuple(row["category"] for row in csv.DictReader(file))
     events = pd.read_parquet(manifest_file(results, "events.parquet"))
-    return Data(categories, events, splits, arrays, _digest(results, arrays.values()))
+    rows = np.concatenate([split.clips["row"].to_numpy(np.int64) for split in splits.values()])
+    store = FeatureStore(arrays, rows, torch.device("cpu"))
+    return Data(categories, events, splits, arrays, _digest(results, arrays.values()), store)
 
 
-def feature_scales(reader: Reader, split: Split) -> dict[str, tuple[Tensor, Tensor]]:
+def feature_scales(data: Data, split: str) -> dict[str, tuple[Tensor, Tensor]]:
     """Role -> mean and standard deviation of its features over a split's clips, segments and cells.
 
     Returns:
         Both (D,), float32, in main memory.
     """
-    sums: dict[str, list[Tensor]] = {}
-    for batch in reader.batches(torch.arange(split.start, split.start + len(split)).split(SLAB)):
-        for role in ("audio", "visual", "motion"):
-            feature = getattr(batch, role)
-            if feature is not None:
-                values = feature.flatten(0, -2).double()  # (B, T, ..., D) -> (rows, D)
-                parts = [torch.tensor(float(len(values))), values.sum(0).cpu(), values.square().sum(0).cpu()]
-                sums[role] = [a + b for a, b in zip(sums.get(role, [0.0] * 3), parts, strict=True)]
+    sums: dict[str, list[Any]] = {}
+    first = data.splits[split].start
+    for positions in torch.arange(first, first + len(data.splits[split])).split(SLAB):
+        for role, feature in data.store.read(positions).items():
+            values = feature.flatten(0, -2).double()  # (B, T, ..., D) -> (rows, D)
+            parts = [torch.tensor(float(len(values))), values.sum(0).cpu(), values.square().sum(0).cpu()]
+            sums[role] = [a + b for a, b in zip(sums.get(role, [0.0] * 3), parts, strict=True)]
     scales = {}
-    for role, (count, total, squares) in sums.items():
+    for name, (count, total, squares) in sums.items():
         mean = total / count
-        scales[role] = (mean.float(), (squares / count - mean.square()).clamp(min=0).sqrt().float())
+        scales[name] = (mean.float(), (squares / count - mean.square()).clamp(min=0).sqrt().float())
     return scales
 
 
@@ -240,80 +226,178 @@ def _digest(results: Path, arrays: Iterable[Features]) -> str:
     return digest.hexdigest()
 
 
-def _open_reader(data: Data, device: torch.device, resident_bytes: int | None) -> Reader:
-    """Read the usable clips' features onto the device if they fit, else into main memory, else leave them on disk."""
-    rows, features = data.rows(), data.features
-    clip = sum(int(np.prod(f.array.shape[1:])) * f.array.dtype.itemsize for f in features.values())
-    for place in [device] if device.type == "cpu" else [device, torch.device("cpu")]:
-        if len(rows) * clip <= (FILL * _free(place) if resident_bytes is None else resident_bytes):
-            return Resident({role: _load(feature, rows, place) for role, feature in features.items()}, device)
-    return Lazy(features, rows, device)
+class FeatureStore:
+    """Features of clips by position: on the device, in main memory, or left on disk.
 
+    Args:
+        features: role -> open array.
+        rows: (N,), each clip's row in the arrays.
+        device: where the features that are read go.
+        tensors: role -> (N, T, ...), if they are in memory.
+    """
 
-class Resident:
-    """Features in the memory of the device or in main memory."""
+    def __init__(
+        self,
+        features: Mapping[Role, Features],
+        rows: np.ndarray,
+        device: torch.device,
+        tensors: Mapping[Role, Tensor] | None = None,
+    ) -> None:
+        self.features, self.rows, self.device, self.tensors = features, rows, device, tensors
 
-    def __init__(self, tensors: Mapping[Role, Tensor], device: torch.device) -> None:
-        self.tensors, self.device = tensors, device
-        self.where = f"features in memory ({next(iter(tensors.values())).device.type})"
+    @property
+    def where(self) -> str:
+        """Where the features are, for the log."""
+        if self.tensors is None:
+            return "features on disk (larger than the memory for them)"
+        return f"features in memory ({next(iter(self.tensors.values())).device.type})"
 
-    def batches(self, order: Sequence[Tensor]) -> Iterator[AVBatch]:
-        """See `Reader`."""
-        for positions in order:
-            picked = {role: t.index_select(0, positions.to(t.device)) for role, t in self.tensors.items()}
-            yield AVBatch(**{role: t.to(self.device, torch.float32) for role, t in picked.items()})
+    def load(self, device: torch.device, resident_bytes: int | None) -> "FeatureStore":
+        """The same clips, loaded onto the device if they fit, else into main memory, else left on disk."""
+        clip = sum(int(np.prod(f.array.shape[1:])) * f.array.dtype.itemsize for f in self.features.values())
+        for place in [device] if device.type == "cpu" else [device, torch.device("cpu")]:
+            given = resident_bytes if place.type == "cpu" else None
+            if len(self.rows) * clip <= (FILL * _free(place) if given is None else given):
+                tensors = {role: _load(feature, self.rows, place) for role, feature in self.features.items()}
+                return FeatureStore(self.features, self.rows, device, tensors)
+        return FeatureStore(self.features, self.rows, device)
+
+    def read(self, positions: Tensor) -> dict[Role, Tensor]:
+        """Role -> (len(positions), T, ...) float32, on the device."""
+        if self.tensors is None:
+            rows = self.rows[positions.numpy()]
+            found = {role: torch.from_numpy(f.load(rows)) for role, f in self.features.items()}
+        else:
+            found = {role: t.index_select(0, positions.to(t.device)) for role, t in self.tensors.items()}
+        return {role: tensor.to(self.device, torch.float32) for role, tensor in found.items()}
 
     def finite(self) -> np.ndarray:
-        """See `Reader`."""
-        tensors = self.tensors.values()
-        per_clip = [
-            torch.cat([t.isfinite().flatten(1).all(1) for t in tensor.split(SLAB)]) for tensor in tensors
-        ]
-        return torch.stack(per_clip).all(0).cpu().numpy()  # (features, N) -> (N,)
+        """(N,) bool: all numbers of the clip are finite, in every feature. Reads the arrays that are on disk once."""
+        finite = torch.ones(len(self.rows), dtype=torch.bool)
+        for positions in torch.arange(len(self.rows)).split(SLAB):
+            for role, feature in self.features.items():
+                if self.tensors is None:
+                    block = torch.from_numpy(feature.load(self.rows[positions.numpy()]))
+                else:
+                    block = self.tensors[role][positions[0] : positions[-1] + 1]
+                finite[positions] &= block.isfinite().flatten(1).all(1).cpu()
+        return finite.numpy()
 
-    def keep(self, chosen: np.ndarray) -> "Resident":
-        """See `Reader`."""
-        mask = torch.from_numpy(chosen)
-        return Resident(
-            {role: tensor[mask.to(tensor.device)] for role, tensor in self.tensors.items()}, self.device
+    def keep(self, chosen: np.ndarray) -> "FeatureStore":
+        """The chosen clips only; `chosen` is (N,) bool."""
+        tensors = None
+        if self.tensors is not None:
+            tensors = {role: t[torch.from_numpy(chosen).to(t.device)] for role, t in self.tensors.items()}
+        return FeatureStore(self.features, self.rows[chosen], self.device, tensors)
+
+
+class FeatureClips(Dataset[FeatureBatch]):
+    """The clips of a split with their labels, as a torch Dataset.
+
+    An item is a batch type's object without its first axis. `__getitems__` reads many clips at once; give
+    `collate_fn=avpipe.training.data.collate` to torch's DataLoader.
+
+    Args:
+        store: of the features.
+        split: the clips.
+        batch: the task's type.
+        labels: field of `batch` -> tensor, first axis the split's clips.
+    """
+
+    def __init__(
+        self, store: FeatureStore, split: Split, batch: type[FeatureBatch], labels: Mapping[str, Tensor]
+    ) -> None:
+        self.store, self.start, self.batch = store, split.start, batch
+        self.names: list[str] = split.clips["clip"].tolist()
+        self.labels = {name: label.to(store.device) for name, label in labels.items()}
+        self.read_ahead = store.tensors is None
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, index: int) -> FeatureBatch:
+        one = self.__getitems__([index])
+        values = ((each.name, getattr(one, each.name)) for each in fields(one))
+        item: dict[str, Any] = {name: value if value is None else value[0] for name, value in values}
+        return self.batch(**item)
+
+    def __getitems__(self, indices: Sequence[int]) -> FeatureBatch:
+        """The clips at these positions in the split, as one batch on the device."""
+        indices = [range(len(self))[index] for index in indices]  # IndexError beyond the end; -1 is the last
+        positions = torch.tensor(indices)
+        labels = {n: label.index_select(0, positions.to(label.device)) for n, label in self.labels.items()}
+        names = [self.names[index] for index in indices]
+        return self.batch(**self.store.read(positions + self.start), **labels, clips=names)
+
+
+def collate(items: Any) -> Any:
+    """A batch from a dataset's items: dataclasses of tensors and names, stacked field by field.
+
+    What `__getitems__` returned as a whole batch stays as it is; other items are collated as torch does.
+    """
+    if not isinstance(items, list):
+        return items
+    if not is_dataclass(items[0]):
+        return default_collate(items)
+    stacked: dict[str, Any] = {}
+    for each in fields(items[0]):
+        values = [getattr(item, each.name) for item in items]
+        stacked[each.name] = torch.stack(values) if isinstance(values[0], Tensor) else values
+        if values[0] is None:
+            stacked[each.name] = None
+    kind: Any = type(items[0])
+    return kind(**stacked)
+
+
+class Loader:
+    """A dataset's batches in a given order, once. Draws nothing from torch's global generator, as its DataLoader does.
+
+    Args:
+        dataset: of items that `collate` takes; `workers` of it, if it has this attribute, decode in processes;
+            `read_ahead: true` reads the next batch in a thread while the last one is used.
+        batches: positions in the dataset.
+        device: where batches go.
+    """
+
+    def __init__(self, dataset: Dataset[Any], batches: Sequence[Sequence[int]], device: torch.device) -> None:
+        self.dataset, self.device = dataset, device
+        workers = getattr(dataset, "workers", 0)
+        self.loader = DataLoader(
+            dataset,
+            batch_sampler=[list(batch) for batch in batches],
+            collate_fn=collate,
+            num_workers=workers,
+            generator=torch.Generator(),
         )
+        self.ahead = getattr(dataset, "read_ahead", False) and not workers
+
+    def __iter__(self) -> Iterator[Any]:
+        batches = one_ahead(self.loader) if self.ahead else self.loader
+        return (on_device(batch, self.device) for batch in batches)
 
 
-class Lazy:
-    """Features read from their zarr arrays, one batch ahead, in a thread."""
+def in_order(dataset: Dataset[Any], device: torch.device, size: int = EVALUATION_BATCH) -> Loader:
+    """All clips of a dataset in its order, for evaluation."""
+    count = len(dataset)  # type: ignore[arg-type]
+    batches = [list(range(first, min(first + size, count))) for first in range(0, count, size)]
+    return Loader(dataset, batches, device)
 
-    def __init__(self, features: Mapping[Role, Features], rows: np.ndarray, device: torch.device) -> None:
-        self.features, self.rows, self.device = features, rows, device
-        self.where = "features on disk (larger than the memory that is free)"
 
-    def batches(self, order: Sequence[Tensor]) -> Iterator[AVBatch]:
-        """See `Reader`."""
-        with ThreadPoolExecutor(1) as reader:
-            ahead = None
-            for positions in order:
-                waiting, ahead = ahead, reader.submit(self._read, positions.cpu().numpy())
-                if waiting is not None:
-                    yield self._batch(waiting.result())
-            if ahead is not None:
-                yield self._batch(ahead.result())
+def one_ahead(batches: Iterable[Any]) -> Iterator[Any]:
+    """The same, while a thread makes the next one."""
+    iterator, end = iter(batches), object()
+    with ThreadPoolExecutor(1) as reader:
+        waiting = reader.submit(next, iterator, end)
+        while (batch := waiting.result()) is not end:
+            waiting = reader.submit(next, iterator, end)
+            yield batch
 
-    def finite(self) -> np.ndarray:
-        """See `Reader`. Reads the arrays once; training does so in every epoch."""
-        finite = np.ones(len(self.rows), bool)
-        for first in range(0, len(finite), SLAB):
-            for block in self._read(np.arange(first, min(first + SLAB, len(finite)))).values():
-                finite[first : first + SLAB] &= np.isfinite(block).reshape(len(block), -1).all(1)
-        return finite
 
-    def keep(self, chosen: np.ndarray) -> "Lazy":
-        """See `Reader`."""
-        return Lazy(self.features, self.rows[chosen], self.device)
-
-    def _read(self, positions: np.ndarray) -> dict[Role, np.ndarray]:
-        return {role: feature.load(self.rows[positions]) for role, feature in self.features.items()}
-
-    def _batch(self, read: dict[Role, np.ndarray]) -> AVBatch:
-        return AVBatch(**{r: torch.from_numpy(a).to(self.device, torch.float32) for r, a in read.items()})
+def on_device(batch: Any, device: torch.device) -> Any:
+    """A batch, a dataclass of tensors, with its tensors on the device."""
+    tensors = {each.name: getattr(batch, each.name) for each in fields(batch)}
+    moved = {n: t.to(device) for n, t in tensors.items() if isinstance(t, Tensor) and t.device != device}
+    return replace(batch, **moved) if moved else batch
 
 
 def _load(feature: Features, rows: np.ndarray, place: torch.device) -> Tensor:

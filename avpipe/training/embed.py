@@ -8,11 +8,9 @@ import torch
 from avpipe.features.device import claim_device, default_locks
 from avpipe.files import read_json, whole_file
 from avpipe.models.checkpoint import load_model
-from avpipe.plan import registry
 from avpipe.plan.experiment import Experiment
-from avpipe.training import TASKS
-from avpipe.training.data import open_data
-from avpipe.training.loop import EVALUATION_BATCH, deterministic
+from avpipe.training.data import in_order
+from avpipe.training.run import deterministic, open_task
 
 
 def embed_run(
@@ -47,18 +45,19 @@ def embeddings_of(
     experiment: Experiment, results: Path, checkpoint: Path, device: str
 ) -> dict[str, np.ndarray]:
     """`clips` (N,), the test split's usable clips in its order, and the embeddings (N, T, D) of their segments."""
-    split_set = registry.load(TASKS, experiment.task, "task").split_set
     parts: dict[str, list[torch.Tensor]] = {}
+    clips: list[str] = []
     with claim_device(device, default_locks()) as place, deterministic(place), torch.inference_mode():
-        data, reader = open_data(experiment.features, results, place, split_set=split_set)
-        model, split = load_model(checkpoint).to(place), data.splits["test"]
-        order = torch.arange(split.start, split.start + len(split)).split(EVALUATION_BATCH)
-        for batch in reader.batches(order):
-            for name, embedding in model(batch).embeddings.items():
+        _, task = open_task(experiment, results, place)
+        model = load_model(checkpoint).to(place)
+        for batch in in_order(task.dataset("test"), place):
+            clips += batch.clips
+            for name, embedding in model(batch.unlabelled()).embeddings.items():
                 parts.setdefault(name, []).append(embedding.float().cpu())
     if not parts:
         raise ValueError(
-            f"the model {experiment.model} shows no embeddings; set `embeddings` of its AVOutput, as models/tacma.py does"
+            f"the model {experiment.model} shows no embeddings; set `embeddings` of its output, as models/tacma.py does"
         )
-    clips = split.clips["clip"].to_numpy(dtype=str)
-    return {"clips": clips} | {name: torch.cat(tensors).numpy() for name, tensors in parts.items()}
+    return {"clips": np.array(clips, dtype=str)} | {
+        name: torch.cat(tensors).numpy() for name, tensors in parts.items()
+    }

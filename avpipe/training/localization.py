@@ -6,7 +6,8 @@ Supervised, the labels are the category of each segment. Weakly supervised, they
 released weak PSP and in AVSDN's paper.
 """
 
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -16,11 +17,13 @@ from torch.nn import functional
 
 from avpipe.datasets.labels import clip_labels, segment_labels
 from avpipe.metrics.localization import segment_accuracy
-from avpipe.models.base import AVOutput
+from avpipe.metrics.metric import Metric
+from avpipe.models.base import EventOutput, LocalizationBatch, SegmentOutput, model_default
 from avpipe.plan.experiment import Experiment
 from avpipe.plan.registry import suggest
-from avpipe.training.data import Data, SplitSet
-from avpipe.training.task import Predictions
+from avpipe.training.data import Data
+from avpipe.training.feature_task import Arrays, FeatureTask
+from avpipe.training.task import Evaluation
 
 
 def soft_margin(logits: Tensor, target: Tensor) -> Tensor:
@@ -56,13 +59,17 @@ LOSSES = {
 }
 
 
+NO_BACKGROUND = "every event right, background never (each training clip has an event, so weak labels do not teach background)"
+"""The baseline that a weakly supervised model cannot pass unless something else tells it what background is."""
+
+
 def pool_over_time(scores: Tensor, pooling: str) -> Tensor:
     """Segment scores (B, T, K) -> clip scores (B, K): each class's "max" (AVEL's code) or "mean"."""
     return scores.amax(dim=1) if pooling == "max" else scores.mean(dim=1)
 
 
-class Localization:
-    """The task of an experiment; see `avpipe.training.task.Task`.
+class Localization(FeatureTask):
+    """The task of an experiment; see `avpipe.training.task`.
 
     For a model with `segment_logits`, the recipe's loss is on them, and a segment's prediction is the largest of C + 1.
 
@@ -82,55 +89,57 @@ class Localization:
         ValueError: for a loss that does not exist.
     """
 
-    main_metric = "accuracy"
-    split_set: SplitSet = "usual"
+    settings: ClassVar[Sequence[str]] = ("supervised", "weakly-supervised")
+    recipe_keys: ClassVar[Sequence[str]] = ("loss", "pooling", "weak_labels")
+    metrics: ClassVar[Mapping[str, Metric]] = {"accuracy": Metric("Accuracy", "%")}
+    batch = LocalizationBatch
 
     def __init__(self, experiment: Experiment, data: Data, model: type[Any]) -> None:
+        super().__init__(experiment, data, model)
         recipe = experiment.recipe
         self.weak = experiment.setting == "weakly-supervised"
-        default = getattr(model, "default_weak_loss", model.default_loss) if self.weak else model.default_loss
+        default = model_default(model, "default_loss")
+        if self.weak:
+            default = model_default(model, "default_weak_loss") or default
         loss = str(default) if recipe.loss == "default" else recipe.loss
         if loss not in LOSSES:
             raise ValueError(f"localization has no loss {loss!r}; {suggest(loss, list(LOSSES))}")
         self.criterion = LOSSES[loss]
-        self.pooling = str(model.default_pooling) if recipe.pooling == "default" else recipe.pooling
-        self.data, self.durations = data, recipe.weak_labels == "durations"
+        pooling = model_default(model, "default_pooling") if recipe.pooling == "default" else recipe.pooling
+        self.pooling, self.durations = str(pooling), recipe.weak_labels == "durations"
         self.background = len(data.categories)
-        self.truth = {
-            name: segment_labels(data.events, split.clips, data.categories, data.segments)
-            for name, split in data.splits.items()
-        }
 
-    def problem(self) -> str | None:
-        """None: the training loop finds every problem of this task."""
-        return None
-
-    def targets(self, device: torch.device) -> dict[str, Tensor]:
-        """`target`: (N, T, C + 1) supervised, (N, C + 1) weakly supervised, float32.
+    def labels(self, split: str) -> dict[str, Tensor]:
+        """`target`, float32: of the segments, (N, T, C + 1); of clips for weakly supervised training, (N, C + 1).
 
         0 or 1; with `weak_labels: durations` shares of the clip's segments, which sum to one.
         """
-        of_segments = np.eye(self.background + 1, dtype=bool)[self.truth["train"]]  # (N, T) -> (N, T, C + 1)
-        if self.weak and self.durations:
-            target = of_segments.mean(axis=1)
-        elif self.weak:
-            present = clip_labels(self.data.events, self.data.splits["train"].clips, self.data.categories) > 0
-            target = np.concatenate([present, ~present.any(axis=1, keepdims=True)], axis=1)  # (N, C + 1)
-        else:
-            target = of_segments
-        return {"target": torch.from_numpy(target).to(device, torch.float32)}
+        clips, categories = self.data.splits[split].clips, self.data.categories
+        segments = segment_labels(self.data.events, clips, categories, self.data.segments)
+        target = np.eye(self.background + 1, dtype=bool)[segments]  # (N, T) -> (N, T, C + 1)
+        if self.weak and split == "train":
+            if self.durations:
+                target = target.mean(axis=1)
+            else:
+                present = self._present()
+                target = np.concatenate([present, ~present.any(axis=1, keepdims=True)], axis=1)  # (N, C + 1)
+        return {"target": torch.from_numpy(target).float()}
 
-    def loss(self, output: AVOutput, targets: dict[str, Tensor]) -> Tensor:
-        """The recipe's loss plus the model's own loss terms."""
-        target = targets["target"]
-        if output.segment_logits is not None:
+    def _present(self) -> np.ndarray:
+        """(N, C) bool: the category occurs in the training clip."""
+        return clip_labels(self.data.events, self.data.splits["train"].clips, self.data.categories) > 0
+
+    def terms(self, output: SegmentOutput | EventOutput, batch: LocalizationBatch) -> dict[str, Tensor]:
+        """The recipe's loss, and the model's own loss terms."""
+        assert batch.target is not None
+        if isinstance(output, SegmentOutput):
             scores = (
                 pool_over_time(output.segment_logits, self.pooling) if self.weak else output.segment_logits
             )
-            loss = self.criterion(scores, target).mean()
+            loss = self.criterion(scores, batch.target).mean()
         else:
-            loss = self._two_part_loss(*_two_parts(output), target)
-        return torch.stack([loss, *output.losses.values()]).sum()
+            loss = self._two_part_loss(output.event_logits, output.category_logits, batch.target)
+        return {"recipe": loss, **output.losses}
 
     def _two_part_loss(self, event: Tensor, category: Tensor, target: Tensor) -> Tensor:
         """The loss of event (B, T) and category (B, C) logits; weakly supervised, categories may be (B, C + 1)."""
@@ -148,53 +157,38 @@ class Localization:
         has_event = (present.amax(dim=-1) > 0).float()  # (B,), 0 or 1
         return (self.criterion(logits, present) * has_event).sum() / has_event.sum().clamp(min=1)
 
-    def predict(self, output: AVOutput) -> dict[str, Tensor]:
+    def predict(self, output: SegmentOutput | EventOutput) -> dict[str, Tensor]:
         """`prediction` (B, T) int64, C = background, and its probability `confidence` (B, T)."""
-        if output.segment_logits is not None:
+        if isinstance(output, SegmentOutput):
             confidence, prediction = output.segment_logits.softmax(dim=-1).max(dim=-1)
             return {"prediction": prediction, "confidence": confidence}
-        event_logits, category_logits = _two_parts(output)
-        event = event_logits.sigmoid()  # (B, T)
-        probability, category = category_logits.softmax(dim=-1).max(dim=-1, keepdim=True)  # (B, 1)
+        event = output.event_logits.sigmoid()  # (B, T)
+        probability, category = output.category_logits.softmax(dim=-1).max(dim=-1, keepdim=True)  # (B, 1)
         prediction = torch.where(event > 0.5, category, self.background)
         return {
             "prediction": prediction,
             "confidence": torch.where(event > 0.5, event * probability, 1 - event),
         }
 
-    def metrics(self, predictions: Predictions, split: str) -> dict[str, float]:
-        """`accuracy`: the share of right segments among all segments of the split."""
-        return {"accuracy": segment_accuracy(self.truth[split], predictions["prediction"])}
-
-    def baselines(self, split: str) -> dict[str, dict[str, float]]:
-        """Predict background in every segment."""
-        nothing = np.full_like(self.truth[split], self.background)
-        return {"background everywhere": self.metrics({"prediction": nothing}, split)}
-
-    def table(self, predictions: Predictions, split: str) -> pd.DataFrame:
-        """One row a segment: clip, segment, truth, prediction, confidence."""
-        clips, (_, segments) = self.data.splits[split].clips["clip"].to_numpy(), self.truth[split].shape
-        return pd.DataFrame(
+    def assess(self, clips: np.ndarray, truth: Arrays, predictions: Arrays) -> Evaluation:
+        """`accuracy`: the share of right segments. The table has a row a segment: clip, segment, truth, prediction, confidence."""
+        labels = truth["target"].argmax(axis=-1)  # (N, T)
+        count, segments = labels.shape
+        table = pd.DataFrame(
             {
                 "clip": np.repeat(clips, segments),
-                "segment": np.tile(np.arange(segments), len(clips)),
-                "truth": self.truth[split].ravel(),
+                "segment": np.tile(np.arange(segments), count),
+                "truth": labels.ravel(),
                 "prediction": predictions["prediction"].ravel(),
                 "confidence": predictions["confidence"].ravel().astype(np.float64),
             }
         )
+        return Evaluation({"accuracy": segment_accuracy(labels, predictions["prediction"])}, table)
 
-    def empty_table(self) -> pd.DataFrame:
-        """The columns of `table` without rows."""
-        shape = self.truth["test"].shape
-        blank = {"prediction": np.zeros(shape, np.int64), "confidence": np.zeros(shape)}
-        return self.table(blank, "test").head(0)
-
-
-def _two_parts(output: AVOutput) -> tuple[Tensor, Tensor]:
-    """Event and category logits. Raises ValueError if the model gave neither these nor segment logits."""
-    if output.event_logits is None or output.category_logits is None:
-        raise ValueError(
-            "a localization model must give `segment_logits`, or `event_logits` with `category_logits`"
-        )
-    return output.event_logits, output.category_logits
+    def baselines(self) -> dict[str, dict[str, float]]:
+        """Predict background in every segment; where weak labels do not teach background, also the best without it."""
+        truth = self.truth("test", "target").argmax(axis=-1)
+        predicted = {"background everywhere": np.full_like(truth, self.background)}
+        if self.weak and not self.durations and self._present().any(axis=1).all():
+            predicted[NO_BACKGROUND] = np.where(truth == self.background, 0, truth)
+        return {name: {"accuracy": segment_accuracy(truth, each)} for name, each in predicted.items()}

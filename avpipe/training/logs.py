@@ -1,4 +1,4 @@
-"""A run's progress: lines or a progress bar, log.csv, TensorBoard."""
+"""A run's log: lines, log.csv, TensorBoard."""
 
 import csv
 import io
@@ -6,14 +6,13 @@ import shutil
 import sys
 from pathlib import Path
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from torch.utils.tensorboard import SummaryWriter
 
 from avpipe.files import write_text
+from avpipe.progress import Progress
 
 LINES = 20
-"""About how many lines a run prints without a terminal."""
+"""About how many lines with losses and scores a run prints."""
 
 Row = dict[str, float]
 
@@ -22,53 +21,48 @@ class RunLog:
     """The log of one run; use as a context manager.
 
     Args:
-        folder: runs/{experiment}/seed{n}; gets log.csv and tensorboard/.
+        folder: runs/{experiment}/seed{n}; gets log.csv and tensorboard/. None: no files.
         name: starts every line.
         epochs: of the whole run.
         rows: epochs done by a job that was killed; TensorBoard's log is written again from them.
+        quiet: print nothing.
     """
 
-    def __init__(self, folder: Path, name: str, epochs: int, rows: list[Row]) -> None:
-        self.folder, self.name, self.epochs, self.rows = folder, name, epochs, rows
+    def __init__(
+        self, folder: Path | None, name: str, epochs: int, rows: list[Row], quiet: bool = False
+    ) -> None:
+        self.folder, self.name, self.epochs, self.rows, self.quiet = folder, name, epochs, rows, quiet
         self.every = max(1, epochs // LINES)
-        shutil.rmtree(folder / "tensorboard", ignore_errors=True)
-        self.tensorboard = SummaryWriter(str(folder / "tensorboard"))
+        self.tensorboard: SummaryWriter | None = None
+        if folder is not None:
+            shutil.rmtree(folder / "tensorboard", ignore_errors=True)
+            self.tensorboard = SummaryWriter(str(folder / "tensorboard"))
         for row in rows:
             self._to_tensorboard(row)
-        self.progress: Progress | None = None
-        self.bar: TaskID | None = None
+        self.progress = Progress(f"train {name}", epochs, "epochs", len(rows))
 
     def __enter__(self) -> "RunLog":
-        console = Console(stderr=True)
-        if console.is_terminal:
-            columns = (
-                TextColumn("{task.description}"),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TimeRemainingColumn(),
-            )
-            self.progress = Progress(*columns, console=console)
-            self.progress.start()
-            self.bar = self.progress.add_task(self.name, total=self.epochs, completed=len(self.rows))
         return self
 
     def __exit__(self, *error: object) -> None:
-        if self.progress is not None:
-            self.progress.stop()
-        self.tensorboard.close()
+        if self.tensorboard is not None:
+            self.tensorboard.close()
 
     def epoch(self, row: Row) -> None:
         """Record an epoch; `row` has scores if the epoch was evaluated."""
         self.rows.append(row)
         self._to_tensorboard(row)
         numbers = "  ".join(f"{name} {value:.4g}" for name, value in row.items() if name != "epoch")
-        if self.progress is not None and self.bar is not None:
-            self.progress.update(self.bar, advance=1, description=f"{self.name}  {numbers}")
-        elif row["epoch"] % self.every == 0 or row["epoch"] == self.epochs:
+        if self.quiet:
+            return
+        self.progress.advance()
+        if row["epoch"] % self.every == 0 or row["epoch"] == self.epochs:
             say(f"{self.name}: epoch {row['epoch']:.0f}/{self.epochs}  {numbers}")
 
     def write_csv(self) -> None:
         """Write log.csv: one row an epoch, columns in order of first appearance."""
+        if self.folder is None:
+            return
         columns = list(dict.fromkeys(name for row in self.rows for name in row))
         text = io.StringIO()
         writer = csv.DictWriter(text, columns, lineterminator="\n")
@@ -78,7 +72,7 @@ class RunLog:
 
     def _to_tensorboard(self, row: Row) -> None:
         for name, value in row.items():
-            if name != "epoch":
+            if name != "epoch" and self.tensorboard is not None:
                 self.tensorboard.add_scalar(name, value, int(row["epoch"]))
 
 

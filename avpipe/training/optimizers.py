@@ -22,16 +22,16 @@ def make_optimizer(recipe: Recipe, model: nn.Module) -> torch.optim.Optimizer:
     return kind(model.parameters(), recipe.lr, weight_decay=recipe.weight_decay, fused=True)
 
 
-def make_schedule(recipe: Recipe, optimizer: torch.optim.Optimizer) -> Any:
-    """The learning rate's schedule, stepped once an epoch; None if it is constant."""
+def make_schedule(recipe: Recipe, optimizer: torch.optim.Optimizer, best: Literal["max", "min"]) -> Any:
+    """The learning rate's schedule, stepped once an epoch; None if it is constant. `best` validation scores are such."""
     schedules = torch.optim.lr_scheduler
     if recipe.schedule == "step":
         return schedules.StepLR(optimizer, recipe.step, recipe.gamma)
     if recipe.schedule == "milestones":
         return schedules.MultiStepLR(optimizer, list(recipe.milestones), recipe.gamma)
     if recipe.schedule == "plateau":
-        better: Literal["min", "max"] = "min" if recipe.watch == "loss" else "max"
-        return schedules.ReduceLROnPlateau(optimizer, mode=better, factor=recipe.gamma, patience=recipe.step)
+        mode = "min" if recipe.watch == "loss" else best
+        return schedules.ReduceLROnPlateau(optimizer, mode=mode, factor=recipe.gamma, patience=recipe.step)
     if recipe.schedule == "cosine":
         return schedules.CosineAnnealingLR(optimizer, recipe.epochs)
     return None

@@ -4,22 +4,25 @@ Training labels name a clip's categories only (weak labels, events of the modali
 their time. Validation and test clips have the events of each modality.
 """
 
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, ClassVar, cast
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from avpipe.datasets.labels import clip_labels, parsing_labels
+from avpipe.metrics.metric import Metric
 from avpipe.metrics.parsing import parsing_scores
-from avpipe.models.base import AVOutput
+from avpipe.models.base import FeatureBatch, ParsingBatch, ParsingOutput, model_default
 from avpipe.plan.experiment import Experiment
 from avpipe.plan.registry import suggest
-from avpipe.training.data import Data, SplitSet
-from avpipe.training.task import Predictions
+from avpipe.training.data import Data
+from avpipe.training.feature_task import Arrays, FeatureTask
+from avpipe.training.task import Evaluation
 
 MODALITIES = ("audio", "visual")
 EPSILON = 1e-7
@@ -36,8 +39,8 @@ def clamped_binary_cross_entropy(probabilities: Tensor, target: Tensor) -> Tenso
     return functional.binary_cross_entropy(probabilities.clamp(EPSILON, 1 - EPSILON), target)
 
 
-class Parsing:
-    """The task of an experiment; see `avpipe.training.task.Task`.
+class Parsing(FeatureTask):
+    """The task of an experiment; see `avpipe.training.task`.
 
     The loss is the weighted sum of binary cross-entropies of the clip's probabilities and of each modality's, the
     latter with smoothed labels, and of the model's own terms. A segment has a category if its probability reaches
@@ -53,125 +56,126 @@ class Parsing:
         ValueError: for another setting than weakly-supervised.
     """
 
-    main_metric = "segment_type"
-    split_set: SplitSet = "usual"
+    settings: ClassVar[Sequence[str]] = ("weakly-supervised",)
+    recipe_keys: ClassVar[Sequence[str]] = (
+        "loss_weights",
+        "label_smoothing",
+        "threshold",
+        "gate",
+        "gate_threshold",
+    )
+    metrics: ClassVar[Mapping[str, Metric]] = {
+        "segment_type": Metric("Type@AV, segments", "%"),
+        "segment_audio": Metric("Audio, segments", "%"),
+        "segment_visual": Metric("Visual, segments", "%"),
+        "segment_audio_visual": Metric("Audio-visual, segments", "%"),
+        "segment_event": Metric("Event@AV, segments", "%"),
+        "event_type": Metric("Type@AV, events", "%"),
+        "event_audio": Metric("Audio, events", "%"),
+        "event_visual": Metric("Visual, events", "%"),
+        "event_audio_visual": Metric("Audio-visual, events", "%"),
+        "event_event": Metric("Event@AV, events", "%"),
+    }
+    batch = ParsingBatch
 
     def __init__(self, experiment: Experiment, data: Data, model: type[Any]) -> None:
+        super().__init__(experiment, data, model)
         recipe = experiment.recipe
-        if experiment.setting != "weakly-supervised":
-            raise ValueError(
-                f"parsing is trained with the clips' labels only; setting {experiment.setting!r} should be 'weakly-supervised'"
-            )
-        self.recipe, self.data = recipe, data
-        self.weights = {**model.default_loss_weights, **recipe.loss_weights}
-        # Includes terms that the model's options switch off.
-        self.known_terms = frozenset(model.default_loss_weights)
-        self.smoothing = recipe.label_smoothing or model.default_label_smoothing
-        self.truth = {
-            name: self._truth(split.clips) for name, split in data.splits.items() if name != "train"
-        }
+        self.recipe = recipe
+        defaults = model_default(model, "default_loss_weights")
+        self.weights = {**defaults, **recipe.loss_weights}
+        self.known_terms = frozenset(defaults)  # includes terms that the model's options switch off
+        self.smoothing = recipe.label_smoothing or model_default(model, "default_label_smoothing")
 
-    def _truth(self, clips: pd.DataFrame) -> npt.NDArray[np.bool_]:
-        """(N, T, 2, C)."""
-        events, categories, segments = self.data.events, self.data.categories, self.data.segments
-        return np.stack([parsing_labels(events, clips, categories, m, segments) for m in MODALITIES], axis=2)
+    def labels(self, split: str) -> dict[str, Tensor]:
+        """For training, `clip_labels`, `audio_labels` and `visual_labels`, (N, C) float32, 0 or 1: the weak label three times.
 
-    def problem(self) -> str | None:
-        """None: the training loop finds every problem of this task."""
-        return None
-
-    def targets(self, device: torch.device) -> dict[str, Tensor]:
-        """`clip`, `audio` and `visual`, (N, C) float32, 0 or 1: the weak label three times.
+        For evaluation, `segment_labels` (N, T, 2, C) bool.
 
         Raises:
             ValueError: if no training clip has a weak label.
         """
-        clips = self.data.splits["train"].clips
-        weak = torch.from_numpy(clip_labels(self.data.events, clips, self.data.categories, "video")).to(
-            device
-        )
+        events, categories, segments = self.data.events, self.data.categories, self.data.segments
+        clips = self.data.splits[split].clips
+        if split != "train":
+            tracks = [parsing_labels(events, clips, categories, m, segments) for m in MODALITIES]
+            return {"segment_labels": torch.from_numpy(np.stack(tracks, axis=2))}
+        weak = torch.from_numpy(clip_labels(events, clips, categories, "video"))
         if not weak.any():
             raise ValueError(
                 "parsing learns from labels of whole clips (modality `video` in events.parquet) and no training clip "
                 "has one; LLP's annotations, and the demo's, have them"
             )
-        return {"clip": weak, "audio": weak.clone(), "visual": weak.clone()}
+        return dict.fromkeys(("clip_labels", "audio_labels", "visual_labels"), weak)
 
-    def loss(self, output: AVOutput, targets: dict[str, Tensor]) -> Tensor:
-        """The weighted sum of the terms.
+    def loss(self, model: nn.Module, batch: FeatureBatch, progress: float) -> dict[str, Tensor]:
+        """See `FeatureTask.loss`; the model knows the progress."""
+        return super().loss(model, replace(cast(ParsingBatch, batch), progress=progress), progress)
 
-        A label removed from one modality (`audio` or `visual` 0, `clip` 1) is 0, not e / 2.
+    def terms(self, output: ParsingOutput, batch: ParsingBatch) -> dict[str, Tensor]:
+        """The weighted terms.
+
+        A label removed from one modality (`audio_labels` or `visual_labels` 0, `clip_labels` 1) is 0, not e / 2.
 
         Raises:
             ValueError: for a weight of an unknown term.
         """
-        _, of_modality, of_clip = probabilities_of(output)
-        terms = {"clip": clamped_binary_cross_entropy(of_clip, targets["clip"]), **output.losses}
+        assert batch.clip_labels is not None
+        terms = {"clip": clamped_binary_cross_entropy(output.clip_probabilities, batch.clip_labels)}
+        terms |= output.losses
         for index, modality in enumerate(MODALITIES):
-            removed = targets[modality] < targets["clip"]
-            smoothed = smooth_labels(targets[modality], self.smoothing[index]).masked_fill(removed, 0.0)
-            terms[modality] = clamped_binary_cross_entropy(of_modality[:, index], smoothed)
+            labels = getattr(batch, f"{modality}_labels")
+            removed = labels < batch.clip_labels
+            smoothed = smooth_labels(labels, self.smoothing[index]).masked_fill(removed, 0.0)
+            terms[modality] = clamped_binary_cross_entropy(output.modality_probabilities[:, index], smoothed)
         known = {*terms, *self.known_terms}
         for name in self.recipe.loss_weights:
             if name not in known:
                 raise ValueError(
                     f"loss_weights: the loss has no term {name!r}; {suggest(name, sorted(known))}"
                 )
-        return torch.stack([self.weights.get(name, 1.0) * term for name, term in terms.items()]).sum()
+        return {name: self.weights.get(name, 1.0) * term for name, term in terms.items()}
 
-    def predict(self, output: AVOutput) -> dict[str, Tensor]:
+    def predict(self, output: ParsingOutput) -> dict[str, Tensor]:
         """`prediction` (B, T, 2, C) bool, and its probability `confidence`, of the same shape."""
-        segments, of_modality, of_clip = probabilities_of(output)
-        gates = of_clip.unsqueeze(1) if self.recipe.gate == "clip" else of_modality  # (B, 1 or 2, C)
+        segments, of_modality = output.parsing_probabilities, output.modality_probabilities
+        # (B, 1 or 2, C)
+        gates = output.clip_probabilities.unsqueeze(1) if self.recipe.gate == "clip" else of_modality
         gate = (gates >= self.recipe.gate_threshold).unsqueeze(1)  # (B, 1, 1 or 2, C)
         return {"prediction": (segments >= self.recipe.threshold) & gate, "confidence": segments}
 
-    def metrics(self, predictions: Predictions, split: str) -> dict[str, float]:
-        """The ten scores of `avpipe.metrics.parsing`."""
-        truth, prediction = self.truth[split], predictions["prediction"]
-        return parsing_scores(truth[:, :, 0], truth[:, :, 1], prediction[:, :, 0], prediction[:, :, 1])
+    def assess(self, clips: np.ndarray, truth: Arrays, predictions: Arrays) -> Evaluation:
+        """The ten scores of `avpipe.metrics.parsing`.
 
-    def baselines(self, split: str) -> dict[str, dict[str, float]]:
-        """The split's own weak labels in every segment of both tracks. No lower bound but an oracle: no parser knows them."""
-        clips = self.data.splits[split].clips
-        weak = clip_labels(self.data.events, clips, self.data.categories, "video") > 0
-        everywhere = np.broadcast_to(weak[:, None, None], self.truth[split].shape)
-        return {"the clips' true weak labels everywhere": self.metrics({"prediction": everywhere}, split)}
-
-    def table(self, predictions: Predictions, split: str) -> pd.DataFrame:
-        """One row for each true or predicted combination of clip, modality, segment and category.
-
-        Columns clip, modality, segment, category (its name), truth, prediction (both bool), confidence.
+        The table has a row for each true or predicted combination of clip, modality, segment and category (its name),
+        with truth, prediction (both bool) and confidence.
         """
-        truth, prediction = self.truth[split], predictions["prediction"]
-        where = np.nonzero(truth | prediction)
+        true, prediction = truth["segment_labels"], predictions["prediction"]
+        where = np.nonzero(true | prediction)
         clip, segment, modality, category = where
-        clips = self.data.splits[split].clips["clip"].to_numpy()
-        return pd.DataFrame(
+        table = pd.DataFrame(
             {
                 "clip": clips[clip],
                 "modality": np.array(MODALITIES, dtype=object)[modality],
                 "segment": segment,
                 "category": np.array(self.data.categories, dtype=object)[category],
-                "truth": truth[where],
+                "truth": true[where],
                 "prediction": prediction[where],
                 "confidence": predictions["confidence"][where].astype(np.float64),
             }
         )
+        return Evaluation(_scores(true, prediction), table)
 
-    def empty_table(self) -> pd.DataFrame:
-        """The columns of `table` without rows."""
-        shape = self.truth["test"].shape
-        blank = {"prediction": np.zeros(shape, bool), "confidence": np.zeros(shape)}
-        return self.table(blank, "test").head(0)
-
-
-def probabilities_of(output: AVOutput) -> tuple[Tensor, Tensor, Tensor]:
-    """Of segments (B, T, 2, C), modalities (B, 2, C) and clip (B, C). Raises ValueError unless the model gave all."""
-    found = output.parsing_probabilities, output.modality_probabilities, output.clip_probabilities
-    segments, of_modality, of_clip = found
-    if segments is None or of_modality is None or of_clip is None:
-        raise ValueError(
-            "a parsing model must give `parsing_probabilities`, `modality_probabilities` and `clip_probabilities`"
+    def baselines(self) -> dict[str, dict[str, float]]:
+        """The test split's own weak labels in every segment of both tracks. No lower bound but an oracle: no parser knows them."""
+        truth = self.truth("test", "segment_labels")
+        weak = (
+            clip_labels(self.data.events, self.data.splits["test"].clips, self.data.categories, "video") > 0
         )
-    return segments, of_modality, of_clip
+        everywhere = np.broadcast_to(weak[:, None, None], truth.shape)
+        return {"the clips' true weak labels everywhere": _scores(truth, everywhere)}
+
+
+def _scores(truth: np.ndarray, prediction: np.ndarray) -> dict[str, float]:
+    """The ten scores of (N, T, 2, C)."""
+    return parsing_scores(truth[:, :, 0], truth[:, :, 1], prediction[:, :, 0], prediction[:, :, 1])

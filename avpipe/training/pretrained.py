@@ -61,7 +61,7 @@ def read_pretrained(experiment: Experiment, results: Path, seed: int) -> Pretrai
         who = (
             f"the study of {experiment.pretrained_on} does, if it has the same model, options, features and recipe"
             if experiment.pretrained_on
-            else "Snakemake does; by hand: `avpipe train` with the `pretraining` of this experiment as --experiment"
+            else f"Snakemake does; by hand: `avpipe train {path.parents[1] / 'experiment.json'} --seed {seed}`"
         )
         raise FileNotFoundError(
             f"{path} is missing: {experiment.id} starts from the model of {before.id}, seed {seed}. Train that first ({who})"

@@ -4,28 +4,30 @@ Lamba et al., Cross-Modal learning for Audio-Visual Video Parsing, Interspeech 2
 initializes that of another experiment (`Experiment.pretraining`).
 """
 
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-import torch
 from torch import Tensor
 
+from avpipe.metrics.metric import Metric
 from avpipe.models import MODELS
-from avpipe.models.base import AVOutput
+from avpipe.models.base import FeatureBatch, GroundingOutput
 from avpipe.models.grounding import compared
 from avpipe.plan import registry
 from avpipe.plan.experiment import Experiment
-from avpipe.training.data import Data, SplitSet
-from avpipe.training.task import Predictions
+from avpipe.training.data import Data
+from avpipe.training.feature_task import Arrays, FeatureTask
+from avpipe.training.task import Evaluation
 
 KINDS = {"uni": ((0, 0), (1, 1)), "cross": ((0, 1),)}
 """Scored similarities, (query, key) modality, 0 audio and 1 visual; (1, 0) is the transpose of (0, 1)."""
 
 
-class Pretraining:
-    """The task of an experiment; see `avpipe.training.task.Task`.
+class Pretraining(FeatureTask):
+    """The task of an experiment; see `avpipe.training.task`.
 
     The loss is the model's own. Two segments are predicted to be in one group if their cosine reaches the middle of
     the two margins. The scores are balanced accuracies of this prediction: `grounding_uni` for pairs within a modality,
@@ -42,70 +44,57 @@ class Pretraining:
         ValueError: for another setting than self-supervised.
     """
 
-    main_metric = "grounding"
-    split_set: SplitSet = "usual"
+    settings: ClassVar[Sequence[str]] = ("self-supervised",)
+    recipe_keys: ClassVar[Sequence[str]] = ()
+    metrics: ClassVar[Mapping[str, Metric]] = {
+        "grounding": Metric("Grounding", "%"),
+        "grounding_uni": Metric("Grounding within a modality", "%"),
+        "grounding_cross": Metric("Grounding across modalities", "%"),
+        "one_group": Metric("Pairs in one group", "%"),
+    }
+    batch = FeatureBatch
 
     def __init__(self, experiment: Experiment, data: Data, model: type[Any]) -> None:
-        if experiment.setting != "self-supervised":
-            raise ValueError(
-                f"pretraining reads no labels; setting {experiment.setting!r} should be 'self-supervised'"
-            )
+        super().__init__(experiment, data, model)
         known = registry.options_of(registry.target(MODELS, experiment.model, "model"))
         options = {name: option["default"] for name, option in known.items()} | experiment.options
-        self.data = data
         pairs = compared(options["objective"])
         self.kinds = [kind for kind, members in KINDS.items() if members[0] in pairs]
         self.threshold = (options["positive_margin"] + options["negative_margin"]) / 2
 
-    def problem(self) -> str | None:
-        """None: the training loop finds every problem of this task."""
-        return None
-
-    def targets(self, device: torch.device) -> dict[str, Tensor]:
+    def labels(self, split: str) -> dict[str, Tensor]:
         """Empty: the groups follow from the model's inputs."""
         return {}
 
-    def loss(self, output: AVOutput, targets: dict[str, Tensor]) -> Tensor:
-        """The sum of the model's loss terms. Raises ValueError if it has none."""
+    def terms(self, output: GroundingOutput, batch: FeatureBatch) -> dict[str, Tensor]:
+        """The model's loss terms. Raises ValueError if it has none."""
         if not output.losses:
             raise ValueError(
                 "a model for pretraining must return its loss in `losses`, as avpipe.models.avg does"
             )
-        return torch.stack(list(output.losses.values())).sum()
+        return output.losses
 
-    def predict(self, output: AVOutput) -> dict[str, Tensor]:
-        """`grounding` (B, 2, 2, T, T) and `groups` (B, T). Raises ValueError unless the model gave both."""
-        if output.grounding is None or output.groups is None:
-            raise ValueError("a model for pretraining must give `grounding` and `groups`")
+    def predict(self, output: GroundingOutput) -> dict[str, Tensor]:
+        """`grounding` (B, 2, 2, T, T) and `groups` (B, T)."""
         return {"grounding": output.grounding, "groups": output.groups}
 
-    def metrics(self, predictions: Predictions, split: str) -> dict[str, float]:
-        """`grounding_uni`, `grounding_cross`, `grounding`, and `one_group`, the share of pairs that are in one group."""
-        same = _same(predictions["groups"])
+    def assess(self, clips: np.ndarray, truth: Arrays, predictions: Arrays) -> Evaluation:
+        """`grounding_uni`, `grounding_cross`, `grounding`, and `one_group`, the share of pairs that are in one group.
+
+        The table has a row for every ordered pair of a clip's segments: clip, segment, other, same_group (bool), and the
+        cosines audio_audio, visual_visual and audio_visual, the last of the audio of `segment` with the visual of `other`.
+        """
+        same, cosines = _same(predictions["groups"]), predictions["grounding"]
         others = ~np.eye(same.shape[1], dtype=bool)
         scores = {}
         for kind, members in KINDS.items():
             pairs = others if kind == "uni" else np.ones_like(others)  # a segment is always similar to itself
-            predicted = np.stack([predictions["grounding"][:, m, n][:, pairs] for m, n in members])
-            truth = np.broadcast_to(same[:, pairs], predicted.shape)
-            scores[f"grounding_{kind}"] = balanced_accuracy(predicted >= self.threshold, truth)
+            predicted = np.stack([cosines[:, m, n][:, pairs] for m, n in members])
+            together = np.broadcast_to(same[:, pairs], predicted.shape)
+            scores[f"grounding_{kind}"] = balanced_accuracy(predicted >= self.threshold, together)
         mean = float(np.mean([scores[f"grounding_{kind}"] for kind in self.kinds]))
-        return scores | {"grounding": mean, "one_group": float(same[:, others].mean())}
-
-    def baselines(self, split: str) -> dict[str, dict[str, float]]:
-        """Empty: chance is 0.5 by the metric's definition."""
-        return {}
-
-    def table(self, predictions: Predictions, split: str) -> pd.DataFrame:
-        """One row for every ordered pair of a clip's segments.
-
-        Columns clip, segment, other, same_group (bool), and the cosines audio_audio, visual_visual and audio_visual,
-        the last of the audio of `segment` with the visual of `other`.
-        """
-        same = _same(predictions["groups"])
         clip, segment, other = np.nonzero(np.ones_like(same))
-        clips, cosines = self.data.splits[split].clips["clip"].to_numpy(), predictions["grounding"]
-        return pd.DataFrame(
+        table = pd.DataFrame(
             {
                 "clip": clips[clip],
                 "segment": segment,
@@ -116,15 +105,7 @@ class Pretraining:
                 "audio_visual": cosines[clip, 0, 1, segment, other].astype(np.float64),
             }
         )
-
-    def empty_table(self) -> pd.DataFrame:
-        """The columns of `table` without rows."""
-        clips, segments = len(self.data.splits["test"]), self.data.segments
-        blank: Predictions = {
-            "groups": np.zeros((clips, segments), np.int64),
-            "grounding": np.zeros((clips, 2, 2, segments, segments), np.float32),
-        }
-        return self.table(blank, "test").head(0)
+        return Evaluation(scores | {"grounding": mean, "one_group": float(same[:, others].mean())}, table)
 
 
 def _same(groups: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:

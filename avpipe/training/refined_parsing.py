@@ -7,17 +7,23 @@ other way round. A new model is trained with the remaining labels. Thresholds ar
 (Modaily-Aware-Audio-Visual-Video-Parsing: step2_find_exchange/main_avvp.py).
 """
 
-from typing import Any
+import copy
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import Dataset
 
-from avpipe.models.base import AVBatch
+from avpipe.models.base import ParsingBatch
 from avpipe.plan.experiment import Experiment
-from avpipe.training.data import Data
+from avpipe.training.data import EVALUATION_BATCH, Data, Loader
+from avpipe.training.fit import Fitted, fit
 from avpipe.training.logs import say
 from avpipe.training.parsing import Parsing
-from avpipe.training.task import Batches
+from avpipe.training.resume import States
 
 PRESENT = 0.5
 """Smallest probability of a category that counts as found."""
@@ -26,63 +32,83 @@ SLAB = 256
 
 
 class RefinedParsing(Parsing):
-    """The task of an experiment; see `avpipe.training.task.RefiningTask` and, for all but the labels, `Parsing`.
+    """The task of an experiment, which trains twice; for all but the labels see `Parsing`."""
 
-    Raises:
-        ValueError: for a recipe without a first training.
-    """
+    recipe_keys: ClassVar[Sequence[str]] = (
+        "loss_weights", "label_smoothing", "threshold", "gate", "gate_threshold", "refine_epochs",
+    )  # fmt: skip
 
     def __init__(self, experiment: Experiment, data: Data, model: type[Any]) -> None:
         super().__init__(experiment, data, model)
-        if not experiment.recipe.refine_epochs:
-            raise ValueError(
-                "refined_parsing needs a first training to refine the labels by: set `refine_epochs` in the recipe, "
-                "or use the task parsing"
-            )
+        recipe = experiment.recipe
+        self.first_epochs = recipe.epochs if recipe.refine_epochs == "same" else recipe.refine_epochs
+        self.refined: dict[str, Tensor] = {}
 
-    def refine(
-        self, targets: dict[str, Tensor], model: nn.Module, batches: Batches, seed: int
-    ) -> dict[str, Tensor]:
-        """`audio` and `visual` without the labels absent from that modality; `clip` unchanged."""
-        random = torch.Generator().manual_seed(seed)
-        return targets | refine_labels(targets["clip"], model, batches, random)
+    def labels(self, split: str) -> dict[str, Tensor]:
+        """As `Parsing`'s; once refined, `audio_labels` and `visual_labels` lack those absent from that modality."""
+        given = super().labels(split)
+        return given | self.refined if split == "train" else given
+
+    def train(self, seed: int, *, fabric: Any, states: States, folder: Path, name: str) -> Fitted:
+        """Train a base model, refine the labels by it, train a new model. See `fit`."""
+        base, second = copy.copy(self), copy.copy(self)
+        base.splits = ("train",)
+        recipe = self.experiment.recipe.model_copy(update={"epochs": self.first_epochs})
+        of_first = replace(states, folder=states.folder / "first")
+        first = fit(base, recipe, seed, fabric=fabric, states=of_first, name=f"{name}, first training")
+        if first.reason:
+            first.reason = (
+                "the loss of the first training became infinite or NaN; try a smaller lr, or clip_norm"
+            )
+            return first
+        clips = base.dataset("train")
+        labels = clips.labels["clip_labels"]
+        with torch.no_grad():
+            second.refined = refine_labels(
+                labels, first.model.eval(), clips, torch.Generator().manual_seed(seed)
+            )
+        second.made = {split: dataset for split, dataset in self.made.items() if split != "train"}
+        return fit(
+            second, self.experiment.recipe, seed, fabric=fabric, states=states, folder=folder, name=name
+        )
 
 
 def refine_labels(
-    labels: Tensor, model: nn.Module, batches: Batches, random: torch.Generator
+    labels: Tensor, model: nn.Module, clips: Dataset[Any], random: torch.Generator
 ) -> dict[str, Tensor]:
     """The labels that remain for audio and for visual.
 
     Args:
         labels: (N, C), 0 or 1, on the model's device: the clips' weak labels.
         model: a parsing model in evaluation mode.
-        batches: features of training clips.
+        clips: the training clips.
         random: draws the unrelated clips, on the CPU.
 
     Returns:
-        "audio" and "visual", (N, C), 0 or 1. A clip that shares a label with every other clip keeps its labels.
+        "audio_labels" and "visual_labels", (N, C), 0 or 1. A clip that shares a label with every other clip keeps its labels.
     """
     partners, found = (x.to(labels.device) for x in unrelated_clips(labels.cpu(), random))
     own = torch.arange(len(labels), device=labels.device)
-    unswapped = modality_probabilities(model, batches, own, own)
+    unswapped = modality_probabilities(model, clips, own, own)
     exchanged = {
-        "audio": modality_probabilities(model, batches, own, partners),
-        "visual": modality_probabilities(model, batches, partners, own),
+        "audio": modality_probabilities(model, clips, own, partners),
+        "visual": modality_probabilities(model, clips, partners, own),
     }
     refined = {}
     for index, (modality, probabilities) in enumerate(exchanged.items()):
         removed = not_there(probabilities, labels, difficulty(unswapped[:, index], labels)) & found[:, None]
-        refined[modality] = labels.masked_fill(removed, 0.0)
+        refined[f"{modality}_labels"] = labels.masked_fill(removed, 0.0)
         say(f"{modality} loses {int(removed.sum())} of {int(labels.sum())} labels")
     return refined
 
 
-def modality_probabilities(model: nn.Module, batches: Batches, audio: Tensor, visual: Tensor) -> Tensor:
+def modality_probabilities(model: nn.Module, clips: Dataset[Any], audio: Tensor, visual: Tensor) -> Tensor:
     """(N, 2, C): the model's `modality_probabilities` for audio and visual features of the clips at positions (N,) each."""
     probabilities = []
-    for audio_batch, visual_batch in zip(batches(audio), batches(visual), strict=True):
-        exchanged = AVBatch(audio=audio_batch.audio, visual=visual_batch.visual, motion=visual_batch.motion)
-        probabilities.append(model(exchanged).in_float32().modality_probabilities)
+    orders = [[p.tolist() for p in positions.split(EVALUATION_BATCH)] for positions in (audio, visual)]
+    for own, other in zip(*(Loader(clips, order, audio.device) for order in orders), strict=True):
+        exchanged = ParsingBatch(own.audio, other.visual, other.motion, clips=own.clips)
+        probabilities.append(model(exchanged).modality_probabilities)
     return torch.cat(probabilities)  # (N, 2, C)
 
 

@@ -1,9 +1,11 @@
-"""Save a run's state, so that a killed job continues with the same numbers.
+"""Save a training's state, so that a killed job continues with the same numbers.
 
-One file a seed, `runs/{experiment}/.resume/seed{n}.pt`, outside the outputs that Snakemake deletes when a job fails. It
-is kept until every seed of the job is written, so a job killed at its third seed keeps the first two.
+A training has a folder, `runs/{experiment}/.resume/seed{n}`, outside the outputs that Snakemake deletes when a job fails.
+It is kept until every seed of the job is written, so a job killed at its third seed keeps the first two.
 """
 
+import shutil
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,22 +13,59 @@ import torch
 
 from avpipe.files import whole_file
 from avpipe.models.checkpoint import UNREADABLE, load_whole
+from avpipe.training.logs import say
+
+KEPT = 2
+"""Newest states that are kept: if one cannot be read, the one before it is used."""
 
 
-def save_state(path: Path, identity: dict[str, Any], state: dict[str, Any]) -> None:
-    """Write `state` (tensors, numbers, strings, lists and dictionaries) and the `identity` of its run in one piece."""
-    with whole_file(path) as temporary, temporary.open("wb") as file:  # see `write_run`
-        torch.save({"identity": identity, "state": state}, file)
+@dataclass(frozen=True)
+class States:
+    """The saved states of one training.
 
-
-def load_state(path: Path, identity: dict[str, Any]) -> tuple[dict[str, Any] | None, str]:
-    """Load the state saved for exactly this `identity`.
-
-    Returns:
-        (state, "") or (None, why there is none); the reason is empty if there is no file.
+    Args:
+        folder: gets one file a state.
+        identity: what the numbers depend on; a state of another identity is not used.
+        seconds: between two states; None: only after the last epoch.
+        steps: of the optimizer between two states, besides; None: time alone decides.
     """
-    if not path.is_file():
-        return None, ""
+
+    folder: Path
+    identity: dict[str, Any]
+    seconds: float | None = 30.0
+    steps: int | None = None
+
+    def save(self, at: tuple[int, int], state: dict[str, Any]) -> None:
+        """Write `state` (tensors, numbers, strings, lists and dictionaries) at (epoch, step) in one piece."""
+        with (
+            whole_file(self.folder / "{:06}-{:06}.pt".format(*at)) as temporary,
+            temporary.open("wb") as file,
+        ):
+            # Given a path, torch.save would write its temporary name into the file, and hide that the disk is full.
+            torch.save({"identity": self.identity, "state": state}, file)
+        for old in self._files()[KEPT:]:
+            old.unlink(missing_ok=True)
+
+    def load(self) -> dict[str, Any] | None:
+        """The newest readable state of this very training, if any. Says why a state is not used."""
+        for path in self._files():
+            state, problem = _load(path, self.identity)
+            if not problem:
+                return state
+            say(f"not used: {problem}")
+        return None
+
+    def forget(self) -> None:
+        """Remove all states."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _files(self) -> list[Path]:
+        """Newest first."""
+        return sorted(self.folder.glob("*.pt"), reverse=True)
+
+
+def _load(path: Path, identity: dict[str, Any]) -> tuple[dict[str, Any] | None, str]:
+    """The state saved for exactly this `identity`, or None and why there is none."""
     try:
         saved = load_whole(path)
         found, state = saved["identity"], saved["state"]

@@ -1,73 +1,58 @@
-"""The protocol between the training loop and a task. Data and metrics are the task's."""
+"""The contract between training and a task."""
 
-from collections.abc import Callable, Iterator
-from typing import Protocol, runtime_checkable
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol
 
-import numpy as np
 import pandas as pd
-import torch
 from torch import Tensor, nn
+from torch.utils.data import Dataset
 
-from avpipe.models.base import AVBatch, AVOutput
-from avpipe.training.data import SplitSet
+from avpipe.metrics.metric import Metric
+from avpipe.training.data import Loader
 
-Predictions = dict[str, np.ndarray]
-"""Name -> array whose first axis is the clips of a split, in the split's order."""
+
+@dataclass
+class Evaluation:
+    """What a model scores on a split.
+
+    Args:
+        scores: metric -> value; percentages as fractions from 0 to 1.
+        table: the predictions, for predictions.parquet.
+    """
+
+    scores: dict[str, float]
+    table: pd.DataFrame
 
 
 class Task(Protocol):
-    """A task of one experiment, made as `Task(experiment, data, model_class)` (see `avpipe.training.TASKS`).
+    """What `fit` asks of a task; it knows nothing else of it.
 
-    The model class's `default_...` attributes say what "default" in the recipe means. The constructor raises
-    ValueError for a recipe that the task cannot follow.
+    `fit` sums the terms of the loss, steps the optimizer and keeps the checkpoint that the first metric prefers on "val".
     """
 
-    main_metric: str
-    """The metric that chooses checkpoints; larger is better."""
-    split_set: SplitSet
-    """Which splits the task uses."""
+    settings: ClassVar[Sequence[str]]
+    recipe_keys: ClassVar[Sequence[str]]
+    """Keys of the recipe that this task reads and not every task does. Planning reads all three from the source."""
+    metrics: ClassVar[Mapping[str, Metric]]
+    """Name in metrics.json -> metric; the first one chooses checkpoints. Write the names as literals."""
 
-    def problem(self) -> str | None:
-        """Why the task cannot use these clips, or None."""
+    def datasets(self) -> Mapping[str, Dataset[Any]]:
+        """ "train", "val" and "test". Items carry their targets; see `avpipe.training.data.Loader`. Without "val" no
+        checkpoint is chosen, without "test" nothing is reported."""
 
-    def targets(self, device: torch.device) -> dict[str, Tensor]:
-        """The loss's targets: name -> tensor, first axis the training split's clips."""
+    def model(self) -> nn.Module:
+        """A model before its first step, on the CPU. All its randomness comes from torch's global generator."""
 
-    def loss(self, output: AVOutput, targets: dict[str, Tensor]) -> Tensor:
-        """The scalar to minimise for one batch; `targets` are those of the batch's clips."""
-
-    def predict(self, output: AVOutput) -> dict[str, Tensor]:
-        """What the metrics need of one batch: name -> tensor, first axis the batch's clips."""
-
-    def metrics(self, predictions: Predictions, split: str) -> dict[str, float]:
-        """Name -> score of the whole split ("val" or "test"), a fraction from 0 to 1."""
-
-    def baselines(self, split: str) -> dict[str, dict[str, float]]:
-        """Scores of model-free baselines: description -> metrics."""
-
-    def table(self, predictions: Predictions, split: str) -> pd.DataFrame:
-        """The predictions as a table, for predictions.parquet."""
-
-    def empty_table(self) -> pd.DataFrame:
-        """The columns of `table` without rows, for a failed run."""
-
-
-Batches = Callable[[Tensor], Iterator[AVBatch]]
-"""Positions among the training clips -> their features, batch by batch, in that order."""
-
-
-@runtime_checkable
-class RefiningTask(Task, Protocol):
-    """A task that trains twice: the first model's predictions change the targets of the second training."""
-
-    def refine(
-        self, targets: dict[str, Tensor], model: nn.Module, batches: Batches, seed: int
-    ) -> dict[str, Tensor]:
-        """The targets of the second training.
+    def loss(self, model: nn.Module, batch: Any, progress: float) -> dict[str, Tensor]:
+        """The terms to minimise, scalars; their sum counts.
 
         Args:
-            targets: those of the first.
-            model: the first model, in evaluation mode.
-            batches: features of training clips.
-            seed: of the run.
+            model: in training mode.
+            batch: of the training dataset. With several processes, this process's part; a term that is no mean over clips
+                must `gather` (`avpipe.models.parallel`) what it compares.
+            progress: share of the training done, 0 <= p < 1.
         """
+
+    def evaluate(self, model: nn.Module, loader: Loader) -> Evaluation:
+        """The scores and predictions of a model in evaluation mode. The labels in the batches must not reach it."""

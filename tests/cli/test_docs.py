@@ -11,10 +11,12 @@ import yaml
 import avpipe.models
 from avpipe.cli import app, docs
 from avpipe.clips import Status
-from avpipe.models import AVBatch, create_model, model_card
+from avpipe.models import create_model, model_card
+from avpipe.models.base import LocalizationBatch
 from avpipe.plan.section import ConfigError
 from avpipe.plan.study import Study, validate_study
-from avpipe.tables.spec import parse_table
+from avpipe.tables.rows import PretrainingRow, Row
+from avpipe.tables.spec import TableSpec, parse_table
 
 PAGES = [docs.ROOT / "README.md", *sorted((docs.ROOT / "docs").glob("*.md"))]
 EVERYWHERE = [*PAGES, *sorted((docs.ROOT / "docs/decisions").glob("*.md"))]
@@ -51,7 +53,7 @@ def test_files_of_the_repository_that_a_page_names_exist(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     named = re.findall(r"\b(?:avpipe|workflow|envs|tests)/[\w/-]+\.\w+", text)
     missing = {name for name in named if not (docs.ROOT / name).exists()}
-    assert {name for name in missing if Path(name).stem not in ("mynet", "mydata")} == set()
+    assert {name for name in missing if not Path(name).stem.startswith("my")} == set()
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
@@ -117,6 +119,19 @@ def test_every_outcome_of_a_clip_is_listed() -> None:
     assert listed == {status.value: "yes" if status.final else "no" for status in Status}
 
 
+def test_every_key_of_a_tables_file_is_described() -> None:
+    page = (docs.ROOT / "docs/extending.md").read_text(encoding="utf-8")
+    section = page.split("\n## A table\n")[1].split("\n## ")[0]
+    of_table, of_row = (
+        {key for cell in re.findall(r"^\| (`.*?) \|", part, re.M) for key in re.findall(r"`(\w+)`", cell)}
+        for part in section.split("| key of a row |")
+    )
+    assert of_table == set(TableSpec.model_fields)
+    assert of_row == set(Row.model_fields)
+    (pretraining,) = re.findall(r"^\| `pretraining` \| (.*)", section, re.M)
+    assert set(PretrainingRow.model_fields) <= set(re.findall(r"`(\w+)`", pretraining))
+
+
 def test_the_example_of_a_model_works_as_printed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     page = docs.ROOT / "docs/extending.md"
     module, line = blocks(page, "python")
@@ -126,7 +141,7 @@ def test_the_example_of_a_model_works_as_printed(tmp_path: Path, monkeypatch: py
         monkeypatch.setitem(avpipe.models.MODELS, name, target)
 
     model = create_model("mynet", num_classes=4, audio_dim=6, visual_dim=8)
-    output = model(AVBatch(audio=torch.randn(3, 5, 6), visual=torch.randn(3, 5, 2, 2, 8)))
+    output = model(LocalizationBatch(audio=torch.randn(3, 5, 6), visual=torch.randn(3, 5, 2, 2, 8)))
     assert output.segment_logits.shape == (3, 5, 4 + 1)
     parameters = sum(weight.numel() for weight in create_model("mynet").parameters())
     assert model_card("mynet").parameters == parameters == (128 + 512) * 29 + 29

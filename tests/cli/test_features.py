@@ -32,6 +32,17 @@ def avpipe(*arguments: object) -> tuple[int, str]:
     return done.exit_code, done.output
 
 
+@pytest.mark.parametrize(("bad", "said"), [([], "issues: none"), (["bad id&x"], "issues: 1 ")])
+def test_the_manifest_says_whether_there_are_issues_and_where(bad, said, study):
+    with (study / "annotations" / "Annotations.txt").open("a") as file:
+        file.write("Bark&AAAAAAAAAAA&good&0&9\n" * len(bad))
+    arguments = ("--name", "x", "--kind", "ave", "--annotations", study / "annotations", "--out", study / "M")
+    code, output = avpipe("datasets", "manifest", *arguments)
+    assert (code, "nothing to do" in output) == (0, False)
+    assert said in output
+    assert (str(study / "M" / "issues.csv") in output) == bool(bad)
+
+
 def test_imported_features_can_be_exported(study):
     rows = study / "annotations" / "Annotations.txt"
     common = ("--results", study / "R")
@@ -66,3 +77,12 @@ def test_a_mistyped_format_of_export_gets_a_suggestion(study):
     code, output = avpipe("export", "a", "--format", "numpy", "--results", study / "R", "--out", study)
     assert code == 1
     assert "did you mean 'npy'?" in output
+
+
+@pytest.mark.parametrize("command", [("weights", "fetch"), ("why", "avin_fusion", "x", "accuracy")])
+def test_commands_that_read_a_study_name_its_wrong_values(command):
+    study = "{dataset: {name: demo, kind: demo}, extractors: {a: {backbone: resnet125}}}"
+    assert avpipe(*command, "--study", study) == (
+        1,
+        "error: extractors are wrong:\n  extractors.a.backbone: no backbone 'resnet125'; did you mean 'resnet152'?\n",
+    )

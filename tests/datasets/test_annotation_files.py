@@ -10,16 +10,14 @@ from avpipe.datasets import DATASETS
 from avpipe.datasets.annotation_files import (
     ANNOTATION_FILES,
     AnnotationFile,
-    AnnotationFileError,
     fetch_annotations,
 )
 from avpipe.plan.registry import UnknownNameError
-from avpipe.web import Limits
+from avpipe.web import PublishedFileError
 from tests.download.conftest import serve
 
 CONTENT = b"Bark&AAAAAAAAAAA&good&0&10\n" * 1_000
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
-QUICK = Limits(attempts=1)
 NOWHERE = "http://127.0.0.1:9"
 
 
@@ -52,19 +50,19 @@ def test_a_file_is_fetched_checked_and_kept(url, tmp_path):
     ],
 )
 def test_wrong_bytes_are_refused_and_leave_nothing(changes, message, url, tmp_path):
-    with pytest.raises(AnnotationFileError, match=message):
-        fetch_annotations("ave", tmp_path / "out", published=table(url, **changes), limits=QUICK)
+    with pytest.raises(PublishedFileError, match=message):
+        fetch_annotations("ave", tmp_path / "out", published=table(url, **changes))
     assert not (tmp_path / "out" / "Annotations.txt").exists()
 
 
 def test_without_network_the_message_names_address_and_folder(tmp_path: Path) -> None:
-    with pytest.raises(AnnotationFileError, match=f"{NOWHERE}/a.txt.*{tmp_path} by hand"):
-        fetch_annotations("ave", tmp_path, published=table(NOWHERE), limits=QUICK)
+    with pytest.raises(PublishedFileError, match=f"{NOWHERE}/a.txt.*{tmp_path} by hand"):
+        fetch_annotations("ave", tmp_path, published=table(NOWHERE))
 
 
 def test_a_wrong_file_that_lies_there_is_named_and_left_alone(url, tmp_path):
     (tmp_path / "Annotations.txt").write_bytes(b"mine")
-    with pytest.raises(AnnotationFileError, match="not the published file"):
+    with pytest.raises(PublishedFileError, match="not the published file"):
         fetch_annotations("ave", tmp_path, published=table(url))
     assert (tmp_path / "Annotations.txt").read_bytes() == b"mine"
 

@@ -1,6 +1,7 @@
 """What readers share: lines of files, names of clips, tables that hold together."""
 
 import re
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -18,14 +19,14 @@ from avpipe.datasets.base import (
     number_repeats,
     read_lines,
     shared_id_issues,
+    source_name,
     table,
-    youtube_name,
 )
 
 NAN = float("nan")
 HOSTILE = [
-    *("../../etc/passwd", "/etc/passwd", "-rf", "--exec=rm -rf", "", " "),
-    *("a\nb", "abc\0efghijk", "a" * 300, "ünïcödé-id1"),
+    *("../../etc/passwd", "/etc/passwd", "..", ".hidden", "a\\b", "-rf", "--exec=rm -rf", "", " ", "a "),
+    *("a\nb", "abc\0efghijk", "a\u202eb", "a" * 129, "é" * 65),
 ]
 
 
@@ -79,22 +80,40 @@ def test_times_may_have_fractions():
 
 @pytest.mark.parametrize("identifier", HOSTILE)
 def test_a_hostile_id_becomes_a_safe_name_and_no_source(identifier):
-    name, source = youtube_name(identifier)
+    name, source = source_name(identifier)
     assert source == ""
     assert re.fullmatch(CLIP_NAME, name)
     assert name.startswith("refused~")
 
 
 @given(st.text())
-def test_a_source_is_a_youtube_id_or_nothing(identifier):
-    name, source = youtube_name(identifier)
+def test_a_source_is_the_name_of_a_file_in_the_folder_or_nothing(identifier):
+    name, source = source_name(identifier)
     assert re.fullmatch(CLIP_NAME, name)
     assert source in ("", identifier)
-    assert source == "" or re.fullmatch(r"[A-Za-z0-9_-]{11}", source, re.ASCII)
+    inside = Path("/videos", f"{source}.mp4").resolve()
+    assert source == "" or (inside.parent, inside.stem) == (Path("/videos"), source)
 
 
-def test_youtube_ids_may_start_with_a_dash():
-    assert youtube_name("-ccciEuH9FE") == ("-ccciEuH9FE", "-ccciEuH9FE")
+@pytest.mark.parametrize("identifier", ["-ccciEuH9FE", "take_1", "kitchen-2024", "a", "a" * 100])
+def test_plain_ids_are_names_and_those_of_youtube_may_start_with_a_dash(identifier):
+    assert source_name(identifier) == (identifier, identifier)
+
+
+@pytest.mark.parametrize(
+    ("identifier", "readable"),
+    [
+        ("my take.2", "my_take_2"),
+        ("küche", "k_che"),
+        ("a~2", "a_2"),
+        ("x..y", "x_y"),
+        ("猫", "clip"),
+        ("a" * 101, "a" * 100),
+    ],
+)
+def test_other_names_of_files_keep_what_is_readable_and_get_a_hash(identifier, readable):
+    digest = sha256(identifier.encode()).hexdigest()[:10]
+    assert source_name(identifier) == (f"{readable}~{digest}", identifier)
 
 
 @given(st.lists(st.sampled_from(["x", "y", "z"])))

@@ -12,7 +12,7 @@ import av
 import numpy as np
 import pytest
 
-from avpipe.datasets import demo, read_annotations
+from avpipe.datasets import read_annotations
 from avpipe.datasets.ave import read_ave
 from avpipe.datasets.base import AnnotationError
 from avpipe.datasets.demo import read_demo, render_demo
@@ -37,14 +37,6 @@ def rendered(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_seed_gives_the_same_bytes_for_any_number_of_processes(rendered, tmp_path):
-    render_demo(tmp_path, clips=CLIPS, workers=2)
-    assert contents(tmp_path) == contents(rendered)
-
-
-def test_unfinished_files_of_a_killed_run_are_removed_at_the_next_start(rendered, tmp_path):
-    shutil.copytree(rendered, tmp_path, dirs_exist_ok=True)
-    for folder in ("source", "annotations/ave"):
-        (tmp_path / folder / ".v.mp4.1.abcd.tmp").write_bytes(b"half")
     render_demo(tmp_path, clips=CLIPS, workers=2)
     assert contents(tmp_path) == contents(rendered)
 
@@ -133,16 +125,6 @@ def test_formats_that_disagree_are_refused(rendered, tmp_path):
     (ave / "testSet.txt").write_text(train)
     with pytest.raises(AnnotationError, match="render the demo again"):
         read_demo(tmp_path)
-
-
-def test_a_failure_while_rendering_leaves_no_file(tmp_path, monkeypatch):
-    def fails(plan: ClipPlan) -> None:
-        raise RuntimeError("no sound")
-
-    monkeypatch.setattr(demo, "render_sound", fails)
-    with pytest.raises(RuntimeError, match="no sound"):
-        render_demo(tmp_path, clips=CLIPS, workers=1)
-    assert contents(tmp_path) == {}
 
 
 def test_killed_while_rendering_every_clip_is_whole_or_absent(rendered, tmp_path):

@@ -23,10 +23,6 @@ def test_every_class_shares_its_look_with_one_other_and_its_sound_with_another()
         assert same_voice[0].lively != kind.lively
 
 
-def test_look_and_sound_together_name_one_class():
-    assert len({(kind.look, kind.sound) for kind in CLASSES}) == len({kind.name for kind in CLASSES}) == 8
-
-
 @given(any_plan)
 def test_intervals_are_whole_seconds_inside_the_clip(plan):
     for interval in (*plan.audio, *plan.visual):

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from avpipe.clips import CLIP_NAME, MEDIA_SUFFIXES, local_file
 from avpipe.datasets import read_annotations
 from avpipe.datasets.base import AnnotationError
-from avpipe.datasets.folder import clip_name, read_folder, window_name
+from avpipe.datasets.folder import clip_names, read_folder, window_name
 from avpipe.datasets.manifest import inventory
 from avpipe.media.ffmpeg import ffmpeg_binary
 
@@ -42,23 +42,42 @@ def test_names_do_not_depend_on_the_neighbours(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        ("my talks/day 1 (final).mp4", "my_talks~day_1_final~mp4"),
+        ("-rf.mp4", "rf~mp4"),
+        ("a.b.MP4", "a_b~mp4"),
+        ("a~b.mp4", "a_b~mp4"),
+        ("日本/花 2.webm", "2~webm"),
+        ("$(rm -rf x);`ls`|&.mkv", "rm_-rf_x_ls~mkv"),
+        ("../x\nbreak.mov", "x_break~mov"),
+        ("{clip}.mp4", "clip~mp4"),
+    ],
+)
+def test_the_readable_part_of_a_name_is_kept(path, name):
+    assert clip_names([path]) == [name]
+
+
+@pytest.mark.parametrize(
     ("path", "start"),
     [
-        ("-rf.mp4", "rf~mp4~"),
         ("..mp4", "clip~mp4~"),
         (".mp4", "clip~mp4~"),
-        ("a b.mp4", "a_b~mp4~"),
-        ("a.b.mp4", "a_b~mp4~"),
-        ("a~b.mp4", "a_b~mp4~"),
         ("日本/花.MP4", "clip~mp4~"),
-        ("$(rm -rf x);`ls`|&.mkv", "rm_-rf_x_ls~mkv~"),
-        ("line\nbreak.mov", "line_break~mov~"),
         (f"{'x' * 99}-{'y' * 99}.mp4", f"{'y' * 99}~mp4~"),
         (f"{'x' * 240}.mp4", f"{'x' * 100}~mp4~"),
     ],
 )
-def test_a_name_that_is_not_plain_gets_a_hash(path, start):
-    assert re.fullmatch(re.escape(start) + "[0-9a-f]{10}", clip_name(path))
+def test_a_long_path_and_one_without_readable_characters_get_a_hash(path, start):
+    assert re.fullmatch(re.escape(start) + "[0-9a-f]{10}", *clip_names([path]))
+
+
+def test_of_files_that_would_have_one_name_only_the_plain_one_has_no_hash():
+    plain, spaced, dotted, alone = clip_names(["day_1.mp4", "day 1.mp4", "day.1.mp4", "day 2.mp4"])
+    assert (plain, alone) == ("day_1~mp4", "day_2~mp4")
+    for name in (spaced, dotted):
+        assert re.fullmatch("day_1~mp4~[0-9a-f]{10}", name)
+    assert spaced != dotted
 
 
 paths = st.builds(
@@ -70,7 +89,7 @@ paths = st.builds(
 
 @given(st.sets(paths, max_size=20))
 def test_names_are_safe_and_differ_whenever_paths_do(several):
-    names = [clip_name(path) for path in several]
+    names = clip_names(list(several))
     assert len(set(names)) == len(several)
     for name in names:
         assert re.fullmatch(CLIP_NAME, name)
@@ -134,8 +153,25 @@ def test_a_name_that_is_not_utf8_is_listed_without_source(tmp_path):
         pytest.skip("this file system takes UTF-8 names only")
     found = read_folder(tmp_path)
     assert found.clips["source"].tolist() == ["a.mp4", ""]
-    assert found.clips["clip"][1].startswith("caf~mp4~")
+    assert found.clips["clip"][1] == "caf~mp4"
     assert found.issues["code"].tolist() == ["refused_id"]
+
+
+def test_results_and_hidden_folders_are_no_input(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    source = (
+        fill(tmp_path, "a.mp4", ".venv/b.wav", "results/demo/source/c.mp4") / "results" / "mine" / "source"
+    )
+    source.parent.mkdir()
+    source.symlink_to(tmp_path)  # folder=.
+    before = inventory([source])
+    found = read_folder(source)
+    assert found.clips["source"].tolist() == ["a.mp4"]
+    assert found.issues["code"].tolist() == ["ignored_folders"]
+    assert "'.venv', 'results'" in found.issues["message"][0]
+    fill(tmp_path, "results/mine/new.mp4", ".snakemake/d.mp4")
+    assert inventory([source]) == before
+    assert read_folder(tmp_path / "results" / "demo").clips["source"].tolist() == ["source/c.mp4"]
 
 
 def test_pipes_are_not_opened(tmp_path):
@@ -236,9 +272,11 @@ def test_windows_begin_every_stride(tmp_path, seconds, options, starts):
     path=paths, starts=st.sets(st.integers(0, 10**8), min_size=1, max_size=5), other=paths
 )  # thousandths of a second
 def test_names_of_windows_are_safe_and_tell_file_and_second(path, starts, other):
-    name = clip_name(path)
+    both = sorted({path, other})
+    names = clip_names(both)
+    name = names[both.index(path)]
     found = [window_name(name, start / 1000) for start in starts]
-    assert len({*found, name, clip_name(other)}) == len(starts) + len({path, other})
+    assert len({*found, *names}) == len(starts) + len(both)
     for window, start in zip(found, starts, strict=True):
         assert re.fullmatch(CLIP_NAME, window)
         stem, _, second = window.rpartition("~w")

@@ -34,22 +34,6 @@ def test_half_a_second_of_an_event_makes_a_segment(onset, offset, segments):
     assert np.flatnonzero(labels[0] == 0).tolist() == segments
 
 
-def test_pieces_of_one_category_add_up_and_overlaps_count_once():
-    pieces = events(
-        ("a", "audiovisual", "Bark", 0.0, 0.25), ("a", "audiovisual", "Bark", 0.75, 1.0),
-        ("a", "audiovisual", "Bark", 2.0, 2.375), ("a", "audiovisual", "Bark", 2.125, 2.375), ("a", "audiovisual", "Bark", 2.0, 2.25),
-    )  # fmt: skip
-    assert segment_labels(pieces, clips("a"), CATEGORIES, 3).tolist() == [[0, 3, 3]]
-
-
-def test_of_two_categories_the_longer_counts_then_the_first():
-    both = events(
-        ("a", "audiovisual", "Cat", 0.0, 0.5), ("a", "audiovisual", "Horse", 0.25, 1.0),
-        ("a", "audiovisual", "Horse", 1.0, 2.0), ("a", "audiovisual", "Cat", 1.0, 2.0),
-    )  # fmt: skip
-    assert segment_labels(both, clips("a"), CATEGORIES, 2).tolist() == [[2, 1]]
-
-
 def test_events_of_one_modality_are_background():
     one_sided = events(
         ("a", "audio", "Bark", 0, 10), ("a", "visual", "Cat", 0, 10), ("a", "video", "Cat", NAN, NAN)
@@ -107,21 +91,3 @@ def test_labels_are_those_of_counting_eighths_of_a_second(rows, segments):
     assert labels.tolist() == expected.tolist()
     parsed = parsing_labels(events(*rows), given_clips, CATEGORIES, "audio", segments)
     assert np.array_equal(parsed, eighths_of(rows, "acb", "audio", segments) >= 4)
-
-
-@given(some_events)
-def test_clip_labels_agree_with_looking_for_each(rows):
-    found = {(clip, category) for clip, kind, category, *_ in rows if kind == "audio"}
-    expected = [[float((name, category) in found) for category in CATEGORIES] for name in "acb"]
-    assert clip_labels(events(*rows), clips("a", "c", "b"), CATEGORIES, "audio").tolist() == expected
-
-
-def test_parsing_labels_keep_every_category_of_one_modality():
-    mixed = events(
-        ("a", "audio", "Bark", 0, 2), ("a", "audio", "Horse", 1, 3), ("a", "visual", "Cat", 0, 9), ("x", "audio", "Cat", 0, 9),
-        ("a", "audio", "Bark", 1, 4),
-    )  # fmt: skip
-    heard = parsing_labels(mixed, clips("b", "a"), CATEGORIES, "audio", 4)
-    assert heard.shape == (2, 4, 3)
-    assert not heard[0].any()
-    assert heard[1].T.astype(int).tolist() == [[1, 1, 1, 1], [0, 0, 0, 0], [0, 1, 1, 0]]

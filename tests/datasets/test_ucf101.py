@@ -3,10 +3,7 @@
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from avpipe.clips import CLIP_NAME
 from avpipe.datasets import read_annotations
 from avpipe.datasets.base import AnnotationError
 from avpipe.datasets.ucf101 import read_ucf101
@@ -57,6 +54,16 @@ def test_a_clip_is_a_whole_video(tmp_path):
     assert found.events["category"].tolist() == ["Archery", "Jump", "Archery"]
 
 
+def test_files_of_ones_own_are_named_by_their_paths(tmp_path):
+    train = [*TRAIN, "Archery/1.mp4 1", "Jump/1.mp4 2"]
+    found = read_ucf101(write(tmp_path, train, [*TEST, "Jump/my jump.mov"]))
+    own = found.clips[~found.clips["clip"].str.startswith("v_")]
+    assert own["source"].tolist() == ["Archery/1.mp4", "Jump/1.mp4", "Jump/my jump.mov"]
+    assert own["clip"].tolist()[:2] == ["Archery~1~mp4", "Jump~1~mp4"]
+    assert own["clip"].iloc[2].startswith("Jump_my_jump~mov~")
+    assert found.issues.empty
+
+
 def test_other_splits_are_refused(tmp_path):
     with pytest.raises(UnknownNameError, match=r"split.*\[1, 2, 3\]"):
         read_annotations("ucf101", write(tmp_path), split=4)
@@ -88,7 +95,15 @@ def test_broken_classes_are_an_error(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "path", ["../../etc/passwd", "Archery/../v_Archery_g01_c01.avi", "-rf", "Archery/v.avi"]
+    "path",
+    [
+        "../../etc/passwd",
+        "Archery/../v_Archery_g01_c01.avi",
+        "-rf",
+        "Archery/.avi",
+        "Archery/x.tx t",
+        "Archery/x",
+    ],
 )
 def test_a_hostile_path_is_listed_without_a_source(tmp_path, path):
     found = read_ucf101(
@@ -97,20 +112,3 @@ def test_a_hostile_path_is_listed_without_a_source(tmp_path, path):
     assert found.clips["source"][2] == ""
     assert found.clips["clip"][2].startswith("refused~")
     assert found.issues["code"].tolist() == ["refused_id"]
-
-
-@settings(max_examples=50, deadline=None)
-@given(line=st.text(max_size=60))
-def test_any_line_is_read_or_named_in_an_error(tmp_path_factory, line):
-    folder = write(tmp_path_factory.mktemp("ucf"))
-    with (folder / "testlist01.txt").open("wb") as file:
-        file.write(line.encode("utf-8", "surrogatepass") + b"\n" + TEST[0].encode() + b"\n")
-    message = ""
-    try:
-        clips = read_ucf101(folder).clips
-    except AnnotationError as error:
-        message = str(error)
-    else:
-        assert clips["clip"].str.fullmatch(CLIP_NAME).all()
-        assert not clips["source"].str.contains(r"\.\.", regex=True).any()
-    assert not message or "testlist01.txt, line" in message

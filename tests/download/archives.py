@@ -6,17 +6,7 @@ import lzma
 import zipfile
 from collections.abc import Callable
 
-import pyarrow as pa
-
 from tests.builders import tar_of, zip_of
-
-
-def zstd(content: bytes) -> bytes:
-    out = pa.BufferOutputStream()
-    with pa.CompressedOutputStream(out, "zstd") as stream:
-        stream.write(content)
-    return out.getvalue().to_pybytes()
-
 
 ARCHIVES: dict[str, Callable[[dict[str, bytes]], bytes]] = {
     "zip": lambda files: zip_of(files, zipfile.ZIP_DEFLATED),
@@ -24,6 +14,5 @@ ARCHIVES: dict[str, Callable[[dict[str, bytes]], bytes]] = {
     "tar.gz": lambda files: gzip.compress(tar_of(files)),
     "tar.bz2": lambda files: bz2.compress(tar_of(files)),
     "tar.xz": lambda files: lzma.compress(tar_of(files)),
-    "tar.zst": lambda files: zstd(tar_of(files)),
 }
 """Files by name -> the bytes of an archive."""

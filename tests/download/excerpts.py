@@ -140,20 +140,6 @@ def in_a_manifest(
     return _serve_folder(server, folder)
 
 
-def in_pieces_of_both(server: Any, video: Path, folder: Path) -> None:
-    """Serve the video as a manifest (DASH) whose pieces hold both video and audio."""
-    folder.mkdir()
-    hls = "-f", "hls", "-hls_time", 4, "-hls_playlist_type", "vod", "-hls_segment_type", "fmp4"
-    ffmpeg("-i", video, "-c", "copy", *hls, folder / "list.m3u8")
-    (folder / "list.m3u8").unlink()
-    names = sorted(_serve_folder(server, folder), key=lambda name: (len(name), name))
-    pieces = "".join(f'<SegmentURL media="{name}"/>' for name in names if name != "init.mp4")
-    kind = '<AdaptationSet mimeType="video/mp4"><Representation id="v" bandwidth="90000" codecs="avc1.4d400c, mp4a.40.2"'
-    listed = f'<SegmentList timescale="1" duration="4"><Initialization sourceURL="init.mp4"/>{pieces}</SegmentList>'
-    head = MANIFEST[: MANIFEST.index("<AdaptationSet")]
-    serve_manifest(server, f"{head}{kind}>{listed}</Representation></AdaptationSet></Period></MPD>")
-
-
 def serve_manifest(server: Any, manifest: str) -> None:
     server.answers["/watch/a"] = lambda request: request.reply(
         200, manifest.encode(), Content_Type="application/dash+xml"

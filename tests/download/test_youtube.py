@@ -3,6 +3,8 @@
 import errno
 import math
 import os
+import re
+import shutil
 import subprocess
 import sys
 import threading
@@ -14,8 +16,6 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from hypothesis import HealthCheck, example, given, settings
-from hypothesis import strategies as st
 
 from avpipe.clips import Status
 from avpipe.download import Outcome, ytdlp
@@ -119,13 +119,6 @@ def test_without_an_interval_the_whole_video_comes_with_the_users_cookies(
     assert cookies.read_bytes() == before
 
 
-def test_a_clip_from_the_beginning_without_an_end_is_the_whole_video(
-    fetch: Fetch, server: Any, video: Path
-) -> None:
-    server.file("/watch/a", video.read_bytes())
-    assert fetch(0.5).bytes == video.stat().st_size
-
-
 def test_a_page_that_is_gone_is_unavailable_in_yt_dlps_own_words(fetch: Fetch, tmp_path: Path) -> None:
     outcome = fetch()
     assert outcome.status is Status.UNAVAILABLE
@@ -169,7 +162,8 @@ def test_a_limit_that_only_the_excerpt_meets_stops_everybody_too(
     assert fetch(13, 23).status is Status.RATE_LIMITED
     pause = fetcher().budget.pause()
     assert pause is not None
-    assert expected - 10 < pause.seconds <= 4000
+    minutes = int(re.findall(r"again in (\d+) min", pause.reason)[0])
+    assert expected - 10 < 60 * minutes <= 4020
 
 
 def test_a_connection_that_breaks_never_gives_half_an_excerpt(
@@ -332,24 +326,31 @@ def youtube(tmp_path: Path) -> YouTubeFetcher:
     return YouTubeFetcher(YouTubeSource(rate=RATE), tmp_path / "cache" / "budget")
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(name=st.text(max_size=20) | st.from_regex(r"[A-Za-z0-9_-]{10,12}", fullmatch=True))
-@example(name="--exec=a.sh")
-@example(name="-exec=touch")
-@example(name="../../../et")
-@example(name="abcdefghijk\n")
+@pytest.mark.parametrize(
+    ("name", "good"),
+    [
+        ("abcdefghijk", True),
+        ("--exec=a.sh", False),
+        ("-exec_touch", True),  # only ever part of a URL
+        ("../../../et", False),
+        ("abcdefghijk\n", False),
+        ("abcdefghijkl", False),
+        ("äbcdefghijk", False),
+    ],
+)
 def test_only_an_id_of_youtube_is_asked_for_and_only_as_part_of_a_url(
-    youtube: YouTubeFetcher, says: Callable[..., list[ytdlp.Request]], tmp_path: Path, name: str
+    youtube: YouTubeFetcher, says: Callable[..., list[ytdlp.Request]], tmp_path: Path, name: str, good: bool
 ) -> None:
     asked = says("Video unavailable")
     outcome = youtube.fetch(wanted(name, 1, 2), tmp_path / "clip")
-    if len(name) == 11 and all(letter.isascii() and (letter.isalnum() or letter in "_-") for letter in name):
+    if good:
         (request,) = asked
         assert request.url == f"https://www.youtube.com/watch?v={name}"
         assert request.extractors == ["youtube"]
         assert not any(name in option for option in request.options)
     else:
-        assert (outcome.status, asked) == (Status.REFUSED_ID, [])
+        assert (outcome.status, asked) == (Status.MISSING, [])
+        assert "is no id of YouTube" in outcome.reason
 
 
 def test_the_interval_gets_its_margin_and_never_begins_before_the_video(
@@ -460,15 +461,12 @@ def test_a_proxy_has_a_budget_of_its_own_and_its_password_is_in_no_file_name(tmp
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the limit on data is Linux's")
-def test_a_javascript_runtime_works_within_the_limits(tmp_path: Path) -> None:
-    from avpipe.download.programs import javascript_runtimes
-
-    runtimes = javascript_runtimes(Path(sys.executable))
-    if "node" not in runtimes:
+def test_a_javascript_runtime_works_within_the_limits() -> None:
+    if not (node := shutil.which("node")):
         pytest.skip("no node here")
     script = (
         "import resource, subprocess, sys;"
         f"resource.setrlimit(resource.RLIMIT_DATA, ({ytdlp.MEMORY}, {ytdlp.MEMORY}));"
         "sys.exit(subprocess.run([sys.argv[1], '-e', 'console.log(1 + 1)']).returncode)"
     )
-    subprocess.run([sys.executable, "-c", script, runtimes["node"]], check=True)
+    subprocess.run([sys.executable, "-c", script, node], check=True)

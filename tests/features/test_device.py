@@ -57,6 +57,17 @@ def test_two_jobs_get_two_gpus_and_the_third_waits(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("gpus")
+def test_jobs_that_need_a_part_share_a_gpu_and_a_job_that_needs_all_takes_another(tmp_path: Path) -> None:
+    with (
+        claim_device("cuda", tmp_path, 50) as half,
+        claim_device("cuda", tmp_path, 25) as quarter,
+        claim_device("cuda", tmp_path, 100) as whole,
+        claim_device("cuda", tmp_path, 20) as last,
+    ):
+        assert [place.index for place in (half, quarter, whole, last)] == [0, 0, 1, 0]
+
+
+@pytest.mark.usefixtures("gpus")
 def test_a_named_gpu_is_that_gpu_and_the_processor_stays_a_choice(tmp_path: Path) -> None:
     with claim_device("cuda:1", tmp_path) as place, claim_device("cpu", tmp_path) as processor:
         assert place == torch.device("cuda", 1)

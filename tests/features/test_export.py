@@ -76,22 +76,6 @@ def test_ave_s_files_come_back_bit_by_bit(shape: tuple[int, ...], dtype: str, tm
     assert noisy.astype(dtype).tobytes() == values[5:].tobytes()
 
 
-def test_what_was_exported_can_be_imported(tmp_path: Path) -> None:
-    study = Study(tmp_path / "study")
-    values = numbers(5, 10, 128)
-    study.take("a", values)
-    export_ave({"a": "audio_feature"}, study.results, tmp_path, Form())
-    config = ImportedConfig.model_validate(
-        {"path": str(tmp_path / "audio_feature.h5"), "format": "h5", "shape": (10, 128)}
-    )
-    other = config.model_copy(update={"rows": "clips.csv"})
-    import_features("b", other, study.results, read_row_names(tmp_path / "clips.csv"))
-    first, second = study.results / "features/a.zarr", study.results / "features/b.zarr"
-    for file in first.rglob("0"):
-        if file.is_file():
-            assert (second / file.relative_to(first)).read_bytes() == file.read_bytes()
-
-
 def test_labels_and_orders_are_those_that_the_annotations_say(tmp_path: Path) -> None:
     study = Study(tmp_path / "study", noisy=2)
     study.take("a", numbers(7, 10, 128))

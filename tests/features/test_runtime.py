@@ -136,6 +136,17 @@ class TestWithOpenVINO:
             torch.testing.assert_close(fast(inputs), network(inputs), rtol=1e-4, atol=1e-4)
         assert len(converted) == len(kept(cache)) == 3
 
+    def test_where_nothing_can_be_kept_the_runtime_is_the_same(
+        self, cache: Path, converted: list[int]
+    ) -> None:
+        _, inputs, kept_one = prepared()
+        cache.rename(cache.with_name("elsewhere"))
+        cache.write_text("a file in place of the folder")
+        _, _, fast = prepared()
+        assert fast.runtime == kept_one.runtime
+        assert torch.equal(fast(inputs), kept_one(inputs))
+        assert len(converted) == 2
+
     def test_what_a_killed_conversion_left_is_not_taken(
         self, cache: Path, converted: list[int], monkeypatch: pytest.MonkeyPatch
     ) -> None:

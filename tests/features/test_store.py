@@ -79,6 +79,7 @@ def test_rows_have_clips_and_validity(array: Array) -> None:
     features = open_features(array.path)
     assert features.clips == tuple(f"c{i}" for i in range(10))
     assert np.flatnonzero(~features.valid).tolist() == [1, 3, 4, 5, 6, 7]
+    assert repr(features) == "<a.zarr: 4 of 10 clips, 10 x 128 float32 each>"
     everything = features.array[:]
     np.testing.assert_array_equal(np.isnan(everything).all((1, 2)), ~features.valid)
     np.testing.assert_array_equal(features.load(range(10)), everything)
@@ -119,15 +120,6 @@ def test_the_same_values_give_the_same_bytes(array: Array) -> None:
     shutil.rmtree(array.path)
     array.write(0)
     assert {f: f.read_bytes() for f in array.path.rglob("*") if f.is_file()} == first
-
-
-def test_float16_is_stored_as_such(array: Array) -> None:
-    config = CONFIG.model_copy(update={"dtype": "float16"})
-    values = array.values(0, "float16")
-    write_shard(array.path, config, 0, SIZE, values, IDENTITY, ABOUT)
-    assert zarr.open_array(array.path, mode="r").dtype == np.float16
-    array.grow(SIZE)
-    np.testing.assert_array_equal(open_features(array.path).load(range(SIZE)), values)
 
 
 def test_new_clips_make_the_array_longer_and_touch_no_old_shard(array: Array) -> None:

@@ -71,14 +71,6 @@ def test_a_clip_with_two_outcomes_is_an_error(tmp_path):
         gather_clips(manifest, tmp_path / "tables", tmp_path / "clips.parquet")
 
 
-def test_without_fetching_every_clip_has_the_status_not_fetched(tmp_path):
-    gather_clips(manifest_of(tmp_path, ["a", "b"], 1), None, tmp_path / "clips.parquet")
-    clips = pd.read_parquet(tmp_path / "clips.parquet")
-    assert list(clips.columns) == COLUMNS
-    assert clips["status"].tolist() == ["not_fetched"] * 2
-    assert clips["reason"].str.contains("imported").all()
-
-
 def gathered(folder: Path, statuses: dict[str, str], **options: Any) -> pd.DataFrame:
     """clips.parquet of clips with these statuses, all of the training split."""
     manifest = manifest_of(folder, list(statuses), 100)

@@ -3,8 +3,6 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torchvggish import mel_features
 from torchvggish.vggish_input import waveform_to_examples
 
@@ -38,18 +36,6 @@ def test_equals_torchvggish_on_each_second(name):
     found = log_mel(torch.from_numpy(wave), SAMPLE_RATE)
     assert found.dtype == torch.float32
     np.testing.assert_allclose(found.numpy(), second_by_second(wave), rtol=0, atol=1e-5)
-
-
-@settings(max_examples=20, deadline=None)
-@given(seed=st.integers(0, 2**32 - 1), loudness=st.floats(-6, 0), tones=st.integers(0, 5))
-def test_equals_torchvggish_on_any_sound(seed, loudness, tones):
-    rng = np.random.default_rng(seed)
-    wave = rng.normal(size=SAMPLE_RATE) * rng.random()
-    for hertz in rng.uniform(20, 8_000, tones):
-        wave += np.sin(2 * np.pi * hertz * TIME[:SAMPLE_RATE])
-    wave = (10**loudness * wave / np.abs(wave).max()).astype(np.float32)
-    found = log_mel(torch.from_numpy(wave), SAMPLE_RATE)
-    np.testing.assert_allclose(found.numpy(), second_by_second(wave), rtol=0, atol=1e-4)
 
 
 def test_the_mel_matrix_is_vggishs_own():

@@ -25,15 +25,6 @@ def test_the_best_position_has_the_largest_sum_of_pairs():
     assert locate(pairs.swapaxes(1, 2), ints(1), ints(2)).tolist() == [0]
 
 
-def test_the_order_of_the_querys_segments_counts():
-    # Query segments 0 and 1 resemble segments 2 and 1 of the other modality: in any order they fit segments 1 and 2 best.
-    pairs = np.zeros((1, 3, 3))
-    pairs[0, 0, 2] = pairs[0, 1, 1] = 1
-    pairs[0, 1, 2] = 0.5
-    # in order, position 0 pairs (0,0)(1,1) = 0 + 1, position 1 pairs (0,1)(1,2) = 0 + 0.5
-    assert locate(pairs, ints(0), ints(2)).tolist() == [0]
-
-
 def test_the_first_of_equal_positions_is_the_answer():
     assert locate(np.zeros((2, 5, 5)), ints(3, 1), ints(2, 1)).tolist() == [0, 0]
 

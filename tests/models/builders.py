@@ -1,11 +1,12 @@
 """What tests of models share: random clips, the number of parameters, a short training."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import nn
 
-from avpipe.models import AVBatch
+from avpipe.models.base import FeatureBatch, LocalizationBatch
 
 
 def random_clips(
@@ -16,15 +17,19 @@ def random_clips(
     clips: int = 2,
     segments: int = 8,
     seed: int = 0,
-) -> AVBatch:
-    """Random features: audio (clips, segments, audio), visual (clips, segments, *visual), motion if its size is given."""
+    kind: type[FeatureBatch] = LocalizationBatch,
+) -> Any:
+    """Random features: audio (clips, segments, audio), visual (clips, segments, *visual), motion if its size is given.
+
+    `kind` is the batch type of the model's task.
+    """
     random = torch.Generator().manual_seed(seed)
 
     def draw(*shape: int) -> torch.Tensor:
         return torch.randn(clips, segments, *shape, generator=random)
 
     shape = visual if isinstance(visual, tuple) else (visual,)
-    return AVBatch(draw(audio), draw(*shape), draw(motion) if motion else None)
+    return kind(draw(audio), draw(*shape), draw(motion) if motion else None)
 
 
 def count_parameters(model: nn.Module) -> int:

@@ -6,12 +6,12 @@ from functools import partial
 import pytest
 import torch
 
-from avpipe.models import AVBatch
 from avpipe.models.avdln import AVDLN, contrastive_loss, encoder, pairwise_distance
+from avpipe.models.base import CrossModalityBatch
 
 from .builders import fit, random_clips
 
-batch = partial(random_clips, 3, 5, segments=4)
+batch = partial(random_clips, 3, 5, segments=4, kind=CrossModalityBatch)
 
 
 def small() -> AVDLN:
@@ -41,11 +41,11 @@ def test_the_loss_pulls_pairs_together_and_pushes_others_to_the_margin():
 
 def test_training_compares_pairs_of_the_same_second_only():
     model, clips = small(), batch()
-    clips.targets = {"event": torch.tensor([[1.0, 1, 0, 0], [0, 0, 1, 1]])}
+    clips.event = torch.tensor([[1.0, 1, 0, 0], [0, 0, 1, 1]])
     output = model(clips)
     distance = -output.similarity
     of_one_second = torch.stack([distance[:, t, t] for t in range(4)], dim=1)
-    expected = contrastive_loss(of_one_second, clips.targets["event"], 2.0)
+    expected = contrastive_loss(of_one_second, clips.event, 2.0)
     torch.testing.assert_close(output.losses["contrastive"], expected)
     assert model(batch()).losses == {}
 
@@ -63,8 +63,8 @@ def test_training_separates_matching_from_other_pairs():
     audio_kind, visual_kind = torch.randint(2, (2, 64, 4), generator=random)
     sounds, looks = torch.randn(2, 3, generator=random), torch.randn(2, 5, generator=random)
     model = small()
-    clips = AVBatch(audio=sounds[audio_kind], visual=looks[visual_kind])
-    clips.targets = {"event": (audio_kind == visual_kind).float()}
+    clips = CrossModalityBatch(audio=sounds[audio_kind], visual=looks[visual_kind])
+    clips.event = (audio_kind == visual_kind).float()
     fit(model, lambda: model(clips).losses["contrastive"], steps=100)
     similarity = model(clips).similarity
     same = audio_kind.unsqueeze(2) == visual_kind.unsqueeze(1)

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from avpipe.models import AVBatch
 from avpipe.models.avel import AVEL
+from avpipe.models.base import LocalizationBatch
 
 from .builders import count_parameters, lstm_parameters, random_clips
 
@@ -40,7 +40,7 @@ def test_each_form_has_the_parts_it_names(options, expected):
     ],
 )
 def test_takes_maps_of_any_size_and_vectors(options, visual):
-    output = AVEL(**options)(AVBatch(audio=torch.randn(2, 10, 128), visual=torch.randn(visual)))
+    output = AVEL(**options)(LocalizationBatch(audio=torch.randn(2, 10, 128), visual=torch.randn(visual)))
     assert output.segment_logits.shape == (2, 10, 29)
     attends = options.get("inputs") is None and len(visual) == 5 and options.get("attention", True)
     assert output.attention.keys() == ({"visual"} if attends else set())
@@ -52,13 +52,13 @@ def test_takes_maps_of_any_size_and_vectors(options, visual):
 def test_one_modality_alone_does_not_need_the_other(inputs):
     model = AVEL(inputs=inputs, num_classes=3, audio_dim=4, visual_dim=5)
     both = random_clips(4, 5)
-    alone = model(AVBatch(**{inputs: getattr(both, inputs)})).segment_logits
+    alone = model(LocalizationBatch(**{inputs: getattr(both, inputs)})).segment_logits
     torch.testing.assert_close(alone, model(both).segment_logits)
 
 
 def test_maps_of_a_size_that_it_was_not_built_for_are_refused():
     with pytest.raises(ValueError, match=r"49.*\(1, 10, 4, 4, 512\)"):
-        AVEL()(AVBatch(audio=torch.randn(1, 10, 128), visual=torch.randn(1, 10, 4, 4, 512)))
+        AVEL()(LocalizationBatch(audio=torch.randn(1, 10, 128), visual=torch.randn(1, 10, 4, 4, 512)))
 
 
 def test_dmrn_classifies_the_fused_lstm_outputs_by_one_linear_layer():
@@ -79,5 +79,5 @@ def test_dmrn_of_one_modality_is_refused(inputs):
 def test_scores_of_a_segment_depend_on_all_segments():
     model = AVEL(inputs="audio", num_classes=3, audio_dim=4)
     audio = torch.randn(1, 6, 4, requires_grad=True)
-    model(AVBatch(audio=audio)).segment_logits[0, 2].sum().backward()
+    model(LocalizationBatch(audio=audio)).segment_logits[0, 2].sum().backward()
     assert (audio.grad[0].abs().sum(dim=-1) > 0).all()

@@ -5,7 +5,8 @@ from functools import cache
 import pytest
 import torch
 
-from avpipe.models import AVBatch, create_model
+from avpipe.models import create_model
+from avpipe.models.base import FeatureBatch
 
 from .builders import fit, untrained
 
@@ -21,7 +22,7 @@ SMALL = {
 T = 6
 
 
-def clips(count: int = 8) -> AVBatch:
+def clips(count: int = 8) -> FeatureBatch:
     """Clips of two scenes, T / 2 segments each, which look and sound alike but for a little noise."""
     random = torch.Generator().manual_seed(0)
     scene = torch.arange(T) // (T // 2)
@@ -30,10 +31,10 @@ def clips(count: int = 8) -> AVBatch:
         scenes = torch.randn(count, 2, dim, generator=random)
         return scenes[:, scene] + 0.05 * torch.randn(count, T, dim, generator=random)
 
-    return AVBatch(audio=features(6), visual=features(8))
+    return FeatureBatch(audio=features(6), visual=features(8))
 
 
-def grounding(model, batch: AVBatch) -> torch.Tensor:
+def grounding(model, batch: FeatureBatch) -> torch.Tensor:
     with torch.no_grad():
         return model.eval()(batch).grounding
 
@@ -64,7 +65,7 @@ def test_its_groups_are_those_of_the_features():
 def test_the_mean_of_a_segment_s_frames_is_what_is_compared():
     model = create_model("avg", audio_threshold=0.9, visual_threshold=0.9, **SMALL)
     batch = clips()
-    frames = AVBatch(audio=batch.audio, visual=torch.stack([batch.visual + 3, batch.visual - 3], dim=2))
+    frames = FeatureBatch(audio=batch.audio, visual=torch.stack([batch.visual + 3, batch.visual - 3], dim=2))
     assert torch.equal(model(frames).groups, model(batch).groups)
 
 

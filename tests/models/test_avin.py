@@ -6,8 +6,8 @@ from functools import partial
 import pytest
 import torch
 
-from avpipe.models import AVBatch
 from avpipe.models.avin import AVIN, ProjectedFusion, temporal_attention
+from avpipe.models.base import LocalizationBatch
 from avpipe.models.layers import MFB
 
 from .builders import random_clips, untrained
@@ -166,7 +166,7 @@ def test_simple_fusions_are_what_their_names_say():
 def test_one_modality_alone_does_not_need_the_other(inputs):
     model = AVIN(**SIZES, inputs=inputs, fusion="none", inter=False)
     batch = features()
-    alone = model(AVBatch(**{inputs: getattr(batch, inputs)}))
+    alone = model(LocalizationBatch(**{inputs: getattr(batch, inputs)}))
     assert torch.equal(alone.segment_logits, model(batch).segment_logits)
     assert alone.attention.keys() == {f"intra_{inputs}"}
 

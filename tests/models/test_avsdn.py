@@ -67,7 +67,7 @@ def test_the_first_segment_depends_on_the_whole_clip_through_the_initial_state()
 
 def test_labels_guide_the_encoders_by_their_last_hidden_states():
     model, batch = small(initial_state="label_guided"), features()
-    batch.targets = {"target": torch.eye(4)[torch.tensor([[3, 1] * 4, [3, 3] * 4])]}
+    batch.target = torch.eye(4)[torch.tensor([[3, 1] * 4, [3, 3] * 4])]
     output = model(batch)
     assert output.losses.keys() == {"guide_audio", "guide_visual"}
     outputs, _ = model.encoders["audio"](batch.audio)
@@ -90,7 +90,7 @@ def test_the_guides_do_not_change_the_scores():
 def test_only_a_guided_model_has_more_losses_and_each_row_trains_all_it_has(state):
     model, batch = small(initial_state=state), features()
     assert model(batch).losses == {}
-    batch.targets = {"target": torch.eye(4)[[1, 3]]}
+    batch.target = torch.eye(4)[[1, 3]]
     output = model(batch)
     assert bool(output.losses) == (state == "label_guided")
     loss = (output.segment_logits * torch.randn(2, 8, 4)).sum() + sum(output.losses.values())

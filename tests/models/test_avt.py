@@ -6,8 +6,8 @@ from functools import partial
 import pytest
 import torch
 
-from avpipe.models import AVBatch
 from avpipe.models.avt import AVT
+from avpipe.models.base import LocalizationBatch
 from avpipe.models.layers import sinusoidal_positions
 
 from .builders import random_clips
@@ -78,22 +78,27 @@ def test_only_the_transformers_over_time_connect_segments(layer):
 
 def test_scores_depend_on_the_order_of_segments():
     model, batch = small(), features()
-    turned = AVBatch(audio=batch.audio.flip(1), visual=batch.visual.flip(1))
+    turned = LocalizationBatch(audio=batch.audio.flip(1), visual=batch.visual.flip(1))
     assert not torch.allclose(model(turned).segment_logits.flip(1), model(batch).segment_logits, atol=1e-3)
 
 
 def test_scores_do_not_depend_on_the_order_of_cells():
     model, batch = small(), features()
-    turned = AVBatch(audio=batch.audio, visual=batch.visual.flip(2, 3))
+    turned = LocalizationBatch(audio=batch.audio, visual=batch.visual.flip(2, 3))
     torch.testing.assert_close(model(turned).segment_logits, model(batch).segment_logits)
     torch.testing.assert_close(model(turned).attention["visual"].flip(2, 3), model(batch).attention["visual"])
 
 
 def test_takes_maps_of_any_size_and_vectors_as_maps_of_one_cell():
     model, batch = small(), features()
-    assert model(AVBatch(batch.audio, torch.randn(2, 6, 4, 4, 5))).attention["visual"].shape == (2, 6, 4, 4)
+    assert model(LocalizationBatch(batch.audio, torch.randn(2, 6, 4, 4, 5))).attention["visual"].shape == (
+        2,
+        6,
+        4,
+        4,
+    )
     vectors = torch.randn(2, 6, 5)
-    output = model(AVBatch(batch.audio, vectors))
+    output = model(LocalizationBatch(batch.audio, vectors))
     assert output.attention == {}
-    one_cell = model(AVBatch(batch.audio, vectors.view(2, 6, 1, 1, 5)))
+    one_cell = model(LocalizationBatch(batch.audio, vectors.view(2, 6, 1, 1, 5)))
     torch.testing.assert_close(output.segment_logits, one_cell.segment_logits)

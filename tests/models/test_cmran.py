@@ -4,7 +4,7 @@ from functools import partial
 
 import torch
 
-from avpipe.models import AVBatch
+from avpipe.models.base import LocalizationBatch
 from avpipe.models.cmran import CMRAN, RelationLayer, SpatialChannelAttention
 
 from .builders import random_clips
@@ -76,14 +76,14 @@ def test_the_clips_category_does_not_depend_on_the_order_of_its_segments():
     """No position is told, so segments that change places take their event scores with them."""
     batch, order = features(), torch.tensor([3, 1, 5, 0, 2, 4])
     first = model()(batch)
-    moved = model()(AVBatch(audio=batch.audio[:, order], visual=batch.visual[:, order]))
+    moved = model()(LocalizationBatch(audio=batch.audio[:, order], visual=batch.visual[:, order]))
     torch.testing.assert_close(moved.category_logits, first.category_logits)
     torch.testing.assert_close(moved.event_logits, first.event_logits[:, order])
 
 
 def test_a_vector_is_a_map_of_one_cell():
     vectors = torch.randn(2, 6, 5)
-    output = model()(AVBatch(audio=features().audio, visual=vectors))
-    as_map = model()(AVBatch(audio=features().audio, visual=vectors[:, :, None, None]))
+    output = model()(LocalizationBatch(audio=features().audio, visual=vectors))
+    as_map = model()(LocalizationBatch(audio=features().audio, visual=vectors[:, :, None, None]))
     torch.testing.assert_close(output.event_logits, as_map.event_logits)
     assert output.attention == {}

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from avpipe.models import AVBatch
+from avpipe.models.base import ParsingBatch
 from avpipe.models.crossmodal_parser import (
     AttentionLayer,
     CrossModalParser,
@@ -22,7 +22,7 @@ SIZES = {"num_classes": 3, "audio_dim": 4, "visual_dim": 5, "motion_dim": 6, "hi
 BASE = {"context": "none", "skip": False, "adversarial": False}
 
 
-features = partial(random_clips, visual=(8, 5), motion=6, segments=5)
+features = partial(random_clips, visual=(8, 5), motion=6, segments=5, kind=ParsingBatch)
 
 
 def small(**options) -> CrossModalParser:
@@ -166,7 +166,7 @@ def test_the_strength_of_the_reversal_grows_from_0_to_almost_1(progress, strengt
     assert reversal_strength(progress) == pytest.approx(strength)
 
 
-def gradients(model: CrossModalParser, batch: AVBatch) -> dict[str, torch.Tensor]:
+def gradients(model: CrossModalParser, batch: ParsingBatch) -> dict[str, torch.Tensor]:
     model.zero_grad()
     model(batch).losses["adversarial"].backward()
     return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from avpipe.models import AVBatch
+from avpipe.models.base import LocalizationBatch
 from avpipe.models.dam import (
     DAM,
     RelevantSelfAttention,
@@ -23,13 +23,13 @@ TRUTH = torch.tensor([[3, 1, 1, 1, 3, 3, 3, 3], [3, 3, 3, 3, 3, 3, 3, 3]])  # 3 
 
 def small(**options) -> DAM:
     torch.manual_seed(0)
-    return DAM(**SIZES, **options)
+    return DAM(**SIZES, **{"attention": False, **options})
 
 
-def features(targets: torch.Tensor | None = None) -> AVBatch:
+def features(targets: torch.Tensor | None = None) -> LocalizationBatch:
     batch = random_clips(4, 5)
     if targets is not None:
-        batch.targets = {"target": torch.eye(4)[targets]}
+        batch.target = torch.eye(4)[targets]
     return batch
 
 
@@ -78,6 +78,17 @@ def test_each_global_feature_is_matched_with_the_other_modality():
     mean = (seen["audio_to_visual"] + seen["visual_to_audio"]) / 2
     torch.testing.assert_close(output.event_logits.sigmoid(), mean)
     torch.testing.assert_close(output.category_logits, model.classifier(torch.cat([heard, watched], dim=-1)))
+
+
+def test_audio_guided_attention_takes_the_place_of_the_average_over_cells():
+    guided, maps = small(attention=True, visual_cells=4), random_clips(4, (2, 2, 5))
+    plain = small()
+    plain.load_state_dict(guided.state_dict(), strict=False)
+    attended, weights = guided.where(maps.audio, maps.visual)
+    torch.testing.assert_close(
+        guided(maps).category_logits, plain(LocalizationBatch(maps.audio, attended)).category_logits
+    )
+    assert torch.equal(guided(maps).attention["visual"], weights)
 
 
 def test_in_supervised_training_a_global_feature_depends_on_event_segments_only():
@@ -141,9 +152,9 @@ def test_training_raises_the_matching_score_on_event_segments():
     model = small()
     sounds, looks = 2 * torch.randn(4, 4), 2 * torch.randn(4, 5)
 
-    def clips() -> tuple[AVBatch, torch.Tensor]:
+    def clips() -> tuple[LocalizationBatch, torch.Tensor]:
         labels = torch.where(torch.rand(32, 8) < 0.5, torch.randint(3, (32, 1)), 3)
-        batch = AVBatch(
+        batch = LocalizationBatch(
             sounds[labels] + 0.3 * torch.randn(32, 8, 4), looks[labels] + 0.3 * torch.randn(32, 8, 5)
         )
         return batch, labels
@@ -157,7 +168,7 @@ def test_training_raises_the_matching_score_on_event_segments():
 
     def loss() -> torch.Tensor:
         batch, labels = clips()
-        batch.targets = {"target": torch.eye(4)[labels]}
+        batch.target = torch.eye(4)[labels]
         output = model(batch)
         event = (labels != 3).float()
         return (

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from avpipe.models import AVBatch
+from avpipe.models.base import CrossModalityBatch
 from avpipe.models.dam import RelevantSelfAttention, matching_score
 from avpipe.models.dam_matching import DAMMatching, interval_features, matching_loss
 from avpipe.models.layers import intervals
@@ -16,7 +16,7 @@ from .builders import fit, random_clips
 T = 5
 
 
-batch = partial(random_clips, 3, 4, segments=T)
+batch = partial(random_clips, 3, 4, segments=T, kind=CrossModalityBatch)
 
 
 def small() -> DAMMatching:
@@ -76,8 +76,8 @@ def test_matching_rises_on_event_segments_when_it_is_trained():
     onset = torch.randint(0, 3, (48,), generator=random).unsqueeze(1)
     event = ((torch.arange(T) >= onset) & (torch.arange(T) < onset + 3)).long()
     sounds, looks = torch.randn(2, 3, generator=random), torch.randn(2, 4, generator=random)
-    clips = AVBatch(audio=sounds[event], visual=looks[event])
-    clips.targets = {"event": event.float()}
+    clips = CrossModalityBatch(audio=sounds[event], visual=looks[event])
+    clips.event = event.float()
     model = small().train()
     fit(model, lambda: model(clips).losses["matching"], steps=60)
     output = model.eval()(clips)

@@ -2,7 +2,7 @@
 
 import torch
 
-from avpipe.models import AVBatch
+from avpipe.models.base import CrossModalityBatch
 from avpipe.models.dcca import DCCA, canonical_directions
 
 from .builders import fit
@@ -52,16 +52,16 @@ def small() -> DCCA:
     return DCCA(audio_dim=8, visual_dim=10, hidden_dim=16, embedding_dim=4)
 
 
-def clips() -> AVBatch:
+def clips() -> CrossModalityBatch:
     """Sixty clips of eight seconds; both modalities show one of three kinds, and much else."""
     random = torch.Generator().manual_seed(2)
     kind = torch.randint(3, (60, 8), generator=random)
     looks, sounds = torch.randn(3, 10, generator=random), torch.randn(3, 8, generator=random)
-    batch = AVBatch(
+    batch = CrossModalityBatch(
         audio=sounds[kind] + torch.randn(60, 8, 8, generator=random),
         visual=looks[kind] + torch.randn(60, 8, 10, generator=random),
     )
-    batch.targets = {"event": torch.ones(60, 8)}
+    batch.event = torch.ones(60, 8)
     return batch
 
 
@@ -78,14 +78,14 @@ def test_training_raises_the_correlation_and_the_similarity_of_pairs():
 
 def test_only_event_segments_count():
     model, half, same = small(), clips(), clips()
-    half.targets = same.targets = {"event": torch.cat([torch.ones(60, 4), torch.zeros(60, 4)], dim=1)}
+    half.event = same.event = torch.cat([torch.ones(60, 4), torch.zeros(60, 4)], dim=1)
     same.audio[:, 4:] = 7.0
     torch.testing.assert_close(model(same).losses["correlation"], model(half).losses["correlation"])
 
 
 def test_a_batch_without_an_event_changes_nothing():
     model, batch = small(), clips()
-    batch.targets = {"event": torch.zeros(60, 8)}
+    batch.event = torch.zeros(60, 8)
     before = model.covariance.clone()
     assert model(batch).losses["correlation"].item() == 0
     assert torch.equal(model.covariance, before)

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import nn
 
-from avpipe.models import AVBatch
+from avpipe.models.base import ParsingBatch
 from avpipe.models.han import HAN, HybridAttention, SharedAttention
 
 from .builders import count_parameters
@@ -80,7 +80,7 @@ def test_attention_starts_as_torchs_does():
 
 def test_attention_weights_sum_to_one_over_the_clip():
     attended = HAN(hidden_dim=D, motion_dim=0)(
-        AVBatch(audio=torch.randn(B, T, 128), visual=torch.randn(B, T, 8, 2048))
+        ParsingBatch(audio=torch.randn(B, T, 128), visual=torch.randn(B, T, 8, 2048))
     ).attention
     assert attended.keys() == {
         "audio_from_audio", "visual_from_visual", "audio_from_visual", "visual_from_audio"
@@ -94,7 +94,7 @@ def test_averaging_frames_before_or_after_the_linear_map_is_the_same():
     """The released code maps each of the 80 frames, then averages 8."""
     model = HAN(hidden_dim=D).eval()
     frames, motion = torch.randn(B, T, 8, 2048), torch.randn(B, T, 512)
-    batch = AVBatch(audio=torch.randn(B, T, 128), visual=frames, motion=motion)
+    batch = ParsingBatch(audio=torch.randn(B, T, 128), visual=frames, motion=motion)
     encoder = model.encoder
     released = torch.cat([encoder.visual(frames).mean(dim=2), encoder.motion(motion)], dim=-1)
     torch.testing.assert_close(encoder(batch)[1], encoder.fuse(released), atol=1e-5, rtol=1e-4)

@@ -7,7 +7,7 @@ from itertools import pairwise
 import pytest
 import torch
 
-from avpipe.models import AVBatch
+from avpipe.models.base import LocalizationBatch
 from avpipe.models.jcan import JCAN, JointCoAttention, MixSegments, RecurrentEncoder
 
 from .builders import random_clips
@@ -90,7 +90,7 @@ def test_the_encoder_is_bidirectional_and_its_output_has_length_one():
 
 def test_the_scale_of_the_features_does_not_matter():
     network, batch = model(), features()
-    louder = AVBatch(audio=3 * batch.audio, visual=0.5 * batch.visual)
+    louder = LocalizationBatch(audio=3 * batch.audio, visual=0.5 * batch.visual)
     torch.testing.assert_close(network(louder).segment_logits, network(batch).segment_logits)
 
 

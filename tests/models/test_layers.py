@@ -10,7 +10,6 @@ from avpipe.models.layers import (
     ParsingHead,
     ResidualFusion,
     attentive_mmil_pooling,
-    classifier,
     spatial_average,
 )
 
@@ -55,12 +54,6 @@ def test_residual_fusion_adds_the_mean_of_both_modalities_to_each():
     merged = (2 * math.tanh(audio) + 4 * math.tanh(visual)) / 2
     expected = (math.tanh(visual + merged) + math.tanh(audio + merged)) / 2
     assert fusion(torch.tensor([audio]), torch.tensor([visual])).item() == pytest.approx(expected)
-
-
-def test_xavier_weights_stay_within_their_bound():
-    weight = classifier(30, 6, hidden_dim=10)[0].weight
-    bound = math.sqrt(6 / (30 + 10))  # Glorot and Bengio 2010, uniform
-    assert 0.9 * bound < weight.abs().max() <= bound
 
 
 def test_mmil_pooling_of_two_segments_by_hand():

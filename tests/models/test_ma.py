@@ -6,6 +6,7 @@ from functools import partial
 import pytest
 import torch
 
+from avpipe.models.base import ParsingBatch
 from avpipe.models.han import HAN
 from avpipe.models.ma import MA, segment_contrast
 
@@ -14,7 +15,7 @@ from .builders import random_clips
 SIZES = {"num_classes": 3, "audio_dim": 4, "visual_dim": 5, "motion_dim": 6, "hidden_dim": 8}
 
 
-features = partial(random_clips, motion=6, segments=5)
+features = partial(random_clips, motion=6, segments=5, kind=ParsingBatch)
 
 
 def test_is_han_with_one_more_loss():

@@ -1,10 +1,22 @@
 """What every model promises, and forms that several models have in common."""
 
+from dataclasses import fields, replace
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
 
-from avpipe.models import MODELS, AVBatch, AVOutput, create_model, list_models, model_card
+from avpipe.models import MODELS, create_model, list_models, model_card
+from avpipe.models.base import (
+    CrossModalityBatch,
+    FeatureBatch,
+    LocalizationBatch,
+    ModelOutput,
+    ParsingBatch,
+    SegmentOutput,
+    model_default,
+)
 from avpipe.plan import registry
 from avpipe.plan.registry import options_of, target
 from avpipe.training import TASKS
@@ -38,13 +50,13 @@ RELEASED = [
 ]
 """Numbers of parameters of released code (of AVSDN: two heads, 256 -> 1 and 256 -> 28, in place of 256 -> 29)."""
 AVERAGED = [
-    *((name, {"attention": False}) for name in ("avel", "avrb", "avsdn", "cman", "mpn", "psp")),
+    *((name, {"attention": False}) for name in ("avel", "avrb", "avsdn", "cman", "dam", "mpn", "psp")),
     ("psp", {"attention": False, "setting": "weakly-supervised"}),
     ("avin", {}),
     ("tacma", {}),
 ]
 """Models that attend to no cells, with their options."""
-ATTENDING = [("jcan", {}), *((name, {"attention": True}) for name, _ in AVERAGED[:6])]
+ATTENDING = [("jcan", {}), *((name, {"attention": True}) for name, _ in AVERAGED[:7])]
 
 
 def small(name: str, seed: int = 0, **options) -> nn.Module:
@@ -54,12 +66,22 @@ def small(name: str, seed: int = 0, **options) -> nn.Module:
     return create_model(name, **{**given, **SMALLER.get(name, {}), **options})
 
 
-def batch(**changes) -> AVBatch:
-    made = random_clips(6, (2, 2, 8), 7, clips=B, segments=T)
-    return AVBatch(**{"audio": made.audio, "visual": made.visual, "motion": made.motion, **changes})
+BATCHES = {
+    "localization": LocalizationBatch,
+    "parsing": ParsingBatch,
+    "refined_parsing": ParsingBatch,
+    "cross_modality": CrossModalityBatch,
+    "pretraining": FeatureBatch,
+}
 
 
-def scores_of(output: AVOutput) -> dict[str, torch.Tensor]:
+def batch(name: str, clips: int = B, segments: int = T, **changes) -> Any:
+    """Random features without labels, of the type that the model takes."""
+    kind = BATCHES[model_card(name).task]
+    return replace(random_clips(6, (2, 2, 8), 7, clips=clips, segments=segments, kind=kind), **changes)
+
+
+def scores_of(output: ModelOutput) -> dict[str, torch.Tensor]:
     """What the model said, by name; `groups` follow from its inputs."""
     said = {name: value for name, value in vars(output).items() if name != "groups"}
     return {name: value for name, value in said.items() if isinstance(value, torch.Tensor)}
@@ -67,7 +89,7 @@ def scores_of(output: AVOutput) -> dict[str, torch.Tensor]:
 
 @every_parser
 def test_a_parser_gives_probabilities_of_each_segment_each_modality_and_the_clip(name):
-    output = small(name)(batch())
+    output = small(name)(batch(name))
     shapes = {
         "parsing_probabilities": (B, T, 2, C),
         "modality_probabilities": (B, 2, C),
@@ -81,7 +103,7 @@ def test_a_parser_gives_probabilities_of_each_segment_each_modality_and_the_clip
 
 @pytest.mark.parametrize("name", PRETRAINED)
 def test_pretraining_gives_similarities_within_and_across_modalities(name):
-    clips = batch()
+    clips = batch(name)
     output = small(name)(clips)
     assert {score: value.shape for score, value in scores_of(output).items()} == {
         "grounding": (B, 2, 2, T, T)
@@ -93,7 +115,7 @@ def test_pretraining_gives_similarities_within_and_across_modalities(name):
 
 @every_matcher
 def test_a_matcher_gives_similarities_of_segments_or_of_intervals(name):
-    scores = scores_of(small(name)(batch()))
+    scores = scores_of(small(name)(batch(name)))
     queries = T * (T + 1) // 2
     pairs = {"similarity": (B, T, T)}
     whole = {"audio_to_visual": (B, queries, T), "visual_to_audio": (B, queries, T)}
@@ -102,9 +124,9 @@ def test_a_matcher_gives_similarities_of_segments_or_of_intervals(name):
 
 @every_matcher
 def test_a_matcher_uses_targets_for_its_loss_only(name):
-    model, clips = small(name).eval(), batch()
+    model, clips = small(name).eval(), batch(name)
     without = model(clips)
-    clips.targets = {"event": torch.tensor([[0.0, 1, 1, 0, 0], [1, 1, 1, 1, 1], [0, 0, 0, 0, 0]])}
+    clips.event = torch.tensor([[0.0, 1, 1, 0, 0], [1, 1, 1, 1, 1], [0, 0, 0, 0, 0]])
     output = model(clips)
     assert without.losses == {}
     assert all(loss.ndim == 0 and loss.isfinite() for loss in output.losses.values())
@@ -115,16 +137,16 @@ def test_a_matcher_uses_targets_for_its_loss_only(name):
 
 @every_matcher
 def test_its_loss_reaches_every_parameter(name):
-    model, clips = small(name), batch()
-    clips.targets = {"event": torch.tensor([[0.0, 1, 1, 0, 0], [0, 1, 1, 1, 1], [1, 1, 0, 0, 0]])}
+    model, clips = small(name), batch(name)
+    clips.event = torch.tensor([[0.0, 1, 1, 0, 0], [0, 1, 1, 1, 1], [1, 1, 0, 0, 0]])
     torch.stack(list(model(clips).losses.values())).sum().backward()
     assert untrained(model) == []
 
 
 @every_localizer
 def test_scores_every_segment_for_every_category_and_background(name):
-    output = small(name)(batch())
-    if output.segment_logits is not None:
+    output = small(name)(batch(name))
+    if isinstance(output, SegmentOutput):
         assert output.segment_logits.shape == (B, T, C + 1)
     else:
         assert output.event_logits.shape == (B, T)
@@ -133,7 +155,7 @@ def test_scores_every_segment_for_every_category_and_background(name):
 
 @every_model
 def test_takes_any_number_of_segments_and_clips(name):
-    scores = scores_of(small(name)(random_clips(6, (2, 2, 8), 7, clips=1, segments=13)))
+    scores = scores_of(small(name)(batch(name, clips=1, segments=13)))
     assert {score.shape[0] for score in scores.values()} == {1}
     assert 13 in {size for score in scores.values() for size in score.shape[1:]}
 
@@ -141,29 +163,31 @@ def test_takes_any_number_of_segments_and_clips(name):
 @every_model
 def test_a_step_of_training_reaches_every_parameter(name):
     model = small(name)
-    output = model(batch())
+    output = model(batch(name))
     scores = [(score * torch.randn_like(score)).sum() for score in scores_of(output).values()]
     torch.stack(scores + list(output.losses.values())).sum().backward()
     assert untrained(model) == []
     assert all(torch.isfinite(p.grad).all() for p in model.parameters())
 
 
-def targets(name: str) -> dict[str, torch.Tensor]:
+def targets(name: str) -> dict[str, Any]:
     """What the model's task would give it in training."""
     event = torch.tensor([[0.0, 1, 1, 0, 0], [1, 1, 1, 1, 1], [1, 1, 0, 0, 0]])
     segments = torch.nn.functional.one_hot(torch.where(event > 0, 2, C).long(), C + 1).float()
     labels = torch.tensor([[1.0, 0, 0, 1], [0, 1, 0, 0], [0, 0, 1, 0]])
-    return {"event": event, "target": segments, "clip": labels, "audio": labels, "visual": labels}
+    labelled = {"clip_labels": labels, "audio_labels": labels, "visual_labels": labels, "progress": 0.5}
+    given = {"event": event, "target": segments, **labelled}
+    known = {each.name for each in fields(BATCHES[model_card(name).task])}
+    return {field: label for field, label in given.items() if field in known}
 
 
 @every_model
 def test_in_bfloat16_scores_are_nearly_those_of_float32_and_weights_stay_float32(name):
-    exact = scores_of(small(name).eval()(batch()))
-    model, clips = small(name), batch()
+    exact = scores_of(small(name).eval()(batch(name)))
+    model, clips = small(name), batch(name)
     with torch.autocast("cpu", torch.bfloat16):
         rough = scores_of(model.eval()(clips).in_float32())
-        clips.targets, clips.progress = targets(name), 0.5
-        output = model.train()(clips)
+        output = model.train()(replace(clips, **targets(name)))
     assert all(loss.dtype == torch.float32 for loss in output.losses.values())
     for score, value in exact.items():
         assert rough[score].dtype == torch.float32
@@ -176,7 +200,7 @@ def test_in_bfloat16_scores_are_nearly_those_of_float32_and_weights_stay_float32
 
 @every_model
 def test_the_seed_decides_weights_and_scores(name):
-    first, again, other = (scores_of(small(name, seed).eval()(batch())) for seed in (1, 1, 2))
+    first, again, other = (scores_of(small(name, seed).eval()(batch(name))) for seed in (1, 1, 2))
     for score, value in first.items():
         assert torch.equal(value, again[score])
         assert not torch.equal(value, other[score])
@@ -185,8 +209,8 @@ def test_the_seed_decides_weights_and_scores(name):
 @every_model
 def test_the_score_of_a_clip_does_not_depend_on_the_others(name):
     model = small(name).eval()
-    whole = batch()
-    one = AVBatch(audio=whole.audio[1:2], visual=whole.visual[1:2], motion=whole.motion[1:2])
+    whole = batch(name)
+    one = replace(whole, audio=whole.audio[1:2], visual=whole.visual[1:2], motion=whole.motion[1:2])
     together, alone = scores_of(model(whole)), scores_of(model(one))
     for score, value in together.items():
         torch.testing.assert_close(alone[score][0], value[1])
@@ -214,16 +238,16 @@ WRONG_FOR_PARSERS = [
 )
 def test_a_missing_modality_or_a_wrong_shape_is_named(name, changes, says):
     with pytest.raises(ValueError, match=says):
-        small(name)(batch(**changes))
+        small(name)(batch(name, **changes))
 
 
 @every_parser
 def test_a_parser_averages_the_frames_of_a_segment_and_the_cells_of_a_map(name):
     model = small(name).eval()
-    maps = batch().visual
-    expected = scores_of(model(batch(visual=maps.mean(dim=(2, 3)))))
+    maps = batch(name).visual
+    expected = scores_of(model(batch(name, visual=maps.mean(dim=(2, 3)))))
     for form in (maps, maps.flatten(2, 3), maps.unsqueeze(2)):
-        found = scores_of(model(batch(visual=form)))
+        found = scores_of(model(batch(name, visual=form)))
         for score, value in expected.items():
             torch.testing.assert_close(found[score], value)
 
@@ -231,16 +255,16 @@ def test_a_parser_averages_the_frames_of_a_segment_and_the_cells_of_a_map(name):
 @every_parser
 def test_a_parser_works_without_motion_features(name):
     model = small(name, motion_dim=0)
-    assert model(batch(motion=None)).parsing_probabilities.shape == (B, T, 2, C)
+    assert model(batch(name, motion=None)).parsing_probabilities.shape == (B, T, 2, C)
 
 
 @every_parser
 def test_a_parser_has_default_weights_for_its_losses(name):
     model = registry.load(MODELS, name, "model")
-    output = small(name)(batch())
-    assert {"clip", "audio", "visual"} <= model.default_loss_weights.keys()
-    assert output.losses.keys() <= model.default_loss_weights.keys()
-    assert all(0 <= smoothing <= 1 for smoothing in model.default_label_smoothing)
+    output = small(name)(batch(name))
+    assert {"clip", "audio", "visual"} <= model_default(model, "default_loss_weights").keys()
+    assert output.losses.keys() <= model_default(model, "default_loss_weights").keys()
+    assert all(0 <= smoothing <= 1 for smoothing in model_default(model, "default_label_smoothing"))
 
 
 WITH_EMBEDDINGS = ("avel", "avin", "avt", "cmran", "psp", "tacma")
@@ -248,7 +272,7 @@ WITH_EMBEDDINGS = ("avel", "avin", "avt", "cmran", "psp", "tacma")
 
 @pytest.mark.parametrize("name", WITH_EMBEDDINGS)
 def test_gives_embeddings_of_each_segment_before_and_after_fusion(name):
-    embeddings = small(name)(batch()).embeddings
+    embeddings = small(name)(batch(name)).embeddings
     assert set(embeddings) == {"audio", "visual", "fused"}
     for embedding in embeddings.values():
         assert embedding.shape[:2] == (B, T)
@@ -260,7 +284,7 @@ def test_the_audio_embedding_before_fusion_does_not_depend_on_visual(name):
     model = small(name).eval()
     first, other = (
         model(
-            batch(visual=torch.randn(B, T, 2, 2, 8, generator=torch.Generator().manual_seed(seed)))
+            batch(name, visual=torch.randn(B, T, 2, 2, 8, generator=torch.Generator().manual_seed(seed)))
         ).embeddings
         for seed in (1, 2)
     )
@@ -310,8 +334,8 @@ def test_has_as_many_parameters_as_the_released_code(name, options, expected):
 
 @pytest.mark.parametrize(("name", "options"), AVERAGED)
 def test_without_attention_over_cells_a_map_counts_as_its_average(name, options):
-    model, maps = small(name, **options).eval(), batch()
-    vectors = model(batch(visual=maps.visual.mean(dim=(2, 3))))
+    model, maps = small(name, **options).eval(), batch(name)
+    vectors = model(batch(name, visual=maps.visual.mean(dim=(2, 3))))
     assert "visual" not in vectors.attention
     for score, value in scores_of(model(maps)).items():
         torch.testing.assert_close(scores_of(vectors)[score], value)
@@ -319,12 +343,12 @@ def test_without_attention_over_cells_a_map_counts_as_its_average(name, options)
 
 @pytest.mark.parametrize(("name", "options"), [*ATTENDING, ("avin", {"visual_attention": True})])
 def test_attention_over_cells_has_the_shape_of_the_map(name, options):
-    assert small(name, **options)(batch()).attention["visual"].shape == (B, T, 2, 2)
+    assert small(name, **options)(batch(name)).attention["visual"].shape == (B, T, 2, 2)
 
 
 @every_localizer
 def test_the_loss_and_the_pooling_of_its_paper_exist(name):
     model = registry.load(MODELS, name, "model")
-    assert model.default_loss in LOSSES
-    assert getattr(model, "default_weak_loss", model.default_loss) in LOSSES
-    assert model.default_pooling in ("max", "mean")
+    assert model_default(model, "default_loss") in LOSSES
+    assert model_default(model, "default_weak_loss") in {None, *LOSSES}
+    assert model_default(model, "default_pooling") in ("max", "mean")

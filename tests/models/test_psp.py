@@ -102,25 +102,25 @@ def test_the_pair_similarity_loss_needs_the_labels_of_segments(options, labels, 
     model, batch = PSP(**SIZES, **options), features()
     if labels:
         shape = (2, 4) if "setting" in options else (2, 10, 4)
-        batch.targets = {"target": torch.eye(4)[torch.zeros(shape[:-1], dtype=torch.long)]}
+        batch.target = torch.eye(4)[torch.zeros(shape[:-1], dtype=torch.long)]
     assert model(batch).losses.keys() == expected
 
 
 def test_labels_change_no_score():
     model, batch = PSP(**SIZES).eval(), features()
     before = model(batch).segment_logits
-    batch.targets = {"target": torch.eye(4).expand(2, 4, 4)[:, [0, 0, 3, 3, 3, 3, 3, 3, 3, 3]]}
+    batch.target = torch.eye(4).expand(2, 4, 4)[:, [0, 0, 3, 3, 3, 3, 3, 3, 3, 3]]
     assert torch.equal(model(batch).segment_logits, before)
 
 
 def test_the_pair_similarity_loss_is_weighted_a_hundredfold_and_trains_both_modalities():
     model, batch = PSP(**SIZES, dropout=0.0), features()
-    batch.targets = {"target": torch.eye(4)[torch.tensor([[0] * 3 + [3] * 7] * 2)]}
+    batch.target = torch.eye(4)[torch.tensor([[0] * 3 + [3] * 7] * 2)]
     found = {}
     model.propagation.register_forward_hook(lambda *a: found.update(out=a[2]))
     loss = model(batch).losses["pair_similarity"]
     audio, visual, _ = found["out"]
-    torch.testing.assert_close(loss, 100 * pair_similarity_loss(audio, visual, batch.targets["target"]))
+    torch.testing.assert_close(loss, 100 * pair_similarity_loss(audio, visual, batch.target))
     loss.backward()
     assert all(lstm.weight_ih_l0.grad.any() for lstm in (model.audio_lstm, model.visual_lstm))
 

@@ -2,23 +2,23 @@
 
 import torch
 
-from avpipe.models import AVBatch, AVOutput
+from avpipe.models.base import ModelOutput, ParsingBatch
 from avpipe.models.standardization import standardize_inputs
 
 
 class Seeing(torch.nn.Module):
     """Keeps what it is given."""
 
-    def forward(self, batch: AVBatch) -> AVOutput:
+    def forward(self, batch: ParsingBatch) -> ModelOutput:
         self.seen = batch
-        return AVOutput()
+        return ModelOutput()
 
 
 def test_the_model_receives_each_dimension_standardized():
     model = Seeing()
     scales = {"audio": (torch.tensor([1.0, 10.0]), torch.tensor([2.0, 0.0]))}
     standardize_inputs(model, scales)
-    batch = AVBatch(audio=torch.tensor([[[5.0, 10.0]]]), visual=torch.ones(1, 1, 3))
+    batch = ParsingBatch(audio=torch.tensor([[[5.0, 10.0]]]), visual=torch.ones(1, 1, 3))
     batch.progress = 0.5
     model(batch)
     assert model.seen.audio.tolist() == [[[2.0, 0.0]]]  # (5 - 1) / 2; a dimension that never changes gives 0

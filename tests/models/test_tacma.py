@@ -6,7 +6,7 @@ from functools import partial
 import pytest
 import torch
 
-from avpipe.models import AVBatch
+from avpipe.models.base import LocalizationBatch
 from avpipe.models.tacma import TACMA, TemporallyAdaptiveAttention, cross_modal_attention, temporal_weights
 
 from .builders import count_parameters, lstm_parameters, random_clips
@@ -102,13 +102,21 @@ def test_has_the_parts_it_names():
     assert count_parameters(model) == attention_only
 
 
+@pytest.mark.parametrize(
+    ("options", "bound"), [({}, 1 / 256**0.5), ({"initialization": "xavier"}, (6 / (256 + 256)) ** 0.5)]
+)
+def test_initial_weights_are_pytorchs_or_xaviers(options, bound):
+    largest = TACMA(**options).attention.audio_out.weight.abs().max().item()
+    assert 0.98 * bound < largest <= bound  # of 65536 uniform numbers
+
+
 def test_without_encoder_features_go_straight_to_the_attention():
     torch.manual_seed(0)
     model = TACMA(num_classes=3, audio_dim=4, visual_dim=4, encoder="none")
     audio, visual = torch.randn(2, 10, 4), torch.randn(2, 10, 4)
     from_audio, from_visual, _ = model.attention(audio, visual)
     expected = model.classifier(from_audio + from_visual)
-    torch.testing.assert_close(model(AVBatch(audio, visual)).segment_logits, expected)
+    torch.testing.assert_close(model(LocalizationBatch(audio, visual)).segment_logits, expected)
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from avpipe.plan.experiment import Experiment
+from avpipe.plan.experiment import Experiment, check_experiment
 from avpipe.plan.recipe import Recipe
+from avpipe.plan.section import ConfigError
 
 
 def experiment(**changes: Any) -> Experiment:
@@ -49,15 +50,70 @@ def test_the_name_depends_on_the_dataset_of_the_pretraining():
     elsewhere = experiment(pretraining=pretraining(), pretrained_on="audioset")
     assert here.id != elsewhere.id
     assert elsewhere.chain == (elsewhere,)
-    assert Experiment.from_json(elsewhere.to_json()) == elsewhere
 
 
-def test_an_experiment_can_be_read_back_from_json():
-    for one in (experiment(), experiment(pretraining=pretraining(layers=2))):
-        assert Experiment.from_json(one.to_json()) == one
+def test_an_experiment_is_read_back_from_its_file(tmp_path):
+    path = tmp_path / "experiment.json"
+    small = experiment(options={"theta": 1e-05})
+    for one in (small, experiment(pretraining=pretraining(layers=2), pretrained_on="audioset")):
+        path.write_text(one.to_json())
+        assert Experiment.read(path) == one
+        assert len(path.read_text().splitlines()) > 30, "a key a line, for people"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ('"batch_size"', '"batchsize"', "recipe.batchsize: no such key; did you mean 'batch_size'"),
+        ('"parsing"', "parsing", "Invalid JSON"),
+    ],
+)
+def test_a_mistake_in_an_experiments_file_is_named(tmp_path, old, new, message):
+    path = tmp_path / "experiment.json"
+    path.write_text(experiment().to_json().replace(old, new, 1))
+    with pytest.raises(ConfigError, match=f"(?s){path} is no experiment.*{message}"):
+        Experiment.read(path)
 
 
 def test_a_mistake_in_the_pretraining_is_named():
     wrong = pretraining().model_dump() | {"modle": "avg"}
     with pytest.raises(ValidationError, match=r"pretraining\.modle"):
         experiment(pretraining=wrong)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"setting": "supervised"},
+            "settings: the task parsing is weakly-supervised, not supervised",
+        ),
+        ({"task": "cross_modality"}, "settings: .* supervised, not weakly-supervised"),
+        ({"task": "pretraining"}, "settings: .* self-supervised, not weakly-supervised"),
+        ({"task": "localization", "setting": "self-supervised"}, "supervised or weakly-supervised, not"),
+        (
+            {"recipe": {"refine_epochs": "same"}},
+            "recipe.refine_epochs: found 'same' for the task parsing",
+        ),
+        (
+            {"task": "refined_parsing"},
+            "recipe.refine_epochs: found 0 for the task refined_parsing; .* 1 epoch",
+        ),
+        (
+            {"recipe": {"loss_weights": {"audoi": 0.5}}},
+            "recipe.loss_weights: .*'audoi'; did you mean 'audio'",
+        ),
+        ({"task": "parsin"}, "unknown task 'parsin'; did you mean 'parsing'"),
+    ],
+    ids=str,
+)
+def test_what_a_task_cannot_train_is_named_before_any_training(changes, message):
+    with pytest.raises(ValueError, match=message):
+        check_experiment(experiment(**changes))
+
+
+def test_what_a_task_can_train_passes():
+    check_experiment(experiment(recipe={"loss_weights": {"audio": 0.5}}))
+    check_experiment(experiment(task="refined_parsing", recipe={"refine_epochs": 2}))
+    # a term of another model's loss, where no term is weighed
+    check_experiment(experiment(task="localization", model="avel", recipe={"loss_weights": {"audio": 0.5}}))

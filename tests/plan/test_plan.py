@@ -2,15 +2,20 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import yaml
 
+from avpipe.files import write_json
+from avpipe.plan import plan as plan_module
+from avpipe.plan.experiment import Experiment
 from avpipe.plan.plan import Plan
 from avpipe.plan.section import ConfigError
 from avpipe.plan.study import validate_study
 
+AVIN_FUSION = SimpleNamespace(table="avin_fusion")  # the wildcards of that table's path
 WORKFLOW = Path(__file__).resolve().parents[2] / "workflow"
 
 
@@ -77,22 +82,20 @@ def test_rows_of_an_h5_file_are_by_default_those_of_aves_annotations():
 
 def test_the_part_of_a_study_for_a_table_is_a_valid_study():
     found = plan(**study_file("ave_features"))
-    part = json.loads(found.narrowed(found.tables["avin_fusion"]))
+    part = json.loads(found.table_study(AVIN_FUSION))
     assert set(part["imported"]) == {"vggish", "visual_map"}
     assert validate_study(part).arrays.keys() == part["imported"].keys()
     extracted = plan(**study_file("ave"))
-    assert "imported" not in json.loads(extracted.narrowed(extracted.tables["avin_fusion"]))
+    assert "imported" not in json.loads(extracted.table_study(AVIN_FUSION))
 
 
 def test_the_part_of_a_study_for_a_table_keeps_options_that_choose_clips_only():
     cleaned = study_file("ave_features")
     cleaned["dataset"]["options"] = {"conflicts": "drop"}
     found = plan(**cleaned)
-    assert json.loads(found.narrowed(found.tables["avin_fusion"]))["dataset"]["options"] == {
-        "conflicts": "drop"
-    }
+    assert json.loads(found.table_study(AVIN_FUSION))["dataset"]["options"] == {"conflicts": "drop"}
     demo = plan(**yaml.safe_load((WORKFLOW.parent / "config.yaml").read_text()))
-    assert json.loads(demo.narrowed(demo.tables["avin_fusion"]))["dataset"]["options"] == {}
+    assert json.loads(demo.table_study(AVIN_FUSION))["dataset"]["options"] == {}
 
 
 def test_pretraining_of_an_experiment_is_trained_first(tmp_path):
@@ -109,9 +112,10 @@ def test_pretraining_of_an_experiment_is_trained_first(tmp_path):
     (tmp_path / "tables" / "small.yaml").write_text(yaml.safe_dump(table))
     study = {
         "dataset": {"name": "d", "kind": "llp", "annotations": "data"},
-        "extractors": {"a": {"backbone": "vggish"}, "v": {"backbone": "resnet18"}, "p": {"backbone": "resnet18", "weights": "random"}},
+        "extractors": {"a": {"backbone": "vggish"}, "v": {"backbone": "resnet18"}, "p": {"backbone": "resnet18", "weights": "random"},
+                       "q": {"backbone": "resnet18", "seed": 2}},
         "recipes": {"long": {"epochs": 500}},
-        "models": {"avg": {"layers": 3}, "avel": {"hidden_dim": 3}},
+        "models": {"avg": {"layers": 3}, "avg@p": {"heads": 2}, "avg@q": {"heads": 1}, "avel": {"hidden_dim": 3}},
         "tables": ["small"],
         "seeds": [0, 4],
     }  # fmt: skip
@@ -123,10 +127,11 @@ def test_pretraining_of_an_experiment_is_trained_first(tmp_path):
     started = [f"{runs}/seed0/checkpoint.pt", f"{runs}/seed4/checkpoint.pt"]
     assert found.checkpoints_before(by_model["avg_parser"]) == started
     assert found.checkpoints_before(by_model["han"]) == found.checkpoints_before(by_model["avg"]) == []
-    part = json.loads(found.narrowed(found.tables["small"]))
+    part = json.loads(found.table_study(SimpleNamespace(table="small")))
     assert set(part["extractors"]) == {"a", "v", "p"}
     assert set(part["recipes"]) == {"long"}
-    assert set(part["models"]) == {"avg"}
+    assert set(part["models"]) == {"avg", "avg@p"}
+    assert validate_study(part)
     before["dataset"] = "audioset"
     (tmp_path / "tables" / "small.yaml").write_text(yaml.safe_dump(table))
     elsewhere = Plan(validate_study(study), tmp_path)
@@ -140,11 +145,48 @@ def test_pretraining_of_an_experiment_is_trained_first(tmp_path):
 def test_a_figure_of_the_annotations_reads_no_run_and_needs_no_clip():
     found = plan(**study_file("llp_features") | {"tables": [], "figures": ["avvp_events"]})
     read = {"events.parquet", "categories.csv", "manifest.parquet"}
-    assert set(found.figure_files(found.figures["avvp_events"])) == {
-        f"results/llp_features/{name}" for name in read
-    }
+    assert set(found.figure_files("avvp_events")) == {f"results/llp_features/{name}" for name in read}
     assert found.experiments == {}
     assert found.extractors == []
+
+
+def test_the_studys_options_of_a_model_are_checked_once(monkeypatch):
+    """When the study is read; neither for each row nor when a table's experiments are asked for again."""
+    checked = []
+    real = plan_module.check_model
+    monkeypatch.setattr(plan_module, "check_model", lambda *given: checked.append(given) or real(*given))
+    study = study_file("ave_features") | {"models": {"avin": {"fusion_bias": 2.0}}}
+    found = plan(**study)
+    assert checked == [("avin", {"fusion_bias": 2.0})]
+    biased = [e for e in found.experiments.values() if e.model == "avin"]
+    assert biased
+    assert all(e.options["fusion_bias"] == 2.0 for e in biased)
+    with pytest.raises(ConfigError, match=r"models.avin: .*did you mean 'fusion_bias'"):
+        plan(**study | {"models": {"avin": {"fusion_bais": 2.0}}})
+
+
+def test_every_experiment_is_written_to_the_folder_of_its_runs(tmp_path, monkeypatch):
+    found = plan(**study_file("ave_features") | {"tables": ["avin_fusion"], "figures": []})
+    monkeypatch.chdir(tmp_path)
+    found.write_experiments()
+    assert sorted(map(str, Path().rglob("*.json"))) == sorted(found.experiment_files)
+    for name, experiment in found.experiments.items():
+        read = Experiment.read(Path(f"results/ave_features/runs/{name}/experiment.json"))
+        assert (read, read.id) == (experiment, name)
+
+
+def test_rules_get_what_they_compare_from_the_manifest_once_there_is_one(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    found, shard = plan(**IMPORTED), SimpleNamespace(shard="1")
+    assert found.shard_digest(shard) is found.labels_digest(shard) is None
+    write_json(Path("results/d/manifest.json"), {"shards": {"0": "aa", "1": "bb"}, "labels": "cc"})
+    assert (found.shard_digest(shard), found.labels_digest(shard)) == ("bb", "cc")
+    assert found.shard_digest(SimpleNamespace(shard="2")) is None
+
+
+def test_a_run_of_no_row_is_refused():
+    with pytest.raises(ConfigError, match="no table or figure of this study asks for experiment avin-1"):
+        plan(**IMPORTED).run_code(SimpleNamespace(experiment="avin-1"))
 
 
 @pytest.mark.parametrize(("name", "meant"), [("parsng", "parsing"), ("avg_parsr", "avg_parser")])

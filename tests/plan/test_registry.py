@@ -15,6 +15,12 @@ class Model:
     def __init__(self, *, width: int = 3, kind: Kind = "a", rate: float = 0.5, flag: bool = False):
         raise RuntimeError("never run")
 
+class Base:
+    names: dict[str, object] = {"a": Kind, "b": object()}
+
+class Derived(Base):
+    others = ("c",)
+
 def function(path, *, clips: int = 2, name: str):
     raise RuntimeError("never run")
 """
@@ -25,7 +31,8 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     (tmp_path / "lazy_example.py").write_text(MODULE)
     monkeypatch.syspath_prepend(str(tmp_path))
     registry.source_of.cache_clear()
-    registry.options_of.cache_clear()
+    for cached in (registry._tree, registry.options_of, registry.names_of):
+        cached.cache_clear()
     return "lazy_example"
 
 
@@ -38,6 +45,16 @@ def test_options_are_read_without_running_the_module(module):
     assert registry.options_of(f"{module}:function")["name"]["required"]
 
 
+def test_names_in_a_class_attribute_are_read_without_running_the_module(module):
+    assert registry.names_of(f"{module}:Derived", "names") == ("a", "b")
+    assert registry.names_of(f"{module}:Derived", "others") == ("c",)
+    assert registry.names_of(f"{module}:Base", "others") is None
+    assert registry.names_of("avpipe.training.refined_parsing:RefinedParsing", "settings") == (
+        "weakly-supervised",
+    )
+    assert module not in sys.modules
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -46,6 +63,8 @@ def test_options_are_read_without_running_the_module(module):
         ({"width": True}, "of type int"),
         ({"kind": "c"}, r"one of \['a', 'b'\]"),
         ({"flag": 1}, "of type bool"),
+        ({"width": -1}, "width is 0 or more"),
+        ({"rate": float("nan")}, "rate is a finite number"),
     ],
 )
 def test_wrong_options_are_named(module, options, message):

@@ -40,7 +40,8 @@ def test_a_minimal_study_gets_the_defaults():
             "no extractor 'vggsh'; did you mean 'vggish'?",
         ),
         ({"bundles": [["a", "a"]], "extractors": {"a": {"backbone": "vggish"}}}, "stands in two bundles"),
-        ({"features": ["a"]}, "features: no extractor 'a'"),
+        ({"features": ["a"]}, "features: no extractor 'a' in `extractors` or `imported`"),
+        ({"models": {"avel@a": {}}}, "models.avel@a: no extractor 'a'"),
         (
             {"imported": {"a": {"path": "x", "format": "h5", "shape": [10]}}},
             "imported.a.shape: 2 to 5 numbers, each 1 or more",
@@ -115,6 +116,14 @@ def test_the_folder_shorthand_gives_the_same_dataset_however_it_is_spelled(spell
     [
         ({"dataset": {"name": "f", "kind": "folder"}}, "needs --config folder=DIR"),
         ({"dataset": {"name": "f", "kind": "folder"}, "folder": "/nowhere"}, "/nowhere is not a folder"),
+        (
+            {"dataset": {"name": "f", "kind": "folder"}, "folder": "~no-such-user/x"},
+            "folder: ~no-such-user/x",
+        ),
+        (
+            {"dataset": {"name": "f", "kind": "folder"}, "folder": 2024},
+            r"read as int, not as text: put \./ before it",
+        ),
         ({**MINIMAL, "folder": "/tmp"}, "workflow/configs/folder.yaml"),
     ],
 )

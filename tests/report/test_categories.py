@@ -1,6 +1,8 @@
 """Bars show the share of each category's segments that is predicted, and the caption names missing runs."""
 
+import numpy as np
 import pytest
+from matplotlib.container import ErrorbarContainer
 
 from avpipe.plan.section import ConfigError
 
@@ -16,6 +18,20 @@ def test_bars_are_means_over_seeds_of_the_share_found(toy: Toy) -> None:
     toy.write(spec, 0, 0, ONE_CLIP)  # one of two bells, one of one speech, one of one background
     toy.write(spec, 0, 1, OTHER_SEED)  # two of two, none of one, one of one
     assert bar_heights(toy.draw(spec)) == [[75.0, 50.0, 100.0]]
+
+
+def test_an_error_bar_is_the_deviation_over_seeds_and_ends_at_0_and_100_percent(toy: Toy) -> None:
+    spec = figure_of("categories")
+    toy.write(spec, 0, 0, ONE_CLIP)
+    toy.write(spec, 0, 1, OTHER_SEED)
+    (axis,) = toy.draw(spec).axes
+    (bars,) = [part for part in axis.containers if isinstance(part, ErrorbarContainer)]
+    (spreads,) = bars.lines[2]
+    bell = np.std(
+        [50, 100], ddof=1
+    )  # 35.4 around 75; 70.7 around 50 for speech; none around 100 for background
+    ends = [segment[:, 1] for segment in spreads.get_segments()]
+    np.testing.assert_allclose(ends, [(75 - bell, 100), (0, 100), (100, 100)])
 
 
 @pytest.mark.parametrize(

@@ -47,7 +47,7 @@ def test_the_curve_is_the_mean_with_its_deviation_and_published_points_are_separ
     said = " ".join(texts(figure))
     for part in (
         "1 or 2 seeds ± sample standard deviation",
-        "Published: Figure 1.",
+        "Published: Nobody, 2020, Figure 1.",
         "Missing: θ = 0.03: seed 0 no run yet",
     ):
         assert part in said

@@ -38,7 +38,23 @@ def test_each_group_has_a_line_and_every_row_its_matrices(toy_with_clips: Toy) -
     truths = [image for image in images if set(np.unique(image)) == {0.0, 1.0}]
     assert len(truths) == 2
     assert all(np.array_equal(truth, np.equal.outer(FIGURE_5, FIGURE_5)) for truth in truths)
-    assert {"Uni", "Cross", "audio with visual"} <= set(texts(figure))
+    assert {"Uni segment", "Cross segment", "audio with visual"} <= set(texts(figure))
+
+
+def test_colours_show_the_sign_of_a_cosine_and_every_axis_says_what_it_counts(toy_with_clips: Toy) -> None:
+    spec = figure_of("grounding", {"clips": ["a"]})
+    toy_with_clips.write(spec, 0, 0, grounding_table(a=FIGURE_5).assign(audio_visual=-0.8))
+    drawn = [axis for axis in toy_with_clips.draw(spec).axes[3:] if axis.images]
+    groups, *cosines = (axis.images[0] for axis in drawn)
+    assert groups.get_clim() == (0, 1)
+    assert [image.get_clim() for image in cosines] == [(-1, 1)] * 3
+    red, _, blue, _ = cosines[-1].to_rgba(-0.8)
+    assert blue > red
+    assert [axis.get_xlabel() for axis in drawn] == [
+        "segment",
+        *[f"{m} of segment" for m in ("audio", "visual", "visual")],
+    ]
+    assert all("segment" in axis.get_ylabel() for axis in drawn)
 
 
 def test_a_missing_run_and_a_clip_without_predictions_are_named(toy_with_clips: Toy) -> None:

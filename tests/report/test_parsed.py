@@ -54,7 +54,9 @@ def test_truth_is_above_predictions_and_wrong_predictions_are_hatched(toy_with_c
     wide = [(box.x0, box.y0 > 2, hatch) for box, hatch in boxes if box.width == 1]
     assert [place for place in wide if place[1]] == [(0, True, None), (1, True, None), (2, True, None)]
     assert sorted(wide[3:], key=str) == [(2, False, None)] * 2 + [(3, False, "////")] * 2
-    assert {"audio Bell", "visual Bell", "Truth", "HAN", "MA"} <= set(texts(figure))
+    assert {"audio Bell", "visual Bell", "Truth", "HAN", "MA", "predicted, but not true"} <= set(
+        texts(figure)
+    )
     assert visual.get_xlabel() == "seconds"
 
 

@@ -112,6 +112,9 @@ def test_names_are_written_and_exactly_the_wrong_segments_are_hatched() -> None:
     } <= said
     assert {"AVEL 75 % right", "seed 0 failed: out of memory"} <= said  # three of four segments
     boxes = [c for a in figure.axes for c in a.collections if isinstance(c, PolyCollection) and c.get_hatch()]
+    (legend,) = [axis.get_legend() for axis in figure.axes if axis.get_legend()]
+    assert [text.get_text() for text in legend.get_texts()] == ["wrong"]
+    assert legend.get_patches()[0].get_hatch() == boxes[0].get_hatch()
     ((start, end),) = [
         (p.vertices[:, 0].min(), p.vertices[:, 0].max()) for box in boxes for p in box.get_paths()
     ]

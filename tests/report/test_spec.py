@@ -13,7 +13,9 @@ from avpipe.plan.plan import JOBS
 from avpipe.plan.section import ConfigError
 from avpipe.plan.study import Study
 from avpipe.report import KINDS
+from avpipe.report.predictions import NothingToDraw
 from avpipe.report.spec import load_figure, parse_figure
+from avpipe.report.style import Heading
 
 from .conftest import ROWS, Toy, figure_data, figure_of
 
@@ -50,7 +52,6 @@ def test_a_change_of_one_kinds_code_redraws_no_figure_of_another_kind(kind: str)
         ({"options": {"limits": 3}}, "options.limits: no such key; did you mean 'limit'"),
         ({"kind": "segments", "options": {"limit": 3}}, "options.limit: no such key"),
         ({"kind": "confusion", "options": {"limit": 3}}, "options.limit: no such key"),
-        ({"rows": [{"row": "dam", "method": "DAM", "gap": "none"}]}, "row 'dam': gap: only a table"),
         ({"rows": [ROWS["localization"][0] | {"published": {"supervised": 7}}]}, "row 'avel': published: only a table"),
         ({"kind": "curve"}, "options: is missing"),
         ({"kind": "curve", "options": THETA}, "row 'avel': options: the figure's options.option: "),
@@ -92,3 +93,23 @@ def test_a_figures_file_is_read_with_its_kind_and_its_one_setting(study: Study, 
     figure = load_figure(path, study)
     assert (figure.name, figure.kind) == ("small", "confusion")
     assert list(figure.experiments(study)) == [("avel", "weakly-supervised"), ("avin", "weakly-supervised")]
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "rows"),
+    [
+        ("categories", {}, ROWS["localization"]),
+        ("curve", {"option": "attention_dim", "heading": "Accuracy"}, ROWS["localization"][:1]),
+    ],
+)
+def test_a_row_that_needs_a_map_is_missing_where_the_feature_is_a_vector(
+    kind: str, options: dict[str, Any], rows: list[dict[str, Any]], toy: Toy
+) -> None:
+    vectors = {"vgg16_map": toy.study.extractors["vgg16_map"].model_copy(update={"pooling": "vector"})}
+    study = toy.study.model_copy(update={"extractors": toy.study.extractors | vectors})
+    spec = parse_figure(figure_data(kind, options=options, rows=rows), "bars", study)
+    spec = parse_figure(spec.model_dump(mode="json"), "bars", study)  # as the workflow passes it to the job
+    assert {row for row, _ in spec.experiments(study)} == {row["row"] for row in rows} - {"avel"}
+    with pytest.raises(NothingToDraw) as nothing:
+        spec.draw(study, toy.results, Heading("Title"))
+    assert any("Missing: AVEL: avel attends to the cells of a map" in line for line in nothing.value.args)

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from avpipe.plan.experiment import Experiment, Setting
+from avpipe.plan.recipe import Recipe
 from avpipe.plan.section import ConfigError
 from avpipe.plan.study import Study
 from avpipe.tables.aggregate import fill_table, why, write_table
@@ -119,6 +120,29 @@ def test_scores_of_model_free_baselines_are_written_once(toy: Toy) -> None:
         assert render(table).count("Without a model, background everywhere: Acc. 38.4.") == 1
 
 
+@pytest.mark.parametrize(
+    ("dataset", "name", "headings"),
+    [
+        ("AVE", "toy", ("published (AVE)", "measured (toy)")),
+        ("AVE", "avenue", ("published (AVE)", "measured (avenue)")),
+        ("AVE", "ave_features", ("published", "measured")),
+        (None, "toy", ("published", "measured")),
+    ],
+)
+def test_published_numbers_on_another_dataset_are_marked(
+    dataset: str | None, name: str, headings: tuple[str, str], toy: Toy
+) -> None:
+    toy.data["dataset"] = dataset
+    toy.study = toy.study.model_copy(update={"dataset": toy.study.dataset.model_copy(update={"name": name})})
+    table = fill_table("small", toy.spec, toy.study, toy.results)
+    assert f"{headings[0]} | {headings[1]} |" in as_markdown(table)
+    assert all(f">{heading}</th>" in as_html(table) for heading in headings)
+    assert f"& {headings[0]} & {headings[1]} " in as_latex(table)
+    marks = [line["note"].endswith(", ".join(headings)) for line in read_csv(toy)]
+    assert marks == [headings[0] != "published"] * 3 + [False]  # DAM has no weakly supervised number
+    assert f"{headings[0]}  72.7 " in toy.why()
+
+
 def test_missing_clips_and_mixed_code_are_noted(toy: Toy) -> None:
     for seed in (0, 1, 2):
         counts = {"test": 59, "test_named": 62}
@@ -127,10 +151,10 @@ def test_missing_clips_and_mixed_code_are_noted(toy: Toy) -> None:
 
 
 def test_a_rule_of_prediction_that_is_not_the_default_is_named(toy: Toy) -> None:
-    toy.data["rows"][0]["recipe"] = {"gate": "modality", "threshold": 0.45}
+    toy.study = toy.study.model_copy(update={"training": Recipe(gate="modality", threshold=0.45)})
     toy.write(0.7, 0.7, 0.7)
     assert toy.cell().notes == ("predicted with gate modality, threshold 0.45",)
-    toy.data["rows"][0]["recipe"] = {"gate": "clip", "threshold": 0.5}  # the defaults
+    toy.study = toy.study.model_copy(update={"training": Recipe()})
     assert not any("predicted" in note for note in toy.cell().notes)
 
 
@@ -220,3 +244,19 @@ def test_why_lists_what_differs_between_seeds(toy: Toy) -> None:
 def test_why_helps_with_typos(row: str, metric: str, setting: str | None, message: str, toy: Toy) -> None:
     with pytest.raises(ConfigError, match=message):
         toy.why(row, metric, setting)
+
+
+def test_a_unit_stands_in_the_heading_and_the_best_is_the_lowest_where_lower_is_better(toy: Toy) -> None:
+    toy.data["rows"] = [{**toy.data["rows"][0], "row": name, "published": {}} for name in ("one", "two")]
+    toy.data["rows"][1]["recipe"] = {"epochs": 7}
+    units = {"accuracy": {"heading": "Error", "unit": "dB", "higher_is_better": False, "decimals": 2}}
+    for row, error in (("one", 1.5), ("two", 0.75)):
+        toy.write_run(toy.spec.experiments(toy.study)[row, "supervised"], 0, error, units=units)
+    text = as_markdown(fill_table("small", toy.spec, toy.study, toy.results))
+    for shown in (
+        "supervised: Acc. (dB) |",
+        " 1.50 (n=1)",
+        "**0.75** (n=1)",
+        "where the heading names no other unit",
+    ):
+        assert shown in text

@@ -78,7 +78,7 @@ def test_without_published_numbers_there_is_no_column_for_them(data: dict[str, A
     cells += [Cell(second, "supervised", m, None, mean=99.0, n_seeds=1) for m in data["metrics"]]
     table = Table("small", spec, None, tuple(cells))
     assert "| Method | supervised: Acc. | supervised: Parameters (M) |" in as_markdown(table)
-    assert "| AVEL | 72.0 ± 0.4 (n=3) | 1.30 (n=3) |" in as_markdown(table)
+    assert "| AVEL | 72.0 ± 0.4 (n=3) | 1.30 ± 0.00 (n=3) |" in as_markdown(table)
     assert "| DAM | **99.0** (n=1) | 99.00 (n=1) |" in as_markdown(table), "more parameters are not better"
     assert r"\begin{tabular}{lrr}" in as_latex(table)
     assert "published</th>" not in as_html(table)
@@ -176,11 +176,50 @@ def test_names_and_reasons_are_escaped_in_every_format(data: dict[str, Any]) -> 
 @given(st.text())
 def test_escaped_latex_has_no_active_character_left(text: str) -> None:
     rest = re.sub(
-        r"\\text(backslash|asciitilde|asciicircum|less|greater|bar)\{\}|\\ldots\{\}|\$\\(pm|times)\$|\\[&%$#_{}]|\{[][*]\}",
+        r"\\text(backslash|asciitilde|asciicircum|asciigrave|less|greater|bar)\{\}|\\ldots\{\}|\$\\(pm|times|theta)\$|\\[&%$#_{}]"
+        r"|\{[][*]?\}",
         "",
         escape_latex(text),
     )
-    assert not set(rest) & set("\\&%$#_{}~^<>|\n\r")
+    assert not set(rest) & set('\\&%$#_{}~^<>|"\n\r')
+
+
+@pytest.mark.parametrize(
+    ("text", "latex"),
+    [
+        ('slide "Ablation study"', "slide ``Ablation study''"),
+        ('("a", "b")', "(``a'', ``b'')"),
+        ("'VGG16' as printed, though AVEL's", "`VGG16' as printed, though AVEL's"),
+        ("unknown model ''", "unknown model `{}'"),
+        ("--study a–b", "-{}-study a--b"),
+        (
+            "`c` θ = 0.03 ± 1 × 2…",
+            r"\textasciigrave{}c\textasciigrave{} $\theta$ = 0.03 $\pm$ 1 $\times$ 2\ldots{}",
+        ),
+    ],
+)
+def test_latex_prints_quotes_dashes_and_symbols_as_written(text: str, latex: str) -> None:
+    assert escape_latex(text) == latex
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({}, "Published: Nobody, 2020, Table 1."),
+        ({"dataset": "AVE"}, "Published on AVE: Nobody, 2020, Table 1."),
+        ({"published": {}}, "No number is quoted from Nobody, 2020, Table 1."),
+        ({"published": {}, "paper": None, "printed": None}, "No paper prints these numbers."),
+        ({"published": {}, "paper": "none", "printed": "nowhere"}, "No paper prints these numbers."),
+    ],
+)
+def test_a_table_says_where_its_published_numbers_are_from(
+    changes: dict[str, Any], sentence: str, data: dict[str, Any]
+) -> None:
+    for row in data["rows"]:
+        row["published"] = changes.get("published", row["published"])
+    spec = parse_table(data | {k: v for k, v in changes.items() if k != "published"}, "small")
+    for ending in ("md", "tex", "html"):
+        assert sentence in RENDERERS[ending](filled(spec, **MEASURED))
 
 
 @given(st.text())

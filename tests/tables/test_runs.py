@@ -28,6 +28,15 @@ def test_the_number_is_that_of_the_protocol(
     assert [run.value(p, "accuracy") for p in ("validation", "last", "best_test")] == [50, 25, 75]
 
 
+def test_a_metric_is_printed_in_its_own_unit(
+    experiment: Experiment, write_run: WriteRun, tmp_path: Path
+) -> None:
+    units = {"sdr": {"heading": "SDR", "unit": "dB", "higher_is_better": True, "decimals": 2}}
+    write_run(experiment, 0, metrics={"last": {"sdr": 7.25, "accuracy": 0.5}}, units=units)
+    run = read_run(tmp_path, experiment, 0)
+    assert (run.value("last", "sdr"), run.value("last", "accuracy")) == (7.25, 50)
+
+
 def test_costs_are_in_units_of_their_own(experiment: Experiment, write_run: WriteRun, tmp_path: Path) -> None:
     write_run(experiment, 0, parameters=1_335_246, seconds=2.5)
     run = read_run(tmp_path, experiment, 0)

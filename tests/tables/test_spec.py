@@ -38,14 +38,14 @@ def test_a_row_replaces_defaults_and_may_exist_in_one_setting_only(
     study: Study, table_data: dict[str, Any]
 ) -> None:
     table_data["rows"][0] |= {
-        "options": {"inputs": "audio"}, "features": {"audio": "vggish"}, "settings": ["supervised"], "recipe": {"epochs": 5},
+        "options": {"inputs": "audio"}, "features": {"audio": "vggish"}, "settings": ["weakly-supervised"], "recipe": {"refine_epochs": 5},
         "task": "refined_parsing",
     }  # fmt: skip
     ((key, experiment),) = parse_table(table_data, "small", study).experiments(study).items()
-    assert key == ("avel", "supervised")
+    assert key == ("avel", "weakly-supervised")
     assert experiment.features == {"audio": "vggish"}
     assert experiment.options == {"inputs": "audio"}
-    assert experiment.recipe.epochs == 5
+    assert experiment.recipe.refine_epochs == 5
     assert experiment.task == "refined_parsing"
 
 
@@ -108,7 +108,7 @@ def test_mistakes_are_named_with_file_row_and_key(
     path = tmp_path / "small.yaml"
     path.write_text(yaml.safe_dump(table_data), encoding="utf-8")
     with pytest.raises(ConfigError, match=message) as error:
-        load_table(path, study)
+        load_table(path, study).experiments(study)
     assert str(path) in str(error.value)
 
 
@@ -122,7 +122,10 @@ def test_all_mistakes_are_named_at_once(table_data: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"metrics": {"accuracy": "Acc.", "f1": "F1"}}, r"published\.supervised: .* accuracy, f1"),
+        (
+            {"metrics": {"accuracy": "Acc.", "seconds": "Time"}},
+            r"published\.supervised: .* accuracy, seconds",
+        ),
         ({"settings": ["supervised"]}, r"published\.weakly-supervised: the table's settings"),
     ],
 )
@@ -158,6 +161,63 @@ def test_a_rows_model_options_replace_the_studys(study: Study, table_data: dict[
     assert experiment.options == {"hidden_dim": 64, "attention_dim": 16}
 
 
+def test_a_studys_model_options_may_be_for_one_feature(study: Study, table_data: dict[str, Any]) -> None:
+    models = {
+        "avel": {"hidden_dim": 32, "attention_dim": 16},
+        "avel@vgg16_map": {"hidden_dim": 8, "fusion": "dmrn"},
+    }
+    several = study.model_copy(update={"models": models})
+    table_data["rows"] = [
+        {"row": "both", "method": "AVEL", "model": "avel", "options": {"fusion": "concatenation"}},
+        {"row": "audio", "method": "AVEL", "model": "avel", "features": {"audio": "vggish"}},
+    ]
+    found = parse_table(table_data, "small").experiments(several)
+    assert found["both", "supervised"].options == {
+        "hidden_dim": 8,
+        "attention_dim": 16,
+        "fusion": "concatenation",
+    }
+    assert found["audio", "supervised"].options == models["avel"]
+
+
+@pytest.mark.parametrize("of_row", [True, False])
+def test_a_row_without_motion_needs_no_motion_feature(
+    of_row: bool, study: Study, table_data: dict[str, Any]
+) -> None:
+    none = {"motion_dim": 0}
+    row = {"row": "han", "method": "HAN", "model": "han", "options": none if of_row else {}}
+    row["features"] = {"audio": "vggish", "visual": "vgg16_map", "motion": "motion"}
+    chosen = study if of_row else study.model_copy(update={"models": {"han": none}})
+    for experiment in parse_table(table_data | {"rows": [row]}, "small", chosen).experiments(chosen).values():
+        assert experiment.features == {"audio": "vggish", "visual": "vgg16_map"}
+        assert experiment.options == none
+    with pytest.raises(ConfigError, match=r"features.motion: .*`imported`.*`motion_dim: 0`"):
+        parse_table(table_data | {"rows": [row | {"options": {}}]}, "small", study)
+
+
+CLIP = {"path": "clip", "format": "npy", "shape": [10, 768]}
+
+
+def test_a_row_that_needs_a_map_is_a_gap_where_the_feature_is_a_vector(
+    study: Study, table_data: dict[str, Any]
+) -> None:
+    data = study.model_dump() | {"imported": {"clip": CLIP}}
+    table_data["defaults"]["features"]["visual"] = "clip"
+    table_data["rows"].append({"row": "avin", "method": "AVIN", "model": "avin"})
+    vectors = Study.model_validate(data)
+    spec = parse_table(table_data, "small", vectors)
+    gap = spec.rows[0].gap or ""
+    assert gap.startswith("avel attends to the cells of a map, and clip has none")
+    assert "set attention: false under avel@clip in the study's models" in gap
+    assert spec.rows[0].published == table_data["rows"][0]["published"]
+    assert set(spec.experiments(vectors)) == {("avin", "supervised"), ("avin", "weakly-supervised")}
+    assert (
+        parse_table(spec.model_dump(mode="json"), "small", vectors) == spec
+    )  # as the workflow passes it to the job
+    without = Study.model_validate(data | {"models": {"avel@clip": {"attention": False}}})
+    assert ("avel", "supervised") in parse_table(table_data, "small", without).experiments(without)
+
+
 def test_each_repeats_every_row_for_each_backbone_of_the_study(
     study: Study, table_data: dict[str, Any]
 ) -> None:
@@ -166,7 +226,8 @@ def test_each_repeats_every_row_for_each_backbone_of_the_study(
     )
     spec = parse_table(table_data | {"each": "visual", "rows": table_data["rows"][:1]}, "grid", several)
     assert [row.row for row in spec.rows] == ["avel-vgg16_map", "avel-vggish"]
-    assert [row.remark for row in spec.rows] == ["vgg16", "vggish"]
+    assert [row.remark for row in spec.rows] == ["vgg16", "vggish, without attention"]
+    assert [row.options for row in spec.rows] == [{}, {"attention": False}]  # vectors have no cells
     features = [spec.experiments(several)[row.row, "supervised"].features for row in spec.rows]
     assert features == [{"audio": "vggish", "visual": "vgg16_map"}, {"audio": "vggish", "visual": "vggish"}]
     assert [row.settings for row in spec.rows] == [("supervised", "weakly-supervised"), ("supervised",)]
@@ -178,8 +239,7 @@ def test_each_repeats_every_row_for_each_backbone_of_the_study(
     ("changes", "message"),
     [
         ({"backbones": {}}, "names no `backbones` to compare"),
-        ({"backbones": {"vgg_map": ("supervised",)}}, "no extractor 'vgg_map'; did you mean 'vgg16_map'"),
-        ({"backbones": {"vggish": ("supervised",)}, "models": {"avel": {"hiden_dim": 32}}}, r"models\.avel: .*'hidden_dim'"),
+        ({"backbones": {"vgg_map": ("supervised",)}}, "no extractor 'vgg_map' in `extractors` or `imported`; did you mean 'vgg16_map'"),
     ],
 )  # fmt: skip
 def test_mistakes_of_the_study_are_named(
@@ -193,7 +253,12 @@ def test_mistakes_of_the_study_are_named(
 def with_pretraining(table_data: dict[str, Any], **changes: Any) -> dict[str, Any]:
     """The table with one row, which starts from AVG."""
     row = {"row": "parser", "method": "Parser", "model": "avg_parser", "settings": ["weakly-supervised"]}
-    return table_data | {"task": "parsing", "rows": [row | {"pretraining": AVG | changes}]}
+    metrics = {"segment_type": "Type"}
+    return table_data | {
+        "task": "parsing",
+        "metrics": metrics,
+        "rows": [row | {"pretraining": AVG | changes}],
+    }
 
 
 def test_a_row_may_start_from_another_experiment(study: Study, table_data: dict[str, Any]) -> None:

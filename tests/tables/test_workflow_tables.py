@@ -9,8 +9,10 @@ import pytest
 import torch
 import yaml
 
+from avpipe.features.spec import map_cells
 from avpipe.models import create_model
-from avpipe.plan.experiment import Setting
+from avpipe.models.base import LocalizationBatch
+from avpipe.plan.experiment import Setting, model_options
 from avpipe.plan.study import Study, validate_study
 from avpipe.report.spec import load_figure
 from avpipe.tables.spec import load_table, parse_table
@@ -60,6 +62,38 @@ def test_every_row_names_a_model_that_can_be_built(name: str) -> None:
             build(experiment.model, json.dumps(experiment.options))
 
 
+def with_own(shape: list[int]) -> Study:
+    """The default study with an imported visual feature of this shape as the only backbone."""
+    own = {"path": "own", "format": "npy", "shape": shape}
+    data = DEFAULT.model_dump() | {"imported": {"own": own}, "backbones": {"own": ["supervised"]}}
+    return Study.model_validate(data)
+
+
+@pytest.mark.parametrize("shape", [[10, 768], [10, 1, 1, 768]])
+def test_every_row_of_ave_grid_runs_on_vectors(shape: list[int]) -> None:
+    study = with_own(shape)
+    spec = load_table(TABLES["ave_grid"], study)
+    assert len(spec.experiments(study)) == len(spec.rows) == 13
+    without = {row.model for row in spec.rows if "without attention" in (row.remark or "")}
+    assert without == {"avel", "avrb", "cman", "dam", "mpn", "jcan", "psp"}
+    batch = LocalizationBatch(audio=torch.zeros(1, 10, 128), visual=torch.zeros(1, *shape))
+    for experiment in spec.experiments(study).values():
+        sizes = {"visual_dim": 768, "visual_cells": map_cells(study.arrays["own"])}
+        known = model_options(experiment.model)
+        sizes = {name: size for name, size in sizes.items() if name in known}
+        create_model(experiment.model, **sizes, **experiment.options).eval()(batch)
+
+
+@pytest.mark.parametrize("name", ["ave_grid", "ave_cross_modality"])
+def test_a_feature_of_frames_that_are_apart_makes_gaps_for_models_that_take_their_average(name: str) -> None:
+    study = with_own([10, 8, 768])
+    data = yaml.safe_load(TABLES[name].read_text(encoding="utf-8"))
+    data["defaults"]["features"]["visual"] = "own"
+    spec = parse_table(data, name, study)
+    assert not spec.experiments(study)
+    assert all("own keeps the frames of a segment apart" in (row.gap or "") for row in spec.rows)
+
+
 @pytest.mark.parametrize("name", FIGURES)
 def test_no_figure_needs_runs_that_its_studys_tables_do_not(name: str) -> None:
     for study in studies_of(name):
@@ -68,6 +102,16 @@ def test_no_figure_needs_runs_that_its_studys_tables_do_not(name: str) -> None:
         tables = [load_table(TABLES[table], study) for table in study.tables]
         in_tables = {step.id for t in tables for e in t.experiments(study).values() for step in e.chain}
         assert {e.id for e in load_figure(FIGURES[name], study).experiments(study).values()} <= in_tables
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_every_table_says_in_a_sentence_where_its_numbers_are_from(name: str) -> None:
+    spec = load_table(TABLES[name])
+    if any(row.published for row in spec.rows):
+        assert spec.origin().startswith(f"Published on {'LLP' if name.startswith('avvp') else 'AVE'}: ")
+    else:
+        assert spec.origin().startswith("No ")
+    assert not re.search(r"\b(none|nowhere)\b|[.,;:]\.$", spec.origin())
 
 
 @pytest.mark.parametrize(

@@ -16,8 +16,8 @@ import zarr
 from avpipe.files import write_json
 from avpipe.plan.experiment import Experiment
 from avpipe.plan.recipe import Recipe
-from avpipe.training import loop
-from avpipe.training.loop import train_experiment
+from avpipe.training import fit
+from avpipe.training.run import train_experiment
 
 CATEGORIES = ("Bark", "Bell", "Horn")
 SEGMENTS = 10
@@ -163,19 +163,19 @@ def stop_after(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """stop_after(epochs, experiment, results): train until that epoch of the last seed is trained but not recorded."""
 
     def start(epochs: int, experiment: Experiment, results: Path, seeds: Sequence[int] = (0,)) -> None:
-        original, done = loop.Run._epoch, []
+        original, done = fit._Training._epoch, []
 
-        def stopping(self: loop.Run, *arguments: Any) -> float:
-            loss = original(self, *arguments)
-            done.append(self.seed)
-            if done.count(seeds[-1]) == epochs:
+        def stopping(self: fit._Training, epoch: int) -> Any:
+            row = original(self, epoch)
+            done.append(f"seed {seeds[-1]}" in self.name)
+            if sum(done) == epochs:
                 raise Stop
-            return loss
+            return row
 
         with monkeypatch.context() as patch:
-            patch.setattr(loop.Run, "_epoch", stopping)
+            patch.setattr(fit._Training, "_epoch", stopping)
             with pytest.raises(Stop):
-                run(experiment, results, seeds, save_every=0)
+                run(experiment, results, seeds, save_seconds=0)
 
     return start
 

@@ -7,7 +7,7 @@ import torch
 
 from avpipe.metrics.cross_modality import query_intervals
 from avpipe.models.avdln import AVDLN
-from avpipe.models.base import AVOutput
+from avpipe.models.base import CrossModalityBatch, QueryOutput, SimilarityOutput
 from avpipe.models.layers import intervals
 from avpipe.plan.experiment import Experiment
 from avpipe.training.cross_modality import CrossModality
@@ -15,7 +15,6 @@ from avpipe.training.data import read_tables
 
 from .conftest import read, run
 
-CPU = torch.device("cpu")
 SMALL = {
     "avdln": {"hidden_dim": 16, "embedding_dim": 8},
     "dam_matching": {"hidden_dim": 16},
@@ -41,12 +40,18 @@ def task(study, matching):
     return make
 
 
+def assess(task, study, predictions, split="test"):
+    """The evaluation of these predictions for the toy study's clips."""
+    clips = study.clips[study.clips["split"] == split]["clip"].to_numpy()
+    return task.assess(clips, {"event": study.split(split) < 3}, predictions)
+
+
 def queries(study, split: str) -> tuple[np.ndarray, np.ndarray]:
     return query_intervals(study.split(split) < 3)
 
 
 def test_targets_are_the_segments_of_events(study, task):
-    event = task().targets(CPU)["event"]
+    event = task().labels("train")["event"]
     assert event.dtype == torch.float32
     assert np.array_equal(event.numpy() == 1, study.split("train") < 3)
 
@@ -54,7 +59,7 @@ def test_targets_are_the_segments_of_events(study, task):
 def test_always_predicting_an_end_of_the_clip_scores_as_often_as_events_are_there(study, task):
     onset, length = queries(study, "test")
     asked = length > 0
-    baselines = task().baselines("test")
+    baselines = task().baselines()
     assert baselines == {
         "always the first segments": {"accuracy": np.mean(onset[asked] == 0)},
         "always the last segments": {
@@ -67,7 +72,7 @@ def test_similarities_that_follow_the_event_score_1(study, task):
     """Similarity is 1 where both segments are of the event, or neither is."""
     event = study.split("test") < 3
     alike = (event[:, :, None] == event[:, None, :]).astype(float)
-    found = task().metrics({"similarity": alike}, "test")
+    found = assess(task(), study, {"similarity": alike}).scores
     lengths = event.sum(axis=1)
     chance = np.mean([1 / (10 - length + 1) for length in lengths if length])  # all events are short
     assert found == {"accuracy_a2v": 1, "accuracy_v2a": 1, "accuracy": 1, "chance": pytest.approx(chance)}
@@ -79,7 +84,7 @@ def test_the_query_is_audio_in_one_direction_and_visual_in_the_other(study, task
     onset = onset[length > 0]
     similarity = np.zeros((16, 10, 10))
     similarity[:, :, 0] = 1  # each sound goes with the first picture
-    found = task().metrics({"similarity": similarity}, "test")
+    found = assess(task(), study, {"similarity": similarity}).scores
     assert found["accuracy_a2v"] == np.mean(onset == 0)
     # the first picture matches every sound equally, the others match nothing: position 0 in both cases
     assert found["accuracy_v2a"] == np.mean(onset == 0)
@@ -89,7 +94,7 @@ def test_the_query_is_audio_in_one_direction_and_visual_in_the_other(study, task
 def test_clips_without_a_query_do_not_count(study, task):
     _, length = queries(study, "test")
     assert 0 < (length > 0).sum() < 16  # every eighth clip has no event
-    table = task().table({"similarity": np.zeros((16, 10, 10))}, "test")
+    table = assess(task(), study, {"similarity": np.zeros((16, 10, 10))}).table
     assert len(table) == 2 * (length > 0).sum()
     clips = study.clips[study.clips["split"] == "test"]["clip"].to_numpy()
     assert set(table["clip"]) == set(clips[length > 0])
@@ -103,7 +108,7 @@ def test_of_answers_to_whole_queries_the_one_for_the_event_counts(study, task):
     for clip, own in enumerate(event):
         rows[clip, (members == own).all(axis=1)] = own
     both = {"audio_to_visual": rows, "visual_to_audio": np.zeros_like(rows)}
-    found = task().metrics(both, "test")
+    found = assess(task(), study, both).scores
     onset, length = queries(study, "test")
     assert found["accuracy_a2v"] == 1
     assert found["accuracy_v2a"] == np.mean(onset[length > 0] == 0)
@@ -112,35 +117,25 @@ def test_of_answers_to_whole_queries_the_one_for_the_event_counts(study, task):
 def test_the_table_has_a_row_a_query_and_direction(study, task):
     event = study.split("test") < 3
     alike = (event[:, :, None] == event[:, None, :]).astype(float)
-    table = task().table({"similarity": alike}, "test")
+    table = assess(task(), study, {"similarity": alike}).table
     assert table.columns.tolist() == ["clip", "direction", "onset", "length", "prediction"]
     assert (table["onset"] == table["prediction"]).all()
     assert table["direction"].unique().tolist() == ["audio_to_visual", "visual_to_audio"]
-    empty = task().empty_table()
-    assert len(empty) == 0
-    assert empty.dtypes.equals(table.dtypes)
 
 
 def test_predictions_are_the_models_similarities(task):
     similarity = torch.randn(2, 10, 10)
-    assert torch.equal(task().predict(AVOutput(similarity=similarity))["similarity"], similarity)
-    with pytest.raises(ValueError, match="must give `similarity`"):
-        task().predict(AVOutput(audio_to_visual=torch.zeros(2, 55, 10)))
+    assert torch.equal(task().predict(SimilarityOutput(similarity=similarity))["similarity"], similarity)
+    both = {"audio_to_visual": torch.randn(2, 55, 10), "visual_to_audio": torch.randn(2, 55, 10)}
+    assert task().predict(QueryOutput(**both)) == both
 
 
 def test_the_loss_is_the_model_s_own(task):
-    output = AVOutput(losses={"one": torch.tensor(1.5), "two": torch.tensor(2.0)})
-    assert task().loss(output, {}).item() == 3.5
+    losses = {"one": torch.tensor(1.5), "two": torch.tensor(2.0)}
+    similarity, batch = torch.zeros(1, 10, 10), CrossModalityBatch()
+    assert task().terms(SimilarityOutput(similarity=similarity, losses=losses), batch) == losses
     with pytest.raises(ValueError, match="must give its loss"):
-        task().loss(AVOutput(), {})
-
-
-def test_a_loss_or_a_setting_that_the_task_lacks_is_refused(task, study, matching):
-    with pytest.raises(ValueError, match="leave `loss`"):
-        task(loss="cross_entropy")
-    weak = matching().model_copy(update={"setting": "weakly-supervised"})
-    with pytest.raises(ValueError, match="should be 'supervised'"):
-        CrossModality(weak, read_tables(weak.features, study.results), AVDLN)
+        task().terms(SimilarityOutput(similarity=similarity), batch)
 
 
 def test_a_needed_split_without_a_query_fails_the_run(make_study, matching):
@@ -153,7 +148,9 @@ def test_a_needed_split_without_a_query_fails_the_run(make_study, matching):
         experiment = matching(**recipe)
         data = read_tables(experiment.features, study.results)
         task = CrossModality(experiment, data, AVDLN)
-        assert np.isnan(task.metrics({"similarity": np.zeros((8, 10, 10))}, "val")["accuracy"])
+        nothing = {"event": np.zeros((8, 10))}
+        found = task.assess(np.arange(8), nothing, {"similarity": np.zeros((8, 10, 10))})
+        assert np.isnan(found.scores["accuracy"])
         return task.problem()
 
     assert problem() == "no clip of the split val has one event that is shorter than the clip"
@@ -185,6 +182,7 @@ def test_every_model_learns_to_find_the_events(model, study, matching):
     experiment = matching(model, epochs=30)
     (metrics,) = run(experiment, study.results)
     found = metrics["metrics"]["validation"]
+    assert found.keys() == CrossModality.metrics.keys()
     assert found["chance"] < 0.25
     assert found["accuracy_a2v"] > 2 * found["chance"]
     assert found["accuracy_v2a"] > 2 * found["chance"]

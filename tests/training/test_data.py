@@ -7,12 +7,18 @@ import torch
 
 from avpipe.download import Status
 from avpipe.features.store import FeaturesError, open_features
-from avpipe.training.data import Lazy, Resident, feature_scales, open_data, read_tables
+from avpipe.models.base import CrossModalityBatch, FeatureBatch
+from avpipe.training.data import FeatureClips, Loader, collate, feature_scales, open_data, read_tables
 
 from .conftest import AUDIO_DIM, MAP, write_features
 
 CPU = torch.device("cpu")
 BOTH = {"audio": "ears", "visual": "eyes"}
+
+
+def clips_of(data, split="train") -> FeatureClips:
+    """A split without labels."""
+    return FeatureClips(data.store, data.splits[split], FeatureBatch, {})
 
 
 def test_splits_follow_each_other_in_the_order_of_the_annotations(study):
@@ -23,7 +29,7 @@ def test_splits_follow_each_other_in_the_order_of_the_annotations(study):
         ("test", 64, 16),
     ]
     assert data.splits["val"].clips["clip"].tolist() == [f"clip{i}" for i in range(48, 64)]
-    assert data.rows().tolist() == list(range(80))
+    assert data.store.rows.tolist() == list(range(80))
 
 
 def test_sizes_for_a_model_are_those_of_the_data(study):
@@ -56,7 +62,7 @@ def test_clips_without_a_needed_feature_are_left_out_and_counted(make_study):
     both = read_tables(BOTH, study.results)
     named = {"train_named": 10, "val_named": 4, "test_named": 4}
     assert both.counts() == {"train": 8, "val": 3, "test": 3, **named}
-    assert both.rows().tolist() == [0, 2, 4, 5, 6, 7, 8, 9, 10, 12, 13, 14, 15, 16]
+    assert both.store.rows.tolist() == [0, 2, 4, 5, 6, 7, 8, 9, 10, 12, 13, 14, 15, 16]
     assert read_tables({"visual": "eyes"}, study.results).counts()["train"] == 9
 
 
@@ -69,15 +75,15 @@ def test_a_clip_beyond_the_end_of_the_array_is_not_usable(make_study):
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 def test_batches_are_the_same_from_memory_and_from_disk(make_study, dtype):
     study = make_study(splits=[("train", 30), ("val", 5), ("test", 5)], dtype=dtype)
-    data, resident = open_data(BOTH, study.results, CPU)
-    _, lazy = open_data(BOTH, study.results, CPU, resident_bytes=0)
-    assert isinstance(resident, Resident)
-    assert isinstance(lazy, Lazy)
-    assert resident.tensors["visual"].dtype == getattr(torch, dtype)
-    order = torch.randperm(40, generator=torch.Generator().manual_seed(0)).split(7)
-    pairs = list(zip(resident.batches(order), lazy.batches(order), strict=True))
-    assert len(pairs) == 6
+    data, on_disk = open_data(BOTH, study.results, CPU), open_data(BOTH, study.results, CPU, resident_bytes=0)
+    assert data.store.tensors["visual"].dtype == getattr(torch, dtype)
+    assert on_disk.store.tensors is None
+    order = torch.randperm(30, generator=torch.Generator().manual_seed(0)).split(7)
+    loaders = [Loader(clips_of(each), [p.tolist() for p in order], CPU) for each in (data, on_disk)]
+    pairs = list(zip(*loaders, strict=True))
+    assert len(pairs) == 5
     for positions, (one, other) in zip(order, pairs, strict=True):
+        assert one.clips == other.clips == [f"clip{i}" for i in positions]
         assert one.audio.dtype == other.audio.dtype == torch.float32
         assert torch.equal(one.audio, other.audio)
         assert torch.equal(one.visual, other.visual)
@@ -95,15 +101,14 @@ def test_a_clip_with_a_value_that_is_not_finite_is_not_usable(make_study, limit)
     visual[7, 9, 7] = np.inf
     write_features(study.results, "ears", audio)
     write_features(study.results, "eyes", visual)
-    data, reader = open_data(BOTH, study.results, CPU, limit)
+    data = open_data(BOTH, study.results, CPU, limit)
     assert [(split.start, len(split), split.named) for split in data.splits.values()] == [
         (0, 5, 6),
         (5, 1, 2),
         (6, 2, 2),
     ]
-    assert data.rows().tolist() == [0, 1, 2, 3, 5, 6, 8, 9]
-    (batch,) = reader.batches([torch.arange(8)])
-    assert batch.audio[:, 0, 0].tolist() == [0, 1, 2, 3, 5, 6, 8, 9]
+    assert data.store.rows.tolist() == [0, 1, 2, 3, 5, 6, 8, 9]
+    assert data.store.read(torch.arange(8))["audio"][:, 0, 0].tolist() == [0, 1, 2, 3, 5, 6, 8, 9]
 
 
 def test_the_digest_changes_with_annotations_and_features(make_study):
@@ -137,7 +142,7 @@ def test_excluded_clips_are_not_used_even_if_they_have_features(make_study):
     clips.loc[[1, 7], "status"] = Status.EXCLUDED.value
     clips.to_parquet(study.results / "clips.parquet", index=False)
     data = read_tables(BOTH, study.results)
-    assert data.rows().tolist() == [0, 2, 3, 4, 5, 6]
+    assert data.store.rows.tolist() == [0, 2, 3, 4, 5, 6]
     counts = data.counts()
     assert (counts["train"], counts["train_named"], counts["test"], counts["test_named"]) == (3, 4, 1, 2)
 
@@ -147,13 +152,12 @@ def test_clips_come_in_the_order_of_their_split_s_file(make_study):
     manifest = pd.read_parquet(study.results / "manifest.parquet")
     order = [*np.random.default_rng(0).permutation(16), *range(8)]
     manifest.assign(split_order=order).to_parquet(study.results / "manifest.parquet")
-    data, reader = open_data({"audio": "ears"}, study.results, CPU)
+    data = open_data({"audio": "ears"}, study.results, CPU)
     by_file = np.argsort(order[:16])
     assert data.splits["train"].clips["clip"].tolist() == [f"clip{i}" for i in by_file]
     assert data.splits["test"].clips["clip"].tolist() == [f"clip{i}" for i in range(16, 24)]
     stored = open_features(study.results / "features" / "ears.zarr").load(by_file)
-    (batch,) = reader.batches([torch.arange(16)])  # what an epoch without shuffling sees
-    assert np.array_equal(batch.audio.numpy(), stored)
+    assert np.array_equal(clips_of(data).__getitems__(range(16)).audio.numpy(), stored)
 
 
 def test_only_weakly_supervised_experiments_train_on_the_clips_of_the_split_weak(make_study):
@@ -161,16 +165,49 @@ def test_only_weakly_supervised_experiments_train_on_the_clips_of_the_split_weak
     plain, weak = (read_tables(BOTH, study.results, weak=weak) for weak in (False, True))
     assert plain.splits["train"].clips["clip"].tolist() == [f"clip{i}" for i in range(4)]
     assert weak.splits["train"].clips["clip"].tolist() == [f"clip{i}" for i in range(7)]
-    assert weak.rows().tolist() == list(range(11))
+    assert weak.store.rows.tolist() == list(range(11))
     assert (plain.counts()["train_named"], weak.counts()["train_named"]) == (4, 7)
 
 
 def test_the_scales_are_those_of_the_training_splits_features(study):
-    data, reader = open_data({"audio": "ears", "visual": "eyes"}, study.results, torch.device("cpu"))
-    scales = feature_scales(reader, data.splits["train"])
-    rows = data.rows()[: len(data.splits["train"])]
+    data = open_data({"audio": "ears", "visual": "eyes"}, study.results, torch.device("cpu"))
+    scales = feature_scales(data, "train")
+    rows = data.store.rows[: len(data.splits["train"])]
     for role, dim in (("audio", AUDIO_DIM), ("visual", MAP[-1])):
         values = data.features[role].load(rows).reshape(-1, dim).astype(np.float64)
         mean, sd = scales[role]
         np.testing.assert_allclose(mean, values.mean(axis=0), rtol=1e-5, atol=1e-6)
         np.testing.assert_allclose(sd, values.std(axis=0), rtol=1e-5)
+
+
+def test_items_carry_their_labels_and_make_the_batch_that_is_read_at_once(study):
+    data = open_data(BOTH, study.results, CPU)
+    event = torch.rand(48, 10)
+    clips = FeatureClips(data.store, data.splits["train"], CrossModalityBatch, {"event": event})
+    one = clips[7]
+    assert (one.clips, one.audio.shape, one.motion) == ("clip7", (10, AUDIO_DIM), None)
+    assert torch.equal(one.event, event[7])
+    together, alone = clips.__getitems__([7, 2]), collate([clips[7], clips[2]])
+    assert together.clips == alone.clips == ["clip7", "clip2"]
+    for name in ("audio", "visual", "event"):
+        assert torch.equal(getattr(together, name), getattr(alone, name))
+
+
+class Squares(torch.utils.data.Dataset):
+    """A dataset of plain items, read in processes."""
+
+    workers = 2
+
+    def __len__(self) -> int:
+        return 6
+
+    def __getitem__(self, index: int) -> FeatureBatch:
+        return FeatureBatch(torch.tensor([[float(index**2)]]), clips=f"clip{index}")
+
+
+def test_a_loader_takes_any_dataset_and_leaves_torchs_generator_alone():
+    before = torch.get_rng_state()
+    batches = list(Loader(Squares(), [[3, 1], [5]], CPU))
+    assert [batch.clips for batch in batches] == [["clip3", "clip1"], ["clip5"]]
+    assert [batch.audio.flatten().tolist() for batch in batches] == [[9.0, 1.0], [25.0]]
+    assert torch.equal(torch.get_rng_state(), before)

@@ -6,8 +6,8 @@ import torch
 
 from avpipe.models import load_model
 from avpipe.plan.experiment import Experiment
-from avpipe.training.data import open_data
 from avpipe.training.embed import embed_run
+from avpipe.training.run import open_task
 
 from .conftest import Study, read, run, seed_folder
 
@@ -25,12 +25,10 @@ def test_embeddings_are_those_of_the_checkpoint_for_every_test_clip(study, descr
     found = embedded(experiment, study)
     predictions = read(experiment, study.results)["predictions.parquet"]
     assert found.pop("clips").tolist() == predictions["clip"].drop_duplicates().tolist()
-    data, reader = open_data(experiment.features, study.results, torch.device("cpu"))
-    test = data.splits["test"]
+    _, task = open_task(experiment, study.results, torch.device("cpu"))
     model = load_model(seed_folder(experiment, study.results) / "checkpoint.pt")
     with torch.inference_mode():
-        (batch,) = reader.batches([torch.arange(test.start, test.start + len(test))])
-        expected = model(batch).embeddings
+        expected = model(task.dataset("test").__getitems__(range(16))).embeddings
         again = model.classifier(torch.from_numpy(found["fused"])).argmax(-1)
     assert found.keys() == expected.keys()
     for name, embedding in expected.items():

@@ -17,7 +17,7 @@ from avpipe.training.optimizers import make_optimizer, make_schedule
 def test_a_plateau_lowers_the_learning_rate(describe, recipe, watched, expected):
     recipe = describe(schedule="plateau", step=1, lr=1.0, **recipe).recipe
     optimizer = make_optimizer(recipe, torch.nn.Linear(1, 1))
-    schedule = make_schedule(recipe, optimizer)
+    schedule = make_schedule(recipe, optimizer, "max")
     rates = []
     for value in watched:
         schedule.step(value)

@@ -11,15 +11,13 @@ from avpipe.datasets import read_annotations
 from avpipe.datasets.manifest import write_manifest
 from avpipe.media.clips import gather_clips
 from avpipe.metrics.parsing import METRICS, parsing_scores
-from avpipe.models.base import AVOutput
+from avpipe.models.base import ParsingBatch, ParsingOutput
 from avpipe.models.han import HAN
-from avpipe.training import loop
 from avpipe.training.data import read_tables
 from avpipe.training.parsing import Parsing, clamped_binary_cross_entropy, smooth_labels
 
 from .conftest import read, run, write_features
 
-CPU = torch.device("cpu")
 WEAK = "weakly-supervised"
 
 
@@ -32,9 +30,9 @@ def task(study, describe):
     return make
 
 
-def says(segments, of_modality, of_clip, **losses) -> AVOutput:
+def says(segments, of_modality, of_clip, **losses) -> ParsingOutput:
     """One clip, two segments, one category: [[audio, visual], [audio, visual]], [audio, visual], the clip's."""
-    return AVOutput(
+    return ParsingOutput(
         parsing_probabilities=torch.tensor(segments).view(1, 2, 2, 1),
         modality_probabilities=torch.tensor(of_modality).view(1, 2, 1),
         clip_probabilities=torch.tensor([[of_clip]]),
@@ -42,9 +40,14 @@ def says(segments, of_modality, of_clip, **losses) -> AVOutput:
     )
 
 
-def labels(clip=1.0, audio=1.0, visual=1.0) -> dict[str, torch.Tensor]:
-    given = {"clip": clip, "audio": audio, "visual": visual}
-    return {name: torch.tensor([[label]]) for name, label in given.items()}
+def labels(clip=1.0, audio=1.0, visual=1.0) -> ParsingBatch:
+    given = {"clip_labels": clip, "audio_labels": audio, "visual_labels": visual}
+    return ParsingBatch(**{name: torch.tensor([[label]]) for name, label in given.items()})
+
+
+def loss_of(task, *given) -> torch.Tensor:
+    """The sum of the terms."""
+    return torch.stack(list(task.terms(*given).values())).sum()
 
 
 class Weighted(HAN):
@@ -62,22 +65,21 @@ OUTPUT = ([[0.9, 0.6], [0.5, 0.4]], [0.7, 0.3], 0.5)
 
 
 def test_every_target_is_the_weak_label(study, task):
-    targets = task().targets(CPU)
+    targets = task().labels("train")
     expected = torch.zeros(48, 3)
     for i in range(48):
         if i % 8 != 7:
             expected[i, i % 3] = 1
-    assert targets.keys() == {"clip", "audio", "visual"}
+    assert targets.keys() == {"clip_labels", "audio_labels", "visual_labels"}
     assert all(torch.equal(target, expected) for target in targets.values())
 
 
 def test_truth_has_the_events_of_both_modalities(study, task):
-    truth = task().truth
-    assert truth.keys() == {"val", "test"}
-    assert truth["test"].shape == (16, 10, 2, 3)
+    truth = task().labels("test")["segment_labels"].numpy()
+    assert truth.shape == (16, 10, 2, 3)
     expected = np.eye(4, dtype=bool)[study.split("test")][:, :, :3]
-    assert np.array_equal(truth["test"][:, :, 0], expected)
-    assert np.array_equal(truth["test"][:, :, 1], expected)
+    assert np.array_equal(truth[:, :, 0], expected)
+    assert np.array_equal(truth[:, :, 1], expected)
 
 
 def test_a_dataset_without_weak_labels_is_refused(make_study, describe):
@@ -87,7 +89,7 @@ def test_a_dataset_without_weak_labels_is_refused(make_study, describe):
     experiment = describe("han", WEAK, task="parsing")
     parsing = Parsing(experiment, read_tables(experiment.features, study.results), HAN)
     with pytest.raises(ValueError, match="labels of whole clips"):
-        parsing.targets(CPU)
+        parsing.labels("train")
 
 
 # Loss
@@ -98,50 +100,40 @@ def test_smoothing_pulls_both_labels_towards_a_half():
 
 
 def test_the_loss_is_hans_three_cross_entropies(task):
-    loss = task().loss(says(*OUTPUT), labels())
+    loss = loss_of(task(), says(*OUTPUT), labels())
     assert loss.item() == pytest.approx(entropy(0.5, 1) + entropy(0.7, 1) + entropy(0.3, 0.95))
-    absent = task().loss(says(*OUTPUT), labels(0.0, 0.0, 0.0))
+    absent = loss_of(task(), says(*OUTPUT), labels(0.0, 0.0, 0.0))
     assert absent.item() == pytest.approx(entropy(0.5, 0) + entropy(0.7, 0) + entropy(0.3, 0.05))
 
 
 def test_a_label_removed_from_a_modality_is_0_there(task):
-    loss = task().loss(says(*OUTPUT), labels(visual=0.0))
+    loss = loss_of(task(), says(*OUTPUT), labels(visual=0.0))
     assert loss.item() == pytest.approx(entropy(0.5, 1) + entropy(0.7, 1) + entropy(0.3, 0))
 
 
 def test_losses_are_weighted_by_name(task):
-    found = task(model=Weighted).loss(says(*OUTPUT, extra=2.0, more=3.0), labels())
+    found = loss_of(task(model=Weighted), says(*OUTPUT, extra=2.0, more=3.0), labels())
     plain = entropy(0.5, 1) + 0.6 * (entropy(0.7, 1) + entropy(0.3, 0.95)) + 0.4 * 2 + 3
     assert found.item() == pytest.approx(plain)
     found = task(model=Weighted, loss_weights={"extra": 0.3, "clip": 2.0}, label_smoothing=(0.2, 0.0))
     changed = 2 * entropy(0.5, 1) + 0.6 * (entropy(0.7, 0.9) + entropy(0.3, 1)) + 0.3 * 2
-    assert found.loss(says(*OUTPUT, extra=2.0), labels()).item() == pytest.approx(changed)
+    assert loss_of(found, says(*OUTPUT, extra=2.0), labels()).item() == pytest.approx(changed)
 
 
 def test_a_weight_of_an_unknown_loss_is_refused(task):
     with pytest.raises(ValueError, match="did you mean 'visual'"):
-        task(loss_weights={"vidual": 1.0}).loss(says(*OUTPUT), labels())
+        loss_of(task(loss_weights={"vidual": 1.0}), says(*OUTPUT), labels())
 
 
 def test_a_weight_of_a_loss_that_is_switched_off_is_accepted(task):
-    plain = task(model=Weighted).loss(says(*OUTPUT), labels())
-    assert task(model=Weighted, loss_weights={"extra": 0.3}).loss(says(*OUTPUT), labels()) == plain
+    plain = loss_of(task(model=Weighted), says(*OUTPUT), labels())
+    assert loss_of(task(model=Weighted, loss_weights={"extra": 0.3}), says(*OUTPUT), labels()) == plain
 
 
 @pytest.mark.parametrize("p", [0.0, 1.0, 1.7])
 def test_probabilities_at_and_beyond_the_ends_have_a_finite_loss(p):
     for y in (0.0, 1.0):
         assert clamped_binary_cross_entropy(torch.tensor([[p]]), torch.tensor([[y]])).isfinite()
-
-
-def test_full_supervision_is_refused(task):
-    with pytest.raises(ValueError, match=WEAK):
-        task("supervised")
-
-
-def test_a_model_that_does_not_parse_is_refused(task):
-    with pytest.raises(ValueError, match="parsing_probabilities"):
-        task().predict(AVOutput(segment_logits=torch.zeros(1, 2, 2)))
 
 
 # Prediction
@@ -165,16 +157,17 @@ def test_an_event_is_predicted_above_the_threshold_and_the_gate(task, recipe, ex
 
 def test_scores_and_table_of_a_split(task):
     parsing = task()
-    truth = parsing.truth["test"]
+    truth = parsing.labels("test")["segment_labels"].numpy()
     prediction = truth.copy()
     prediction[0, :, 0] = False  # clip 64: no audio events
     prediction[3, 9, 1, 2] = True  # clip 67: a false visual event at the end
     predictions = {"prediction": prediction, "confidence": np.full(truth.shape, 0.5, np.float32)}
-    found = parsing.metrics(predictions, "test")
-    assert list(found) == list(METRICS)
+    clips = np.array([f"clip{i}" for i in range(64, 80)])
+    found = parsing.assess(clips, {"segment_labels": truth}, predictions)
+    assert found.scores.keys() == parsing.metrics.keys() == set(METRICS)
     arrays = (truth[:, :, 0], truth[:, :, 1], prediction[:, :, 0], prediction[:, :, 1])
-    assert found == parsing_scores(*arrays)
-    table = parsing.table(predictions, "test")
+    assert found.scores == parsing_scores(*arrays)
+    table = found.table
     columns = ["clip", "modality", "segment", "category", "truth", "prediction", "confidence"]
     assert table.columns.tolist() == columns
     assert len(table) == (truth | prediction).sum()
@@ -187,9 +180,6 @@ def test_scores_and_table_of_a_split(task):
     assert wrong[["clip", "modality", "segment", "category"]].values.tolist() == [
         ["clip67", "visual", 9, "Horn"]
     ]
-    empty = parsing.empty_table()
-    assert empty.dtypes.equals(table.dtypes)
-    assert len(empty) == 0
 
 
 # In the loop
@@ -205,7 +195,7 @@ def test_from_weak_labels_it_learns_segments_better_than_labels_everywhere(study
     metrics, table = trained(experiment, study)
     assert metrics["status"] == "ok"
     found = metrics["metrics"]["validation"]
-    assert found.keys() == set(METRICS)
+    assert found.keys() == Parsing.metrics.keys() == set(METRICS)
     weak = study_weak_scores(study)
     assert found["segment_type"] > weak["segment_type"] + 0.1
     assert found["event_type"] > weak["event_type"] + 0.1
@@ -231,7 +221,7 @@ def test_a_model_receives_the_progress_of_training(study, describe, monkeypatch)
     forward = HAN.forward
 
     def watching(self, batch):
-        seen.append((batch.progress, batch.targets is not None))
+        seen.append((batch.progress, batch.clip_labels is not None))
         return forward(self, batch)
 
     monkeypatch.setattr(HAN, "forward", watching)
@@ -240,68 +230,12 @@ def test_a_model_receives_the_progress_of_training(study, describe, monkeypatch)
     assert {progress for progress, trained in seen if not trained} == {None}
 
 
-class Refining(Parsing):
-    """Takes every visual label away after the first training."""
-
-    def refine(self, targets, model, batches, seed):
-        assert not model.training
-        positions = torch.tensor([5, 2])
-        (batch,) = batches(positions)
-        assert batch.audio.shape == (2, 10, 6)
-        assert batch.targets is None
-        Refining.said = model(batch).clip_probabilities
-        return {**targets, "visual": torch.zeros_like(targets["visual"])}
-
-
-def test_the_first_training_refines_the_labels_of_the_second(study, describe, monkeypatch):
-    monkeypatch.setattr(loop.registry, "load", lambda table, name, kind: Refining if kind == "task" else HAN)
-    has_labels = []
-    loss = Parsing.loss
-
-    def watching(self, output, targets):
-        has_labels.append(targets["visual"].any().item())
-        return loss(self, output, targets)
-
-    monkeypatch.setattr(Parsing, "loss", watching)
-    experiment = describe("han", WEAK, task="parsing", epochs=3, batch_size=48, refine_epochs=2)
-    metrics, _ = trained(experiment, study)
-    assert has_labels == [True, True, False, False, False]
-    assert metrics["metrics"]["last"]["segment_visual"] < 0.3
-    first = Refining.said
-    run(experiment, study.results)
-    assert torch.equal(first, Refining.said)  # the same seed, the same first training
-
-
-def test_a_first_training_may_be_as_long_as_the_second_and_one_that_diverges_fails_the_run(
-    study, describe, monkeypatch
-):
-    monkeypatch.setattr(loop.registry, "load", lambda table, name, kind: Refining if kind == "task" else HAN)
-    epochs = []
-    epoch = loop.Run._epoch
-    monkeypatch.setattr(
-        loop.Run, "_epoch", lambda self, *arguments: epochs.append(arguments[-1]) or epoch(self, *arguments)
-    )
-    metrics, _ = trained(describe("han", WEAK, task="parsing", epochs=2, refine_epochs="same"), study)
-    assert metrics["status"] == "ok"
-    assert epochs == [(1, 2), (2, 2)] * 2
-    monkeypatch.setattr(loop.Run, "_epoch", lambda *_: float("nan"))
-    metrics, table = trained(describe("han", WEAK, task="parsing", epochs=3, refine_epochs=1), study)
-    assert metrics["status"] == "failed"
-    assert "first training" in metrics["reason"]
-    assert table.empty
-
-
 def test_a_run_records_the_score_of_weak_labels_on_every_segment(study, describe):
     metrics, _ = trained(describe("han", WEAK, task="parsing", epochs=1), study)
     (scores,) = metrics["baselines"].values()
     assert set(scores) == set(METRICS)
     # the toy's clips have one category: precision is the share of segments in which it happens, recall 1
     assert 0.3 < scores["segment_audio"] < 1.0
-
-
-def test_a_first_training_for_a_task_that_refines_nothing_is_refused(study, describe):
-    with pytest.raises(ValueError, match="refines nothing"):
-        trained(describe("avel", refine_epochs=2), study)
 
 
 # The real splits and labels of LLP, with random features

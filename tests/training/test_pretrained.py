@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from avpipe.plan.experiment import Experiment
-from avpipe.training import loop
+from avpipe.training import fit
 from avpipe.training.pretrained import (
     Pretrained,
     checkpoint_before,
@@ -80,21 +80,21 @@ def test_a_run_starts_from_the_weights_of_the_same_seed(make_study, dependent, m
     experiment, started = dependent(), {}
     study = make_study()
     run(experiment.pretraining, study.results, [0, 1])
-    original = loop.Run._epoch
+    original = fit._Training._epoch
 
-    def first_step(self, model, *rest):
-        started.setdefault(self.seed, {n: w.clone() for n, w in model.state_dict().items()})
-        return original(self, model, *rest)
+    def first_step(self, epoch):
+        started.setdefault(self.name[-1], {n: w.clone() for n, w in self.network.state_dict().items()})
+        return original(self, epoch)
 
-    monkeypatch.setattr(loop.Run, "_epoch", first_step)
+    monkeypatch.setattr(fit._Training, "_epoch", first_step)
     records = run(experiment, study.results, [0, 1])
     for seed, record in enumerate(records):
         left_behind = torch.load(checkpoint_before(experiment, study.results, seed), weights_only=True)
         for name, weight in left_behind["weights"].items():
-            assert torch.equal(started[seed][name], weight)
+            assert torch.equal(started[str(seed)][name], weight)
         assert record["pretraining"]["experiment_id"] == experiment.pretraining.id
         assert record["pretraining"]["weights"] == weights_digest(left_behind["weights"])
-    assert not torch.equal(started[0]["head.time.weight"], started[1]["head.time.weight"])
+    assert not torch.equal(started["0"]["head.time.weight"], started["1"]["head.time.weight"])
 
 
 def test_pretraining_that_is_missing_is_named(make_study, dependent):

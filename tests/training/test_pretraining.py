@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from avpipe.models.avg import AVG
-from avpipe.models.base import AVOutput
+from avpipe.models.base import FeatureBatch, GroundingOutput
 from avpipe.training.data import read_tables
 from avpipe.training.pretraining import Pretraining, balanced_accuracy
 
@@ -44,6 +44,10 @@ def predictions(audio, visual, across, groups) -> dict[str, np.ndarray]:
     return {"grounding": np.array([cosines], np.float32), "groups": np.array([groups])}
 
 
+def assess(task, said) -> dict[str, float]:
+    return task.assess(np.array(["clip"]), {}, said).scores
+
+
 def test_pairs_of_one_group_and_of_two_count_half_each():
     truth = np.array([True, True, True, True, False])
     assert balanced_accuracy(np.array([True] * 5), truth) == 0.5
@@ -57,33 +61,28 @@ def test_the_score_covers_what_the_objective_compares(task, objective, score):
     # Two groups; the middle of the margins is 0.5. Within audio the pair is said to be apart (right), within visual not.
     # Across, sound 0 and picture 0 are together (right), 1 and 1 are not; 0 with 1 and 1 with 0 are apart (right).
     said = predictions([[1, 0.1], [0.1, 1]], [[1, 0.9], [0.9, 1]], [[0.8, 0.2], [0.3, 0.4]], [0, 1])
-    scores = task(objective=objective).metrics(said, "test")
+    scores = assess(task(objective=objective), said)
     assert scores == {"grounding_uni": 0.5, "grounding_cross": 0.75, "grounding": score, "one_group": 0.0}
 
 
 def test_a_segment_is_not_compared_with_itself_within_a_modality(task):
     said = predictions([[1, 0], [0, 1]], [[1, 0], [0, 1]], [[0, 0], [0, 0]], [0, 0])
-    assert task().metrics(said, "test")["grounding_uni"] == 0.0
-    assert task().metrics(said, "test")["one_group"] == 1.0
+    assert assess(task(), said)["grounding_uni"] == 0.0
+    assert assess(task(), said)["one_group"] == 1.0
 
 
 def test_the_loss_is_the_model_s(task):
-    assert task().loss(AVOutput(losses={"grounding": torch.tensor(0.25)}), {}) == 0.25
+    said = {"grounding": torch.zeros(1, 2, 2, 2, 2), "groups": torch.zeros(1, 2, dtype=torch.int64)}
+    losses = {"grounding": torch.tensor(0.25)}
+    assert task().terms(GroundingOutput(**said, losses=losses), FeatureBatch()) == losses
     with pytest.raises(ValueError, match="its loss in `losses`"):
-        task().loss(AVOutput(), {})
-    with pytest.raises(ValueError, match="`grounding`"):
-        task().predict(AVOutput())
-
-
-def test_other_settings_are_refused(study, pretraining):
-    experiment = pretraining("supervised")
-    with pytest.raises(ValueError, match="self-supervised"):
-        Pretraining(experiment, read_tables(experiment.features, study.results), AVG)
+        task().terms(GroundingOutput(**said), FeatureBatch())
 
 
 def test_training_improves_what_the_objective_compares(study, pretraining):
     record = run(pretraining(objective="cross", recipe={"epochs": 12, "lr": 0.005}), study.results)[0]
     other = run(pretraining(objective="uni", recipe={"epochs": 12, "lr": 0.005}), study.results)[0]
+    assert record["metrics"]["validation"].keys() == Pretraining.metrics.keys()
     assert record["metrics"]["validation"]["grounding_cross"] > 0.9
     assert other["metrics"]["validation"]["grounding_cross"] < 0.7
 

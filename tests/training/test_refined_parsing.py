@@ -4,7 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from avpipe.models.base import AVBatch, AVOutput
+from avpipe.models.base import ParsingBatch, ParsingOutput
+from avpipe.training import fit
+from avpipe.training.parsing import Parsing
 from avpipe.training.refined_parsing import difficulty, not_there, refine_labels, unrelated_clips
 
 from .conftest import assert_same, read, run
@@ -80,9 +82,12 @@ def test_a_label_is_removed_if_both_probabilities_are_low(own, other, hard, expe
 class Literal(nn.Module):
     """Each modality's probability of a category is the mean of its feature of that index."""
 
-    def forward(self, batch: AVBatch) -> AVOutput:
-        return AVOutput(
-            modality_probabilities=torch.stack([batch.audio.mean(dim=1), batch.visual.mean(dim=1)], dim=1)
+    def forward(self, batch: ParsingBatch) -> ParsingOutput:
+        both = torch.stack([batch.audio, batch.visual], dim=2)
+        return ParsingOutput(
+            parsing_probabilities=both,
+            modality_probabilities=both.mean(dim=1),
+            clip_probabilities=both[:, 0, 0],
         )
 
 
@@ -101,13 +106,9 @@ def clips(heard: list[list[int]], seen: list[list[int]]) -> tuple[torch.Tensor, 
 
 
 def refine(labels: torch.Tensor, heard: list[list[int]], seen: list[list[int]], seed: int = 0):
-    audio, visual = clips(heard, seen)
-
-    def batches(positions):
-        for chosen in positions.split(2):
-            yield AVBatch(audio=audio[chosen], visual=visual[chosen])
-
-    return refine_labels(labels, Literal(), batches, generator(seed))
+    pairs = zip(*clips(heard, seen), strict=True)
+    dataset = [ParsingBatch(audio, visual, clips="a clip") for audio, visual in pairs]
+    return refine_labels(labels, Literal(), dataset, generator(seed))
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -119,22 +120,22 @@ def test_a_modality_loses_the_labels_of_events_absent_from_it(seed):
     expected_audio, expected_visual = labels.clone(), labels.clone()
     expected_audio[0, DOG] = 0
     expected_visual[0, SPEECH] = 0
-    assert torch.equal(refined["audio"], expected_audio)
-    assert torch.equal(refined["visual"], expected_visual)
+    assert torch.equal(refined["audio_labels"], expected_audio)
+    assert torch.equal(refined["visual_labels"], expected_visual)
 
 
 def test_a_label_supported_by_the_partners_track_only_is_removed():
     # 0 has a dog that is only heard. Its partner can only be 1, which shares nothing with it
     labels = torch.tensor([[1.0, 0, 0], [0, 0, 1]])
     refined = refine(labels, [[DOG], [BELL]], [[], [BELL]])
-    assert refined["visual"].tolist() == [[0, 0, 0], [0, 0, 1]]
-    assert refined["audio"].tolist() == labels.tolist()
+    assert refined["visual_labels"].tolist() == [[0, 0, 0], [0, 0, 1]]
+    assert refined["audio_labels"].tolist() == labels.tolist()
 
 
 def test_a_clip_without_partner_keeps_its_labels():
     labels = torch.tensor([[1.0, 0, 1], [1, 0, 0], [0, 0, 1]])
     refined = refine(labels, [[DOG], [DOG], [BELL]], [[], [DOG], [BELL]])
-    assert torch.equal(refined["visual"], labels)  # 0 would lose both
+    assert torch.equal(refined["visual_labels"], labels)  # 0 would lose both
 
 
 # The task
@@ -151,11 +152,6 @@ def test_a_run_refines_and_retrains(study, describe, capsys):
     assert metrics["metrics"]["last"]["segment_type"] > 0.5
 
 
-def test_refining_without_a_first_training_is_refused(study, describe):
-    with pytest.raises(ValueError, match="set `refine_epochs`"):
-        run(describe("ma", WEAK, task="refined_parsing"), study.results)
-
-
 def test_a_killed_job_does_not_repeat_the_first_training(study, describe, stop_after, capsys):
     experiment = describe("ma", WEAK, task="refined_parsing", epochs=4, refine_epochs=3)
     run(experiment, study.results)
@@ -164,6 +160,39 @@ def test_a_killed_job_does_not_repeat_the_first_training(study, describe, stop_a
     capsys.readouterr()
     run(experiment, study.results)
     said = capsys.readouterr().err
-    assert "going on after epoch 2" in said
-    assert "first training" not in said
+    assert "first training: going on after epoch 3" in said  # of 3: nothing is left
+    assert "seed 0: going on after epoch 2" in said
     assert_same(uninterrupted, read(experiment, study.results))
+
+
+def test_the_second_training_is_a_new_one_with_the_refined_labels(study, describe, monkeypatch):
+    """All visual labels are taken away between the trainings, as long as `same` says both are."""
+    task = "avpipe.training.refined_parsing.refine_labels"
+    monkeypatch.setattr(task, lambda labels, *_: {"visual_labels": torch.zeros_like(labels)})
+    seen, terms, started = [], Parsing.terms, []
+    start = fit._Training.__init__
+
+    def watching(self, output, batch):
+        seen.append(batch.visual_labels.any().item())
+        return terms(self, output, batch)
+
+    def starting(self, *arguments):
+        start(self, *arguments)
+        started.append(torch.nn.utils.parameters_to_vector(self.network.parameters()).detach().clone())
+
+    monkeypatch.setattr(Parsing, "terms", watching)
+    monkeypatch.setattr(fit._Training, "__init__", starting)
+    experiment = describe("ma", WEAK, task="refined_parsing", epochs=3, batch_size=48, refine_epochs="same")
+    (metrics,) = run(experiment, study.results)
+    assert seen == [True] * 3 + [False] * 3
+    assert torch.equal(*started)  # the same seed, the same first weights
+    assert metrics["metrics"]["last"]["segment_visual"] < 0.3
+
+
+def test_a_first_training_that_diverges_fails_the_run(study, describe, monkeypatch):
+    monkeypatch.setattr(
+        Parsing, "terms", lambda self, output, batch: {"nan": output.clip_probabilities.sum() * float("nan")}
+    )
+    (metrics,) = run(describe("ma", WEAK, task="refined_parsing", refine_epochs=1), study.results)
+    assert metrics["status"] == "failed"
+    assert "first training" in metrics["reason"]

@@ -4,19 +4,15 @@ import math
 import os
 from pathlib import Path
 
-import numpy as np
-import pandas as pd
 import pytest
 import torch
 
 from avpipe import files
 from avpipe.files import OutputError
+from avpipe.metrics.metric import Metric
 from avpipe.models import create_model, load_model
-from avpipe.training.results import Checkpoint, RunOutcome, better, weights_of, write_run
-
-
-def checkpoint(score: float | None) -> Checkpoint:
-    return Checkpoint(3, score, {"accuracy": 0.5}, {"prediction": np.arange(4)})
+from avpipe.training.fit import Fitted, weights_of
+from avpipe.training.results import write_run
 
 
 @pytest.mark.parametrize(
@@ -30,24 +26,19 @@ def checkpoint(score: float | None) -> Checkpoint:
         (math.nan, 0.5, False),
     ],
 )
-def test_the_first_of_equal_scores_stays(new, old, expected):
-    assert better(new, None if old is None else checkpoint(old)) is expected
-
-
-def test_a_checkpoint_survives_being_saved():
-    back = Checkpoint.from_state(checkpoint(0.5).to_state())
-    assert (back.epoch, back.chosen_by, back.metrics) == (3, 0.5, {"accuracy": 0.5})
-    assert np.array_equal(back.predictions["prediction"], np.arange(4))
+def test_the_first_of_equal_scores_stays_and_lower_may_be_better(new, old, expected):
+    assert Metric("accuracy", "%").better(new, old) is expected
+    mirrored = None if old is None else -old
+    assert Metric("error", "dB", higher_is_better=False).better(-new, mirrored) is expected
 
 
 def write_trained(folder):
     """Write a run of a model whose weights are always the same."""
     torch.manual_seed(0)
     model = create_model("avel", num_classes=2)
-    outcome = RunOutcome(weights=weights_of(model))
-    write_run(
-        folder, outcome, pd.DataFrame({"clip": []}), {"experiment": {"model": "avel"}}, {"num_classes": 2}
-    )
+    fitted = Fitted(model, weights_of(model), parameters=0)
+    facts = {"experiment": {"model": "avel", "recipe": {"protocol": "last"}}}
+    write_run(folder, fitted, None, {}, facts, {"num_classes": 2})
     return folder / "checkpoint.pt"
 
 

@@ -15,7 +15,7 @@ rule demo:
         runtime=each_attempt(60),
     params:
         code=code("demo"),
-        options=demo_options,
+        options=plan.demo_options,
     shell:
         "python -m avpipe datasets demo --out results/{wildcards.dataset} --options {params.options:q}"
         " --workers {threads} > {log} 2>&1"
@@ -40,11 +40,11 @@ checkpoint manifest:
         runtime=each_attempt(60),
     params:
         code=reader_code(study.dataset.kind),
-        inventory=source_inventory,
+        inventory=plan.source_inventory,
         kind=study.dataset.kind,
         annotations=study.dataset.annotations or f"{plan.results}/annotations",
-        options=reader_options,
-        sources=local_source_options,
+        options=plan.reader_options,
+        sources=plan.local_source_options,
         shard_size=study.shard_size,
     shell:
         "python -m avpipe datasets manifest --name {wildcards.dataset} --kind {params.kind}"

@@ -14,14 +14,14 @@ rule fetch:
     conda:
         "../../envs/download.yaml"
     resources:
-        downloads=int(downloads_anything),
+        downloads=int(plan.downloads_anything),
         mem_mb=each_attempt(2000),
-        runtime=1440 if downloads_anything else 240,
+        runtime=1440 if plan.downloads_anything else 240,  # files of this machine's disks need no day
     params:
         code=fetch_code([source.kind for source in study.dataset.sources]),
-        clips=shard_digest,
-        identities=source_identities,
-        sources=source_options,
+        clips=plan.shard_digest,
+        identities=plan.source_identities,
+        sources=plan.source_options,
         files="results/{dataset}/downloads/files",
     shell:
         "python -m avpipe download shard --manifest {input.manifest} --shard {wildcards.shard} {params.sources:q}"

@@ -7,7 +7,7 @@ for bundle in plan.bundles:
         name:
             f"extract_{'_'.join(bundle)}"
         input:
-            segments=f"results/{{dataset}}/segments/{study.media.preset}/{{shard}}.tar",
+            segments=f"results/{{dataset}}/segments/{study.extractors[bundle[0]].preset.name}/{{shard}}.tar",
             index=ancient("results/{dataset}/manifest.json"),
         output:
             [plan.chunk(name, "{shard}").replace(plan.results, "results/{dataset}") for name in bundle],
@@ -19,13 +19,14 @@ for bundle in plan.bundles:
             "../../envs/torch.yaml"
         threads: 4
         resources:
-            gpu=int(study.device.startswith("cuda")),
+            gpu=plan.on_gpu,
+            gpu_percent=100 * plan.on_gpu,
             mem_mb=each_attempt(8000),
             runtime=each_attempt(240),
         params:
             code=extract_code([study.extractors[name].backbone for name in bundle]),
-            extractors=extractor_options(bundle),
-            device=device,
+            extractors=partial(plan.extractor_options, bundle),
+            device=plan.device,
             weights=([f"--weights={study.weights_folder}"] if study.weights_folder else []),
         shell:
             "python -m avpipe features extract {params.extractors:q} --segments {input.segments}"
@@ -50,8 +51,8 @@ for name in plan.imports:
             runtime=each_attempt(60),
         params:
             code=code("inspect"),
-            published=imported_options(name),
-            inventory=imported_inventory(name),
+            published=partial(plan.imported_options, name),
+            inventory=partial(plan.imported_inventory, name),
         shell:
             "python -m avpipe features inspect {params.published:q} --out {output} > {log} 2>&1"
 
@@ -73,8 +74,8 @@ for name in plan.imports:
             runtime=each_attempt(60),
         params:
             code=code("import"),
-            clips=shard_digest,
-            options=imported_options(name),
+            clips=plan.shard_digest,
+            options=partial(plan.imported_options, name),
         shell:
             "python -m avpipe features import {params.options:q} --published {input.published}"
             " --shard {wildcards.shard} --results results/{wildcards.dataset} > {log} 2>&1"

@@ -20,10 +20,11 @@ rule normalise:
         runtime=each_attempt(120),
     params:
         code=code("normalise"),
+        preset=plan.preset_option,
         timeout=study.media.timeout,
     shell:
         "python -m avpipe media normalise --downloads {input.downloads} --manifest {input.manifest}"
-        " --shard {wildcards.shard} --preset {wildcards.preset} --tar {output.tar} --table {output.table}"
+        " --shard {wildcards.shard} --preset {params.preset:q} --tar {output.tar} --table {output.table}"
         " --timeout {params.timeout} --workers {threads} > {log} 2>&1"
 
 
@@ -43,7 +44,7 @@ rule clips:
         runtime=each_attempt(60),
     params:
         code=code("clips"),
-        tables=([f"--tables={plan.results}/segments/{study.media.preset}"] if plan.needs_media else []),
+        tables=([f"--tables={plan.results}/segments/{study.media.preset.name}"] if plan.needs_media else []),
         minimum=[f"--minimum={split}={share}" for split, share in study.dataset.minimum.items()],
         usable=[f"--usable={study.dataset.usable}"] if study.dataset.usable else [],
     shell:

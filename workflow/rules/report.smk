@@ -20,10 +20,10 @@ rule figure:
         mem_mb=each_attempt(2000),
         runtime=each_attempt(60),
     params:
-        code=figure_kind_code,
-        caption=figure_caption,
-        text=figure_text,
-        study=figure_study,
+        code=plan.figure_code,
+        caption=plan.figure_caption,
+        text=plan.figure_text,
+        study=plan.figure_study,
     shell:
         "python -m avpipe report figure {wildcards.figure} --spec {params.text:q} --study {params.study:q}"
         " --results results/{wildcards.dataset} > {log} 2>&1"

@@ -4,7 +4,7 @@
 
 rule table:
     input:
-        table_runs,
+        plan.table_runs,
     output:
         "results/{dataset}/tables/{table}.csv",
         "results/{dataset}/tables/{table}.md",
@@ -24,8 +24,8 @@ rule table:
         runtime=each_attempt(60),
     params:
         code=code("table"),
-        text=table_text,
-        study=table_study,
+        text=plan.table_text,
+        study=plan.table_study,
     shell:
         "python -m avpipe tables write {wildcards.table} --spec {params.text:q} --study {params.study:q}"
         " --results results/{wildcards.dataset} > {log} 2>&1"

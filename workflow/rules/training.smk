@@ -1,12 +1,25 @@
 # Stage 5: features to runs. One job trains all seeds of an experiment and loads the features once.
 
 
+localrules:
+    experiments,
+
+
+# One job writes all experiments, in a second. A file's name says what is in it, so runs do not compare its time.
+rule experiments:
+    output:
+        update(plan.experiment_files),  # Snakemake would remove the others while it adds one
+    run:
+        plan.write_experiments()
+
+
 rule train:
     input:
+        experiment=ancient("results/{dataset}/runs/{experiment}/experiment.json"),
         clips="results/{dataset}/clips.parquet",
         manifest="results/{dataset}/manifest.parquet",
-        features=run_features,
-        start=run_start,
+        features=plan.run_features,
+        start=plan.run_start,
         index=ancient("results/{dataset}/manifest.json"),
         labels=ancient(["results/{dataset}/events.parquet", "results/{dataset}/categories.csv"]),
     output:
@@ -30,30 +43,33 @@ rule train:
         "../../envs/torch.yaml"
     threads: 1  # more would add in another order and change the last digits
     resources:
-        gpu=int(study.device.startswith("cuda")),
-        mem_mb=each_attempt(4000),
-        runtime=each_attempt(240),
+        gpu=plan.on_gpu,
+        gpu_percent=plan.training_gpu_asked,
+        mem_mb=plan.training_memory,
+        runtime=plan.training_minutes,
     params:
-        code=run_code,
-        experiment=run_experiment,
-        labels=labels_digest,
+        code=plan.run_code,
+        labels=plan.labels_digest,
         seeds=[f"--seed={seed}" for seed in study.seeds],
-        device=device,
+        device=plan.device,
+        features=plan.feature_memory,
+        gpu=plan.training_gpu,
     shell:
-        "python -m avpipe train --experiment {params.experiment:q} --results results/{wildcards.dataset} {params.seeds}"
-        " --device {params.device} --threads {threads} --log {log} > {log} 2>&1"
+        "python -m avpipe train {input.experiment} {params.seeds} --device {params.device} --threads {threads}"
+        " --feature-memory {params.features} --gpu-percent {params.gpu} --log {log} > {log} 2>&1"
 
 
 # Save a trained model's test-set embeddings, for t-SNE figures.
 rule embed:
     input:
+        experiment=ancient("results/{dataset}/runs/{experiment}/experiment.json"),
         run=expand(
             "results/{{dataset}}/runs/{{experiment}}/seed{{seed}}/{file}",
             file=["metrics.json", "checkpoint.pt"],
         ),
         clips="results/{dataset}/clips.parquet",
         manifest="results/{dataset}/manifest.parquet",
-        features=run_features,
+        features=plan.run_features,
     output:
         "results/{dataset}/runs/{experiment}/seed{seed}/embeddings.npz",
     log:
@@ -62,13 +78,13 @@ rule embed:
         "../../envs/torch.yaml"
     threads: 1
     resources:
-        gpu=int(study.device.startswith("cuda")),
-        mem_mb=each_attempt(4000),
+        gpu=plan.on_gpu,
+        gpu_percent=100 * plan.on_gpu,
+        mem_mb=plan.training_memory,
         runtime=each_attempt(60),
     params:
-        code=run_embed_code,
-        experiment=run_experiment,
-        device=device,
+        code=plan.run_embed_code,
+        device=plan.device,
     shell:
-        "python -m avpipe embed --experiment {params.experiment:q} --results results/{wildcards.dataset}"
-        " --seed {wildcards.seed} --device {params.device} --threads {threads} > {log} 2>&1"
+        "python -m avpipe embed {input.experiment} --seed {wildcards.seed} --device {params.device}"
+        " --threads {threads} > {log} 2>&1"

@@ -1,4 +1,4 @@
-"""The training loop: the same seed gives the same numbers, also after a kill; what every run records."""
+"""Training: the same seed gives the same numbers, also after a kill; what every run records."""
 
 import json
 import signal
@@ -16,12 +16,21 @@ from avpipe.models.avel import AVEL
 from avpipe.models.psp import PSP
 from avpipe.plan import registry
 from avpipe.plan.plan import train_code
-from avpipe.training import loop
-from avpipe.training.data import open_data
+from avpipe.plan.section import ConfigError
+from avpipe.training import fit
+from avpipe.training import run as run_module
+from avpipe.training.data import FeatureClips
 from avpipe.training.localization import Localization
-from avpipe.training.loop import resume_file
+from avpipe.training.resume import States
+from avpipe.training.run import open_task
 
-from .conftest import assert_same, read, run, seed_folder, write_features
+from .conftest import Stop, assert_same, read, run, seed_folder, write_features
+
+
+def test_an_experiment_that_its_task_cannot_train_is_refused_at_once(study, describe):
+    with pytest.raises(ConfigError, match=r"recipe\.refine_epochs: found 2 for the task localization"):
+        run(describe("avel", refine_epochs=2), study.results)
+
 
 # Reproducible
 
@@ -85,29 +94,60 @@ def test_a_stopped_run_continues_with_the_same_numbers(study, describe, stop_aft
     assert_same(uninterrupted, read(experiment, study.results))
 
 
+@pytest.mark.parametrize("model", ["avin", "psp"])
+@pytest.mark.parametrize("saved", [1, 3, 5])
+def test_a_run_stopped_in_the_middle_of_an_epoch_continues_with_the_same_numbers(
+    study, describe, monkeypatch, model, saved
+):
+    experiment = describe(
+        model, epochs=3, batch_size=8, evaluate_every=2, **({"accumulate": 2} if saved == 3 else {})
+    )
+    run(experiment, study.results)
+    uninterrupted, original, done = read(experiment, study.results), States.save, []
+
+    def stopping(self, at, state):
+        original(self, at, state)
+        done.append(at)
+        if len(done) == saved:
+            raise Stop
+
+    with monkeypatch.context() as patch:
+        patch.setattr(States, "save", stopping)
+        with pytest.raises(Stop):
+            run(experiment, study.results, save_steps=2, save_seconds=1e9)
+    # six batches an epoch: states after steps 2, 4 and 6, where the epoch ends
+    assert done[-1] == {1: (0, 2), 3: (1, 0), 5: (1, 4)}[saved]
+    run(experiment, study.results)
+    assert_same(uninterrupted, read(experiment, study.results))
+
+
 def test_only_unfinished_epochs_are_trained_again(study, describe, monkeypatch, stop_after, capsys):
     experiment = describe(epochs=4)
     stop_after(3, experiment, study.results, [0, 1])
     for file in (study.results / "runs" / experiment.id).glob("seed*/*.json"):
         file.unlink()  # Snakemake deletes the outputs of a failed job
     epochs = []
-    original = loop.Run._epoch
-    monkeypatch.setattr(loop.Run, "_epoch", lambda self, *a: epochs.append(self.seed) or original(self, *a))
+    original = fit._Training._epoch
+    monkeypatch.setattr(
+        fit._Training, "_epoch", lambda self, n: epochs.append(self.name) or original(self, n)
+    )
     assert [m["status"] for m in run(experiment, study.results, [0, 1])] == ["ok", "ok"]
-    assert epochs == [1, 1]  # of 4: two were saved, the third was not recorded
+    assert [name[-6:] for name in epochs] == [
+        "seed 1"
+    ] * 2  # of 4: two were saved, the third was not recorded
     assert "seed 1: going on after epoch 2" in capsys.readouterr().err
 
 
 def test_no_saved_state_remains_when_all_seeds_are_finished(study, describe):
     experiment = describe()
-    run(experiment, study.results, [0, 1], save_every=0)
+    run(experiment, study.results, [0, 1], save_seconds=0)
     assert not (study.results / "runs" / experiment.id / ".resume").exists()
 
 
 def test_a_state_of_other_code_is_not_used(study, describe, monkeypatch, stop_after, capsys):
     experiment = describe(epochs=4)
     stop_after(3, experiment, study.results)
-    monkeypatch.setattr(loop, "code_fingerprint", lambda experiment: "other")
+    monkeypatch.setattr(run_module, "code_fingerprint", lambda experiment: "other")
     run(experiment, study.results)
     said = capsys.readouterr().err
     assert "belongs to another code" in said
@@ -124,9 +164,9 @@ def test_a_state_of_other_features_is_not_used(make_study, describe, stop_after,
 
 def test_a_state_that_cannot_be_read_is_not_used(study, describe, capsys):
     experiment = describe(epochs=2)
-    path = resume_file(study.results / "runs" / experiment.id, 0)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(b"half a file")
+    folder = study.results / "runs" / experiment.id / ".resume" / "seed0"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "000001-000000.pt").write_bytes(b"half a file")
     assert run(experiment, study.results)[0]["status"] == "ok"
     assert "cannot be read" in capsys.readouterr().err
 
@@ -135,8 +175,8 @@ CHILD = """
 import sys
 from pathlib import Path
 from avpipe.plan.experiment import Experiment
-from avpipe.training.loop import train_experiment
-train_experiment(Experiment.from_json(sys.argv[1]), Path(sys.argv[2]), [0], "cpu", threads=1, save_every=0)
+from avpipe.training.run import train_experiment
+train_experiment(Experiment.model_validate_json(sys.argv[1]), Path(sys.argv[2]), [0], "cpu", threads=1, save_seconds=0)
 """
 
 
@@ -151,7 +191,7 @@ def test_a_run_killed_and_started_again_gives_the_numbers_of_an_uninterrupted_on
                 break
     assert child.returncode == -signal.SIGKILL
     folder = study.results / "runs" / experiment.id
-    assert resume_file(folder, 0).is_file()
+    assert list((folder / ".resume" / "seed0").glob("*.pt"))
     assert not (folder / "seed0" / "metrics.json").exists()
     run(experiment, study.results)
     resumed = read(experiment, study.results)
@@ -159,7 +199,26 @@ def test_a_run_killed_and_started_again_gives_the_numbers_of_an_uninterrupted_on
     assert_same(resumed, read(experiment, study.results))
 
 
+def test_the_two_newest_states_are_kept_and_the_older_one_is_used_if_the_newest_is_damaged(
+    study, describe, stop_after, capsys
+):
+    experiment = describe(epochs=6)
+    run(experiment, study.results)
+    uninterrupted = read(experiment, study.results)
+    stop_after(5, experiment, study.results)
+    _older, newest = sorted((study.results / "runs" / experiment.id / ".resume" / "seed0").iterdir())
+    newest.write_bytes(newest.read_bytes()[:1000])
+    run(experiment, study.results)
+    assert f"{newest} cannot be read" in capsys.readouterr().err
+    assert_same(uninterrupted, read(experiment, study.results))
+
+
 # What a run records
+
+
+def first_best(files: dict, split: str) -> int:
+    """The first epoch with the best accuracy, from the log."""
+    return int(np.argmax([float(row[f"{split}_accuracy"]) for row in files["log.csv"]])) + 1
 
 
 def test_all_protocols_are_recorded_and_predictions_follow_the_recipes(make_study, describe):
@@ -168,12 +227,14 @@ def test_all_protocols_are_recorded_and_predictions_follow_the_recipes(make_stud
         experiment = describe(epochs=8, protocol=protocol)
         (metrics,) = run(experiment, study.results)
         files = read(experiment, study.results)
-        val, test = (
-            [float(row[f"{split}_accuracy"]) for row in files["log.csv"]] for split in ("val", "test")
-        )
-        epochs = {"validation": int(np.argmax(val)) + 1, "last": 8, "best_test": int(np.argmax(test)) + 1}
-        assert metrics["epochs"] == epochs  # the first of equals
-        assert metrics["metrics"] == {p: {"accuracy": test[e - 1]} for p, e in epochs.items()}
+        epochs = {"validation": first_best(files, "val"), "last": 8}
+        if protocol == "best_test":
+            epochs["best_test"] = first_best(files, "test")
+            test = [float(row["test_accuracy"]) for row in files["log.csv"]]
+            assert metrics["metrics"] == {p: {"accuracy": test[e - 1]} for p, e in epochs.items()}
+        else:  # the test split is looked at for the reported checkpoints only
+            assert not any(name.startswith("test") for name in files["log.csv"][0])
+        assert metrics["epochs"] == epochs
         table = files["predictions.parquet"]
         assert (
             segment_accuracy(table["truth"], table["prediction"]) == metrics["metrics"][protocol]["accuracy"]
@@ -188,6 +249,9 @@ def test_metrics_describe_the_run(study, describe):
     assert metrics["experiment"] == experiment.model_dump(mode="json")
     assert (metrics["experiment_id"], metrics["seed"], metrics["device"]) == (experiment.id, 4, "cpu")
     assert (metrics["status"], metrics["reason"]) == ("ok", None)
+    assert metrics["units"] == {
+        "accuracy": {"heading": "Accuracy", "unit": "%", "higher_is_better": True, "decimals": 1}
+    }
     counts = {"train": 48, "val": 16, "test": 16}
     assert metrics["counts"] == counts | {f"{split}_named": count for split, count in counts.items()}
     assert metrics["features"]["audio"] == {"extractor": "ears", "weights": "random", "sha256": "0" * 64}
@@ -225,7 +289,6 @@ def assert_failed(experiment, results: Path, says: str, seed: int = 0) -> None:
     assert metrics["status"] == "failed"
     assert says in metrics["reason"]
     assert metrics["metrics"] == {}
-    assert table.columns.tolist() == ["clip", "segment", "truth", "prediction", "confidence"]
     assert len(table) == 0
 
 
@@ -253,7 +316,7 @@ def test_validation_clips_are_needed_only_for_the_validation_protocol(make_study
     study = make_study(splits=[("train", 16), ("val", 0), ("test", 8)])
     (metrics,) = run(describe(protocol="last"), study.results)
     assert metrics["status"] == "ok"
-    assert metrics["epochs"].keys() == {"last", "best_test"}
+    assert metrics["epochs"].keys() == {"last"}
 
 
 def test_too_few_clips_for_one_whole_batch_are_a_failed_run(study, describe):
@@ -270,19 +333,19 @@ def test_learns_in_bfloat16_with_losses_and_weights_in_float32(make_study, descr
     study = make_study(splits=[("train", 96), ("val", 16), ("test", 32)])
     experiment = describe("avel", setting, epochs=15, loss="cross_entropy", precision="bfloat16")
     model_dtypes, loss_dtypes = set(), set()
-    forward, loss = AVEL.forward, Localization.loss
+    forward, terms = AVEL.forward, Localization.terms
 
     def watched_forward(self, batch):
         output = forward(self, batch)
         model_dtypes.add(output.segment_logits.dtype)
         return output
 
-    def watched_loss(self, output, targets):
+    def watched_terms(self, output, batch):
         loss_dtypes.add(output.segment_logits.dtype)
-        return loss(self, output, targets)
+        return terms(self, output, batch)
 
     monkeypatch.setattr(AVEL, "forward", watched_forward)
-    monkeypatch.setattr(Localization, "loss", watched_loss)
+    monkeypatch.setattr(Localization, "terms", watched_terms)
     run(experiment, study.results)
     assert (model_dtypes, loss_dtypes) == ({torch.bfloat16}, {torch.float32})
     written = read(experiment, study.results)
@@ -321,36 +384,35 @@ def test_learning_rates_follow_the_schedule(describe, study, recipe, expected):
 def test_batches_are_shuffled_and_cut_as_the_recipe_says(
     study, describe, monkeypatch, recipe, sizes, in_order
 ):
-    orders = []
-    original = loop.open_data
+    batches = []
+    original = FeatureClips.__getitems__
 
-    def recording(*arguments):
-        data, reader = original(*arguments)
-        batches = reader.batches
-        reader.batches = lambda order: orders.append(order) or batches(order)
-        return data, reader
+    def recording(self, indices):
+        if len(self) == 48:
+            batches.append(indices)
+        return original(self, indices)
 
-    monkeypatch.setattr(loop, "open_data", recording)
+    monkeypatch.setattr(FeatureClips, "__getitems__", recording)
     run(describe(epochs=2, batch_size=20, **recipe), study.results)
-    train = [order for order in orders if int(torch.cat(list(order)).max()) < 48]
-    assert [[len(batch) for batch in order] for order in train] == [sizes, sizes]
-    first, second = (torch.cat(list(order)).tolist() for order in train)
+    assert [len(batch) for batch in batches] == sizes * 2
+    clips = [clip for batch in batches for clip in batch]
+    first, second = clips[: sum(sizes)], clips[sum(sizes) :]
     assert (first == list(range(sum(sizes)))) == in_order
     assert (first == second) == in_order
 
 
 def test_the_gradient_is_clipped_to_the_recipes_norm(study, describe, monkeypatch):
     experiment = describe(epochs=1, batch_size=48, optimizer="sgd", momentum=0.0, lr=1.0, clip_norm=1e-3)
-    moved, original = [], loop.Run._epoch
+    moved, original = [], fit._Training._epoch
 
-    def watching(self, model, *arguments):
-        before = torch.nn.utils.parameters_to_vector(model.parameters()).detach().clone()
-        loss = original(self, model, *arguments)
-        after = torch.nn.utils.parameters_to_vector(model.parameters()).detach()
+    def watching(self, epoch):
+        before = torch.nn.utils.parameters_to_vector(self.network.parameters()).detach().clone()
+        row = original(self, epoch)
+        after = torch.nn.utils.parameters_to_vector(self.network.parameters()).detach()
         moved.append((after - before).norm().item())
-        return loss
+        return row
 
-    monkeypatch.setattr(loop.Run, "_epoch", watching)
+    monkeypatch.setattr(fit._Training, "_epoch", watching)
     run(experiment, study.results)
     assert moved == [pytest.approx(1e-3, rel=1e-2)]  # one batch, one step of length lr x clip_norm
 
@@ -364,12 +426,12 @@ def test_a_model_receives_targets_in_training_only(study, describe, monkeypatch,
     original = AVEL.forward
 
     def watching(self, batch):
-        seen.append((self.training, batch.targets["target"].shape if batch.targets else None))
+        seen.append((self.training, None if batch.target is None else batch.target.shape))
         return original(self, batch)
 
     monkeypatch.setattr(AVEL, "forward", watching)
     run(describe("avel", setting, epochs=1, batch_size=48), study.results)
-    assert seen == [(True, shape), (False, None), (False, None)]  # one batch, then test and val
+    assert seen == [(True, shape), (False, None), (False, None)]  # one batch, then val and test
 
 
 @pytest.mark.parametrize("setting", ["supervised", "weakly-supervised"])
@@ -390,9 +452,8 @@ def test_the_checkpoint_is_the_model_whose_predictions_were_written(make_study, 
     (metrics,) = run(experiment, study.results)
     assert metrics["epochs"]["validation"] < 10, "the last epoch's weights would do as well"
     model = load_model(seed_folder(experiment, study.results) / "checkpoint.pt")
-    data, reader = open_data(experiment.features, study.results, torch.device("cpu"))
-    test = data.splits["test"]
-    (batch,) = reader.batches([torch.arange(test.start, test.start + len(test))])
+    _, task = open_task(experiment, study.results, torch.device("cpu"))
+    batch = task.dataset("test").__getitems__(range(16))
     with torch.inference_mode():
         prediction = model(batch).segment_logits.argmax(dim=-1)
     table = read(experiment, study.results)["predictions.parquet"]

@@ -78,7 +78,7 @@ def open_fabric(device: torch.device, precision: str) -> Any:
         devices=[device.index] if processes == 1 else here,
         num_nodes=processes // here,
         strategy="auto" if processes == 1 else "ddp",
-        precision={"float32": "32-true", "bfloat16": "bf16-mixed"}[precision],
+        precision="bf16-mixed" if precision == "bfloat16" else "32-true",
     )
     fabric.launch()
     return fabric

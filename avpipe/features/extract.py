@@ -119,10 +119,10 @@ def extract_shard(
     """
     started = time.perf_counter()
     check_extractors(extractors)
-    preset, *others = {config.preset for config in extractors.values()}
-    if others:
+    preset, *more = {config.preset for config in extractors.values()}
+    if more:
         raise ValueError(
-            f"extractors of one job read clips of one preset, found {preset.name}, {others[0].name}"
+            f"extractors of one job read clips of one preset, found {preset.name}, {more[0].name}"
         )
     index = read_json(manifest)
     size, rows = int(index["shard_size"]), int(index["rows"])

@@ -7,7 +7,7 @@ import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -146,9 +146,10 @@ class VideoFrames:
         """The frames at these indices, (len(indices), H, W, 3) uint8 RGB. Raises ValueError as the class does."""
         if self.reader is None:
             return decode_with_pyav(self.video, indices)
+        frames: Any
         with _readable():
-            frames: npt.NDArray[np.uint8] = self.reader.get_batch(indices).asnumpy()
-        return frames
+            frames = self.reader.get_batch(indices).asnumpy()
+        return cast(npt.NDArray[np.uint8], frames)
 
 
 @contextlib.contextmanager
@@ -167,7 +168,7 @@ def decode_with_pyav(video: bytes, indices: npt.NDArray[np.int64]) -> npt.NDArra
     import av
 
     wanted = {int(index): place for place, index in enumerate(indices)}
-    frames: dict[int, npt.NDArray[np.uint8]] = {}
+    frames: dict[int, npt.NDArray[Any]] = {}
     try:
         with av.open(io.BytesIO(video), "r") as container:
             container.streams.video[0].thread_type = "NONE"

@@ -272,7 +272,7 @@ class Plan:
             return []
         if dataset.kind == "demo":
             return [f"{self.results}/annotations"]
-        folder = Path(dataset.annotations or f"{self.results}/annotations")
+        folder = Path(self.annotations(None))
         files = sorted(str(f) for f in folder.glob("*") if f.is_file() and not f.name.startswith("."))
         if not files:
             raise ConfigError(
@@ -361,6 +361,10 @@ class Plan:
     def labels_digest(self, wildcards: Wildcards) -> str | None:
         """A digest of events and categories, so that a rewritten manifest alone reruns no training."""
         return (self.index() or {}).get("labels")
+
+    def annotations(self, wildcards: Wildcards) -> str:
+        """The folder of the dataset's own annotation files."""
+        return self.study.dataset.annotations or f"{self.results}/annotations"
 
     def source_inventory(self, wildcards: Wildcards) -> str:
         """A digest of the local sources' files; the manifest is made again when it changes."""

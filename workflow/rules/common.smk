@@ -33,9 +33,8 @@ except (ValueError, OSError) as error:
 _uses_conda = any(str(method).endswith("conda") for method in workflow.deployment_settings.deployment_method)
 _python = Path(sys.executable).parent
 _path = "" if _uses_conda else "export PATH={_python:q}:$PATH; "
-shell.prefix(
-    "set -euo pipefail; exec 3>&2; export AVPIPE_PROGRESS_FD=3 PYTHONPATH={workflow.basedir:q}; " + _path
-)
+_safe = "set -euo pipefail; exec 3>&2; export AVPIPE_PROGRESS_FD=3 PYTHONPATH={workflow.basedir:q}; "
+shell.prefix("".join((_safe, _path)))
 
 # On one machine, jobs together take no more memory than is free. The nodes of a cluster see to theirs.
 if workflow.is_main_process and workflow.nodes is None and "mem_mb" not in workflow.global_resources:

@@ -42,7 +42,7 @@ checkpoint manifest:
         code=reader_code(study.dataset.kind),
         inventory=plan.source_inventory,
         kind=study.dataset.kind,
-        annotations=study.dataset.annotations or f"{plan.results}/annotations",
+        annotations=plan.annotations,
         options=plan.reader_options,
         sources=plan.local_source_options,
         shard_size=study.shard_size,

@@ -9,6 +9,8 @@ localrules:
 rule experiments:
     output:
         update(plan.experiment_files),  # Snakemake would remove the others while it adds one
+    log:
+        f"{plan.results}/logs/experiments.log",
     run:
         plan.write_experiments()
 

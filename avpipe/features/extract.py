@@ -238,6 +238,9 @@ def _batches(
             if raw is None:
                 continue
             waiting = gathered[name]
+            if waiting and waiting[0][2].shape != raw[0].shape:  # pictures that keep their proportions
+                yield _batch(name, waiting, pin)
+                waiting.clear()
             waiting += [(decoded, number, segment) for number, segment in enumerate(raw)]
             full = _segments_a_batch(config)
             while len(waiting) >= full:

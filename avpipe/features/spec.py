@@ -96,7 +96,7 @@ def _mistakes(config: ExtractorConfig) -> list[str]:
     if not config.last_relu and kind != "audio":
         found.append("last_relu: only vggish has the choice")
     try:
-        config.preset.check_picks(1 if kind == "audio" else config.fps)
+        config.preset.check_picks(config.fps)
     except ValueError as error:
         found.append(str(error))
     if kind == "3d" and config.fps < 2:

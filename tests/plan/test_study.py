@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from avpipe.media.presets import LARGE
 from avpipe.plan.recipe import Recipe
 from avpipe.plan.section import ConfigError
 from avpipe.plan.study import resolve, validate_study
@@ -136,3 +137,46 @@ def test_the_weights_shorthand_reaches_every_extractor():
     extractors = {"a": {"backbone": "vggish"}, "b": {"backbone": "resnet18", "weights": "random"}}
     study = resolve(validate_study({**MINIMAL, "extractors": extractors, "weights": "random"}))
     assert {e.weights for e in study.extractors.values()} == {"random"}
+
+
+HD = {
+    "seconds": 10, "fps": 25, "width": 320, "height": 320, "aspect": "keep", "sample_rate": 44_100, "channels": 2,
+}  # fmt: skip
+
+
+def test_an_extractor_reads_the_preset_that_it_names_else_that_of_the_media():
+    look = {"backbone": "resnet18", "fps": 5}
+    study = validate_study(
+        {
+            "dataset": {"name": "a", "kind": "folder"},
+            "presets": {"hd": HD},
+            "media": {"preset": "large"},
+            "extractors": {"own": {**look, "preset": "hd"}, "usual": {"backbone": "vggish"}},
+        }
+    )
+    assert study.extractors["own"].preset.name == "hd"
+    assert study.extractors["own"].preset.fps == 25
+    assert study.extractors["usual"].preset == study.media.preset == LARGE
+    assert validate_study(study.model_dump(mode="json")) == study
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"presets": {"canonical": HD}}, "every study has 'canonical'"),
+        (
+            {"extractors": {"a": {"backbone": "vggish", "preset": "hdd"}}},
+            "extractors.a.preset: no preset 'hdd'",
+        ),
+        (
+            {
+                "extractors": {"a": {"backbone": "vggish"}, "b": {"backbone": "resnet18", "preset": "large"}},
+                "bundles": [["a", "b"]],
+            },
+            "several presets",
+        ),
+    ],
+)
+def test_wrong_presets_are_named(changes, message):
+    with pytest.raises(ConfigError, match=message):
+        validate_study({"dataset": {"name": "a", "kind": "folder"}, **changes})

@@ -41,7 +41,7 @@ def plan(study: dict[str, Any]) -> Plan:
         ("extractors__vggish__seed", 2**64, "extractors.vggish.seed: .*found 18446744073709551616"),
         ("extractors__vggish__batch_size", HUGE, "extractors.vggish.batch_size: "),
         ("extractors__visual_map__image_size", 10**9, "extractors.visual_map.image_size: .*equal to 4096"),
-        ("media__preset", "canonic", "media.preset: unknown preset 'canonic'; did you mean 'canonical'"),
+        ("media__preset", "canonic", "media.preset: no preset 'canonic'; did you mean 'canonical'"),
         ("media__timeout", 1e300, "media.timeout: "),
         ("media__timeout", INF, "media.timeout: Input should be a finite number"),
         ("device", "gpu", r"device: .*auto\|cpu\|cuda.*\(found 'gpu'\)"),

@@ -124,12 +124,12 @@ def source_name(identifier: str) -> tuple[str, str]:
 
 
 def is_file_name(text: str) -> bool:
-    """Whether `text` is safe as the name of a file in any folder."""
+    """Whether `text` is safe as the name of a file in any folder, and no error that a spreadsheet wrote (#NAME?)."""
     return (
         text.isprintable()
         and text == text.strip()
         and 0 < len(text.encode()) <= LONGEST_ID
-        and not re.search(r"^[.-]|[/\\]", text)
+        and not re.search(r"^[.-]|[/\\]|^#[A-Z/0-9]+[?!]?$", text)
     )
 
 

@@ -5,12 +5,12 @@ HAN's output on top of the pretrained transformer, trained with HAN's losses, as
 does not say what reads the representations.
 """
 
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import nn
 
-from avpipe.models.avg import AudioVisualTransformer, Positions
+from avpipe.models.avg import AudioVisualTransformer
 from avpipe.models.base import ModelCard, ParsingBatch, ParsingOutput
 from avpipe.models.layers import ParsingHead
 
@@ -63,7 +63,7 @@ class AVGParser(nn.Module):
         heads: int = 8,
         feed_forward_dim: int = 3072,
         dropout: float = 0.1,
-        positions: Positions = "sinusoidal",
+        positions: Literal["sinusoidal", "random"] = "sinusoidal",
         head_dim: int = 512,
     ) -> None:
         super().__init__()

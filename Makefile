@@ -10,7 +10,7 @@ export XDG_CACHE_HOME ?= $(shell test -w "$$HOME" && echo "$$HOME" || echo "$(CU
 .PHONY: help setup results quick llp-audioset report test test-full format docs lock bench clean
 
 help:  ## this list
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 setup: .venv/.installed  ## create .venv and install exactly what requirements.lock pins
 

@@ -7,10 +7,10 @@ BIN := .venv/bin
 # uv, Snakemake and avpipe keep downloads in a cache folder; here, where the home folder cannot be written
 export XDG_CACHE_HOME ?= $(shell test -w "$$HOME" && echo "$$HOME" || echo "$(CURDIR)")/.cache
 
-.PHONY: help setup results quick report test test-full format docs lock bench clean
+.PHONY: help setup results quick llp-audioset report test test-full format docs lock bench clean
 
 help:  ## this list
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 setup: .venv/.installed  ## create .venv and install exactly what requirements.lock pins
 
@@ -39,6 +39,10 @@ quick: setup  ## one table and one figure from a few rendered clips (results/qui
 	$(SNAKEMAKE) all --configfile workflow/configs/quick.yaml
 	@echo; cat results/quick/tables/avin_fusion.md
 	@echo; echo "The table: results/quick/tables/avin_fusion.md (.csv .tex .html); the figure: results/quick/figures/avin_segments.png (.svg)"
+
+llp-audioset: setup  ## LLP's parsers pretrained on AudioSet, see workflow/configs/llp_audioset.yaml
+	$(SNAKEMAKE) all --configfile workflow/configs/audioset_pretraining.yaml
+	$(SNAKEMAKE) all --configfile workflow/configs/llp_audioset.yaml
 
 report: results  ## Snakemake's report of the demo study: results/demo/report.zip
 	$(SNAKEMAKE) --report results/demo/report.zip

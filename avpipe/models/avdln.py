@@ -20,6 +20,7 @@ CARD = ModelCard(
     code="https://github.com/YapengTian/AVE-ECCV18 (cmm_train.py, cmm_test.py)",
     assumptions=(
         "Weights are initialized as in Keras (Xavier-uniform, biases zero).",
+        "Adam as torch has it, with 1e-8 in the denominator; Keras has 1e-7 (recipe: `eps: 1.0e-7`).",
         "A batch holds clips with all their segments; the released code draws single segments, 8 a batch.",
     ),
 )

@@ -36,7 +36,7 @@ CARD = ModelCard(
         "One modality alone (not released): the same LSTM and classifier on that modality; visual maps are averaged over their cells.",
         "Audio and visual without attention (not released): global average pooling of the map in place of the attended sum.",
         "Features of another width than the released ones change the first layers only; attention hidden 512, LSTM 128 a direction and classifier 64 stay.",
-        "DMRN is trained from scratch; the published checkpoint was fine-tuned from a trained A+V-att (the repository's README). Its attention is initialized as A+V-att's (released: torch's default). Its weak form was not released: pooled as A+V-att.",
+        "DMRN is trained from scratch; the published checkpoint was fine-tuned from a trained A+V-att (the repository's README). The attention's weights are drawn as A+V-att's, Xavier-uniform; DMRN's released code draws only its last layer so, and leaves the attention at torch's default. Its weak form was not released: pooled as A+V-att.",
         "Maps of another size than 7 x 7: the number of cells replaces the 49 of the attention's score map.",
     ),
 )

@@ -37,11 +37,19 @@ CARD = ModelCard(
         "Terms are means over clips and segments, as released; the equations have sums.",
         "Width 1024, 12 layers of 8 heads and 3072 hidden units, as released; the paper gives none of these.",
         "torch's post-norm transformer layer: it has one more dropout, inside the feed-forward part, and 1e-5 in its norms where BERT has 1e-12.",
-        "Sinusoidal positions with their usual exponents, which the released code doubles; audio and 3D features share a type embedding as released.",
+        "Sinusoidal positions. The released code makes some, but its initialization then overwrites them, though frozen, by random numbers, one draw a modality (option `positions: random`).",
+        "Audio and 3D features share a type embedding, as released.",
         "Left out because they change nothing: a learned vector added to every feature, unused layers, the pooler.",
         "A 3D network's features, if the experiment has them, are further tokens to attend to; none is grounded.",
     ),
 )
+
+
+Positions = Literal["sinusoidal", "random"]
+INITIAL_STD = 0.02
+"""Standard deviation of UNITER's initial weights."""
+SEGMENTS = 10
+"""Segments of a clip for which the released code has position embeddings."""
 
 
 class TokenEmbedding(nn.Module):
@@ -51,18 +59,29 @@ class TokenEmbedding(nn.Module):
         in_dim: width of the features.
         dim: D.
         dropout: of the result.
+        positions: see `AVG`.
     """
 
-    def __init__(self, in_dim: int, dim: int, dropout: float) -> None:
+    positions: Tensor | None
+
+    def __init__(self, in_dim: int, dim: int, dropout: float, positions: Positions) -> None:
         super().__init__()
         self.linear = nn.Linear(in_dim, dim)
         self.feature_norm, self.norm = nn.LayerNorm(dim), nn.LayerNorm(dim)
         self.dropout = nn.Dropout(dropout)
+        drawn = INITIAL_STD * torch.randn(SEGMENTS, dim) if positions == "random" else None
+        self.register_buffer("positions", drawn)
 
     def forward(self, features: Tensor, kind: Tensor) -> Tensor:
-        """Features (B, T, in_dim) and their type's embedding (D,) -> (B, T, D)."""
-        hidden = self.feature_norm(self.linear(features))
-        positions = sinusoidal_positions(features.shape[1], hidden.shape[-1]).to(hidden)
+        """Features (B, T, in_dim) and their type's embedding (D,) -> (B, T, D). Raises ValueError for more segments than
+        random positions."""
+        hidden, segments = self.feature_norm(self.linear(features)), features.shape[1]
+        if self.positions is None:
+            positions = sinusoidal_positions(segments, hidden.shape[-1]).to(hidden)
+        elif segments <= SEGMENTS:
+            positions = self.positions[:segments]
+        else:
+            raise ValueError(f"`positions: random` is for {SEGMENTS} segments a clip, found {segments}")
         embedded: Tensor = self.dropout(self.norm(hidden + positions + kind))
         return embedded
 
@@ -80,6 +99,7 @@ class AudioVisualTransformer(nn.Module):
         heads: of each layer.
         feed_forward_dim: hidden units of each layer.
         dropout: everywhere.
+        positions: see `AVG`.
         model: its title, for error messages.
     """
 
@@ -94,6 +114,7 @@ class AudioVisualTransformer(nn.Module):
         heads: int,
         feed_forward_dim: int,
         dropout: float,
+        positions: Positions,
         model: str,
     ) -> None:
         super().__init__()
@@ -101,9 +122,9 @@ class AudioVisualTransformer(nn.Module):
             raise ValueError(f"{model}: hidden_dim {dim} must be even and a multiple of heads {heads}")
         self.audio_dim, self.visual_dim = audio_dim, visual_dim
         self.motion_dim, self.model = motion_dim, model
-        self.audio = TokenEmbedding(audio_dim, dim, dropout)
-        self.visual = TokenEmbedding(visual_dim, dim, dropout)
-        self.motion = TokenEmbedding(motion_dim, dim, dropout) if motion_dim else None
+        self.audio = TokenEmbedding(audio_dim, dim, dropout, positions)
+        self.visual = TokenEmbedding(visual_dim, dim, dropout, positions)
+        self.motion = TokenEmbedding(motion_dim, dim, dropout, positions) if motion_dim else None
         self.kind = nn.Embedding(2, dim)  # visual tokens; audio and motion tokens
         layer = nn.TransformerEncoderLayer(
             dim, heads, feed_forward_dim, dropout, activation="gelu", batch_first=True
@@ -111,7 +132,7 @@ class AudioVisualTransformer(nn.Module):
         self.encoder = nn.TransformerEncoder(layer, layers, enable_nested_tensor=False)
         for name, parameter in self.named_parameters():
             if parameter.ndim > 1:
-                nn.init.normal_(parameter, std=0.02)
+                nn.init.normal_(parameter, std=INITIAL_STD)
             elif name.endswith("bias"):
                 nn.init.zeros_(parameter)
 
@@ -153,6 +174,8 @@ class AVG(nn.Module):
         heads: of each layer.
         feed_forward_dim: hidden units of each layer.
         dropout: everywhere.
+        positions: of the segments: "sinusoidal", or "random", one fixed draw a modality with standard deviation 0.02, as in
+            the released code; fine-tuning takes over the draws of pretraining.
     """
 
     def __init__(
@@ -172,6 +195,7 @@ class AVG(nn.Module):
         heads: int = 8,
         feed_forward_dim: int = 3072,
         dropout: float = 0.1,
+        positions: Positions = "sinusoidal",
     ) -> None:
         super().__init__()
         self.transformer = AudioVisualTransformer(
@@ -183,6 +207,7 @@ class AVG(nn.Module):
             heads=heads,
             feed_forward_dim=feed_forward_dim,
             dropout=dropout,
+            positions=positions,
             model="AVG",
         )
         self.objective: Objective = objective

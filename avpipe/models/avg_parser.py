@@ -5,7 +5,7 @@ HAN's output on top of the pretrained transformer, trained with HAN's losses, as
 does not say what reads the representations.
 """
 
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import nn
@@ -25,6 +25,8 @@ CARD = ModelCard(
         "All pretrained weights of the transformer are loaded and trained further, as released. Two parts start from random weights: the embedding of the 3D network's features, which pretraining does not have, and the output.",
         "HAN's three losses, each with weight 1, as released; not lambda_g = 0.6, which the paper sets for its own parser.",
         "No skip connections, GCAA or discriminator: the released script has none of them.",
+        "Dropout as in pretraining. The released script does not return to training mode after the last validation of its pretraining, so it fine-tunes without dropout (`dropout: 0`).",
+        "A new optimizer. In the released script Adam goes on with the moments of pretraining's last epoch, though the weights are those of its best epoch.",
         "For the transformer see the assumptions of `avg`.",
     ),
 )
@@ -42,6 +44,7 @@ class AVGParser(nn.Module):
         heads: of each layer.
         feed_forward_dim: hidden units of each layer.
         dropout: everywhere in the transformer.
+        positions: see `avpipe.models.avg.AVG`.
         head_dim: input width of HAN's output.
     """
 
@@ -60,6 +63,7 @@ class AVGParser(nn.Module):
         heads: int = 8,
         feed_forward_dim: int = 3072,
         dropout: float = 0.1,
+        positions: Literal["sinusoidal", "random"] = "sinusoidal",
         head_dim: int = 512,
     ) -> None:
         super().__init__()
@@ -72,6 +76,7 @@ class AVGParser(nn.Module):
             heads=heads,
             feed_forward_dim=feed_forward_dim,
             dropout=dropout,
+            positions=positions,
             model="the AVG parser",
         )
         self.audio, self.visual = nn.Linear(hidden_dim, head_dim), nn.Linear(hidden_dim, head_dim)

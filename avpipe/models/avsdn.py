@@ -36,6 +36,8 @@ CARD = ModelCard(
     assumptions=(
         "Visual maps are averaged over their cells: the paper's row reads audio+visual, where AVEL's rows distinguish with and without attention (option `attention`).",
         "LSTMs of one layer in both directions, hidden 128, as in AVEL and CPSP; the paper says LSTM (option `bidirectional`). Each direction's last state is fused with the other modality's of the same direction.",
+        "In both directions the decoder also reads a clip backwards, so that a segment's scores depend on the later segments. In one direction they reach it through the initial state only.",
+        "Supervised, each segment's own label is its target (section 3: all the frame-wise labels are used); section 2 says that video-level labels train both settings.",
         "The fusion's MLPs are Linear, tanh, Linear, as in AVEL's DMRN, and are shared by hidden and cell states, as in CPSP (equation 2 is not legible in our copy of the paper).",
         "No ReLU on the states before fusion or on the decoder's outputs before classification; CPSP has both.",
         "The last fully connected layer is one Linear on the decoder's outputs.",

@@ -23,6 +23,7 @@ CARD = ModelCard(
     code="https://github.com/FloretCat/CMRAN",
     assumptions=(
         "Layers that the released code declares and never uses are left out: 9,509,150 of its 15,863,262 parameters remain.",
+        "Supervised, a clip without an event does not train the category. In the released loss it counts as category 0; of AVE's training clips this is one.",
         "A vector counts as a map of one cell: channel attention applies, and the cell has weight 1.",
         "Another `hidden_dim` scales every width of the released code with it: maps and channels 2x, bottleneck and queries of the cells 1x, feed-forward 8x.",
         "Single precision, as every model; the released code uses double precision.",

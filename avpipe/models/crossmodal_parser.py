@@ -28,7 +28,7 @@ CARD = ModelCard(
         "With GCAA (Base + GCAA, Adv + Skip + GCAA) both self-attention and cross-modal attention are context-aware; Base has ordinary attention in the same places.",
         "`context: first_segment` is an error of the released code: every segment gets what the first segment attends to. Whether the printed numbers were made with it is not known.",
         "Every variant is trained with lambda_g = 0.6, those with Adv with lambda_ad = 0.4; the released scripts have 0.3 for both, and the adversarial term in every variant (recipe: `loss_weights`).",
-        "The gradient reversal grows over the training steps as in Ganin et al., JMLR 2016, which the paper cites and the released code has.",
+        "The gradient reversal grows over the training steps as in Ganin et al., JMLR 2016, which the paper cites and the released code has. That code counts epochs from 1, so it is a whole epoch ahead (`reversal_start: 0.025` of 40 epochs).",
         "The reversal acts on the network only: equation 3's sign is the network's; the discriminator itself learns to tell the modalities apart.",
         "The released code has 8,591,104 parameters; 2,048 of them, two norms of the encoder, are never used and left out.",
     ),
@@ -157,6 +157,7 @@ class CrossModalParser(nn.Module):
             released code's behaviour: every segment gets what the first one attends to.
         skip: add the self-attended features to the cross-modal ones.
         adversarial: the modality discriminator and its loss, in training.
+        reversal_start: added to the progress on which the gradient's reversal depends; the released code's is 1 / epochs.
         hidden_dim: D.
         dropout: in the attention layers.
     """
@@ -179,6 +180,7 @@ class CrossModalParser(nn.Module):
         context: Context = "global",
         skip: bool = True,
         adversarial: bool = True,
+        reversal_start: float = 0.0,
         hidden_dim: int = 512,
         dropout: float = 0.1,
     ) -> None:
@@ -191,6 +193,7 @@ class CrossModalParser(nn.Module):
         self.audio_norm = nn.LayerNorm(hidden_dim) if skip else None
         self.visual_norm = nn.LayerNorm(hidden_dim) if skip else None
         self.discriminator = ModalityDiscriminator(hidden_dim) if adversarial else None
+        self.reversal_start = reversal_start
         self.head = ParsingHead(hidden_dim, num_classes)
 
     def forward(self, batch: ParsingBatch) -> ParsingOutput:
@@ -226,7 +229,7 @@ class CrossModalParser(nn.Module):
         """Equation 2 on the features (B, T, D), whose gradient is reversed; label 0 for audio, 1 for visual."""
         assert self.discriminator is not None
         features = torch.cat([audio, visual]).relu().flatten(0, 1)  # (2 B, T, D) -> (2 B T, D)
-        features = reverse_gradient(features, reversal_strength(progress or 0.0))
+        features = reverse_gradient(features, reversal_strength((progress or 0.0) + self.reversal_start))
         logits = self.discriminator(features).squeeze(-1)  # (2 B T,)
         truth = torch.arange(2, device=logits.device, dtype=logits.dtype).repeat_interleave(len(logits) // 2)
         return functional.binary_cross_entropy_with_logits(logits, truth)

@@ -35,6 +35,7 @@ CARD = ModelCard(
         "Layers that the released code declares and never uses are left out: 1,548,657 of its 1,667,251 parameters remain (supervised), 1,253,902 of 1,254,251 (weakly supervised).",
         "For T other than 10 segments the threshold keeps its ratio to an equal share: tau * 10 / T.",
         "Weakly supervised, the released target holds the shares of event and background segments, which a video tag does not tell; here the target is the tag.",
+        "Targets of the pair-similarity loss are a clip's own. The released loader never clears them: outside its event a clip keeps what the clip before it in the same place of a batch left, which concerns the third of the clips whose event is shorter than the clip.",
         "Vectors in place of maps (`attention: false`): global average pooling in place of the attended sum.",
         "Features of another width than the released ones change the first layers only.",
     ),

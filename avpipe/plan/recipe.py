@@ -20,6 +20,11 @@ class Recipe(Section):
     optimizer: Literal["adam", "adamw", "sgd"] = Field("adam", description="optimizer, as torch.optim has it")
     lr: float = Field(1e-3, gt=0, description="learning rate at the start")
     weight_decay: float = Field(0.0, ge=0, description="`weight_decay` of the optimizer")
+    eps: float = Field(
+        1e-8,
+        gt=0,
+        description="added to the denominator by adam and adamw; Keras has 1.0e-7",
+    )
     momentum: float = Field(0.9, ge=0, lt=1, description="momentum; only sgd uses it")
     schedule: Literal["constant", "step", "milestones", "plateau", "cosine"] = Field(
         "constant",
@@ -92,12 +97,18 @@ class Recipe(Section):
         description="task refined_parsing only (MA): epochs of a first training, whose model then removes labels from the audio or the visual track; same: as many as `epochs`; 0: no first training",
     )
 
+    clip_target: Literal["weak", "audio"] = Field(
+        "weak",
+        description="task refined_parsing only (MA): what the clip's probabilities learn in the second training, its weak labels or those that remain for its audio (MA's released code)",
+    )
+
     @model_serializer(mode="wrap")
-    def _without_accumulate(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave `accumulate` out where it is 1, so that experiments keep the id they had before it existed."""
+    def _without_later_keys(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave defaults of later keys out, so that experiments keep the id they had before these keys existed."""
         written: dict[str, Any] = serialize(self)
-        if self.accumulate == 1:
-            written.pop("accumulate", None)
+        for key in ("accumulate", "eps", "clip_target"):
+            if getattr(self, key) == Recipe.model_fields[key].default:
+                written.pop(key, None)
         return written
 
     @field_validator("refine_epochs")

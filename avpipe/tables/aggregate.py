@@ -57,7 +57,7 @@ def fill_table(name: str, spec: TableSpec, study: Study, results: Path) -> Table
                 else:
                     named = [f"recipe {spec.recipe_name(row)}"] if spec.recipe_name(row) else []
                     deviations = (*named, *deviations_of(experiment, study))
-                    cells.append(_measure(row, metric, experiment, runs[row.row, setting], deviations))
+                    cells.append(_measure(row, metric, experiment, runs[row.row, setting], deviations, study))
     every = [run for of_row in runs.values() for run in of_row]
     known = {name: run.metric(name) for run in every if run.problem is None for name in spec.metrics}
     baselines = _baselines(spec, every)
@@ -81,7 +81,12 @@ def _baselines(spec: TableSpec, runs: Iterable[RunRecord]) -> tuple[str, ...]:
 
 
 def _measure(
-    row: Row, metric: str, experiment: Experiment, runs: list[RunRecord], deviations: tuple[str, ...]
+    row: Row,
+    metric: str,
+    experiment: Experiment,
+    runs: list[RunRecord],
+    deviations: tuple[str, ...],
+    study: Study,
 ) -> Cell:
     setting, protocol = experiment.setting, experiment.recipe.protocol
     found = {run.seed: run.value(protocol, metric) for run in runs}
@@ -97,7 +102,7 @@ def _measure(
         protocol=protocol,
         deviations=deviations,
         runs=tuple(run.name for run in runs),
-        notes=(*_notes(found, runs), *_prediction_rule(experiment.recipe)),
+        notes=(*_notes(found, runs), *_remarks(experiment, study)),
     )
 
 
@@ -137,12 +142,15 @@ def _notes(found: dict[int, float | str], runs: list[RunRecord]) -> tuple[str, .
     return tuple(notes)
 
 
-def _prediction_rule(recipe: Recipe) -> list[str]:
-    """The rule that turns probabilities into a prediction, unless it is the default rule."""
+def _remarks(experiment: Experiment, study: Study) -> list[str]:
+    """The rule that turns probabilities into a prediction, unless it is the default rule; the clips of a pretraining."""
     keys = ("gate", "gate_threshold", "threshold")
-    given = {key: getattr(recipe, key) for key in keys}
+    given = {key: getattr(experiment.recipe, key) for key in keys}
     changed = [f"{key} {value}" for key, value in given.items() if value != Recipe.model_fields[key].default]
-    return [f"predicted with {', '.join(changed)}"] if changed else []
+    remarks = [f"predicted with {', '.join(changed)}"] if changed else []
+    if experiment.pretraining:
+        remarks.append(f"pretrained on {experiment.pretrained_on or study.dataset.name}")
+    return remarks
 
 
 def _seeds(numbers: list[int]) -> str:

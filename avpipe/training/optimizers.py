@@ -19,7 +19,7 @@ def make_optimizer(recipe: Recipe, model: nn.Module) -> torch.optim.Optimizer:
             fused=True,
         )
     kind = torch.optim.AdamW if recipe.optimizer == "adamw" else torch.optim.Adam
-    return kind(model.parameters(), recipe.lr, weight_decay=recipe.weight_decay, fused=True)
+    return kind(model.parameters(), recipe.lr, eps=recipe.eps, weight_decay=recipe.weight_decay, fused=True)
 
 
 def make_schedule(recipe: Recipe, optimizer: torch.optim.Optimizer, best: Literal["max", "min"]) -> Any:

@@ -121,7 +121,9 @@ class Parsing(FeatureTask):
             ValueError: for a weight of an unknown term.
         """
         assert batch.clip_labels is not None
-        terms = {"clip": clamped_binary_cross_entropy(output.clip_probabilities, batch.clip_labels)}
+        assert batch.audio_labels is not None
+        target = batch.audio_labels if self.recipe.clip_target == "audio" else batch.clip_labels
+        terms = {"clip": clamped_binary_cross_entropy(output.clip_probabilities, target)}
         terms |= output.losses
         for index, modality in enumerate(MODALITIES):
             labels = getattr(batch, f"{modality}_labels")

@@ -35,7 +35,7 @@ class RefinedParsing(Parsing):
     """The task of an experiment, which trains twice; for all but the labels see `Parsing`."""
 
     recipe_keys: ClassVar[Sequence[str]] = (
-        "loss_weights", "label_smoothing", "threshold", "gate", "gate_threshold", "refine_epochs",
+        "loss_weights", "label_smoothing", "threshold", "gate", "gate_threshold", "refine_epochs", "clip_target",
     )  # fmt: skip
 
     def __init__(self, experiment: Experiment, data: Data, model: type[Any]) -> None:

@@ -103,8 +103,28 @@ def test_a_width_that_heads_cannot_share_is_refused():
         create_model("avg", **{**SMALL, "hidden_dim": 15})
 
 
-def test_the_parser_s_transformer_is_that_of_pretraining():
-    pretrained = create_model("avg", motion_dim=7, **SMALL).state_dict()
-    parser = create_model("avg_parser", num_classes=3, motion_dim=7, head_dim=12, **SMALL).state_dict()
+def test_random_positions_are_a_fixed_draw_for_each_modality_as_the_released_initialization_leaves_them():
+    torch.manual_seed(0)
+    transformer = create_model("avg", positions="random", **{**SMALL, "hidden_dim": 1024}).transformer
+    audio, visual = transformer.audio.positions, transformer.visual.positions
+    assert audio.shape == visual.shape == (10, 1024)
+    assert not torch.equal(audio, visual)
+    for drawn in (audio, visual):
+        assert (drawn.mean().item(), drawn.std().item()) == pytest.approx((0, 0.02), abs=0.001)
+    assert not any(name.endswith("positions") for name, _ in transformer.named_parameters())
+    # LN(LN(W x) + position + type), by hand for audio's third segment
+    kind, clip = transformer.kind.weight[1], clips(1)
+    hidden = torch.nn.functional.layer_norm(transformer.audio.linear(clip.audio[0, 2]), (1024,))
+    expected = torch.nn.functional.layer_norm(hidden + audio[2] + kind, (1024,))
+    torch.testing.assert_close(transformer.audio(clip.audio, kind)[0, 2], expected)
+    with pytest.raises(ValueError, match="10 segments a clip, found 12"):
+        transformer.audio(clip.audio.repeat(1, 2, 1), kind)
+
+
+@pytest.mark.parametrize("positions", ["sinusoidal", "random"])
+def test_the_parser_s_transformer_is_that_of_pretraining(positions):
+    sizes = {"motion_dim": 7, "positions": positions, **SMALL}
+    pretrained = create_model("avg", **sizes).state_dict()
+    parser = create_model("avg_parser", num_classes=3, head_dim=12, **sizes).state_dict()
     shared = {name: weight.shape for name, weight in pretrained.items()}
     assert shared == {name: w.shape for name, w in parser.items() if name.startswith("transformer.")}

@@ -185,6 +185,20 @@ def test_the_network_learns_the_opposite_of_what_the_discriminator_learns(monkey
     assert found["encoder.audio.weight"].any()
 
 
+def test_the_released_codes_reversal_is_an_epoch_ahead():
+    """Epochs count from 1 there: in the middle of the fifth of 40 the progress is 5.5 / 40, not 4.5 / 40."""
+    batch = features()
+    batch.progress = 4.5 / 40
+    torch.manual_seed(0)
+    ours = gradients(small(), batch)
+    torch.manual_seed(0)
+    released = gradients(small(reversal_start=0.025), batch)
+    factor = math.tanh(5 * 5.5 / 40) / math.tanh(5 * 4.5 / 40)
+    for name, gradient in released.items():
+        expected = ours[name] * (1 if name.startswith("discriminator") else factor)
+        torch.testing.assert_close(gradient, expected, rtol=1e-4, atol=1e-6)
+
+
 def play(model: CrossModalParser, discriminator: bool) -> float:
     """Train the discriminator, or all else, by the adversarial loss; the discriminator's accuracy at the end."""
     batch, right = features(clips=8, seed=1), {}

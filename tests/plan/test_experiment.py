@@ -37,6 +37,17 @@ def test_without_pretraining_the_name_is_the_digest_of_six_keys():
     assert experiment().id == f"han-weakly-supervised-{digest}"
 
 
+def test_the_name_of_an_experiment_is_the_one_it_had_before_later_keys_of_the_recipe():
+    """1549ee24 is what the digest was then."""
+    assert experiment().id == "han-weakly-supervised-1549ee24"
+    later = experiment(recipe={"accumulate": 1, "eps": 1e-8, "clip_target": "weak"})
+    assert later.id == experiment().id
+    for key, value in {"accumulate": 2, "eps": 1e-7, "clip_target": "audio"}.items():
+        changed = experiment(recipe={key: value})
+        assert changed.id != later.id
+        assert Experiment.model_validate_json(changed.to_json()) == changed
+
+
 def test_the_name_depends_on_the_pretraining():
     uni, cross = (experiment(pretraining=pretraining(objective=o)) for o in ("uni", "cross"))
     assert len({experiment().id, uni.id, cross.id}) == 3

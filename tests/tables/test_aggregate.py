@@ -112,6 +112,12 @@ def test_a_cell_names_the_recipe_that_its_row_asks_for(toy: Toy) -> None:
     assert toy.cell().whole_protocol == "validation; recipe short"
 
 
+def test_a_cell_says_on_which_clips_its_model_was_pretrained(toy: Toy) -> None:
+    for dataset, named in ((None, "toy"), ("audioset_pretraining", "audioset_pretraining")):
+        toy.data["rows"][0]["pretraining"] = {"model": "avg", "dataset": dataset}
+        assert toy.cell().notes[-1] == f"pretrained on {named}"
+
+
 def test_scores_of_model_free_baselines_are_written_once(toy: Toy) -> None:
     toy.write(0.5, 0.5, 0.5, baselines={"background everywhere": {"accuracy": 0.384, "other": 1.0}})
     table = fill_table("small", toy.spec, toy.study, toy.results)

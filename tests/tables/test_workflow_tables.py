@@ -12,7 +12,7 @@ import yaml
 from avpipe.features.spec import map_cells
 from avpipe.models import create_model
 from avpipe.models.base import LocalizationBatch
-from avpipe.plan.experiment import Setting, model_options
+from avpipe.plan.experiment import Experiment, Setting, model_options
 from avpipe.plan.study import Study, validate_study
 from avpipe.report.spec import load_figure
 from avpipe.tables.spec import load_table, parse_table
@@ -233,14 +233,54 @@ def test_the_avin_row_is_one_experiment_in_all_its_tables() -> None:
     assert len(ids) == 1
 
 
-def test_the_pretraining_on_audioset_is_what_rows_of_llp_can_start_from() -> None:
-    llp, audioset = STUDIES["llp"], STUDIES["audioset_pretraining"]
-    trained = load_table(TABLES["avg_pretraining"], audioset).experiments(audioset)
-    data = yaml.safe_load(TABLES["avvp_segment"].read_text(encoding="utf-8"))
-    for row in data["rows"]:
-        if "pretraining" in row:
-            row["pretraining"] |= {"dataset": "audioset_pretraining", "recipe": {"protocol": "last"}}
-    asked = parse_table(data, "elsewhere", llp).experiments(llp).values()
-    needed = {experiment.pretraining.id for experiment in asked if experiment.pretraining}
-    assert len(needed) == 3
-    assert needed == {experiment.id for experiment in trained.values()}
+def experiments_of(name: str, study: str) -> list[Experiment]:
+    return list(load_table(TABLES[name], STUDIES[study]).experiments(STUDIES[study]).values())
+
+
+def test_the_rows_pretrained_on_audioset_start_from_what_its_study_trains() -> None:
+    trained = {experiment.id for experiment in experiments_of("avg_pretraining", "audioset_pretraining")}
+    asked = experiments_of("avvp_pretraining", "llp_audioset")
+    assert {experiment.pretrained_on for experiment in asked} == {"audioset_pretraining"}
+    assert len(trained) == 3
+    assert {experiment.pretraining.id for experiment in asked if experiment.pretraining} == trained
+    assert STUDIES["llp_audioset"].seeds == STUDIES["audioset_pretraining"].seeds
+    # but for the pretraining they are the rows of the other tables
+    rows = [e for e in experiments_of("avvp_segment", "llp") if e.pretraining]
+    without = {"pretraining": None, "pretrained_on": None}
+    assert [e.model_copy(update=without) for e in asked] == [e.model_copy(update=without) for e in rows]
+
+
+@pytest.mark.parametrize("name", ["avvp_segment", "avvp_event", "avvp_recipes"])
+def test_rows_that_pretrain_on_the_studys_clips_say_that_the_paper_took_audioset(name: str) -> None:
+    rows = [row for row in load_table(TABLES[name]).rows if row.pretraining]
+    assert rows
+    for row in rows:
+        assert row.pretraining is None or row.pretraining.dataset is None
+        assert "29,000 clips of AudioSet" in (row.remark or "")
+
+
+@pytest.mark.parametrize("study", ["llp", "llp_features"])
+def test_the_recipes_for_llp_are_those_of_the_released_scripts(study: str) -> None:
+    """epochs, batch size, learning rate, its schedule, checkpoint: read in the scripts' defaults."""
+    found = {}
+    for experiment in experiments_of("avvp_recipes", study):
+        for step in experiment.chain:
+            recipe = step.recipe
+            decay = (recipe.step, recipe.gamma) if recipe.schedule == "step" else recipe.schedule
+            found[step.model] = recipe.epochs, recipe.batch_size, recipe.lr, decay, recipe.protocol
+    assert found == {
+        "han": (40, 16, 3e-4, (10, 0.1), "validation"),
+        "ma": (12, 16, 3e-4, (10, 0.1), "last"),
+        "crossmodal_parser": (40, 64, 6e-4, (6, 0.5), "validation"),
+        "avg_parser": (40, 64, 1e-6, "constant", "validation"),
+        "avg": (40, 16, 1e-6, "constant", "validation"),
+    }
+
+
+@pytest.mark.parametrize("name", ["avvp_recipes", "avvp_pretraining"])
+def test_published_numbers_of_a_parsing_table_are_those_of_the_papers_two(name: str) -> None:
+    for metric in load_table(TABLES[name]).metrics:
+        papers = load_table(TABLES[f"avvp_{metric.split('_')[0]}"])
+        printed = {row.method: row.published_number("weakly-supervised", metric) for row in papers.rows}
+        for row in load_table(TABLES[name]).rows:
+            assert row.published_number("weakly-supervised", metric) == printed[row.method]

@@ -33,3 +33,16 @@ def test_optimizers_are_the_recipes(describe, name, kind):
     group = optimizer.param_groups[0]
     assert (type(optimizer).__name__, group["lr"], group["weight_decay"]) == (kind, 0.5, 0.25)
     assert group.get("momentum", 0.9) == 0.9
+
+
+def test_keras_adam_adds_1e_7_to_the_denominator(describe):
+    """After one step, the corrected moments of a gradient g are g and g^2: a weight moves by lr g / (|g| + eps)."""
+    weight = torch.nn.Linear(1, 1, bias=False)
+    moved = []
+    for recipe in ({}, {"eps": 1e-7}):
+        torch.nn.init.zeros_(weight.weight)
+        optimizer = make_optimizer(describe(lr=0.5, **recipe).recipe, weight)
+        weight.weight.grad = torch.tensor([[1e-7]])
+        optimizer.step()
+        moved.append(-weight.weight.item())
+    assert moved == pytest.approx([0.5 * 1e-7 / (1e-7 + 1e-8), 0.25])

@@ -111,6 +111,17 @@ def test_a_label_removed_from_a_modality_is_0_there(task):
     assert loss.item() == pytest.approx(entropy(0.5, 1) + entropy(0.7, 1) + entropy(0.3, 0))
 
 
+def test_a_label_removed_from_audio_is_lost_for_the_clip_in_mas_released_code(task):
+    released = task(clip_target="audio")
+    for batch, clip, audio, visual in (
+        (labels(audio=0.0), 0, 0, 0.95),
+        (labels(visual=0.0), 1, 1, 0),
+        (labels(audio=0.0, visual=0.0), 0, 0, 0),
+    ):
+        expected = entropy(0.5, clip) + entropy(0.7, audio) + entropy(0.3, visual)
+        assert loss_of(released, says(*OUTPUT), batch).item() == pytest.approx(expected)
+
+
 def test_losses_are_weighted_by_name(task):
     found = loss_of(task(model=Weighted), says(*OUTPUT, extra=2.0, more=3.0), labels())
     plain = entropy(0.5, 1) + 0.6 * (entropy(0.7, 1) + entropy(0.3, 0.95)) + 0.4 * 2 + 3

@@ -1,6 +1,8 @@
 """A row that starts from another experiment's model: that one is trained first, and what changes it changes the row."""
 
 import json
+import re
+import shutil
 
 import pandas as pd
 import pytest
@@ -69,3 +71,31 @@ def test_pretraining_comes_first_and_only_its_rows_follow_it(checkout):
     checkout.append("avpipe/training/pretraining.py", "EDITED = True")
     written = {name.split("/")[1] for name in checkout.rerun(dataset="parsed") if name.startswith("runs/")}
     assert written == {before.name, parser.name}, "HAN does not depend on pretraining"
+
+
+def planned(checkout: Checkout, study: str, table: str) -> dict[str, list[str]]:
+    """Trained experiment -> its inputs that end in checkpoint.pt, of a dry run for one table of a study that comes with avpipe."""
+    shutil.copy2(checkout.root / "workflow" / "configs" / f"{study}.yaml", checkout.root / "study.yaml")
+    name = yaml.safe_load((checkout.root / "study.yaml").read_text())["dataset"]["name"]
+    said = checkout.run("-n", f"results/{name}/tables/{table}.csv").stdout
+    jobs = re.findall(r"rule train:\n(.*?)wildcards: .*?experiment=([^,\n]+)", said, re.DOTALL)
+    return {
+        experiment: re.findall(r"results/\S+checkpoint\.pt", job.split("output:")[0])
+        for job, experiment in jobs
+    }
+
+
+def test_llps_parsers_are_planned_from_the_checkpoints_of_the_study_of_audioset(checkout):
+    for folder in ("llp", "audioset"):
+        (checkout.root / "data" / folder / "annotations").mkdir(parents=True)
+        (checkout.root / "data" / folder / "annotations" / "clips.csv").touch()
+    before = planned(checkout, "audioset_pretraining", "avg_pretraining")
+    assert len(before) == 3
+    files = {f"results/audioset_pretraining/runs/{e}/seed{s}/checkpoint.pt" for e in before for s in range(5)}
+    for file in files:
+        (checkout.root / file).parent.mkdir(parents=True)
+        (checkout.root / file).touch()
+    parsers = planned(checkout, "llp_audioset", "avvp_pretraining")
+    assert len(parsers) == 3
+    assert all(experiment.startswith("avg_parser-") for experiment in parsers)
+    assert {start for starts in parsers.values() for start in starts} == files

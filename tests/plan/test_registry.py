@@ -30,7 +30,7 @@ def function(path, *, clips: int = 2, name: str):
 def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     (tmp_path / "lazy_example.py").write_text(MODULE)
     monkeypatch.syspath_prepend(str(tmp_path))
-    registry.source_of.cache_clear()
+
     for cached in (registry._tree, registry.options_of, registry.names_of):
         cached.cache_clear()
     return "lazy_example"

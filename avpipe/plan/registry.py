@@ -10,7 +10,6 @@ import ast
 import difflib
 import importlib
 import math
-import os
 import re
 import sys
 from collections.abc import Mapping
@@ -77,7 +76,7 @@ def load(table: LazyTable, name: str, kind: str) -> Any:
 
 def file_of(module: str) -> Path | None:
     """The file of a module; nothing is imported. Looked for in this checkout, Python's path, and the current folder."""
-    for folder in (Path(__file__).parents[2], *sys.path, os.getcwd()):
+    for folder in (Path(__file__).parents[2], *sys.path, Path.cwd()):
         base = Path(folder).absolute().joinpath(*module.split("."))
         for path in (base / "__init__.py", base.with_suffix(".py")):
             if path.is_file():

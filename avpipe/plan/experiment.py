@@ -134,7 +134,9 @@ def check_experiment(experiment: Experiment) -> None:
     task, recipe = experiment.task, experiment.recipe
     settings, keys = task_names(task, "settings"), task_names(task, "recipe_keys")
     if experiment.setting not in settings:
-        raise ConfigError(f"settings: the task {task} is {' or '.join(settings)}, not {experiment.setting}")
+        raise ConfigError(
+            f"settings: the task {task} is {' or '.join(settings) or 'of no setting'}, not {experiment.setting}"
+        )
     if ("refine_epochs" in keys) != bool(recipe.refine_epochs):
         raise ConfigError(
             f"recipe.refine_epochs: found {recipe.refine_epochs!r} for the task {task}; only refined_parsing has a first "

@@ -250,5 +250,5 @@ def check_options(qualified: str, options: Mapping[str, Any], who: str) -> None:
             raise UnknownNameError(f"{who}: option {name} is of type {known[name]['type']}, not {value!r}")
         if isinstance(value, float) and not math.isfinite(value):
             raise UnknownNameError(f"{who}: option {name} is a finite number, not {value!r}")
-        if types == (int,) and value < 0 <= known[name]["default"]:
+        if types == (int,) and value < 0 <= (known[name]["default"] or 0):
             raise UnknownNameError(f"{who}: option {name} is 0 or more, not {value!r}")

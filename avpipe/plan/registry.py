@@ -95,8 +95,8 @@ def belongs(name: str, module: str) -> bool:
     first, own = name.split(".")[0], module.split(".")[0]
     if own == "avpipe" or first in ("avpipe", own):
         return first in ("avpipe", own)
-    home = _home(first)
-    return home is not None and home == _home(own) and "site-packages" not in home.parts
+    home = _home(name) or _home(first)
+    return home is not None and home == _home(module) and "site-packages" not in home.parts
 
 
 def imported_from(node: ast.ImportFrom, package: str) -> str:

@@ -25,7 +25,7 @@ def read_annotations(kind: str, annotations: str | Path, **options: Any) -> "Ann
     """Read a dataset's own annotation files.
 
     Args:
-        kind: the format, a name of `DATASETS`.
+        kind: the format, a name of `DATASETS`, or "package.module:function" of a reader like those.
         annotations: folder of the annotation files; for `folder`, the folder of videos itself.
         options: keyword-only arguments of the format's reader.
 
@@ -42,7 +42,9 @@ def read_annotations(kind: str, annotations: str | Path, **options: Any) -> "Ann
 
 
 def clip_seconds(kind: str, options: dict[str, Any]) -> float:
-    """How long a dataset's clips are: 10 s, or the option `window` of a folder (infinite without windows)."""
+    """How long a dataset's clips are: 10 s, or the option `window` of a folder; infinite where that is not known."""
+    if ":" in kind:
+        return float("inf")
     if kind != "folder":
         return 10.0
     default = registry.options_of(DATASETS["folder"])["window"]["default"]

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from avpipe.features.runtime import prepare
-from avpipe.features.spec import BACKBONES, NETWORKS, check_extractors
-from avpipe.features.weights import WeightsError, fetch
+from avpipe.features.spec import backbone_of, check_extractors, extractor_class, network_modules
+from avpipe.features.weights import WeightsError, fetch, load_state
 from avpipe.files import sha256_of
-from avpipe.plan import registry
+from avpipe.plan import fingerprint, registry
 from avpipe.plan.extractor import ExtractorConfig
 
 Convolution = (nn.Conv2d, nn.Conv3d)
@@ -57,11 +57,12 @@ class Extractor(ABC):
         self.config = config
         self.device = device
         network, self.identity, example = self._load(weights_folder)
-        # VGGish's variants have the same weights and differ in their layers.
-        sha256 = hashlib.sha256(f"{self.identity.state_sha256}{network}".encode()).hexdigest()
+        # VGGish's variants have the same weights and differ in their layers; a person's own networks may differ in code alone.
+        code = fingerprint.fingerprint(*network_modules(config.backbone)[1:])
+        sha256 = hashlib.sha256(f"{self.identity.state_sha256}{network}{code}".encode()).hexdigest()
         dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}[config.precision]
         inputs = (
-            clips * config.preset.segments * (config.fps if BACKBONES[config.backbone].kind == "2d" else 1)
+            clips * config.preset.segments * (config.fps if backbone_of(config.backbone).kind == "2d" else 1)
         )
         self.network = prepare(network, sha256, example, device, dtype, inputs)
 
@@ -84,7 +85,7 @@ def create_extractor(
         PublishedFileError: if published weights are asked for and cannot be downloaded.
     """
     check_extractors({config.backbone: config})
-    network = registry.load(NETWORKS, BACKBONES[config.backbone].kind, "kind of backbone")
+    network = registry.load({}, extractor_class(config.backbone), "extractor")
     extractor: Extractor = network(config, device, weights_folder, clips)
     return extractor
 
@@ -100,6 +101,22 @@ def published_file(name: str, weights_folder: Path | None) -> tuple[Path, dict[s
         raise WeightsError(f"{name}: published weights need a folder to be kept in (--weights FOLDER)")
     path = fetch(name, weights_folder)
     return path, {path.name: sha256_of(path)}
+
+
+def weights_path(config: ExtractorConfig, weights_folder: Path | None) -> tuple[Path, dict[str, str]]:
+    """The file of an extractor's weights, the person's own or published, and its name with its SHA-256."""
+    if config.weights_file is None:
+        return published_file(config.backbone, weights_folder)
+    path = Path(config.weights_file)
+    return path, {path.name: sha256_of(path)}
+
+
+def fill(network: nn.Module, path: Path, name: str) -> None:
+    """Give a network the weights in a file. Raises `WeightsError` if the file does not fit."""
+    try:
+        network.load_state_dict(load_state(path), assign=True)
+    except RuntimeError as error:
+        raise WeightsError(f"{path} does not fit {name}: {error}") from error
 
 
 def state_sha256(network: nn.Module) -> str:

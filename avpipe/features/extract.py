@@ -21,7 +21,7 @@ from torch import Tensor
 
 from avpipe.features.backbones import Extractor, create_extractor
 from avpipe.features.device import claim_device, default_locks
-from avpipe.features.spec import BACKBONES, NETWORKS, check_extractors, feature_shape, modality
+from avpipe.features.spec import backbone_of, check_extractors, feature_shape, modality, network_modules
 from avpipe.features.store import write_shard
 from avpipe.files import read_json
 from avpipe.media.logmel import seconds_of
@@ -253,7 +253,7 @@ def _batches(
 
 def _segments_a_batch(config: ExtractorConfig) -> int:
     """Segments in a batch, at least one. `batch_size` counts frames for a 2D network, else segments."""
-    pictures = config.fps if BACKBONES[config.backbone].kind == "2d" else 1
+    pictures = config.fps if backbone_of(config.backbone).kind == "2d" else 1
     return max(1, config.batch_size // pictures)
 
 
@@ -369,8 +369,8 @@ def _attributes(extractor: Extractor) -> tuple[dict[str, Any], dict[str, Any]]:
         "drift_from_float32": extractor.network.drift,
         "device": extractor.device.type,
     }
-    network = NETWORKS[BACKBONES[extractor.config.backbone].kind].split(":")[0]
-    return identity, {"environment": environment, "code": fingerprint.fingerprint(__name__, network)}
+    code = fingerprint.fingerprint(__name__, *network_modules(extractor.config.backbone))
+    return identity, {"environment": environment, "code": code}
 
 
 def _report(

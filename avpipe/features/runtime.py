@@ -93,7 +93,8 @@ def _on_torch(
     network: nn.Module, dimensions: int, device: torch.device, dtype: torch.dtype
 ) -> Callable[[Tensor], Tensor]:
     """Plain PyTorch for inputs with this number of dimensions, channels last; compiled on a GPU."""
-    layout = torch.channels_last_3d if dimensions == 5 else torch.channels_last
+    layouts = {4: torch.channels_last, 5: torch.channels_last_3d}
+    layout = layouts.get(dimensions, torch.contiguous_format)
     moved: Any = copy.deepcopy(network).to(device, dtype).to(memory_format=layout)
     if device.type == "cuda":
         moved = torch.compile(moved)

@@ -2,7 +2,9 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from functools import cache
+from pathlib import Path
+from typing import Literal, get_args
 
 from avpipe.plan import registry
 from avpipe.plan.extractor import ExtractorConfig, ImportedConfig
@@ -18,14 +20,16 @@ class Backbone:
     """A network that computes features.
 
     Args:
-        kind: what the network takes. 2d: single frames; 3d: the frames of a segment together; audio: its log-mel spectrogram.
+        kind: what the network takes. 2d: single frames; 3d: the frames of a segment together; audio: its sound.
         width: D, numbers in a pooled vector, or in a cell of the map.
-        ceils: whether each of the five halvings of the image's side rounds up (ResNet pads, VGG does not).
+        ceils: whether a part of a cell at the image's border is a cell of the map (ResNet pads, VGG does not).
+        stride: side of a map's cell in pixels of the image.
     """
 
     kind: Kind
     width: int
     ceils: bool = False
+    stride: int = 32
 
 
 BACKBONES: Entries[Backbone] = {
@@ -46,6 +50,9 @@ NETWORKS: LazyTable = {
 }
 """Kind of backbone -> the class that computes its features."""
 
+OWN_NETWORKS: LazyTable = {**NETWORKS, "audio": "avpipe.features.own:WaveformExtractor"}
+"""The same for a person's own networks."""
+
 PUBLISHED: dict[str, ExtractorConfig] = {
     "vggish": ExtractorConfig(backbone="vggish"),
     "vgg19": ExtractorConfig(backbone="vgg19", pooling="map", fps=16),
@@ -60,12 +67,39 @@ PUBLISHED: dict[str, ExtractorConfig] = {
 
 def published_config(backbone: str) -> ExtractorConfig:
     """The settings with which AVE or LLP published features of `backbone`, else the configuration's defaults."""
-    return PUBLISHED.get(backbone) or ExtractorConfig(backbone=_known(backbone))
+    backbone_of(backbone)  # raises with a suggestion
+    return PUBLISHED.get(backbone) or ExtractorConfig(backbone=backbone)
 
 
-def _known(backbone: str) -> str:
-    registry.target(dict.fromkeys(BACKBONES, ""), backbone, "backbone")  # raises with a suggestion
-    return backbone
+@cache
+def backbone_of(name: str) -> Backbone:
+    """The facts about a backbone, in our table or in the class attributes of a person's own network.
+
+    Raises:
+        UnknownNameError: there is no such backbone, or its class does not say `kind` and `width`.
+    """
+    if ":" not in name:
+        return registry.target(BACKBONES, name, "backbone")
+    registry.target({}, name, "backbone")
+    given = {key: registry.literal_of(name, key) for key in ("kind", "width", "ceils", "stride")}
+    if given["kind"] not in get_args(Kind) or type(given["width"]) is not int:
+        raise registry.UnknownNameError(
+            f"backbone {name!r}: the class needs the attributes `kind`, one of {', '.join(get_args(Kind))}, and "
+            f"`width`, a number; found {given['kind']!r} and {given['width']!r}"
+        )
+    return Backbone(**{key: value for key, value in given.items() if value is not None})
+
+
+def extractor_class(backbone: str) -> str:
+    """The class that computes a backbone's features, as "module:Class"."""
+    table = OWN_NETWORKS if ":" in backbone else NETWORKS
+    return table[backbone_of(backbone).kind]
+
+
+def network_modules(backbone: str) -> tuple[str, ...]:
+    """The modules that compute a backbone's features: ours, and a person's own."""
+    names = [extractor_class(backbone), *([backbone] if ":" in backbone else [])]
+    return tuple(name.split(":")[0] for name in names)
 
 
 def check_extractors(extractors: Mapping[str, ExtractorConfig]) -> None:
@@ -80,20 +114,25 @@ def check_extractors(extractors: Mapping[str, ExtractorConfig]) -> None:
 
 
 def _mistakes(config: ExtractorConfig) -> list[str]:
-    if config.backbone not in BACKBONES:
-        return [
-            f"backbone: no backbone {config.backbone!r}; {registry.suggest(config.backbone, list(BACKBONES))}"
-        ]
-    kind = BACKBONES[config.backbone].kind
+    try:
+        kind = backbone_of(config.backbone).kind
+    except registry.UnknownNameError as error:
+        return [f"backbone: {error}"]
     found = []
+    if config.weights_file and not Path(config.weights_file).is_file():
+        found.append(f"weights_file: {config.weights_file} is no file")
+    if ":" in config.backbone and config.weights == "pretrained" and not config.weights_file:
+        found.append(
+            "weights_file: is missing; name the file of the network's weights, or set `weights: random`"
+        )
     if config.pooling == "map" and kind != "2d":
         two_d = ", ".join(name for name, backbone in BACKBONES.items() if backbone.kind == "2d")
         found.append(f"pooling: {config.backbone} has no spatial map; take `vector`, or one of {two_d}")
-    if config.pca and kind != "audio":
+    if config.pca and config.backbone != "vggish":
         found.append("pca: only vggish has PCA parameters")
     elif config.pca and config.weights == "random":
         found.append("pca: the published PCA belongs to the published weights; set `weights: pretrained`")
-    if not config.last_relu and kind != "audio":
+    if not config.last_relu and config.backbone != "vggish":
         found.append("last_relu: only vggish has the choice")
     try:
         config.preset.check_picks(config.fps)
@@ -106,27 +145,25 @@ def _mistakes(config: ExtractorConfig) -> list[str]:
 
 def modality(config: ExtractorConfig) -> Modality:
     """Which part of a clip the extractor reads."""
-    return "audio" if BACKBONES[_known(config.backbone)].kind == "audio" else "video"
+    return "audio" if backbone_of(config.backbone).kind == "audio" else "video"
 
 
 def map_size(config: ExtractorConfig) -> int:
     """Side of a 2d backbone's last map: 224 -> 7."""
-    side = config.image_size
-    for _ in range(5):
-        side = (side + 1) // 2 if BACKBONES[config.backbone].ceils else side // 2
-    return side
+    backbone = backbone_of(config.backbone)
+    return (config.image_size + (backbone.stride - 1 if backbone.ceils else 0)) // backbone.stride
 
 
 def frame_axis(config: ExtractorConfig) -> bool:
     """Whether the array has an axis for the frames of a segment."""
-    return BACKBONES[_known(config.backbone)].kind == "2d" and not config.average
+    return backbone_of(config.backbone).kind == "2d" and not config.average
 
 
 def feature_shape(config: ExtractorConfig | ImportedConfig) -> tuple[int, ...]:
     """The shape of one clip's features: (T, [fps,] [H, W,] D); for imported ones, the study's `shape`."""
     if isinstance(config, ImportedConfig):
         return config.shape
-    backbone = BACKBONES[_known(config.backbone)]
+    backbone = backbone_of(config.backbone)
     frames = (config.fps,) if frame_axis(config) else ()
     cells = (map_size(config),) * 2 if backbone.kind == "2d" and config.pooling == "map" else ()
     return (config.preset.segments, *frames, *cells, backbone.width)
@@ -143,7 +180,7 @@ def dimension_names(config: ExtractorConfig | ImportedConfig) -> tuple[str, ...]
     if isinstance(config, ImportedConfig):
         return ("clip", "segment", *_INNER_AXES[len(config.shape)], "feature")
     frames = ("frame",) if frame_axis(config) else ()
-    cells = ("y", "x") if BACKBONES[config.backbone].kind == "2d" and config.pooling == "map" else ()
+    cells = ("y", "x") if backbone_of(config.backbone).kind == "2d" and config.pooling == "map" else ()
     return ("clip", "segment", *frames, *cells, "feature")
 
 

@@ -18,8 +18,10 @@ from avpipe.features.backbones import (
     Extractor,
     WeightsIdentity,
     draw_weights,
+    fill,
     published_file,
     state_sha256,
+    weights_path,
 )
 from avpipe.features.weights import WeightsError, load_state
 from avpipe.media.logmel import SAMPLE_RATE, log_mel
@@ -42,8 +44,8 @@ class VGGishExtractor(Extractor):
             network = VGG(make_layers(), postprocess=False)
         files: dict[str, str] = {}
         if self.config.weights == "pretrained":
-            path, files = published_file("vggish", weights_folder)
-            _load(network, load_state(path), path)
+            path, files = weights_path(self.config, weights_folder)
+            fill(network, path, "torchvggish's VGGish")
             source = "pretrained"
         else:
             network.to_empty(device="cpu")
@@ -82,10 +84,3 @@ def quantize(whitened: Tensor) -> Tensor:
 def _calibrate(network: nn.Module) -> None:
     examples = log_mel(synthetic.sounds(_CALIBRATION_SOUNDS), SAMPLE_RATE)  # float64 (N, 1, 96, 64)
     network(examples)
-
-
-def _load(network: nn.Module, state: dict[str, Tensor], path: Path) -> None:
-    try:
-        network.load_state_dict(state, assign=True)
-    except RuntimeError as error:
-        raise WeightsError(f"{path} does not fit torchvggish's VGGish: {error}") from error

@@ -14,11 +14,12 @@ from avpipe.features.backbones import (
     Extractor,
     WeightsIdentity,
     draw_weights,
-    published_file,
+    fill,
     state_sha256,
+    weights_path,
 )
-from avpipe.features.spec import BACKBONES, frame_axis
-from avpipe.features.weights import WeightsError, load_state
+from avpipe.features.own import own_network
+from avpipe.features.spec import backbone_of, frame_axis
 
 NORMALISATION = {
     "2d": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
@@ -36,7 +37,7 @@ class VisualExtractor(Extractor):
 
     def _load(self, weights_folder: Path | None) -> tuple[nn.Module, WeightsIdentity, Tensor]:
         config = self.config
-        self.kind = BACKBONES[config.backbone].kind
+        self.kind = backbone_of(config.backbone).kind
         mean, deviation = NORMALISATION[self.kind]
         self.mean = torch.tensor(mean, device=self.device) * 255
         self.deviation = torch.tensor(deviation, device=self.device) * 255
@@ -50,26 +51,31 @@ class VisualExtractor(Extractor):
             + f" {config.image_size}x{config.image_size} (bilinear, antialiased, rounded to 8 bit), "
             + f"mean {mean}, standard deviation {deviation}"
         )
+        frames = config.fps if self.kind == "3d" else 1
+        pictures = synthetic.pictures(2, frames, config.image_size).to(self.device)
+        example = self._inputs(pictures.flatten(0, 1), frames).cpu()
+        if ":" in config.backbone:
+            return *own_network(config, example), example
         files: dict[str, str] = {}
         if config.weights == "pretrained":
-            path, files = published_file(config.backbone, weights_folder)
+            path, files = weights_path(config, weights_folder)
             trunk, source = pretrained_trunk(config.backbone, path), "pretrained"
         else:
             trunk, source = random_trunk(config.backbone, config.seed), f"random, seed {config.seed}"
         trunk = trunk.requires_grad_(False)
-        identity = WeightsIdentity(source, state_sha256(trunk), files)
-        frames = config.fps if self.kind == "3d" else 1
-        pictures = synthetic.pictures(2, frames, config.image_size).to(self.device)
-        return trunk, identity, self._inputs(pictures.flatten(0, 1), frames).cpu()
+        return trunk, WeightsIdentity(source, state_sha256(trunk), files), example
 
     def __call__(self, segments: Tensor) -> Tensor:
         count, frames = segments.shape[:2]
         inputs = self._inputs(
             resized(segments.flatten(0, 1), self.config.image_size, self.config.resize), frames
         )
-        maps = self.network(inputs)  # 2d (N * F, D, h, w); 3d (N, D, f, h, w)
+        maps = self.network(
+            inputs
+        )  # 2d (N * F, D, h, w); 3d (N, D, f, h, w); or vectors of a person's own network
         vector = self.config.pooling == "vector"
-        features = maps.flatten(2).mean(2) if vector else maps.permute(0, 2, 3, 1)  # (N * F, [h, w,] D)
+        # (N * F, [h, w,] D)
+        features = maps.unsqueeze(2).flatten(2).mean(2) if vector else maps.permute(0, 2, 3, 1)
         if self.kind == "3d":
             return features
         features = features.unflatten(0, (count, frames))
@@ -112,16 +118,13 @@ def resized(pictures: Tensor, size: int, how: str) -> Tensor:
 def pretrained_trunk(backbone: str, path: Path) -> nn.Sequential:
     """The network before pooling and classification, with torchvision's weights from the file `path`."""
     network = _architecture(backbone)
-    try:
-        network.load_state_dict(load_state(path), assign=True)
-    except RuntimeError as error:
-        raise WeightsError(f"{path} does not fit torchvision's {backbone}: {error}") from error
+    fill(network, path, f"torchvision's {backbone}")
     return _trunk(network).eval()
 
 
 def random_trunk(backbone: str, seed: int) -> nn.Sequential:
     """The network before pooling and classification, float32 with weights as `draw_weights` gives them."""
-    kind = BACKBONES[backbone].kind
+    kind = backbone_of(backbone).kind
     count, frames, size = _CALIBRATION[kind]
     mean, deviation = (255 * torch.tensor(values, dtype=torch.float64) for values in NORMALISATION[kind])
 
@@ -138,7 +141,7 @@ def _architecture(backbone: str) -> nn.Module:
     """Torchvision's network without weights (on the meta device)."""
     import torchvision
 
-    models = torchvision.models.video if BACKBONES[backbone].kind == "3d" else torchvision.models
+    models = torchvision.models.video if backbone_of(backbone).kind == "3d" else torchvision.models
     with torch.device("meta"):
         network: nn.Module = getattr(models, backbone)(weights=None)
     return network

@@ -154,7 +154,9 @@ def fetch(
 
 def needed_weights(extractors: Collection[ExtractorConfig]) -> list[str]:
     """The names of the published weights that these extractors load, in the order of the table."""
-    needed = {config.backbone for config in extractors if config.weights == "pretrained"}
+    needed = {
+        config.backbone for config in extractors if config.weights == "pretrained" and not config.weights_file
+    }
     if any(config.pca for config in extractors):
         needed.add("vggish_pca")
     return [name for name in PUBLISHED_WEIGHTS if name in needed]

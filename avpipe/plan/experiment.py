@@ -71,7 +71,7 @@ class Experiment(Section):
     """The recipe behind a table's row in one setting. Two tables that ask for the same share its runs."""
 
     task: str = Field(description="what trains and evaluates it: localization, parsing, ...")
-    model: str = Field(description="a name of avpipe.models.list_models()")
+    model: str = Field(description="a name of avpipe.models.list_models(), or package.module:Class")
     options: dict[str, Any] = Field(default_factory=dict, description="keyword arguments of the model")
     features: dict[Role, str] = Field(description="role in the model's batch -> extractor")
     setting: Setting
@@ -104,7 +104,8 @@ class Experiment(Section):
     def id(self) -> str:
         """For example `avin-supervised-3f2a91c4`: readable, and different whenever anything above is."""
         text = json.dumps(self.model_dump(mode="json"), sort_keys=True)
-        return f"{self.model}-{self.setting}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+        name = self.model.rpartition(":")[2]
+        return f"{name}-{self.setting}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
     def to_json(self) -> str:
         """The content of experiment.json, for people to read; `read` reads it back."""
@@ -133,7 +134,9 @@ def check_experiment(experiment: Experiment) -> None:
     task, recipe = experiment.task, experiment.recipe
     settings, keys = task_names(task, "settings"), task_names(task, "recipe_keys")
     if experiment.setting not in settings:
-        raise ConfigError(f"settings: the task {task} is {' or '.join(settings)}, not {experiment.setting}")
+        raise ConfigError(
+            f"settings: the task {task} is {' or '.join(settings) or 'of no setting'}, not {experiment.setting}"
+        )
     if ("refine_epochs" in keys) != bool(recipe.refine_epochs):
         raise ConfigError(
             f"recipe.refine_epochs: found {recipe.refine_epochs!r} for the task {task}; only refined_parsing has a first "

@@ -13,10 +13,14 @@ class ExtractorConfig(Section):
     """One feature to extract: backbone, preprocessing and pooling."""
 
     backbone: str = Field(
-        description="vggish (audio), resnet18, resnet50, resnet152, vgg16, vgg19 (2D), r2plus1d_18 or r3d_18 (3D)"
+        description="vggish (audio), resnet18, resnet50, resnet152, vgg16, vgg19 (2D), r2plus1d_18 or r3d_18 (3D), or package.module:Class, a network of your own"
     )
     weights: Literal["pretrained", "random"] = Field(
         "pretrained", description="published weights, or random ones"
+    )
+    weights_file: str | None = Field(
+        None,
+        description="file of weights to use in place of the published ones, written by torch.save(network.state_dict(), FILE)",
     )
     seed: Seed = Field(0, description="seed of random weights")
     pooling: Literal["vector", "map"] = Field(

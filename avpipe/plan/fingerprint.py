@@ -2,7 +2,7 @@
 
 Snakemake does not see that an imported module was edited. So each rule carries
 `params: code=fingerprint("avpipe.features.vggish", ...)`: a hash of the syntax trees of those modules and of
-everything in avpipe that they import, transitively. Comments, docstrings and formatting do not count; neither
+everything in avpipe, or of a person's own code (`avpipe.plan.registry.belongs`), that they import, transitively. Comments, docstrings and formatting do not count; neither
 do the tables `avpipe.plan.registry.LazyTable` and `Entries`, so that adding a model or a backbone does not make the others
 stale: a job names the modules of its own model instead. A module that reads files beside it names them, relative to its
 folder, in a literal `DATA_FILES = ("templates/*.jinja",)`; their bytes count as its code.
@@ -19,19 +19,20 @@ from pathlib import Path
 from typing import Any
 
 from avpipe import __version__
+from avpipe.plan import registry
 
 PACKAGE = "avpipe"
 ROOT = Path(__file__).parent.parent
 
 
 def fingerprint(*modules: str) -> str:
-    """Sixteen hex digits that change when the meaning of `modules`, or of what they import in avpipe, changes.
+    """Sixteen hex digits that change when the meaning of `modules`, or of what they import of ours, changes.
 
     Args:
         modules: dotted names, for example "avpipe.models.avin". Nothing is imported or run.
 
     Raises:
-        ModuleNotFoundError: if a named module does not exist in avpipe.
+        ModuleNotFoundError: if a named module does not exist.
         SyntaxError: if a source file does not parse.
     """
     names = import_closure(*modules)
@@ -40,7 +41,7 @@ def fingerprint(*modules: str) -> str:
 
 
 def import_closure(*modules: str) -> set[str]:
-    """The named modules and every avpipe module that they import, directly or not, wherever in their source."""
+    """The named modules and all that they import of ours, directly or not, wherever in their source."""
     found: set[str] = set()
     waiting = list(modules)
     while waiting:
@@ -52,7 +53,9 @@ def import_closure(*modules: str) -> set[str]:
 
 
 def _path(module: str) -> Path | None:
-    """The source file of a dotted name inside avpipe, or None if it names no module (but an attribute)."""
+    """The source file of a dotted name, or None if it names no module (but an attribute)."""
+    if module.split(".")[0] != PACKAGE:
+        return registry.file_of(module)
     base = ROOT.joinpath(*module.split(".")[1:])
     if base.with_suffix(".py").is_file() and base != ROOT:
         return base.with_suffix(".py")
@@ -62,7 +65,7 @@ def _path(module: str) -> Path | None:
 def _parse(module: str) -> ast.Module:
     path = _path(module)
     if path is None:
-        raise ModuleNotFoundError(f"no module {module} in {ROOT}")
+        raise ModuleNotFoundError(f"no module {module} in {ROOT} or on Python's path")
     return ast.parse(path.read_text(encoding="utf-8"), str(path))
 
 
@@ -71,7 +74,7 @@ _tree = cache(_parse)
 
 @cache
 def _imports(module: str) -> set[str]:
-    """The avpipe modules that `module` imports; `from package import name` counts both where both are modules."""
+    """The modules of ours that `module` imports; `from package import name` counts both where both are modules."""
     path = _path(module)
     package = module if path and path.name == "__init__.py" else module.rpartition(".")[0]
     names: set[str] = set()
@@ -79,13 +82,10 @@ def _imports(module: str) -> set[str]:
         if isinstance(node, ast.Import):
             names.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            base = node.module or ""
-            if node.level:
-                parts = package.split(".")
-                base = ".".join([*parts[: len(parts) - node.level + 1], *([base] if base else [])])
+            base = registry.imported_from(node, package)
             names.add(base)
             names.update(f"{base}.{alias.name}" for alias in node.names)
-    return {name for name in names if name.split(".")[0] == PACKAGE and _path(name) is not None}
+    return {name for name in names if registry.belongs(name, module) and _path(name) is not None}
 
 
 @cache

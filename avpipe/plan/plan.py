@@ -16,7 +16,7 @@ from typing import Any
 from avpipe.datasets import DATASETS, clip_seconds
 from avpipe.datasets.manifest import inventory
 from avpipe.download import FETCHERS
-from avpipe.features.spec import BACKBONES, NETWORKS, check_extractors, chunk_path, feature_shape
+from avpipe.features.spec import backbone_of, check_extractors, chunk_path, feature_shape, network_modules
 from avpipe.files import read_json, write_text
 from avpipe.media.presets import Preset, named
 from avpipe.models import MODELS
@@ -92,18 +92,19 @@ def _named_code(experiment: Experiment) -> tuple[str, str]:
     return task.split(":")[0], model.split(":")[0]
 
 
-def extract_code(backbones: list[str]) -> str:
-    """The fingerprint of everything that an extraction with these backbones executes."""
-    networks = {NETWORKS[registry.target(BACKBONES, n, "backbone").kind].split(":")[0] for n in backbones}
-    entries = sorted(f"{name}={BACKBONES[name]}" for name in backbones)
-    return " ".join([code("extract", *networks), *entries])
+def extract_code(extractors: list[ExtractorConfig]) -> str:
+    """The fingerprint of everything that an extraction by these extractors executes, and their own files of weights."""
+    networks = {module for config in extractors for module in network_modules(config.backbone)}
+    entries = sorted({f"{config.backbone}={backbone_of(config.backbone)}" for config in extractors})
+    files = [Path(config.weights_file) for config in extractors if config.weights_file]
+    return " ".join([code("extract", *networks), *entries, *([inventory(files)] if files else [])])
 
 
 def array_code(config: ExtractorConfig | ImportedConfig) -> str:
     """The fingerprint that extraction and import write into an array's attributes."""
     if isinstance(config, ImportedConfig):
         return code("import")
-    return code("extract", NETWORKS[BACKBONES[config.backbone].kind].split(":")[0])
+    return code("extract", *network_modules(config.backbone))
 
 
 def check_study(study: Study) -> None:
@@ -119,8 +120,8 @@ def check_study(study: Study) -> None:
 
     kind, options = study.dataset.kind, study.dataset.options
     check("dataset.kind", registry.target, DATASETS, kind, "dataset")
-    reader = "avpipe.datasets.demo:render_demo" if kind == "demo" else DATASETS.get(kind)
-    if reader:
+    if not mistakes:
+        reader = "avpipe.datasets.demo:render_demo" if kind == "demo" else DATASETS.get(kind, kind)
         check("dataset.options", registry.check_options, reader, options, f"the dataset {kind}")
     for name in study.backbones:
         check("backbones", registry.target, study.arrays, name, "feature")

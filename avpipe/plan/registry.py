@@ -2,14 +2,16 @@
 
 The Snakefile must know every dataset, extractor and model and check their options, and must not pay for
 importing torch; and a run's code fingerprint (`avpipe.plan.fingerprint`) must not change because another model
-was added to a table. So a table holds strings, and options are read from the source by `ast`.
+was added to a table. So a table holds strings, and options are read from the source by `ast`. A person's own code stands in
+no table: its name is "package.module:Class", and its file is looked for as Python does, then in the current folder.
 """
 
 import ast
 import difflib
 import importlib
-import importlib.util
 import math
+import re
+import sys
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -35,56 +37,160 @@ def suggest(word: str, known: list[str]) -> str:
 
 
 def target(table: Mapping[str, Entry], name: str, kind: str) -> Entry:
-    """The entry of `name`, in a `LazyTable` "module:attribute". Raises `UnknownNameError` with a suggestion."""
+    """The entry of `name`, in a `LazyTable` "module:attribute"; a name of this form outside the table is its own entry.
+
+    Raises:
+        UnknownNameError: the table has no such name, or the file no such class or function; with a suggestion.
+    """
+    if ":" in name and name not in table:
+        own: Any = _checked(name, f"{kind} {name!r}")
+        return own
     if name not in table:
         raise UnknownNameError(f"unknown {kind} {name!r}; {suggest(name, list(table))}")
     return table[name]
 
 
+def _checked(name: str, who: str) -> str:
+    """The name, "package.module:Class" of a person's own code, once the class or function is found."""
+    if not re.fullmatch(r"[a-z_]\w*(\.\w+)*:[a-z_]\w*", name, re.ASCII | re.IGNORECASE):
+        raise UnknownNameError(f"{who}: write package.module:Class, in letters, digits and _")
+    module, attribute = name.split(":")
+    if file_of(module) is None:
+        path = f"{module.replace('.', '/')}.py"
+        raise UnknownNameError(f"{who}: no file {path} in {Path.cwd()}, nor on Python's path")
+    if _definition(module, attribute) is None:
+        known = [node.name for node in _tree(module).body if isinstance(node, ast.ClassDef | ast.FunctionDef)]
+        raise UnknownNameError(
+            f"{who}: {file_of(module)} has no class or function {attribute}; {suggest(attribute, known)}"
+        )
+    return name
+
+
 def load(table: LazyTable, name: str, kind: str) -> Any:
     """Import the module of `name` and return the attribute."""
     module, attribute = target(table, name, kind).split(":")
+    if name not in table and (home := str(_home(module))) not in sys.path:
+        sys.path.append(home)
     return getattr(importlib.import_module(module), attribute)
 
 
-@cache
-def source_of(module: str) -> Path:
-    """The file of `module`, found without running it (its parent packages are imported)."""
-    spec = importlib.util.find_spec(module)
-    if spec is None or spec.origin is None:
-        raise UnknownNameError(f"no module {module}")
-    return Path(spec.origin)
+def file_of(module: str) -> Path | None:
+    """The file of a module; nothing is imported. Looked for in this checkout, Python's path, and the current folder."""
+    for folder in (Path(__file__).parents[2], *sys.path, Path.cwd()):
+        base = Path(folder).absolute().joinpath(*module.split("."))
+        for path in (base / "__init__.py", base.with_suffix(".py")):
+            if path.is_file():
+                return path
+    return None
+
+
+def _home(module: str) -> Path | None:
+    """The folder from which Python imports a module, for example /study for mypkg.nets in /study/mypkg/nets.py."""
+    file = file_of(module)
+    return file and file.parents[module.count(".") + (file.name == "__init__.py")]
+
+
+def belongs(name: str, module: str) -> bool:
+    """Whether a module counts as code behind `module`: of avpipe, of the same package, or beside it in a person's own folder."""
+    first, own = name.split(".")[0], module.split(".")[0]
+    if own == "avpipe" or first in ("avpipe", own):
+        return first in ("avpipe", own)
+    home = _home(name) or _home(first)
+    return home is not None and home == _home(module) and "site-packages" not in home.parts
+
+
+def imported_from(node: ast.ImportFrom, package: str) -> str:
+    """The module in `from ... import`; `package` is that of the file, from which dots count."""
+    parts = package.split(".")
+    relative = parts[: len(parts) - node.level + 1] if node.level else []
+    return ".".join([*relative, *([node.module] if node.module else [])])
 
 
 @cache
 def _tree(module: str) -> ast.Module:
-    return ast.parse(source_of(module).read_text(encoding="utf-8"))
+    file = file_of(module)
+    if file is None:
+        raise UnknownNameError(f"no module {module}")
+    try:
+        return ast.parse(file.read_text(encoding="utf-8"))
+    except (SyntaxError, UnicodeDecodeError) as error:
+        raise UnknownNameError(f"{file} is no valid Python: {error}") from None
+
+
+@cache
+def _definition(module: str, name: str) -> tuple[str, ast.ClassDef | ast.FunctionDef] | None:
+    """A class or function of a module, or that it imports from code that `belongs` to it; and the module that has it."""
+    file = file_of(module)
+    package = module if file and file.name == "__init__.py" else module.rpartition(".")[0]
+    for node in _tree(module).body:
+        if isinstance(node, ast.ClassDef | ast.FunctionDef) and node.name == name:
+            return module, node
+        if isinstance(node, ast.ImportFrom):
+            home = imported_from(node, package)
+            original = next((a.name for a in node.names if (a.asname or a.name) == name), None)
+            if original and belongs(home, module) and file_of(home):
+                return _definition(home, original)
+    return None
+
+
+def _value_of(module: str, name: str, attribute: str) -> ast.expr | None:
+    """What class `name`, or one of its bases, assigns to the attribute; None if none does."""
+    found = _definition(module, name)
+    if found is None or not isinstance(found[1], ast.ClassDef):
+        return None
+    for node in found[1].body:
+        if isinstance(node, ast.Assign | ast.AnnAssign) and node.value is not None:
+            given = node.targets if isinstance(node, ast.Assign) else [node.target]
+            if attribute in [ast.unparse(each) for each in given]:
+                return node.value
+    bases = (_value_of(found[0], b.id, attribute) for b in found[1].bases if isinstance(b, ast.Name))
+    return next((value for value in bases if value is not None), None)
 
 
 @cache
 def names_of(qualified: str, attribute: str) -> tuple[str, ...] | None:
-    """The names in an attribute of class "module:Class" or of its bases in the same package, read from the source.
+    """The names in an attribute of class "module:Class" or of its bases, read from the source.
 
     They are the keys of a dictionary, or the members of a tuple, all of them literals. None if no class has the attribute.
     """
-    module, name = qualified.split(":")
-    tree = _tree(module)
-    node = next((n for n in tree.body if isinstance(n, ast.ClassDef) and n.name == name), None)
-    if node is None:
-        package = module.split(".")[0]
-        imports = (
-            n for n in tree.body if isinstance(n, ast.ImportFrom) and name in {a.name for a in n.names}
-        )
-        home = next((n.module for n in imports if n.module and n.module.split(".")[0] == package), None)
-        return names_of(f"{home}:{name}", attribute) if home else None
-    for n in node.body:
-        if isinstance(n, ast.Assign | ast.AnnAssign) and n.value is not None:
-            given = n.targets if isinstance(n, ast.Assign) else [n.target]
-            if attribute in [ast.unparse(each) for each in given]:
-                members = n.value.keys if isinstance(n.value, ast.Dict) else getattr(n.value, "elts", [])
-                return tuple(ast.literal_eval(member) for member in members if member is not None)
-    bases = (names_of(f"{module}:{b.id}", attribute) for b in node.bases if isinstance(b, ast.Name))
-    return next((names for names in bases if names is not None), None)
+    value = _value_of(*qualified.split(":"), attribute)
+    if value is None:
+        return None
+    members = value.keys if isinstance(value, ast.Dict) else getattr(value, "elts", [])
+    return tuple(ast.literal_eval(member) for member in members if member is not None)
+
+
+@cache
+def literal_of(qualified: str, attribute: str) -> Any:
+    """The literal value of an attribute of class "module:Class" or of its bases; None if no class has it.
+
+    Raises `UnknownNameError` if the value is no literal.
+    """
+    value = _value_of(*qualified.split(":"), attribute)
+    return None if value is None else _literal(value, f"{qualified}: {attribute}")
+
+
+def _literal(value: ast.expr, who: str) -> Any:
+    try:
+        return ast.literal_eval(value)
+    except ValueError:
+        raise UnknownNameError(
+            f"{who} is no literal, but {ast.unparse(value)}: planning runs no code"
+        ) from None
+
+
+def _signature(module: str, name: str) -> tuple[str, ast.FunctionDef] | None:
+    """A function, or the __init__ of a class or of its first base that has one; and the module that has it."""
+    home, node = _definition(module, name) or (module, None)
+    if isinstance(node, ast.ClassDef):
+        own = next((n for n in node.body if isinstance(n, ast.FunctionDef) and n.name == "__init__"), None)
+        bases = (_signature(home, base.id) for base in node.bases if isinstance(base, ast.Name))
+        if own is None:
+            return next((found for found in bases if found), None)
+        if own.args.args[1:]:
+            raise UnknownNameError(f"{module}:{name}: arguments are keyword-only: write `*,` after self")
+        node = own
+    return (home, node) if node else None
 
 
 @cache
@@ -94,25 +200,22 @@ def options_of(qualified: str) -> dict[str, dict[str, Any]]:
     Returns name -> {"default": literal, "type": annotation text, "choices": list or None}. Defaults must be
     literals. The source is parsed, never run.
     """
-    module, attribute = qualified.split(":")
-    tree = _tree(module)
-    node = next((n for n in tree.body if getattr(n, "name", None) == attribute), None)
-    if isinstance(node, ast.ClassDef):
-        node = next((n for n in node.body if isinstance(n, ast.FunctionDef) and n.name == "__init__"), None)
-    if not isinstance(node, ast.FunctionDef):
+    found = _signature(*qualified.split(":"))
+    if found is None:
         raise UnknownNameError(f"{qualified} is neither a function nor a class with __init__")
     aliases = {
         n.targets[0].id: n.value
-        for n in tree.body
+        for n in _tree(found[0]).body
         if isinstance(n, ast.Assign) and isinstance(n.targets[0], ast.Name)
     }
-    options = {}
-    for argument, default in zip(node.args.kwonlyargs, node.args.kw_defaults, strict=True):
+    arguments, options = found[1].args, {}
+    for argument, default in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True):
         annotation = argument.annotation
         if isinstance(annotation, ast.Name):
             annotation = aliases.get(annotation.id, annotation)
+        who = f"{qualified}: the default of {argument.arg}"
         options[argument.arg] = {
-            "default": ast.literal_eval(default) if default is not None else None,
+            "default": _literal(default, who) if default is not None else None,
             "required": default is None,
             "type": ast.unparse(annotation) if annotation is not None else "Any",
             "choices": _choices(annotation),
@@ -147,5 +250,5 @@ def check_options(qualified: str, options: Mapping[str, Any], who: str) -> None:
             raise UnknownNameError(f"{who}: option {name} is of type {known[name]['type']}, not {value!r}")
         if isinstance(value, float) and not math.isfinite(value):
             raise UnknownNameError(f"{who}: option {name} is a finite number, not {value!r}")
-        if types == (int,) and value < 0 <= known[name]["default"]:
+        if types == (int,) and value < 0 <= (known[name]["default"] or 0):
             raise UnknownNameError(f"{who}: option {name} is 0 or more, not {value!r}")

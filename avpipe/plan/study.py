@@ -22,7 +22,7 @@ class DatasetConfig(Section):
 
     name: str = Field(pattern=NAME, description="name of the results folder: results/{name}")
     kind: str = Field(
-        description="format of the annotation files: demo, ave, llp, audioset, ucf101 or folder"
+        description="format of the annotation files: demo, ave, llp, audioset, ucf101, folder, or package.module:function, a reader of your own"
     )
     annotations: str | None = Field(
         None,
@@ -237,7 +237,7 @@ class Study(Section):
             for key in part:
                 readers = [other for other in TASKS if key in task_names(other, "recipe_keys")]
                 default = Recipe.model_fields[key].get_default(call_default_factory=True) if readers else None
-                if readers and task not in readers and part[key] != default:
+                if readers and key not in task_names(task, "recipe_keys") and part[key] != default:
                     raise ConfigError(
                         f"{where}.{key}: {part[key]!r} changes nothing in the task {task}; "
                         f"the key is for {' and '.join(readers)}"

@@ -227,7 +227,7 @@ def test_features_that_cannot_be_stored_are_an_error(
 
 
 def test_options_are_checked_before_anything_is_read(study: Any) -> None:
-    with pytest.raises(ConfigError, match=r"extractors\.x\.backbone: no backbone 'resnet'"):
+    with pytest.raises(ConfigError, match=r"extractors\.x\.backbone: unknown backbone 'resnet'"):
         run(study, {"x": ExtractorConfig(backbone="resnet")})
 
 

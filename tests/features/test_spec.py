@@ -53,7 +53,7 @@ def test_map_size_is_the_networks(size: int, backbone: str) -> None:
 @pytest.mark.parametrize(
     ("backbone", "options", "message"),
     [
-        ("resnet125", {}, r"extractors.x.backbone: no backbone 'resnet125'; did you mean 'resnet152'"),
+        ("resnet125", {}, r"extractors.x.backbone: unknown backbone 'resnet125'; did you mean 'resnet152'"),
         ("vggish", {"pooling": "map"}, "extractors.x.pooling: vggish has no spatial map"),
         ("r3d_18", {"pooling": "map", "fps": 8}, "r3d_18 has no spatial map"),
         ("resnet18", {"pca": True}, "pca: only vggish"),

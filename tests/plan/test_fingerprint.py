@@ -132,3 +132,25 @@ def test_data_files_of_a_module_count_as_its_code(package):
     page.write_text("two")
     forget()
     assert fingerprint.fingerprint("avpipe.models.c") != first
+
+
+def test_ones_own_code_counts_with_its_package_and_the_files_beside_it(package, tmp_path, monkeypatch):
+    files = {
+        "mypkg/nets.py": "from . import parts\nfrom beside import B\nfrom avpipe.layers import attention\nimport elsewhere, json",
+        "mypkg/parts.py": "A = 1",
+        "mypkg/other.py": "O = 1",
+        "beside.py": "B = 1",
+        "site-packages/elsewhere.py": "E = 1",
+    }
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path / "site-packages"))
+    expected = {"mypkg.nets", "mypkg.parts", "beside", "avpipe.layers"}
+    assert fingerprint.import_closure("mypkg.nets") == expected
+    before = fingerprint.fingerprint("mypkg.nets")
+    for name, changes in (("mypkg/other.py", False), ("mypkg/parts.py", True), ("beside.py", True)):
+        edit(tmp_path, name, "1", "2")
+        assert (fingerprint.fingerprint("mypkg.nets") != before) == changes, name
+        edit(tmp_path, name, "2", "1")

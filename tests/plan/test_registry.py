@@ -21,6 +21,17 @@ class Base:
 class Derived(Base):
     others = ("c",)
 
+class Inherits(Model):
+    pass
+
+class Positional:
+    def __init__(self, width: int = 3):
+        pass
+
+class Computed:
+    def __init__(self, *, width: int = len("abc")):
+        pass
+
 def function(path, *, clips: int = 2, name: str):
     raise RuntimeError("never run")
 """
@@ -30,7 +41,7 @@ def function(path, *, clips: int = 2, name: str):
 def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     (tmp_path / "lazy_example.py").write_text(MODULE)
     monkeypatch.syspath_prepend(str(tmp_path))
-    registry.source_of.cache_clear()
+
     for cached in (registry._tree, registry.options_of, registry.names_of):
         cached.cache_clear()
     return "lazy_example"
@@ -93,3 +104,59 @@ def test_light_modules_import_nothing_heavy(imported, heavy):
     code = f"import sys, {imported}; print({{*{heavy.split()}}} & {{*sys.modules}})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+def test_a_name_of_ones_own_code_is_found_in_the_current_folder_and_only_loading_runs_it(
+    tmp_path, monkeypatch
+):
+    package = tmp_path / "ownpackage" / "deep"
+    package.mkdir(parents=True)
+    (package.parent / "__init__.py").write_text("raise RuntimeError('never run while planning')")
+    (package / "nets.py").write_text("from .parts import Net\nimport torch")
+    (package / "parts.py").write_text(MODULE.replace("Model", "Net") + "\nanswer = 42")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    name = "ownpackage.deep.nets:Net"
+    assert registry.target({"avel": "x:Y"}, name, "model") == name
+    assert registry.options_of(name)["width"]["default"] == 3
+    with pytest.raises(RuntimeError, match="never run while planning"):
+        registry.load({}, name, "model")
+    (package.parent / "__init__.py").write_text("")
+    (package / "nets.py").write_text("from .parts import Net")
+    assert registry.load({}, name, "model").__module__ == "ownpackage.deep.parts"
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        (
+            "lazy_exampel:Model",
+            "model 'lazy_exampel:Model': no file lazy_exampel.py in /.*nor on Python's path",
+        ),
+        ("lazy_example:Modle", "lazy_example.py has no class or function Modle; did you mean 'Model'"),
+        ("../lazy_example:Model", "write package.module:Class"),
+        ("lazy_example:Mödel", "write package.module:Class"),
+        ("broken_example:Model", "broken_example.py is no valid Python: .*line 1"),
+    ],
+)
+def test_wrong_names_of_ones_own_code_are_one_clear_line(module, tmp_path, name, message):
+    (tmp_path / "broken_example.py").write_text("class Model")
+    with pytest.raises(registry.UnknownNameError, match=message) as error:
+        registry.target({"avel": "x:Y"}, name, "model")
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("Positional", "arguments are keyword-only: write `\\*,` after self"),
+        ("Computed", r"the default of width is no literal, but len\('abc'\)"),
+    ],
+)
+def test_options_that_cannot_be_read_from_the_source_are_named(module, name, message):
+    with pytest.raises(registry.UnknownNameError, match=message):
+        registry.options_of(f"{module}:{name}")
+
+
+def test_a_class_without_options_of_its_own_has_those_of_its_base(module):
+    assert registry.options_of(f"{module}:Inherits") == registry.options_of(f"{module}:Model")

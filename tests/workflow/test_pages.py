@@ -5,6 +5,7 @@ Left out are lines with the comment "downloads": tests have no network.
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ import pandas as pd
 import pytest
 
 from avpipe.features.store import open_features
+from avpipe.files import sha256_of
 from avpipe.media.ffmpeg import ffmpeg_binary
 
 from .conftest import ROOT, sources_to
@@ -83,10 +85,47 @@ def test_own_videos(root: Path) -> None:
     assert open_features(root / "results/second/features/vggish.zarr").valid.tolist() == [True]
 
 
-def test_own_annotations_and_features(root: Path) -> None:
+def film_kettles_and_doors(root: Path) -> None:
     for number in range(1, 4):
         film(root / f"data/mydata/videos/kitchen 0{number}.mp4")
         film(root / f"data/mydata/videos/door_{number}.mp4")
+
+
+def stale(root: Path) -> set[str]:
+    """The rules and the experiments (their models' names) that Snakemake would run again."""
+    command = [".venv/bin/snakemake", "-n", "--cores", "1", "--configfile", "mine.yaml"]
+    done = subprocess.run(command, cwd=root, text=True, capture_output=True, check=True)
+    return {*re.findall(r"^(?:rule|checkpoint) (\w+):", done.stdout, re.M)} | {
+        *re.findall(r"experiment=(\w+)-", done.stdout)
+    }
+
+
+def test_extending(root: Path) -> None:
+    film_kettles_and_doors(root)
+    shutil.copytree(ROOT / "tests" / "models", root / "tests" / "models")
+    shutil.copy(ROOT / "pyproject.toml", root)
+    printed = do("extending.md", root)
+    assert [printed.count(text) for text in ("| MyNet |", "| AVIN |")] == [2, 1]
+    assert re.search(r"[1-9]\d passed, \d+ deselected", printed), "the tests of every model, of MyNet"
+    features = open_features(root / "results/mine/features/look.zarr")
+    assert features.array.shape == (6, 10, 8, 8, 16)
+    assert features.array.attrs["weights_files"] == {"smallnet.pt": sha256_of(root / "data/smallnet.pt")}
+    for table in ("mine", "mine_tags"):
+        assert pd.read_csv(root / f"results/mine/tables/{table}.csv")["mean"].notna().all()
+
+    runs = {"train", "table", "all", "MyNet"}
+    for file, line, expected in (
+        ("mypkg/tasks.py", "# a comment", set()),
+        ("mypkg/nets.py", "EDITED = True", runs),
+        ("mypkg/networks.py", "EDITED = True", runs | {"extract_sound_look", "coverage", "avin"}),
+    ):
+        with (root / file).open("a") as source:
+            source.write(f"\n{line}\n")
+        assert stale(root) == expected, file
+
+
+def test_own_annotations_and_features(root: Path) -> None:
+    film_kettles_and_doors(root)
     assert do("own-annotations.md", root).count("| AVEL |") == 1
     for name, categories in (("mydata", ["Kettle", "Door"]), ("mydata_events", ["Kettle", "Door", "Speech"])):
         results = root / "results" / name

@@ -24,7 +24,7 @@ for bundle in plan.bundles:
             mem_mb=each_attempt(8000),
             runtime=each_attempt(240),
         params:
-            code=extract_code([study.extractors[name].backbone for name in bundle]),
+            code=extract_code([study.extractors[name] for name in bundle]),
             extractors=partial(plan.extractor_options, bundle),
             device=plan.device,
             weights=([f"--weights={study.weights_folder}"] if study.weights_folder else []),

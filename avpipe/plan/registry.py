@@ -61,12 +61,21 @@ def _tree(module: str) -> ast.Module:
     return ast.parse(source_of(module).read_text(encoding="utf-8"))
 
 
-@cache
 def names_of(qualified: str, attribute: str) -> tuple[str, ...] | None:
     """The names in an attribute of class "module:Class" or of its bases in the same package, read from the source.
 
     They are the keys of a dictionary, or the members of a tuple, all of them literals. None if no class has the attribute.
     """
+    value = value_of(qualified, attribute)
+    if value is None:
+        return None
+    members = value.keys if isinstance(value, ast.Dict) else getattr(value, "elts", [])
+    return tuple(ast.literal_eval(member) for member in members if member is not None)
+
+
+@cache
+def value_of(qualified: str, attribute: str) -> ast.expr | None:
+    """The expression that class "module:Class", or a base of it in the same package, gives to an attribute; None if none does."""
     module, name = qualified.split(":")
     tree = _tree(module)
     node = next((n for n in tree.body if isinstance(n, ast.ClassDef) and n.name == name), None)
@@ -76,15 +85,14 @@ def names_of(qualified: str, attribute: str) -> tuple[str, ...] | None:
             n for n in tree.body if isinstance(n, ast.ImportFrom) and name in {a.name for a in n.names}
         )
         home = next((n.module for n in imports if n.module and n.module.split(".")[0] == package), None)
-        return names_of(f"{home}:{name}", attribute) if home else None
+        return value_of(f"{home}:{name}", attribute) if home else None
     for n in node.body:
         if isinstance(n, ast.Assign | ast.AnnAssign) and n.value is not None:
             given = n.targets if isinstance(n, ast.Assign) else [n.target]
             if attribute in [ast.unparse(each) for each in given]:
-                members = n.value.keys if isinstance(n.value, ast.Dict) else getattr(n.value, "elts", [])
-                return tuple(ast.literal_eval(member) for member in members if member is not None)
-    bases = (names_of(f"{module}:{b.id}", attribute) for b in node.bases if isinstance(b, ast.Name))
-    return next((names for names in bases if names is not None), None)
+                return n.value
+    bases = (value_of(f"{module}:{b.id}", attribute) for b in node.bases if isinstance(b, ast.Name))
+    return next((value for value in bases if value is not None), None)
 
 
 @cache

@@ -159,13 +159,19 @@ class Plan:
         of_rows = chain.from_iterable([*self._of_table.values(), *self._of_figure.values()])
         asked = [*of_rows, *self.of_study.values()]
         self.experiments: dict[str, Experiment] = {e.id: e for one in asked for e in one.chain}
-        self._check_length()
+        self._check_presets()
 
-    def _check_length(self) -> None:
-        """Raise `ConfigError` if a preset that pads reads more seconds than the dataset's clips have."""
+    def _check_presets(self) -> None:
+        """Raise `ConfigError` for two formats of one name, or one that pads and reads more seconds than the dataset's clips have."""
         dataset = self.study.dataset
         length = clip_seconds(dataset.kind, dataset.options)
+        names = [preset.name for preset in self.presets]
         for preset in self.presets:
+            if names.count(preset.name) > 1:
+                raise ConfigError(
+                    f"presets.{preset.name}: another study, which trains the network of an extractor, has another format of "
+                    "this name; take another name"
+                )
             if preset.pad and preset.seconds > length:
                 raise ConfigError(
                     f"preset {preset.name} reads {preset.seconds:g} s, but the clips are {length:g} s long "

@@ -62,7 +62,7 @@ def _tree(module: str) -> ast.Module:
 
 
 def names_of(qualified: str, attribute: str) -> tuple[str, ...] | None:
-    """The names in an attribute of class "module:Class" or of its bases in the same package, read from the source.
+    """The names in an attribute of class "module:Class" or of its bases, read from the source.
 
     They are the keys of a dictionary, or the members of a tuple, all of them literals. None if no class has the attribute.
     """
@@ -75,16 +75,16 @@ def names_of(qualified: str, attribute: str) -> tuple[str, ...] | None:
 
 @cache
 def value_of(qualified: str, attribute: str) -> ast.expr | None:
-    """The expression that class "module:Class", or a base of it in the same package, gives to an attribute; None if none does."""
+    """The expression that class "module:Class", or a base of it in the same package or in avpipe, gives to an attribute; None if none does."""
     module, name = qualified.split(":")
     tree = _tree(module)
     node = next((n for n in tree.body if isinstance(n, ast.ClassDef) and n.name == name), None)
     if node is None:
-        package = module.split(".")[0]
         imports = (
             n for n in tree.body if isinstance(n, ast.ImportFrom) and name in {a.name for a in n.names}
         )
-        home = next((n.module for n in imports if n.module and n.module.split(".")[0] == package), None)
+        known = (module.split(".")[0], "avpipe")
+        home = next((n.module for n in imports if n.module and n.module.split(".")[0] in known), None)
         return value_of(f"{home}:{name}", attribute) if home else None
     for n in node.body:
         if isinstance(n, ast.Assign | ast.AnnAssign) and n.value is not None:

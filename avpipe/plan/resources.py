@@ -18,7 +18,7 @@ COPIES = 10
 SECONDS_A_CLIP, SECONDS_A_MB = 0.003, 0.02
 """Of one processor for one clip of one epoch: whatever its features are, and for each MB of them in float32."""
 RAW_THREADS, WORKER_MB = 8, 600
-"""Of a training from clips: threads, and the memory of one that decodes."""
+"""Of a training from clips: threads, and the memory of a process that decodes, which is an estimate."""
 GPU_MB = 12_000
 """Memory that the smallest GPU for such work has free."""
 

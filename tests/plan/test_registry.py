@@ -31,7 +31,7 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     (tmp_path / "lazy_example.py").write_text(MODULE)
     monkeypatch.syspath_prepend(str(tmp_path))
     registry.source_of.cache_clear()
-    for cached in (registry._tree, registry.options_of, registry.names_of):
+    for cached in (registry._tree, registry.options_of, registry.value_of):
         cached.cache_clear()
     return "lazy_example"
 

@@ -98,7 +98,7 @@ def test_every_epoch_and_seed_draws_anew_for_training_and_never_for_evaluation(r
         fit(draws, Recipe(epochs=2, batch_size=46), seed)
         return draws.trained, draws.evaluated
 
-    (first, second), (one, other, _) = drawn(0)
+    (first, second), (one, other, *_) = drawn(0)
     assert len(first) == 46
     assert not set(first) & set(second)
     assert one == other

@@ -36,15 +36,17 @@ A named recipe is a list of changes, too: keys that it leaves out keep the value
 def config_page() -> str:
     """docs/config.md: every key of a study with its type, default and meaning, taken from the JSON schema."""
     definitions = Study.model_json_schema()["$defs"]
-    sections = _sections("", Study.model_json_schema(), definitions)
-    titles = {schema["title"]: title for title, schema in sections}
+    sections = dict[str, tuple[str, dict[str, Any]]]()
+    for title, schema in _sections("", Study.model_json_schema(), definitions):
+        sections.setdefault(schema["title"], (title, schema))
+    titles = {name: title for name, (title, _) in sections.items()}
     lines = [
         GENERATED,
         "# Configuration of a study\n\n",
         "A study is one yaml file. `config.yaml` is the demo; [workflow/configs](../workflow/configs) has the others. A key that a\n",
         "study leaves out has its default. An unknown key is an error that names the nearest known one.\n",
     ]
-    for title, schema in sections:
+    for title, schema in sections.values():
         lines.append(f"\n## {title or 'The study'}\n\n{schema['description'].splitlines()[0]}\n\n")
         lines.append("| key | type | default | meaning |\n| --- | --- | --- | --- |\n")
         for key, field in schema["properties"].items():
@@ -67,7 +69,8 @@ def _sections(
         inner = [definitions[name] for name in _references(field)]
         for each in inner:
             kind = each["properties"].get("kind", {}).get("const")
-            found += _sections(f"{path}, kind {kind}" if len(inner) > 1 else path, each, definitions)
+            which = f"kind {kind}" if kind else f"with {each.get('required', [''])[0]}"
+            found += _sections(f"{path}, {which}" if len(inner) > 1 else path, each, definitions)
     return found
 
 

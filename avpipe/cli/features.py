@@ -68,12 +68,25 @@ def extract(
     from avpipe.features.extract import extract_shard
     from avpipe.features.spec import published_config
     from avpipe.features.weights import default_folder
-    from avpipe.plan.extractor import ExtractorConfig
+    from avpipe.plan.extractor import ExtractorConfig, LearnedConfig
 
     configs: dict[str, ExtractorConfig] = {}
     for text in extractor:
         if text.lstrip().startswith("{"):
             named = read_mapping(text, "--extractor")
+            (name, config), *_ = named.items()
+            if "run" in config:
+                from avpipe.training.encode import encode_shard
+
+                learned = LearnedConfig.model_validate(config)
+                typer.echo(
+                    json.dumps(
+                        encode_shard(
+                            segments, manifest, shard, name, learned, out, device=device, threads=threads
+                        )
+                    )
+                )
+                return
             configs |= {name: ExtractorConfig.model_validate(config) for name, config in named.items()}
         else:
             configs[text] = published_config(text)
@@ -231,4 +244,4 @@ def _weight_names(names: list[str] | None, study: str | None) -> list[str]:
         read_mapping(study, "--study"), study
     )  # not resolved: no folder of videos is needed
     check_study(chosen)
-    return [] if chosen.weights == "random" else needed_weights(chosen.extractors.values())
+    return [] if chosen.weights == "random" else needed_weights(chosen.with_backbone.values())

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from avpipe.plan import registry
-from avpipe.plan.extractor import ExtractorConfig, ImportedConfig
+from avpipe.plan.extractor import ArrayConfig, ExtractorConfig, ImportedConfig, LearnedConfig
 from avpipe.plan.registry import Entries, LazyTable
 from avpipe.plan.section import ConfigError
 
@@ -159,26 +159,30 @@ def frame_axis(config: ExtractorConfig) -> bool:
     return backbone_of(config.backbone).kind == "2d" and not config.average
 
 
-def feature_shape(config: ExtractorConfig | ImportedConfig) -> tuple[int, ...]:
+def feature_shape(config: ArrayConfig) -> tuple[int, ...]:
     """The shape of one clip's features: (T, [fps,] [H, W,] D); for imported ones, the study's `shape`."""
     if isinstance(config, ImportedConfig):
         return config.shape
+    if isinstance(config, LearnedConfig):
+        return (config.preset.segments, config.width)
     backbone = backbone_of(config.backbone)
     frames = (config.fps,) if frame_axis(config) else ()
     cells = (map_size(config),) * 2 if backbone.kind == "2d" and config.pooling == "map" else ()
     return (config.preset.segments, *frames, *cells, backbone.width)
 
 
-def map_cells(config: ExtractorConfig | ImportedConfig) -> int:
+def map_cells(config: ArrayConfig) -> int:
     """H * W of a feature's map; 1 for vectors."""
     shape = feature_shape(config)
     return shape[-3] * shape[-2] if len(shape) > 3 else 1
 
 
-def dimension_names(config: ExtractorConfig | ImportedConfig) -> tuple[str, ...]:
+def dimension_names(config: ArrayConfig) -> tuple[str, ...]:
     """The names of the array's axes, the clips' axis first."""
     if isinstance(config, ImportedConfig):
         return ("clip", "segment", *_INNER_AXES[len(config.shape)], "feature")
+    if isinstance(config, LearnedConfig):
+        return ("clip", "segment", "feature")
     frames = ("frame",) if frame_axis(config) else ()
     cells = ("y", "x") if backbone_of(config.backbone).kind == "2d" and config.pooling == "map" else ()
     return ("clip", "segment", *frames, *cells, "feature")
@@ -188,6 +192,6 @@ _INNER_AXES: dict[int, tuple[str, ...]] = {2: (), 3: ("frame",), 4: ("y", "x"), 
 """Axes between segment and feature of an imported clip, by how many axes it has."""
 
 
-def chunk_path(config: ExtractorConfig | ImportedConfig, shard: int | str) -> str:
+def chunk_path(config: ArrayConfig, shard: int | str) -> str:
     """The file of a shard below the array's folder: "c/3/0/0". `shard` may be a Snakemake wildcard."""
     return "/".join(["c", str(shard), *["0"] * len(feature_shape(config))])

@@ -27,7 +27,7 @@ from zarr.storage import MemoryStore
 from avpipe.clips import ROWS_FILE, manifest_file, read_rows
 from avpipe.features.spec import chunk_path, dimension_names, feature_shape
 from avpipe.files import locked, read_json, whole_file, write_text
-from avpipe.plan.extractor import ExtractorConfig, ImportedConfig
+from avpipe.plan.extractor import ArrayConfig
 
 _ABSENT = 2**64 - 1
 _CHECKSUM = 4  # bytes of the CRC-32C after an index
@@ -132,7 +132,7 @@ def open_features(path: str | Path) -> Features:
 
 def write_shard(
     path: Path,
-    config: ExtractorConfig | ImportedConfig,
+    config: ArrayConfig,
     shard: int,
     rows: int,
     values: npt.NDArray[Any],
@@ -164,7 +164,7 @@ def write_shard(
 
 def _create(
     store: MemoryStore,
-    config: ExtractorConfig | ImportedConfig,
+    config: ArrayConfig,
     rows: int,
     values: npt.NDArray[Any],
     **more: Any,
@@ -188,7 +188,7 @@ def _content(store: MemoryStore, key: str) -> bytes | None:
     return None if buffer is None else buffer.to_bytes()
 
 
-def _encoded(config: ExtractorConfig | ImportedConfig, values: npt.NDArray[Any]) -> bytes:
+def _encoded(config: ArrayConfig, values: npt.NDArray[Any]) -> bytes:
     """The bytes of a shard's file: zarr writes it as the only shard of an array in memory."""
     store = MemoryStore()
     _create(store, config, len(values), values)[:] = values
@@ -201,7 +201,7 @@ def _encoded(config: ExtractorConfig | ImportedConfig, values: npt.NDArray[Any])
 
 def _write_metadata(
     path: Path,
-    config: ExtractorConfig | ImportedConfig,
+    config: ArrayConfig,
     rows: int,
     values: npt.NDArray[Any],
     identity: Mapping[str, Any],

@@ -1,5 +1,6 @@
 """An experiment: everything that decides a run's numbers except the data, the code and the seed."""
 
+import ast
 import hashlib
 import json
 from collections.abc import Mapping
@@ -8,9 +9,18 @@ from typing import Any, Literal, get_args
 
 from pydantic import Field, SerializerFunctionWrapHandler, ValidationError, model_serializer
 
+from avpipe.media.presets import NamedPreset
 from avpipe.models import MODELS
 from avpipe.plan.recipe import Recipe
-from avpipe.plan.registry import UnknownNameError, check_options, names_of, options_of, suggest, target
+from avpipe.plan.registry import (
+    UnknownNameError,
+    check_options,
+    names_of,
+    options_of,
+    suggest,
+    target,
+    value_of,
+)
 from avpipe.plan.section import ConfigError, Section, describe
 from avpipe.training import TASKS
 
@@ -58,13 +68,54 @@ def attends_to_cells(model: str, options: Mapping[str, Any], features: Mapping[R
     return None
 
 
+def output_width(model: str, options: Mapping[str, Any], output: str) -> int:
+    """D, the numbers of a model's output for a segment. The model is not imported.
+
+    Its class has `outputs = {"audio": 128, "visual": "width"}`: name -> D, or the name of the option that is D.
+
+    Raises:
+        UnknownNameError: if the model has no such output.
+    """
+    value = value_of(target(MODELS, model, "model"), "outputs")
+    outputs: dict[str, int | str] = ast.literal_eval(value) if value is not None else {}
+    if not outputs:
+        raise UnknownNameError(f"model {model!r} has no `outputs` for features (docs/extending.md)")
+    width = target(outputs, output, f"output of model {model!r}")
+    return int(
+        options.get(width, model_options(model)[width]["default"]) if isinstance(width, str) else width
+    )
+
+
 def task_names(task: str, attribute: str) -> tuple[str, ...]:
-    """The `settings`, `metrics` or `recipe_keys` of a task (`avpipe.training.task.Task`), which is not imported.
+    """The `settings`, `metrics`, `recipe_keys` or `reads` of a task (`avpipe.training.task.Task`), which is not imported.
 
     Raises:
         UnknownNameError: if the task does not exist.
     """
     return names_of(target(TASKS, task, "task"), attribute) or ()
+
+
+class Trained(Section):
+    """What a table's row, its pretraining and a study's experiment have in common."""
+
+    task: str | None = Field(None, description="what trains and evaluates it: localization, parsing, ...")
+    model: str | None = Field(None, description="a name of avpipe.models.list_models()")
+    options: dict[str, Any] = Field(default_factory=dict, description="keyword arguments of the model")
+    features: dict[Role, str] | None = Field(None, description="role in the model's batch -> extractor")
+    preset: str | None = Field(
+        None, description="canonical format of the clips that it reads in place of features"
+    )
+    recipe: str | dict[str, Any] | None = Field(
+        None, description="one of the study's `recipes`, or changes to `training`"
+    )
+
+
+class ExperimentConfig(Trained):
+    """An experiment that no table's row asks for: its run's network computes features."""
+
+    task: str = Field(description="what trains and evaluates it")
+    model: str = Field(description="a name of avpipe.models.list_models()")
+    setting: Setting = Field("self-supervised", description="which labels the training sees")
 
 
 class Experiment(Section):
@@ -73,7 +124,12 @@ class Experiment(Section):
     task: str = Field(description="what trains and evaluates it: localization, parsing, ...")
     model: str = Field(description="a name of avpipe.models.list_models(), or package.module:Class")
     options: dict[str, Any] = Field(default_factory=dict, description="keyword arguments of the model")
-    features: dict[Role, str] = Field(description="role in the model's batch -> extractor")
+    features: dict[Role, str] = Field(
+        default_factory=dict, description="role in the model's batch -> extractor; none with `preset`"
+    )
+    preset: NamedPreset | None = Field(
+        None, description="canonical format of the clips that it reads in place of features; null: features"
+    )
     setting: Setting
     recipe: Recipe
     pretraining: "Experiment | None" = Field(
@@ -86,10 +142,10 @@ class Experiment(Section):
     )
 
     @model_serializer(mode="wrap")
-    def _without_absent_pretraining(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave both keys out if there is no pretraining, so that other experiments keep the id they had before these keys existed."""
+    def _without_absent_keys(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave keys out that are null, so that other experiments keep the id they had before these keys existed."""
         written: dict[str, Any] = serialize(self)
-        for key in ("pretraining", "pretrained_on"):
+        for key in ("preset", "pretraining", "pretrained_on"):
             if getattr(self, key) is None:
                 written.pop(key, None)
         return written
@@ -137,6 +193,14 @@ def check_experiment(experiment: Experiment) -> None:
         raise ConfigError(
             f"settings: the task {task} is {' or '.join(settings) or 'of no setting'}, not {experiment.setting}"
         )
+    raw = "preset" in task_names(task, "reads")
+    if raw != (experiment.preset is not None) or raw == bool(experiment.features):
+        what = (
+            "clips: give `preset`, and no"
+            if raw
+            else "features: give `features`, for example {audio: vggish}, and no"
+        )
+        raise ConfigError(f"preset: the task {task} trains from {what} {'features' if raw else 'preset'}")
     if ("refine_epochs" in keys) != bool(recipe.refine_epochs):
         raise ConfigError(
             f"recipe.refine_epochs: found {recipe.refine_epochs!r} for the task {task}; only refined_parsing has a first "

@@ -1,8 +1,8 @@
 """One feature of every clip: extracted by us, or imported from published files."""
 
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Discriminator, Field, Tag, field_validator
 
 from avpipe.media.presets import CANONICAL, NamedPreset
 from avpipe.plan.section import Count, Section, Seed
@@ -71,6 +71,52 @@ class ExtractorConfig(Section):
     )
 
 
+class RunConfig(Section):
+    """One feature that the network of a run of ours computes."""
+
+    run: str = Field(description="name in `experiments`; it trains from clips")
+    output: str = Field(description="which of the network's outputs, a name in its class's `outputs`")
+    seed: Seed = Field(0, description="of the run; one of its study's `seeds`")
+    study: str | None = Field(
+        None,
+        description="file of another study, whose `experiments` have it and which trains it; null: this one",
+    )
+    preset: NamedPreset | None = Field(
+        None,
+        description="canonical format of the clips to extract from; null: the one that the run trains on",
+    )
+    dtype: Literal["float16", "float32"] = Field("float32", description="number type of the stored array")
+    batch_size: Count = Field(8, description="clips per forward pass")
+
+
+class LearnedConfig(RunConfig):
+    """A `RunConfig` with what its experiment says, for the job that extracts.
+
+    Args:
+        task, model: of the experiment.
+        width: D of the output.
+        checkpoint: of the run, from the folder that has `results`.
+    """
+
+    task: str
+    model: str
+    preset: NamedPreset
+    width: int
+    checkpoint: str
+
+
+def _kind(config: Any) -> str:
+    run = isinstance(config, RunConfig) or (isinstance(config, dict) and "run" in config)
+    return "RunConfig" if run else "ExtractorConfig"
+
+
+AnyExtractor = Annotated[
+    Annotated[ExtractorConfig, Tag("ExtractorConfig")] | Annotated[RunConfig, Tag("RunConfig")],
+    Discriminator(_kind),
+]
+"""An entry of a study's `extractors`; with the key `run` it is a `RunConfig`."""
+
+
 class ImportedConfig(Section):
     """One feature to read from published files instead of extracting it."""
 
@@ -106,3 +152,7 @@ class ImportedConfig(Section):
         if not 2 <= len(value) <= 5 or min(value) < 1:
             raise ValueError("2 to 5 numbers, each 1 or more: [T, D], [T, H, W, D] or with frames after T")
         return value
+
+
+ArrayConfig = ExtractorConfig | LearnedConfig | ImportedConfig
+"""What describes an array."""

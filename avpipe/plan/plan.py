@@ -22,7 +22,7 @@ from avpipe.media.presets import Preset, named
 from avpipe.models import MODELS
 from avpipe.plan import fingerprint, registry
 from avpipe.plan.experiment import Experiment, check_model
-from avpipe.plan.extractor import ExtractorConfig, ImportedConfig
+from avpipe.plan.extractor import ArrayConfig, ExtractorConfig, ImportedConfig, LearnedConfig, RunConfig
 from avpipe.plan.resources import Training
 from avpipe.plan.section import ConfigError
 from avpipe.plan.study import Study
@@ -47,6 +47,7 @@ JOBS = {
     "normalise": Job(("avpipe.media.normalise",), "media"),
     "clips": Job(("avpipe.media.clips",), "media"),
     "extract": Job(("avpipe.features.extract",), "torch"),
+    "encode": Job(("avpipe.training.encode",), "torch"),
     "inspect": Job(("avpipe.features.published",), "torch"),
     "import": Job(("avpipe.features.published", "avpipe.datasets.ave"), "torch"),
     "coverage": Job(("avpipe.features.coverage",), "torch"),
@@ -75,21 +76,20 @@ def fetch_code(kinds: list[str]) -> str:
 
 def train_code(experiment: Experiment) -> str:
     """The fingerprint of everything that a run of `experiment` executes: loop, task and that one model."""
-    return code("train", *_named_code(experiment))
+    return code("train", *_named_code(experiment.task, experiment.model))
 
 
 def embed_code(experiment: Experiment) -> str:
     """The fingerprint of everything that embeds clips with a run's model: task, data and that one model."""
-    return code("embed", *_named_code(experiment))
+    return code("embed", *_named_code(experiment.task, experiment.model))
 
 
-def _named_code(experiment: Experiment) -> tuple[str, str]:
-    """The modules of the experiment's task and model."""
-    task, model = (
-        registry.target(TASKS, experiment.task, "task"),
-        registry.target(MODELS, experiment.model, "model"),
+def _named_code(task: str, model: str) -> tuple[str, str]:
+    """The modules of a task and of a model."""
+    return (
+        registry.target(TASKS, task, "task").split(":")[0],
+        registry.target(MODELS, model, "model").split(":")[0],
     )
-    return task.split(":")[0], model.split(":")[0]
 
 
 def extract_code(extractors: list[ExtractorConfig]) -> str:
@@ -100,16 +100,18 @@ def extract_code(extractors: list[ExtractorConfig]) -> str:
     return " ".join([code("extract", *networks), *entries, *([inventory(files)] if files else [])])
 
 
-def array_code(config: ExtractorConfig | ImportedConfig) -> str:
+def array_code(config: ArrayConfig) -> str:
     """The fingerprint that extraction and import write into an array's attributes."""
     if isinstance(config, ImportedConfig):
         return code("import")
+    if isinstance(config, LearnedConfig):
+        return code("encode", *_named_code(config.task, config.model))
     return code("extract", *network_modules(config.backbone))
 
 
 def check_study(study: Study) -> None:
     """Raise `ConfigError` that lists each name, option and value of the study that the code does not have."""
-    check_extractors(study.extractors)
+    check_extractors(study.with_backbone)
     mistakes: list[str] = []
 
     def check(key: str, function: Callable[..., Any], *arguments: Any) -> None:
@@ -124,11 +126,14 @@ def check_study(study: Study) -> None:
         reader = "avpipe.datasets.demo:render_demo" if kind == "demo" else DATASETS.get(kind, kind)
         check("dataset.options", registry.check_options, reader, options, f"the dataset {kind}")
     for name in study.backbones:
-        check("backbones", registry.target, study.arrays, name, "feature")
+        check("backbones", registry.target, dict.fromkeys(study.feature_names, ""), name, "feature")
     for name in study.training_of:
         check("training_of", registry.target, {**TASKS, **MODELS}, name, "task or model")
     for name, given in study.models.items():
         check(f"models.{name}", check_model, name.partition("@")[0], given)
+    for name, asked in study.experiments.items():
+        check(f"experiments.{name}.task", registry.target, TASKS, asked.task, "task")
+        check(f"experiments.{name}", check_model, asked.model, asked.options)
     if mistakes:
         raise ConfigError("\n".join(["the configuration is wrong:", *mistakes]))
 
@@ -142,7 +147,7 @@ class Plan:
     def __init__(self, study: Study, workflow: Path) -> None:
         self.study = study
         check_study(study)
-        self._check_length()
+        self.arrays = study.arrays
         self.tables: dict[str, TableSpec] = {
             n: load_table(self._file(workflow, "tables", n), study) for n in study.tables
         }
@@ -151,14 +156,23 @@ class Plan:
         }
         self._of_table = {n: tuple(spec.experiments(study).values()) for n, spec in self.tables.items()}
         self._of_figure = {n: tuple(spec.experiments(study).values()) for n, spec in self.figures.items()}
-        asked = chain.from_iterable([*self._of_table.values(), *self._of_figure.values()])
+        self.of_study = {n: study.trained(n) for n in study.experiments}
+        of_rows = chain.from_iterable([*self._of_table.values(), *self._of_figure.values()])
+        asked = [*of_rows, *self.of_study.values()]
         self.experiments: dict[str, Experiment] = {e.id: e for one in asked for e in one.chain}
+        self._check_presets()
 
-    def _check_length(self) -> None:
-        """Raise `ConfigError` if a preset that pads reads more seconds than the dataset's clips have."""
+    def _check_presets(self) -> None:
+        """Raise `ConfigError` for two formats of one name, or one that pads and reads more seconds than the dataset's clips have."""
         dataset = self.study.dataset
         length = clip_seconds(dataset.kind, dataset.options)
+        names = [preset.name for preset in self.presets]
         for preset in self.presets:
+            if names.count(preset.name) > 1:
+                raise ConfigError(
+                    f"presets.{preset.name}: another study, which trains the network of an extractor, has another format of "
+                    "this name; take another name"
+                )
             if preset.pad and preset.seconds > length:
                 raise ConfigError(
                     f"preset {preset.name} reads {preset.seconds:g} s, but the clips are {length:g} s long "
@@ -186,7 +200,7 @@ class Plan:
         needed = {name for e in self.experiments.values() for name in e.features.values()} | set(
             self.study.features
         )
-        return [name for name in self.study.arrays if name in needed]
+        return [name for name in self.arrays if name in needed]
 
     @property
     def extractors(self) -> list[str]:
@@ -202,7 +216,8 @@ class Plan:
     def needs_media(self) -> bool:
         """Whether the clips' files are needed: by an extractor, by a figure, or because the study asks for no feature at all."""
         shown = any(spec.shows_clip for spec in self.figures.values())
-        return bool(self.extractors) or shown or not self.features
+        raw = any(experiment.preset for experiment in self.experiments.values())
+        return bool(self.extractors) or raw or shown or not self.features
 
     def imported(self, name: str) -> ImportedConfig:
         """How a feature is imported, with the file that names the rows of an h5 file, where the dataset has one."""
@@ -214,7 +229,8 @@ class Plan:
     @property
     def presets(self) -> list[Preset]:
         """The formats that the study's clips are converted to, each once: that of `media` first."""
-        read = (self.study.extractors[name].preset for name in self.study.extractors)
+        read = [a.preset for a in self.arrays.values() if not isinstance(a, ImportedConfig)]
+        read += [e.preset for e in self.experiments.values() if e.preset]
         return list(dict.fromkeys([self.study.media.preset, *read]))
 
     @property
@@ -227,7 +243,20 @@ class Plan:
 
     def chunk(self, extractor: str, shard: int | str) -> str:
         """The file that holds one shard of a feature: the output of the extraction job. `shard` may be a wildcard."""
-        return f"{self.results}/features/{extractor}.zarr/{chunk_path(self.study.arrays[extractor], shard)}"
+        return f"{self.results}/features/{extractor}.zarr/{chunk_path(self.arrays[extractor], shard)}"
+
+    def segments(self, bundle: tuple[str, ...]) -> str:
+        """The tars that a bundle of extractors reads; the shard is a wildcard."""
+        config = self.arrays[bundle[0]]
+        assert not isinstance(config, ImportedConfig)
+        return f"{self.results}/segments/{config.preset.name}/{{shard}}.tar"
+
+    def extract_code(self, bundle: tuple[str, ...]) -> str:
+        """The fingerprint of everything that an extraction of these features executes, and of their networks' training."""
+        learned = self.arrays[bundle[0]]
+        if isinstance(learned, LearnedConfig):
+            return array_code(learned)
+        return extract_code([self.study.with_backbone[name] for name in bundle])
 
     def runs(
         self, experiments: Iterable[Experiment], file: str, seeds: tuple[int, ...] | None = None
@@ -256,10 +285,11 @@ class Plan:
 
     @property
     def outcomes(self) -> list[str]:
-        """What the study is run for, except for features: clips.parquet, tables and figures."""
+        """What the study is run for, except for features: clips.parquet, tables, figures, and the runs of `experiments`."""
         tables = [f"tables/{name}.{end}" for name in self.tables for end in ("csv", "md", "tex", "html")]
         figures = [f"figures/{name}.{end}" for name in self.figures for end in ("svg", "png")]
-        return [f"{self.results}/{file}" for file in ("clips.parquet", *tables, *figures)]
+        files = [f"{self.results}/{file}" for file in ("clips.parquet", *tables, *figures)]
+        return files + self.runs(self.of_study.values(), "metrics.json")
 
     @property
     def annotation_files(self) -> list[str]:
@@ -318,12 +348,14 @@ class Plan:
         It is a parameter of the table's job. So adding another table to the study does not rerun this one.
         """
         study = self.study
-        experiments = [e for one in asked for e in one.chain]
+        experiments, named = self._behind([e for one in asked for e in one.chain])
         used = {name for experiment in experiments for name in experiment.features.values()}
+        own = {e.preset.name: e.preset for e in experiments if e.preset and e.preset.name in study.presets}
         models = {experiment.model for experiment in experiments}
         keys = models | {f"{model}@{feature}" for model in models for feature in used}
         tasks = {experiment.task for experiment in experiments}
-        recipes = {name: study.recipes[name] for name in sorted(spec.recipe_names()) if name in study.recipes}
+        asked_recipes = spec.recipe_names() | {str(asked["recipe"]) for asked in named.values()}
+        recipes = {name: study.recipes[name] for name in sorted(asked_recipes) if name in study.recipes}
         part = {
             "dataset": {
                 "name": study.dataset.name,
@@ -335,6 +367,8 @@ class Plan:
                 n: study.extractors[n].model_dump(mode="json") for n in study.extractors if n in used
             },
             **_imported_part(study, used),
+            **({"experiments": named} if named else {}),
+            **({"presets": {n: p.model_dump(mode="json") for n, p in own.items()}} if own else {}),
             "seeds": list(study.seeds),
             "training": study.training.model_dump(mode="json"),
             "training_of": {
@@ -345,6 +379,17 @@ class Plan:
             "notice": study.notice,
         }
         return json.dumps(part, sort_keys=True)
+
+    def _behind(self, asked: list[Experiment]) -> tuple[list[Experiment], dict[str, dict[str, Any]]]:
+        """These experiments with those that train the networks of their features, and the study's text of the latter."""
+        found, named = list(asked), dict[str, dict[str, Any]]()
+        for experiment in found:  # grows
+            for feature in experiment.features.values():
+                config = self.study.extractors.get(feature)
+                if isinstance(config, RunConfig) and config.study is None and config.run not in named:
+                    named[config.run] = self.study.experiments[config.run].model_dump(mode="json")
+                    found.append(self.of_study[config.run])
+        return found, named
 
     # What rules ask. Snakemake calls these with the wildcards of a path: parts of it, by name. It calls them before the
     # manifest exists, where they answer None, and again before the job runs. A result is compared with the last run's, and
@@ -403,8 +448,24 @@ class Plan:
 
     def extractor_options(self, bundle: tuple[str, ...], wildcards: Wildcards) -> list[str]:
         """The settings of a bundle's extractors as options of a command."""
-        settings = {name: self.study.extractors[name].model_dump(mode="json") for name in bundle}
+        settings = {name: self.arrays[name].model_dump(mode="json") for name in bundle}
         return [f"--extractor={json.dumps({name: setting})}" for name, setting in settings.items()]
+
+    def extractor_weights(self, bundle: tuple[str, ...], wildcards: Wildcards) -> list[str]:
+        """The checkpoint of a run whose network extracts; none for other extractors.
+
+        Raises:
+            ConfigError: another study trains it, and has not yet.
+        """
+        config, asked = self.arrays[bundle[0]], self.study.extractors[bundle[0]]
+        if not isinstance(config, LearnedConfig) or not isinstance(asked, RunConfig):
+            return []
+        if asked.study and not Path(config.checkpoint).is_file():
+            raise ConfigError(
+                f"extractors.{bundle[0]}: {config.checkpoint} is missing. Train it first: "
+                f"snakemake --cores all {config.checkpoint} --configfile {asked.study}"
+            )
+        return [config.checkpoint]
 
     def imported_options(self, name: str, wildcards: Wildcards) -> str:
         """The settings of an imported feature, as json."""
@@ -418,7 +479,7 @@ class Plan:
     def experiment(self, wildcards: Wildcards) -> Experiment:
         """The experiment in a run's path."""
         if wildcards.experiment not in self.experiments:
-            raise ConfigError(f"no table or figure of this study asks for experiment {wildcards.experiment}")
+            raise ConfigError(f"no table, figure or `experiments` of this study has {wildcards.experiment}")
         return self.experiments[wildcards.experiment]
 
     def run_features(self, wildcards: Wildcards) -> list[str]:
@@ -441,12 +502,20 @@ class Plan:
     def training(self, wildcards: Wildcards) -> Training:
         """What decides the resources of an experiment's training."""
         experiment = self.experiment(wildcards)
-        arrays = [self.study.arrays[name] for name in set(experiment.features.values())]
+        clips = (self.index() or {"clips": 0})["clips"]
+        if preset := experiment.preset:
+            pictures = preset.segments * preset.width * preset.height * 3
+            sound = preset.samples * preset.channels
+            return Training(experiment, len(self.study.seeds), clips, pictures + sound, 0)
+        arrays = [self.arrays[name] for name in set(experiment.features.values())]
         numbers = [math.prod(feature_shape(array)) for array in arrays]
         widths = [{"float16": 2, "float32": 4, "float64": 8}[array.dtype] for array in arrays]
         stored = sum(number * width for number, width in zip(numbers, widths, strict=True))
-        clips = (self.index() or {"clips": 0})["clips"]
         return Training(experiment, len(self.study.seeds), clips, sum(numbers), stored)
+
+    def training_threads(self, wildcards: Wildcards) -> int:
+        """Processor threads of a training."""
+        return self.training(wildcards).threads
 
     def training_memory(self, wildcards: Wildcards, attempt: int) -> int:
         """Main memory of a training in MB; more for another attempt."""

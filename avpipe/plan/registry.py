@@ -161,6 +161,12 @@ def names_of(qualified: str, attribute: str) -> tuple[str, ...] | None:
 
 
 @cache
+def value_of(qualified: str, attribute: str) -> ast.expr | None:
+    """The expression that class "module:Class", or a base of it, gives to an attribute; None if none does."""
+    return _value_of(*qualified.split(":"), attribute)
+
+
+@cache
 def literal_of(qualified: str, attribute: str) -> Any:
     """The literal value of an attribute of class "module:Class" or of its bases; None if no class has it.
 

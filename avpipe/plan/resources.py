@@ -17,6 +17,8 @@ COPIES = 10
 """Sizes of a batch, in float32, that a step takes: the batch, what layers keep for the gradient, and gradients."""
 SECONDS_A_CLIP, SECONDS_A_MB = 0.003, 0.02
 """Of one processor for one clip of one epoch: whatever its features are, and for each MB of them in float32."""
+RAW_THREADS, WORKER_MB = 8, 600
+"""Of a training from clips: threads, and the memory of a process that decodes, which is an estimate."""
 GPU_MB = 12_000
 """Memory that the smallest GPU for such work has free."""
 
@@ -29,7 +31,7 @@ class Training:
         experiment: what is trained.
         seeds: how many.
         clips: of the dataset; 0 as long as there is no manifest.
-        numbers: of a clip's features together.
+        numbers: of a clip's features together; of a training from clips a picture a second, and the sound.
         stored: bytes of a clip's features, as stored and as kept in memory.
     """
 
@@ -38,6 +40,11 @@ class Training:
     clips: int
     numbers: int
     stored: int
+
+    @property
+    def threads(self) -> int:
+        """One for features, since more would add in another order and change the last digits. Clips need some for decoding."""
+        return RAW_THREADS if self.experiment.preset else 1
 
     @property
     def features_mb(self) -> int:
@@ -52,7 +59,8 @@ class Training:
     @property
     def memory_mb(self) -> int:
         """Main memory of the job, with the features in it; a multiple of 100."""
-        return -(-(PROCESS_MB + self.step_mb + self.features_mb) // 100) * 100
+        workers = WORKER_MB * (self.threads - 1)
+        return -(-(PROCESS_MB + workers + self.step_mb + self.features_mb) // 100) * 100
 
     @property
     def minutes(self) -> int:

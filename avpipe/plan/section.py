@@ -51,7 +51,8 @@ def describe(error: ValidationError, root: type[BaseModel]) -> str:
 def _follow(root: type[BaseModel], path: list[str]) -> tuple[list[str], type[BaseModel] | None]:
     """The path as a person wrote it, and the Section that holds its last key.
 
-    Where a value may be of several Sections, pydantic puts the value of `kind` into the path; it is left out.
+    Where a value may be of several Sections, pydantic puts the value of `kind`, or the class's name, into the path; it is
+    left out.
     """
     written: list[str] = []
     here: list[type[BaseModel]] = [root]
@@ -59,7 +60,8 @@ def _follow(root: type[BaseModel], path: list[str]) -> tuple[list[str], type[Bas
         chosen = [
             section
             for section in here
-            if section.model_fields.get("kind") and section.model_fields["kind"].default == part
+            if section.__name__ == part
+            or (section.model_fields.get("kind") and section.model_fields["kind"].default == part)
         ]
         if chosen:
             here = chosen

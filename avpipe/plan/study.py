@@ -1,15 +1,32 @@
 """A study: everything that decides what `snakemake all` makes."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from avpipe.media.presets import CANONICAL, PRESETS, NamedPreset, Preset
-from avpipe.plan.experiment import task_names
-from avpipe.plan.extractor import ExtractorConfig, ImportedConfig
+from avpipe.plan.experiment import (
+    Experiment,
+    ExperimentConfig,
+    Setting,
+    Trained,
+    check_experiment,
+    output_width,
+    task_names,
+)
+from avpipe.plan.extractor import (
+    AnyExtractor,
+    ArrayConfig,
+    ExtractorConfig,
+    ImportedConfig,
+    LearnedConfig,
+    RunConfig,
+)
 from avpipe.plan.recipe import Recipe
 from avpipe.plan.registry import suggest
 from avpipe.plan.section import NAME, ConfigError, Count, Seconds, Section, Seed, describe
@@ -77,8 +94,12 @@ class Study(Section):
     presets: dict[str, Preset] = Field(
         default_factory=dict, description="further formats of canonical clips: name -> format"
     )
-    extractors: dict[str, ExtractorConfig] = Field(
+    extractors: dict[str, AnyExtractor] = Field(
         default_factory=dict, description="features that can be extracted: name of the array -> settings"
+    )
+    experiments: dict[str, ExperimentConfig] = Field(
+        default_factory=dict,
+        description="trainings beside those of the tables, for extractors with `run`: name -> the keys of a table's row",
     )
     imported: dict[str, ImportedConfig] = Field(
         default_factory=dict,
@@ -134,7 +155,7 @@ class Study(Section):
         own = {name: {**format_, "name": name} for name, format_ in own.items()}
 
         def named(section: Any, usual: Any) -> Any:
-            if not isinstance(section, dict):
+            if not isinstance(section, dict) or ("run" in section and section.get("preset") is None):
                 return section
             preset = section.get("preset", usual)
             return {**section, "preset": own.get(preset, preset) if isinstance(preset, str) else preset}
@@ -170,10 +191,11 @@ class Study(Section):
         named = [("features", name) for name in self.features]
         named += [(f"models.{key}", key.partition("@")[2]) for key in self.models if "@" in key]
         for key, name in named:
-            if name not in self.arrays:
+            if name not in self.feature_names:
                 raise ValueError(f"{key}: {self.no_feature(name)}")
+        networks = self.with_backbone
         for bundle in self.bundles:
-            read = {self.extractors[name].preset.name for name in bundle if name in self.extractors}
+            read = {networks[name].preset.name for name in bundle if name in networks}
             if len(read) > 1:
                 raise ValueError(
                     f"bundles: {', '.join(bundle)} read clips of several presets: {sorted(read)}"
@@ -182,6 +204,8 @@ class Study(Section):
         for name in bundled:
             if name not in self.extractors:
                 raise ValueError(f"bundles: no extractor {name!r}; {suggest(name, list(self.extractors))}")
+            if name not in networks:
+                raise ValueError(f"bundles: {name} comes from a run, which has a job of its own")
             if bundled.count(name) > 1:
                 raise ValueError(f"bundles: extractor {name!r} stands in two bundles")
         if len(set(self.seeds)) != len(self.seeds) or not self.seeds:
@@ -192,11 +216,26 @@ class Study(Section):
                     Recipe.model_validate({**self.training.model_dump(), **changes})
                 except ValidationError as error:
                     raise ValueError(f"{key}.{name}: {describe(error, Recipe).strip()}") from error
+        for name in self.experiments:
+            self._refuse_circle(f"experiments.{name}", ())
         return self
+
+    def _refuse_circle(self, step: str, before: tuple[str, ...]) -> None:
+        """Raise ValueError if a training reads features of its own network, directly or not."""
+        if step in before:
+            circle = " -> ".join([*before[before.index(step) :], step])
+            raise ValueError(f"a training cannot read features that need its own network: {circle}")
+        kind, _, name = step.partition(".")
+        if kind == "experiments" and name in self.experiments:
+            for feature in (self.experiments[name].features or {}).values():
+                self._refuse_circle(f"extractors.{feature}", (*before, step))
+        extractor = self.extractors.get(name) if kind == "extractors" else None
+        if isinstance(extractor, RunConfig) and extractor.study is None:
+            self._refuse_circle(f"experiments.{extractor.run}", (*before, step))
 
     def no_feature(self, name: str) -> str:
         """The message for a feature that the study does not have."""
-        return f"no extractor {name!r} in `extractors` or `imported`; {suggest(name, list(self.arrays))}"
+        return f"no extractor {name!r} in `extractors` or `imported`; {suggest(name, self.feature_names)}"
 
     def options_of(self, model: str, features: Iterable[str]) -> dict[str, Any]:
         """The options in `models` for a row with this model and these features."""
@@ -204,9 +243,116 @@ class Study(Section):
         return {option: value for key in keys for option, value in self.models.get(key, {}).items()}
 
     @property
-    def arrays(self) -> dict[str, ExtractorConfig | ImportedConfig]:
-        """Every feature of the study, extracted or imported, by the name of its array."""
-        return {**self.extractors, **self.imported}
+    def feature_names(self) -> list[str]:
+        """The names of all arrays, extracted and imported."""
+        return [*self.extractors, *self.imported]
+
+    @property
+    def with_backbone(self) -> dict[str, ExtractorConfig]:
+        """The extractors with a network of others; without those of runs."""
+        return {n: config for n, config in self.extractors.items() if isinstance(config, ExtractorConfig)}
+
+    @property
+    def arrays(self) -> dict[str, ArrayConfig]:
+        """Every feature of the study, extracted or imported, by the name of its array. Raises as `learned`."""
+        extracted = {
+            name: config if isinstance(config, ExtractorConfig) else self.learned(name)
+            for name, config in self.extractors.items()
+        }
+        return {**extracted, **self.imported}
+
+    def trainer(self, name: str) -> "tuple[Study, Experiment]":
+        """The study that trains the network of an extractor with `run`, and the experiment.
+
+        Raises:
+            ConfigError: names the key under `extractors` that is wrong.
+        """
+        config, here = self.extractors[name], f"extractors.{name}"
+        assert isinstance(config, RunConfig)
+        study = read_study(config.study, f"{here}.study") if config.study else self
+        if config.run not in study.experiments:
+            known = suggest(config.run, list(study.experiments))
+            raise ConfigError(
+                f"{here}.run: no {config.run!r} in `experiments` of {config.study or 'the study'}; {known}"
+            )
+        if config.seed not in study.seeds:
+            raise ConfigError(
+                f"{here}.seed: {config.seed} is not among the seeds {list(study.seeds)} of its study"
+            )
+        return study, study.trained(config.run)
+
+    def trained(self, name: str) -> Experiment:
+        """An entry of `experiments`. Raises `ConfigError` that names the key in which it cannot train."""
+        asked, here = self.experiments[name], f"experiments.{name}"
+        for role, feature in (asked.features or {}).items():
+            if feature not in self.feature_names:
+                raise ConfigError(f"{here}.features.{role}: {self.no_feature(feature)}")
+        try:
+            return self.experiment(asked, asked.task, asked.model, asked.features or {}, asked.setting)
+        except ValueError as error:
+            raise ConfigError(f"{here}: {error}") from None
+
+    def learned(self, name: str) -> LearnedConfig:
+        """An extractor with `run`, with what its experiment says. Nothing is imported.
+
+        Raises:
+            ConfigError: names the key that is wrong.
+        """
+        config, (study, experiment) = self.extractors[name], self.trainer(name)
+        assert isinstance(config, RunConfig)
+        preset, here = config.preset or experiment.preset, f"extractors.{name}"
+        if preset is None:
+            raise ConfigError(
+                f"{here}.run: {config.run} trains on features; the network of an extractor trains from clips (`preset`)"
+            )
+        try:
+            preset.check_picks(1)
+            width = output_width(experiment.model, experiment.options, config.output)
+        except ValueError as error:
+            raise ConfigError(f"{here}: {error}") from None
+        run = f"results/{study.dataset.name}/runs/{experiment.id}/seed{config.seed}"
+        return LearnedConfig(
+            **config.model_dump(exclude={"study", "preset"}),
+            task=experiment.task,
+            model=experiment.model,
+            preset=preset,
+            width=width,
+            checkpoint=f"{run}/checkpoint.pt",
+        )
+
+    def experiment(
+        self, step: Trained, task: str, model: str, features: Mapping[Any, str], setting: Setting
+    ) -> Experiment:
+        """The experiment of a row, with the study's presets, options and recipe.
+
+        Args:
+            step: its options, preset and recipe.
+            task, model, features, setting: with the defaults that a table has for its rows.
+
+        Raises:
+            ConfigError: names the key in which the task cannot train.
+            UnknownNameError: if task or model do not exist.
+        """
+        options = {**self.options_of(model, features.values()), **step.options}
+        own, name = {**PRESETS, **self.presets}, step.preset
+        if name is not None and name not in own:
+            raise ConfigError(f"preset: no preset {name!r}; {suggest(name, list(own))}")
+        named, changes = (None, step.recipe) if isinstance(step.recipe, dict) else (step.recipe, {})
+        try:
+            recipe = self.recipe(task, model, named, changes)
+        except ValidationError as error:
+            raise ConfigError(f"recipe: {describe(error, Recipe).strip()}") from None
+        experiment = Experiment(
+            task=task,
+            model=model,
+            options=options,
+            features=dict(features),
+            preset=own[name] if name else None,
+            setting=setting,
+            recipe=recipe,
+        )
+        check_experiment(experiment)
+        return experiment
 
     def recipe(
         self, task: str, model: str, name: str | None, changes: dict[str, Any] | None = None
@@ -255,6 +401,16 @@ def validate_study(config: dict[str, Any], where: str = "the configuration") -> 
     return study
 
 
+@cache
+def read_study(path: str, key: str) -> Study:
+    """The study in a file; `key` names it in messages. Raises `ConfigError` if there is none."""
+    try:
+        config = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError) as error:
+        raise ConfigError(f"{key}: {path}: {error}") from None
+    return validate_study(config, path)
+
+
 def resolve(study: Study) -> Study:
     """Put the shorthands where they belong: `folder=DIR` into the dataset, `weights=random` into every extractor.
 
@@ -266,7 +422,8 @@ def resolve(study: Study) -> Study:
     changes: dict[str, Any] = {}
     if study.weights is not None:
         weights = {"weights": study.weights}
-        changes["extractors"] = {n: e.model_copy(update=weights) for n, e in study.extractors.items()}
+        changed = {n: e.model_copy(update=weights) for n, e in study.with_backbone.items()}
+        changes["extractors"] = {**study.extractors, **changed}
     if study.dataset.kind == "folder":
         if study.folder is None:
             raise ConfigError("the folder study needs --config folder=DIR, the folder that holds the videos")

@@ -13,8 +13,8 @@ from avpipe.plan.experiment import (
     Experiment,
     Role,
     Setting,
+    Trained,
     attends_to_cells,
-    check_experiment,
     check_model,
     task_names,
 )
@@ -34,16 +34,6 @@ class Defaults(Section):
 
     model: str | None = None
     features: dict[Role, str] = Field(default_factory=dict)
-    recipe: str | dict[str, Any] | None = None
-
-
-class Trained(Section):
-    """What a row and its pretraining have in common."""
-
-    task: str | None = None
-    model: str | None = None
-    options: dict[str, Any] = Field(default_factory=dict)
-    features: dict[Role, str] | None = None
     recipe: str | dict[str, Any] | None = None
 
 
@@ -128,8 +118,9 @@ class RowsSpec(Section):
         return None if row.gap else row.model or self.defaults.model
 
     def features_of(self, row: Row) -> dict[Role, str]:
-        """Role -> extractor."""
-        return dict(self.defaults.features if row.features is None else row.features)
+        """Role -> extractor; none if the row trains from clips."""
+        usual = {} if row.preset else self.defaults.features
+        return dict(usual if row.features is None else row.features)
 
     def settings_of(self, row: Row) -> tuple[Setting, ...]:
         """The settings in which the row is run; none for a gap."""
@@ -177,14 +168,14 @@ class RowsSpec(Section):
         """The experiment of the row itself, or of its pretraining."""
         here = f"{self._where}, row {row.row!r}: {'' if step is row else 'pretraining.'}"
         task, model = step.task or self.task, step.model or self.defaults.model or ""
-        features = self.features_of(row) if step.features is None else dict(step.features)
-        options = {**study.options_of(model, features.values()), **step.options}
-        if options.get("motion_dim") == 0:
+        usual = {} if step.preset else self.features_of(row)
+        features = usual if step.features is None else dict(step.features)
+        if {**study.options_of(model, features.values()), **step.options}.get("motion_dim") == 0:
             features.pop("motion", None)
         recipe = self._recipe_of(row) if step.recipe is None else step.recipe
         elsewhere = isinstance(step, PretrainingRow) and step.dataset is not None
         for role, extractor in features.items():
-            if extractor not in study.arrays and not elsewhere:
+            if extractor not in study.feature_names and not elsewhere:
                 without = (
                     "; with the model's option `motion_dim: 0` a row needs none" if role == "motion" else ""
                 )
@@ -192,21 +183,11 @@ class RowsSpec(Section):
                     f"{here}features.{role}: the study has {study.no_feature(extractor)}{without}"
                 )
         try:
-            named, changes = (None, recipe) if isinstance(recipe, dict) else (recipe, {})
-            experiment = Experiment(
-                task=task,
-                model=model,
-                options=options,
-                features=features,
-                setting=setting,
-                recipe=study.recipe(task, model, named, changes),
+            return study.experiment(
+                step.model_copy(update={"recipe": recipe}), task, model, features, setting
             )
-            check_experiment(experiment)
         except ConfigError as error:
             raise ConfigError(f"{here}{error}") from None
-        except ValidationError as error:
-            raise ConfigError(f"{here}recipe: {describe(error, Recipe).strip()}") from None
-        return experiment
 
     def unknown_metrics(self, metrics: Iterable[str]) -> list[str]:
         """A message for each metric that no task of the rows gives. Raises `UnknownNameError` for an unknown task."""
@@ -243,12 +224,21 @@ class RowsSpec(Section):
                 if setting not in self.all_settings():
                     yield row, "settings", f"{setting!r} is not among {list(self.all_settings())}"
             if row.gap:
-                parts = ("task", "model", "options", "features", "recipe", "settings", "pretraining")
+                parts = (
+                    "task",
+                    "model",
+                    "options",
+                    "features",
+                    "preset",
+                    "recipe",
+                    "settings",
+                    "pretraining",
+                )
                 wrong = [key for key in parts if getattr(row, key)]
                 if wrong:
                     yield row, "gap", f"a row with a gap runs nothing; remove {', '.join(wrong)}, or the gap"
                 continue
-            if not self.features_of(row):
+            if not self.features_of(row) and not row.preset:
                 yield row, "features", "are missing; for example {audio: vggish}"
             model = self.model_of(row)
             if model is None:

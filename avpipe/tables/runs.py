@@ -109,7 +109,7 @@ def notice(study: Study, experiments: Iterable[Experiment]) -> Notice | None:
     """The notice of a table or figure, needed on the demo, with random weights, or if the study has a `notice`; else None."""
     used = {name for asked in experiments for step in asked.chain for name in step.features.values()}
     random = sorted(
-        name for name in used & set(study.extractors) if study.extractors[name].weights == "random"
+        name for name in used & study.with_backbone.keys() if study.with_backbone[name].weights == "random"
     )
     said = study.notice.strip().rstrip(".") if study.notice else ""
     demo = study.dataset.kind == "demo" or "demo" in said.lower()

@@ -74,7 +74,7 @@ class TableSpec(RowsSpec):
 
     def _with(self, row: Row, role: Role, extractor: str, study: Study) -> Row:
         """The row with this extractor in this role."""
-        if extractor not in study.arrays:
+        if extractor not in study.feature_names:
             raise ConfigError(f"backbones: {study.no_feature(extractor)}")
         array, features = study.arrays[extractor], {**self.features_of(row), role: extractor}
         remarks, options, model = (

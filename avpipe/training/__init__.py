@@ -9,4 +9,4 @@ TASKS: LazyTable = {
     "pretraining": "avpipe.training.pretraining:Pretraining",
     "refined_parsing": "avpipe.training.refined_parsing:RefinedParsing",
 }
-"""Values of `Experiment.task` -> the task's class, see `avpipe.training.feature_task.FeatureTask`."""
+"""Values of `Experiment.task` -> the task's class, see `avpipe.training.experiment_task.ExperimentTask`."""

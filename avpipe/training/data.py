@@ -8,7 +8,7 @@ stays float16 until a batch is made; batches are float32.
 import csv
 import hashlib
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
@@ -148,11 +148,6 @@ def read_tables(
         raise ValueError(
             "the experiment names no features: give `features`, for example {audio: vggish, visual: resnet152}"
         )
-    for name in TABLES:
-        if not (results / name).is_file():
-            raise FileNotFoundError(
-                f"{results / name} is missing: make it first (avpipe manifest, fetch, normalise, clips)"
-            )
     arrays = {
         role: open_features(results / "features" / f"{features[role]}.zarr") for role in sorted(features)
     }
@@ -161,9 +156,43 @@ def read_tables(
         raise ValueError(
             f"the features have different numbers of segments: {lengths}; extract them from the same clips"
         )
+
+    def usable(clips: pd.DataFrame) -> np.ndarray:
+        rows = clips["row"].to_numpy()
+        valid: np.ndarray = np.logical_and.reduce([_valid(feature, rows) for feature in arrays.values()])
+        return valid
+
+    files = [file for feature in arrays.values() for file in feature.path.rglob("*") if file.is_file()]
+    return data_of(results, arrays, usable, files, split_set, weak)
+
+
+def data_of(
+    results: Path,
+    arrays: Mapping[Role, Features],
+    usable_of: Callable[[pd.DataFrame], np.ndarray],
+    files: Iterable[Path],
+    split_set: SplitSet = "usual",
+    weak: bool = False,
+) -> Data:
+    """A dataset's usable clips in the order of the splits' files.
+
+    Args:
+        results: R, the dataset's folder.
+        arrays: role -> open array; none for clips that are read themselves.
+        usable_of: rows of clips.parquet -> (N,) bool.
+        files: what the clips are read from; the digest changes with them.
+        split_set, weak: as for `open_data`.
+
+    Raises:
+        FileNotFoundError: a table is missing; names it.
+    """
+    for name in TABLES:
+        if not (results / name).is_file():
+            raise FileNotFoundError(
+                f"{results / name} is missing: make it first (avpipe manifest, fetch, normalise, clips)"
+            )
     clips, where = _in_file_order(results, split_set)
-    usable = np.logical_and.reduce([_valid(feature, clips["row"].to_numpy()) for feature in arrays.values()])
-    usable &= (clips["status"] != EXCLUDED).to_numpy()
+    usable = usable_of(clips) & (clips["status"] != EXCLUDED).to_numpy()
     splits, start = {}, 0
     for name in SPLITS:
         named = np.isin(where, ["train", "weak"] if weak and name == "train" else [name])
@@ -174,7 +203,7 @@ def read_tables(
     events = pd.read_parquet(manifest_file(results, "events.parquet"))
     rows = np.concatenate([split.clips["row"].to_numpy(np.int64) for split in splits.values()])
     store = FeatureStore(arrays, rows, torch.device("cpu"))
-    return Data(categories, events, splits, arrays, _digest(results, arrays.values()), store)
+    return Data(categories, events, splits, arrays, _digest(results, files), store)
 
 
 def feature_scales(data: Data, split: str) -> dict[str, tuple[Tensor, Tensor]]:
@@ -215,12 +244,12 @@ def _valid(feature: Features, rows: np.ndarray) -> np.ndarray:
     return inside & np.asarray(feature.valid)[np.where(inside, rows, 0)]
 
 
-def _digest(results: Path, arrays: Iterable[Features]) -> str:
-    """A hash of the tables' bytes and of name, size and time of each of the arrays' files."""
+def _digest(results: Path, files: Iterable[Path]) -> str:
+    """A hash of the tables' bytes and of name, size and time of each of the files."""
     digest = hashlib.sha256()
     for name in TABLES:
         digest.update((results / name).read_bytes())
-    for path in sorted(path for feature in arrays for path in feature.path.rglob("*") if path.is_file()):
+    for path in sorted(files):
         found = path.stat()
         digest.update(f"{path.relative_to(results)} {found.st_size} {found.st_mtime_ns}\n".encode())
     return digest.hexdigest()
@@ -248,6 +277,8 @@ class FeatureStore:
     @property
     def where(self) -> str:
         """Where the features are, for the log."""
+        if not self.features:
+            return "clips decoded when needed"
         if self.tensors is None:
             return "features on disk (larger than the memory for them)"
         return f"features in memory ({next(iter(self.tensors.values())).device.type})"

@@ -50,7 +50,7 @@ def embeddings_of(
     with claim_device(device, default_locks()) as place, deterministic(place), torch.inference_mode():
         _, task = open_task(experiment, results, place)
         model = load_model(checkpoint).to(place)
-        for batch in in_order(task.dataset("test"), place):
+        for batch in in_order(task.datasets()["test"], place):
             clips += batch.clips
             for name, embedding in model(batch.unlabelled()).embeddings.items():
                 parts.setdefault(name, []).append(embedding.float().cpu())

@@ -8,45 +8,41 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from avpipe.models import MODELS, create_model
 from avpipe.models.base import FeatureBatch
 from avpipe.models.parallel import gather, mean_over_clips, processes
-from avpipe.models.standardization import Scales, standardize_inputs
-from avpipe.plan import registry
 from avpipe.plan.experiment import Experiment
-from avpipe.training.data import SPLITS, Data, FeatureClips, Loader, SplitSet
-from avpipe.training.fit import Fitted, fit
-from avpipe.training.pretrained import Pretrained, start_from
-from avpipe.training.resume import States
-from avpipe.training.task import Evaluation, Task
+from avpipe.training.data import Data, FeatureClips, Loader, SplitSet, open_data
+from avpipe.training.experiment_task import ExperimentTask
+from avpipe.training.task import Evaluation
 
 Arrays = dict[str, np.ndarray]
 """Name -> array whose first axis is the clips of a split, in the split's order."""
 Types = TypeVar("Types")
 
 
-class FeatureTask(Task):
-    """A task of one experiment on features, made as `TASK(experiment, data, model_class)` (see `avpipe.training.TASKS`).
+class FeatureTask(ExperimentTask):
+    """A task of one experiment on features.
 
     A task of this kind gives `labels`, `terms`, `predict` and `assess`, and checks its recipe in its constructor.
-
-    Args:
-        experiment: model, options, setting and recipe.
-        data: clips, events and features.
-        model: the model's class; its `default_...` attributes say what "default" in the recipe means.
     """
 
+    reads = ("features",)
     split_set: SplitSet = "usual"
     """Which splits the task uses."""
     batch: type[FeatureBatch]
     """The type of its batches."""
 
     def __init__(self, experiment: Experiment, data: Data, model: type[Any]) -> None:
-        self.experiment, self.data = experiment, data
-        self.splits: tuple[str, ...] = SPLITS
-        self.start: Pretrained | None = None
-        self.scales: Scales = {}
+        super().__init__(experiment, data, model)
         self.made: dict[str, FeatureClips] = {}
+
+    @classmethod
+    def open(
+        cls, experiment: Experiment, results: Path, device: torch.device, resident_bytes: int | None
+    ) -> Data:
+        """`open_data` for this task."""
+        weak = experiment.setting == "weakly-supervised"
+        return open_data(experiment.features, results, device, resident_bytes, cls.split_set, weak)
 
     def labels(self, split: str) -> dict[str, Tensor]:
         """The labels of a split: field of the batch -> tensor, first axis the split's clips."""
@@ -64,14 +60,6 @@ class FeatureTask(Task):
         """Scores and table of a split: names (N,), its labels and what `predict` gave for it."""
         raise NotImplementedError
 
-    def problem(self) -> str | None:
-        """Why the task cannot use these clips, or None."""
-        return None
-
-    def baselines(self) -> dict[str, dict[str, float]]:
-        """Scores of model-free baselines on the test split: description -> metrics."""
-        return {}
-
     def dataset(self, split: str) -> FeatureClips:
         """A split's clips with their labels, which are made once for all seeds."""
         if split not in self.made:
@@ -86,28 +74,6 @@ class FeatureTask(Task):
     def datasets(self) -> dict[str, FeatureClips]:
         """The splits that have clips."""
         return {split: self.dataset(split) for split in self.splits if len(self.data.splits[split])}
-
-    def train(self, seed: int, *, fabric: Any, states: States, folder: Path, name: str) -> Fitted:
-        """`fit` by the experiment's recipe. A task that trains twice does so here."""
-        recipe = self.experiment.recipe
-        return fit(self, recipe, seed, fabric=fabric, states=states, folder=folder, name=name)
-
-    def options(self) -> dict[str, Any]:
-        """The model's options. Sizes, and `setting`, are filled in if the model has such options."""
-        known = registry.options_of(registry.target(MODELS, self.experiment.model, "model"))
-        given = self.data.sizes() | {"setting": self.experiment.setting}
-        return {
-            **{name: value for name, value in given.items() if name in known},
-            **self.experiment.options,
-        }
-
-    def model(self) -> nn.Module:
-        """With the weights of `start` and standardized by `scales`, where there are any."""
-        model = create_model(self.experiment.model, **self.options())
-        if self.start is not None:
-            start_from(model, self.start)
-        standardize_inputs(model, self.scales)
-        return model
 
     def loss(self, model: nn.Module, batch: FeatureBatch, progress: float) -> dict[str, Tensor]:
         """`terms` of the whole batch, also with several processes."""

@@ -136,6 +136,8 @@ class _Training:
         """Train on all training clips once, or on those that are left of an epoch, and evaluate; the row of the log."""
         recipe = self.recipe
         batches = self._batches()
+        if hasattr(self.sets["train"], "epoch"):
+            self.sets["train"].epoch = epoch
         loader = Loader(self.sets["train"], [self._part(b) for b in batches[self.step :]], self.device)
         used = sum(len(batch) for batch in batches)
         rate = float(self.optimizer.param_groups[0]["lr"])

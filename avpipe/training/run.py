@@ -18,9 +18,9 @@ from avpipe.models import MODELS
 from avpipe.plan import fingerprint, registry
 from avpipe.plan.experiment import Experiment, check_experiment
 from avpipe.training import TASKS
-from avpipe.training.data import Data, feature_scales, open_data
+from avpipe.training.data import Data, feature_scales
 from avpipe.training.devices import open_fabric, own_device
-from avpipe.training.feature_task import FeatureTask
+from avpipe.training.experiment_task import ExperimentTask
 from avpipe.training.fit import Fitted
 from avpipe.training.logs import say
 from avpipe.training.pretrained import read_pretrained
@@ -73,6 +73,7 @@ def train_experiment(
     with claim_device(own_device(device), default_locks(), gpu_percent) as place, deterministic(place):
         fabric = open_fabric(place, experiment.recipe.precision)
         data, task = open_task(experiment, results, place, resident_bytes)
+        task.workers = (threads or 1) - 1
         reason = why_not(experiment, data) or task.problem()
         clips = ", ".join(f"{len(split)}/{split.named} {name}" for name, split in data.splits.items())
         where = f"failed, {reason}" if reason else data.store.where
@@ -114,11 +115,10 @@ def train_experiment(
 
 def open_task(
     experiment: Experiment, results: Path, device: torch.device, resident_bytes: int | None = None
-) -> tuple[Data, FeatureTask]:
+) -> tuple[Data, ExperimentTask]:
     """The experiment's clips and its task. Raises as `train_experiment`."""
     task_class = registry.load(TASKS, experiment.task, "task")
-    weak = experiment.setting == "weakly-supervised"
-    data = open_data(experiment.features, results, device, resident_bytes, task_class.split_set, weak)
+    data = task_class.open(experiment, results, device, resident_bytes)
     return data, task_class(experiment, data, registry.load(MODELS, experiment.model, "model"))
 
 
@@ -134,7 +134,8 @@ def why_not(experiment: Experiment, data: Data) -> str | None:
             roles = ", ".join(
                 f"{extractor} ({role})" for role, extractor in sorted(experiment.features.items())
             )
-            return f"no usable clip in the split {name}: {split.named} named, none has valid {roles}"
+            needed_of_each = f"valid {roles}" if roles else "the parts of a clip that the task reads"
+            return f"no usable clip in the split {name}: {split.named} named, none has {needed_of_each}"
     if recipe.drop_last and len(data.splits["train"]) < recipe.batch_size:
         return f"{len(data.splits['train'])} training clips make no batch of {recipe.batch_size} (recipe: drop_last)"
     return None

@@ -10,11 +10,15 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from avpipe.files import write_json
 from avpipe.media.logmel import SAMPLE_RATE, log_mel
 from avpipe.media.normalise import normalise_shard
 from avpipe.media.presets import CANONICAL
 from avpipe.media.segments import VideoFrames, decode_audio, decode_frames, read_shard
+from avpipe.plan.extractor import LearnedConfig
+from avpipe.training import TASKS, encode
 from avpipe.training.raw import RawClip, RawClips, raw_clips
+from tests.predicting import Net
 
 SECONDS = 10
 
@@ -115,3 +119,21 @@ def test_what_is_missing_or_damaged_is_named(tar, tmp_path):
     (tmp_path / "1.tar").write_bytes(tar.read_bytes()[:700])
     with pytest.raises(ValueError, match=r"1\.tar"):
         raw_clips([tmp_path / "1.tar"], CANONICAL)
+
+
+@pytest.mark.parametrize(
+    ("width", "message"), [(5, r"gives \(10, 4\), and \(10, 5\) was planned"), (4, "finite")]
+)
+def test_a_feature_that_cannot_be_stored_is_refused(tar, tmp_path, monkeypatch, width, message):
+    """By the network of a run: another size than its class says, or numbers that are not finite."""
+    net = Net()
+    torch.nn.init.constant_(net.encoder.bias, torch.nan)
+    monkeypatch.setitem(TASKS, "predicting", "tests.predicting:Predicting")
+    monkeypatch.setattr(encode, "load_model", lambda checkpoint: net)
+    write_json(tmp_path / "manifest.json", {"rows": 3, "shard_size": 3, "dataset": "d"})
+    (tmp_path / "rows.csv").write_text("clip\na\nb\nmute\n")
+    config = LearnedConfig(
+        run="p", output="visual", task="predicting", model="predicting", preset=CANONICAL, width=width, checkpoint="r/seed0/c.pt"
+    )  # fmt: skip
+    with pytest.raises(ValueError, match=f"visual of predicting, clip a: .*{message}"):
+        encode.encode_shard(tar, tmp_path / "manifest.json", 0, "seen", config, tmp_path)

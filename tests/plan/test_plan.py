@@ -185,7 +185,7 @@ def test_rules_get_what_they_compare_from_the_manifest_once_there_is_one(tmp_pat
 
 
 def test_a_run_of_no_row_is_refused():
-    with pytest.raises(ConfigError, match="no table or figure of this study asks for experiment avin-1"):
+    with pytest.raises(ConfigError, match="no table, figure or `experiments` of this study has avin-1"):
         plan(**IMPORTED).run_code(SimpleNamespace(experiment="avin-1"))
 
 

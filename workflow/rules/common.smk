@@ -10,7 +10,7 @@ from snakemake.exceptions import WorkflowError
 sys.path.insert(0, workflow.basedir)
 
 from avpipe.datasets.manifest import link_folder
-from avpipe.plan.plan import Plan, code, extract_code, fetch_code, manifest_index, reader_code
+from avpipe.plan.plan import Plan, code, fetch_code, manifest_index, reader_code
 from avpipe.plan.resources import free_memory_mb
 from avpipe.plan.study import resolve, validate_study
 
@@ -67,9 +67,9 @@ def feature_chunks(extractors):
     return [plan.chunk(name, shard) for name in extractors for shard in shards()]
 
 
-def segment_files(suffix):
+def segment_files(suffix, preset=study.media.preset):
     """The tar or the outcome table of every shard."""
-    return [f"{plan.results}/segments/{study.media.preset.name}/{shard}.{suffix}" for shard in shards()]
+    return [f"{plan.results}/segments/{preset.name}/{shard}.{suffix}" for shard in shards()]
 
 
 def all_results(wildcards):
@@ -85,6 +85,12 @@ def outcome_tables(wildcards):
 def coverage_chunks(wildcards):
     """Every shard of one feature."""
     return feature_chunks([wildcards.extractor])
+
+
+def run_inputs(wildcards):
+    """What a training reads: the coverage files of its features, or the tars of its clips."""
+    preset = plan.experiment(wildcards).preset
+    return segment_files("tar", preset) if preset else plan.run_features(wildcards)
 
 
 def figure_inputs(wildcards):

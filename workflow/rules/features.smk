@@ -7,8 +7,9 @@ for bundle in plan.bundles:
         name:
             f"extract_{'_'.join(bundle)}"
         input:
-            segments=f"results/{{dataset}}/segments/{study.extractors[bundle[0]].preset.name}/{{shard}}.tar",
+            segments=plan.segments(bundle).replace(plan.results, "results/{dataset}"),
             index=ancient("results/{dataset}/manifest.json"),
+            weights=partial(plan.extractor_weights, bundle),
         output:
             [plan.chunk(name, "{shard}").replace(plan.results, "results/{dataset}") for name in bundle],
         log:
@@ -24,7 +25,7 @@ for bundle in plan.bundles:
             mem_mb=each_attempt(8000),
             runtime=each_attempt(240),
         params:
-            code=extract_code([study.extractors[name] for name in bundle]),
+            code=plan.extract_code(bundle),
             extractors=partial(plan.extractor_options, bundle),
             device=plan.device,
             weights=([f"--weights={study.weights_folder}"] if study.weights_folder else []),

@@ -20,7 +20,7 @@ rule train:
         experiment=ancient("results/{dataset}/runs/{experiment}/experiment.json"),
         clips="results/{dataset}/clips.parquet",
         manifest="results/{dataset}/manifest.parquet",
-        features=plan.run_features,
+        features=run_inputs,
         start=plan.run_start,
         index=ancient("results/{dataset}/manifest.json"),
         labels=ancient(["results/{dataset}/events.parquet", "results/{dataset}/categories.csv"]),
@@ -43,7 +43,7 @@ rule train:
         "results/{dataset}/benchmarks/train/{experiment}.tsv"
     conda:
         "../../envs/torch.yaml"
-    threads: 1  # more would add in another order and change the last digits
+    threads: plan.training_threads
     resources:
         gpu=plan.on_gpu,
         gpu_percent=plan.training_gpu_asked,
@@ -71,7 +71,7 @@ rule embed:
         ),
         clips="results/{dataset}/clips.parquet",
         manifest="results/{dataset}/manifest.parquet",
-        features=plan.run_features,
+        features=run_inputs,
     output:
         "results/{dataset}/runs/{experiment}/seed{seed}/embeddings.npz",
     log:

@@ -1,0 +1,101 @@
+"""Features by the network of a run: the one way back from training to features (docs/decisions/020).
+
+The task's `segments` reads a clip, and the model's `encode` turns a batch of clips into features.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from avpipe.clips import manifest_file, read_rows
+from avpipe.features.device import claim_device, default_locks
+from avpipe.features.spec import feature_shape
+from avpipe.features.store import write_shard
+from avpipe.files import read_json
+from avpipe.models import MODELS, load_model
+from avpipe.plan import fingerprint, registry
+from avpipe.plan.extractor import LearnedConfig
+from avpipe.training import TASKS
+from avpipe.training.data import in_order
+from avpipe.training.pretrained import weights_digest
+from avpipe.training.raw import RawClips, raw_clips
+
+
+def encode_shard(
+    segments: Path,
+    manifest: Path,
+    shard: int,
+    name: str,
+    config: LearnedConfig,
+    out: Path,
+    *,
+    device: str = "auto",
+    threads: int = 1,
+) -> dict[str, Any]:
+    """Compute one shard of a feature and write its file.
+
+    Args:
+        segments: the shard's tar of canonical clips.
+        manifest: manifest.json; rows.csv lies beside it.
+        shard: its number.
+        name: of the array.
+        config: the run, and which of its outputs.
+        out: the folder features/; the array is out/{name}.zarr.
+        device: "auto", "cpu", "cuda" or "cuda:N".
+        threads: of the processor; all but one decode.
+
+    Returns:
+        Counts for the log.
+
+    Raises:
+        FileNotFoundError: the run is missing.
+        ValueError: the run failed, a clip cannot be decoded, or the network's output has another shape or numbers that
+            are not finite.
+    """
+    checkpoint, index = Path(config.checkpoint), read_json(manifest)
+    model, task = load_model(checkpoint), registry.load(TASKS, config.task, "task")
+    first, size = shard * int(index["shard_size"]), int(index["shard_size"])
+    rows = {clip: row for row, clip in enumerate(read_rows(manifest_file(manifest.parent, "rows.csv")))}
+    usable = set(task.parts)
+    clips = [c for c in raw_clips([segments], config.preset).values() if c.parts.keys() >= usable]
+    values = np.full((size, *feature_shape(config)), np.nan, config.dtype)
+    sha256, done = weights_digest(model.state_dict()), 0
+    torch.set_num_threads(threads)
+    with claim_device(device, default_locks()) as place, torch.inference_mode():
+        model.to(place)
+        for batch in in_order(RawClips(clips, task.segments, 0, threads - 1), place, config.batch_size):
+            encode: Any = model.encode
+            found = encode(batch)[config.output].float().cpu().numpy()
+            for clip, feature in zip(clips[done : done + len(found)], found, strict=True):
+                values[rows[clip.clip] - first] = _checked(feature, clip.clip, config)
+            done += len(found)
+    identity = {
+        "config": config.model_dump(mode="json", exclude={"batch_size", "study"}),
+        "fps": None,
+        "weights": f"run {checkpoint.parts[-3]}, seed {config.seed}",
+        "sha256": sha256,
+        "weights_files": {},
+        "preprocessing": f"{config.task}.segments, {config.model}.encode",
+        "extractor": name,
+        "dataset": index["dataset"],
+    }
+    environment = {**fingerprint.environment(), "device": place.type}
+    environment.pop("cores")
+    modules = (TASKS[config.task].split(":")[0], MODELS[config.model].split(":")[0])
+    about = {"environment": environment, "code": fingerprint.fingerprint(__name__, *modules)}
+    write_shard(out / f"{name}.zarr", config, shard, int(index["rows"]), values, identity, about)
+    return {"clips": len(clips), "device": str(place)}
+
+
+def _checked(feature: np.ndarray, clip: str, config: LearnedConfig) -> np.ndarray:
+    """One clip's feature in the type to store. Raises ValueError if it cannot be stored."""
+    where, shape = f"{config.output} of {config.model}, clip {clip}", feature_shape(config)
+    if feature.shape != shape:
+        raise ValueError(f"{where}: `encode` gives {feature.shape}, and {shape} was planned (`outputs`)")
+    with np.errstate(over="ignore"):
+        stored = feature.astype(config.dtype, copy=False)
+    if not np.isfinite(stored).all():
+        raise ValueError(f"{where}: a number is not finite, or too large for {config.dtype}")
+    return stored

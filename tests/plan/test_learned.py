@@ -1,0 +1,141 @@
+"""Trainings from clips, and extractors whose network one of them trains, are planned without torch."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import yaml
+
+from avpipe.models import MODELS
+from avpipe.plan.extractor import LearnedConfig
+from avpipe.plan.plan import Plan
+from avpipe.plan.section import ConfigError
+from avpipe.plan.study import validate_study
+from avpipe.training import TASKS
+
+PREDICTING = {"task": "predicting", "model": "predicting", "preset": "tiny"}
+STUDY = {
+    "dataset": {"name": "d", "kind": "ave", "annotations": "data"},
+    "presets": {"tiny": {"seconds": 10, "fps": 4, "width": 32, "height": 32, "sample_rate": 16_000}},
+    "extractors": {"seen": {"run": "predicting", "output": "visual"}},
+    "experiments": {"predicting": PREDICTING},
+    "tables": ["small"],
+    "seeds": [0, 1],
+}
+TABLE = {
+    "title": "T", "paper": "none", "printed": "nowhere", "task": "localization", "metrics": {"accuracy": "Acc."},
+    "settings": ["supervised"],
+    "rows": [{"row": "avel", "method": "AVEL", "model": "avel", "options": {"inputs": "audio"}, "features": {"audio": "seen"}}],
+}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    """A folder with the table, in which the test's task is known."""
+    monkeypatch.chdir(tmp_path)
+    for table, name in ((TASKS, "Predicting"), (MODELS, "Net")):
+        monkeypatch.setitem(table, "predicting", f"tests.predicting:{name}")
+    (tmp_path / "tables").mkdir()
+    (tmp_path / "tables" / "small.yaml").write_text(yaml.safe_dump(TABLE))
+    return tmp_path
+
+
+def plan(folder, **changes: Any) -> Plan:
+    return Plan(validate_study({**STUDY, **changes}), folder)
+
+
+def test_a_rows_feature_brings_its_run_and_the_formats_of_its_clips(folder):
+    found = plan(folder)
+    before = found.of_study["predicting"]
+    assert {e.model for e in found.experiments.values()} == {"avel", "predicting"}
+    assert (found.features, found.needs_media) == (["seen"], True)
+    assert [preset.name for preset in found.presets] == ["canonical", "tiny"]
+    checkpoint = f"results/d/runs/{before.id}/seed0/checkpoint.pt"
+    assert found.extractor_weights(("seen",), None) == [checkpoint]
+    assert found.segments(("seen",)) == "results/d/segments/tiny/{shard}.tar"
+    assert found.chunk("seen", 3) == "results/d/features/seen.zarr/c/3/0/0"
+    run = SimpleNamespace(experiment=before.id)
+    assert (found.run_features(run), found.training_threads(run)) == ([], 8)
+    assert f"results/d/runs/{before.id}/seed1/metrics.json" in found.outcomes
+
+
+@pytest.mark.parametrize(
+    ("extractor", "options", "width"),
+    [({}, {}, 4), ({}, {"width": 7}, 7), ({"output": "predicted"}, {"width": 7}, 64)],
+)
+def test_the_size_of_a_feature_is_the_outputs_or_its_options(folder, extractor, options, width):
+    changes = {"extractors": {"seen": {"run": "predicting", "output": "visual", **extractor}}}
+    found = plan(folder, **changes, experiments={"predicting": {**PREDICTING, "options": options}})
+    seen = found.arrays["seen"]
+    assert isinstance(seen, LearnedConfig)
+    assert seen.width == width
+
+
+def test_the_part_of_a_study_for_a_table_has_the_trainings_of_its_features(folder):
+    part = validate_study(yaml.safe_load(plan(folder).table_study(SimpleNamespace(table="small"))))
+    assert part.arrays == plan(folder).arrays
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"experiments": {}}, "extractors.seen.run: no 'predicting' in `experiments` of the study"),
+        (
+            {"extractors": {"seen": {"run": "predicting", "output": "visul"}}},
+            r"extractors.seen: unknown output of model 'predicting' 'visul'; did you mean 'visual'",
+        ),
+        (
+            {"extractors": {"seen": {"run": "predicting", "output": "visual", "seed": 5}}},
+            r"extractors.seen.seed: 5 is not among the seeds \[0, 1\]",
+        ),
+        (
+            {"extractors": {"seen": {"run": "predicting", "outptu": "visual"}}},
+            "extractors.seen.outptu: no such key; did you mean 'output'",
+        ),
+        (
+            {"experiments": {"predicting": {**PREDICTING, "preset": "tinny"}}},
+            "experiments.predicting: preset: no preset 'tinny'; did you mean 'tiny'",
+        ),
+        (
+            {"experiments": {"predicting": {**PREDICTING, "preset": "multisensory"}}},
+            "extractors.seen: preset: clips of multisensory have no fixed number of segments",
+        ),
+        (
+            {"experiments": {"predicting": {**PREDICTING, "preset": None, "features": {"audio": "seen"}}}},
+            "a training cannot read features that need its own network: "
+            "experiments.predicting -> extractors.seen -> experiments.predicting",
+        ),
+        (
+            {"experiments": {"predicting": {**PREDICTING, "preset": None}}},
+            "experiments.predicting: preset: the task predicting trains from clips: give `preset`",
+        ),
+        (
+            {"experiments": {"predicting": {**PREDICTING, "options": {"widht": 3}}}},
+            "experiments.predicting: model 'predicting' has no option 'widht'; did you mean 'width'",
+        ),
+    ],
+)  # fmt: skip
+def test_mistakes_are_named_by_their_key(folder, changes, message):
+    with pytest.raises(ConfigError, match=message):
+        plan(folder, **changes)
+
+
+def test_another_study_trains_the_network_and_a_missing_checkpoint_names_its_command(folder):
+    other = {**STUDY, "dataset": {**STUDY["dataset"], "name": "large"}, "tables": [], "extractors": {}}
+    (folder / "large.yaml").write_text(yaml.safe_dump(other))
+    extractors = {"seen": {"run": "predicting", "output": "visual", "study": "large.yaml"}}
+    found = plan(folder, extractors=extractors, experiments={}, presets={})
+    before = Plan(validate_study(other), folder).of_study["predicting"]
+    checkpoint = folder / "results" / "large" / "runs" / before.id / "seed0" / "checkpoint.pt"
+    with pytest.raises(
+        ConfigError,
+        match=rf"snakemake --cores all results/large/.*/{checkpoint.name} --configfile large.yaml",
+    ):
+        found.extractor_weights(("seen",), None)
+    checkpoint.parent.mkdir(parents=True)
+    checkpoint.touch()
+    assert found.extractor_weights(("seen",), None) == [str(checkpoint.relative_to(folder))]
+    assert {e.model for e in found.experiments.values()} == {"avel"}, "it is not trained here"
+    with pytest.raises(ConfigError, match=r"presets.tiny: another study"):
+        plan(folder, extractors=extractors, experiments={}, presets={"tiny": {**STUDY["presets"]["tiny"], "fps": 8}},
+             media={"preset": "tiny"})  # fmt: skip

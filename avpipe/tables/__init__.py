@@ -1,1 +1,2 @@
-"""Tables: `spec` describes a table, `runs` reads runs, `aggregate` fills the table, `render` writes it."""
+"""Tables: `spec` describes a table, `runs` reads runs, `predictions` scores those made
+elsewhere, `aggregate` fills the table, `render` writes it."""

@@ -1,5 +1,6 @@
 """What tasks on features have in common: datasets, model, loss of the whole batch, evaluation."""
 
+import copy
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -44,6 +45,7 @@ class FeatureTask(Task):
     def __init__(self, experiment: Experiment, data: Data, model: type[Any]) -> None:
         self.experiment, self.data = experiment, data
         self.splits: tuple[str, ...] = SPLITS
+        self.module: nn.Module | None = None
         self.start: Pretrained | None = None
         self.scales: Scales = {}
         self.made: dict[str, FeatureClips] = {}
@@ -87,7 +89,9 @@ class FeatureTask(Task):
         """The splits that have clips."""
         return {split: self.dataset(split) for split in self.splits if len(self.data.splits[split])}
 
-    def train(self, seed: int, *, fabric: Any, states: States, folder: Path, name: str) -> Fitted:
+    def train(
+        self, seed: int, *, fabric: Any, states: States | None, folder: Path | None, name: str
+    ) -> Fitted:
         """`fit` by the experiment's recipe. A task that trains twice does so here."""
         recipe = self.experiment.recipe
         return fit(self, recipe, seed, fabric=fabric, states=states, folder=folder, name=name)
@@ -102,8 +106,9 @@ class FeatureTask(Task):
         }
 
     def model(self) -> nn.Module:
-        """With the weights of `start` and standardized by `scales`, where there are any."""
-        model = create_model(self.experiment.model, **self.options())
+        """A copy of `module`, else a new one; with the weights of `start` and standardized by `scales`, where there are any."""
+        given = copy.deepcopy(self.module)
+        model = given if given is not None else create_model(self.experiment.model, **self.options())
         if self.start is not None:
             start_from(model, self.start)
         standardize_inputs(model, self.scales)

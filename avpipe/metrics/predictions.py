@@ -22,6 +22,7 @@ from avpipe.metrics.parsing import parsing_scores
 
 MODALITIES = ("audio", "visual")
 DIRECTIONS = {"audio_to_visual": "a2v", "visual_to_audio": "v2a"}
+"""Direction -> its name in metrics.json, after the papers' A2V and V2A."""
 KEYS = {
     "localization": ("clip", "segment"),
     "parsing": ("clip", "segment", "modality", "category"),

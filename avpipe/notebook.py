@@ -38,8 +38,8 @@ def open_study(path: str | Path, device: str = "auto") -> "OpenStudy":
     """Open what a study wrote: its clips, labels, features, runs and predictions.
 
     Args:
-        path: the results folder, results/{dataset}; or the study's file, whose results are looked for in the working
-            folder, then in the folders above the file.
+        path: the results folder, results/{dataset}; or the study's file, whose results are looked for in the folders
+            above the file, then in the working folder.
         device: where features and models are: "auto" (a GPU if there is one), "cpu" or "cuda:N".
 
     Raises:
@@ -49,7 +49,7 @@ def open_study(path: str | Path, device: str = "auto") -> "OpenStudy":
     path = Path(path)
     if path.is_file():
         name = Path("results") / validate_study(read_yaml(path), str(path)).dataset.name
-        places = [folder / name for folder in (Path(), *path.absolute().parents)]
+        places = [folder / name for folder in (*path.absolute().parents, Path())]
         results = next((place for place in places if place.is_dir()), name)
     elif path.is_dir():
         results = path

@@ -10,7 +10,32 @@ an *extractor* backbone + preprocessing + pooling, an *experiment* the recipe be
 an experiment with a seed, a *setting* supervised, weakly- or self-supervised, a *protocol* how the checkpoint is
 chosen.
 
-Importing avpipe is cheap on purpose: the Snakefile and every shell job do it.
+In a notebook, `avpipe.open_study(path)` opens what a study wrote (docs/notebook.py). The names below are imported when they
+are first used: importing avpipe is cheap on purpose, because the Snakefile and every shell job do it.
 """
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from avpipe.features.store import open_features
+    from avpipe.models import create_model, list_models, load_model
+    from avpipe.notebook import open_study, score, train
+
+__all__ = ["create_model", "list_models", "load_model", "open_features", "open_study", "score", "train"]
+
+_HOMES = {"open_features": "avpipe.features.store"}
+_HOMES |= dict.fromkeys(("create_model", "list_models", "load_model"), "avpipe.models")
+_HOMES |= dict.fromkeys(("open_study", "score", "train"), "avpipe.notebook")
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'avpipe' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -137,6 +137,11 @@ class Status(StrEnum):
         """Whether the clip, or the modality that it has, is in the tar of canonical clips."""
         return self in (Status.PRESENT, Status.NO_AUDIO, Status.NO_VIDEO)
 
+    @property
+    def usable(self) -> bool:
+        """Whether a clip can have features; those of a clip that was not fetched may be imported."""
+        return self.in_shard or self == Status.NOT_FETCHED
+
 
 def local_file(root: Path, pattern: str, clip: str, source: str) -> Path | None:
     """Where the file of a clip would lie below `root`, or None if it must not be asked for.

@@ -112,10 +112,15 @@ def manifest_labels(results: Path) -> npt.NDArray[np.bool_] | None:
     if not (events["modality"] == "audiovisual").any():
         return None
     clips = pd.read_parquet(results / "manifest.parquet", columns=["clip"])
-    categories = pd.read_csv(manifest_file(results, "categories.csv"), keep_default_na=False, dtype=str)[
-        "category"
-    ]
-    return parsing_labels(events, clips, categories.tolist(), "audiovisual")
+    return parsing_labels(events, clips, read_categories(results), "audiovisual")
+
+
+def read_categories(results: Path) -> tuple[str, ...]:
+    """Names of the categories in the order of their indices, from `results`/categories.csv."""
+    table = pd.read_csv(
+        manifest_file(results, "categories.csv"), dtype={"category": str}, keep_default_na=False
+    )
+    return tuple(table.sort_values("index")["category"])
 
 
 def _located(

@@ -74,21 +74,16 @@ def freeze_clips(clips: Path, out: Path) -> tuple[int, int]:
     if not clips.is_file():
         raise ValueError(f"no {clips}: run the study up to it first (snakemake {clips})")
     rows = pq.read_table(clips, columns=["clip", "status"]).to_pylist()
-    names = [row["clip"] for row in rows if _is_usable(row["status"])]
+    names = [row["clip"] for row in rows if Status(row["status"]).usable]
     heading = f"# {len(names)} usable clips of the {len(rows)} that the annotations name\n"
     write_text(out, heading + "".join(f"{name}\n" for name in names))
     return len(names), len(rows)
 
 
-def _is_usable(status: str) -> bool:
-    """Whether a clip can have features; those of a clip that was not fetched may be imported."""
-    return Status(status).in_shard or status == Status.NOT_FETCHED
-
-
 def _check_shares(splits: list[str], statuses: list[str], minimum: Mapping[str, float]) -> None:
     """Raise ValueError if a split has too few usable clips."""
     named = Counter(splits)
-    found = Counter(split for split, status in zip(splits, statuses, strict=True) if _is_usable(status))
+    found = Counter(split for split, status in zip(splits, statuses, strict=True) if Status(status).usable)
     absent = sorted(set(minimum) - set(named))
     if absent:
         raise ValueError(f"dataset.minimum: the dataset has no split {absent[0]!r}, only {sorted(named)}")
@@ -110,7 +105,7 @@ def _restricted(outcomes: pa.Table, usable: Path) -> pa.Table:
     lines = [line.strip() for line in usable.read_text(encoding="utf-8").splitlines()]
     frozen = {line for line in lines if line and not line.startswith("#")}
     rows = outcomes.to_pylist()
-    there = {row["clip"] for row in rows if _is_usable(row["status"])}
+    there = {row["clip"] for row in rows if Status(row["status"]).usable}
     absent = sorted(frozen - there)
     if absent:
         why = {row["clip"]: f"{row['status']}: {row['reason']}" for row in rows}

@@ -14,6 +14,7 @@ import importlib.metadata
 import os
 import platform
 import sys
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -78,7 +79,7 @@ def _imports(module: str) -> set[str]:
     path = _path(module)
     package = module if path and path.name == "__init__.py" else module.rpartition(".")[0]
     names: set[str] = set()
-    for node in ast.walk(_tree(module)):
+    for node in _run(_tree(module)):
         if isinstance(node, ast.Import):
             names.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -86,6 +87,16 @@ def _imports(module: str) -> set[str]:
             names.add(base)
             names.update(f"{base}.{alias.name}" for alias in node.names)
     return {name for name in names if registry.belongs(name, module) and _path(name) is not None}
+
+
+def _run(tree: ast.Module) -> Iterator[ast.AST]:
+    """The nodes of a module but for `if TYPE_CHECKING:`, whose imports are for editors."""
+    waiting: list[ast.AST] = [tree]
+    while waiting:
+        node = waiting.pop()
+        if not (isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"):
+            yield node
+            waiting.extend(ast.iter_child_nodes(node))
 
 
 @cache

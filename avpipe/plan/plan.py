@@ -154,6 +154,10 @@ class Plan:
         self.figures: dict[str, FigureSpec] = {
             n: load_figure(self._file(workflow, "figures", n), study) for n in study.figures
         }
+        for name, table in self.tables.items():
+            for row in table.rows:
+                if absent := [file for file in row.predictions if not Path(file).is_file()]:
+                    raise ConfigError(f"table {name}, row {row.row!r}: predictions: no file {absent[0]}")
         self._of_table = {n: tuple(spec.experiments(study).values()) for n, spec in self.tables.items()}
         self._of_figure = {n: tuple(spec.experiments(study).values()) for n, spec in self.figures.items()}
         self.of_study = {n: study.trained(n) for n in study.experiments}
@@ -538,9 +542,13 @@ class Plan:
         needed = self.training(wildcards)
         return max(0, resources.mem_mb - needed.memory_mb + needed.features_mb)
 
-    def table_runs(self, wildcards: Wildcards) -> list[str]:
-        """The metrics of every run of a table."""
-        return self.runs(self._of_table[wildcards.table], "metrics.json")
+    def table_inputs(self, wildcards: Wildcards) -> list[str]:
+        """The metrics of every run of a table; for rows with `predictions` their files, and what the truth is read from."""
+        spec = self.tables[wildcards.table]
+        files = [file for row in spec.rows for file in row.predictions]
+        truth = ("clips.parquet", "manifest.parquet", "events.parquet", "categories.csv") if files else ()
+        runs = self.runs(self._of_table[wildcards.table], "metrics.json")
+        return [*runs, *files, *(f"{self.results}/{file}" for file in truth)]
 
     def table_text(self, wildcards: Wildcards) -> str:
         """A table's file without comments."""

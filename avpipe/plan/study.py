@@ -380,16 +380,20 @@ class Study(Section):
             (f"recipes.{name}", self.recipes[name] if name else {}),
             ("recipe", changes or {}),
         ):
-            for key in part:
-                readers = [other for other in TASKS if key in task_names(other, "recipe_keys")]
-                default = Recipe.model_fields[key].get_default(call_default_factory=True) if readers else None
-                if readers and key not in task_names(task, "recipe_keys") and part[key] != default:
-                    raise ConfigError(
-                        f"{where}.{key}: {part[key]!r} changes nothing in the task {task}; "
-                        f"the key is for {' and '.join(readers)}"
-                    )
+            check_recipe_keys(part, task, where)
             merged |= part
         return Recipe.model_validate(merged)
+
+
+def check_recipe_keys(part: dict[str, Any], task: str, where: str) -> None:
+    """Raise `ConfigError` for a change, in `part` of a recipe, to a key that only other tasks than `task` read."""
+    for key, value in part.items():
+        readers = [other for other in TASKS if key in task_names(other, "recipe_keys")]
+        default = Recipe.model_fields[key].get_default(call_default_factory=True) if readers else None
+        if readers and task not in readers and value != default:
+            raise ConfigError(
+                f"{where}.{key}: {value!r} changes nothing in the task {task}; the key is for {' and '.join(readers)}"
+            )
 
 
 def validate_study(config: dict[str, Any], where: str = "the configuration") -> Study:

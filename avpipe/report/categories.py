@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
+from avpipe.datasets.labels import read_categories
 from avpipe.metrics.localization import category_accuracy
 from avpipe.plan.section import Section
 from avpipe.plan.study import Study
@@ -16,7 +17,6 @@ from avpipe.report.predictions import (
     chosen_categories,
     mean_over,
     missing_lines,
-    read_categories,
     read_rows,
 )
 from avpipe.report.spec import FigureSpec

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from avpipe.datasets.labels import read_categories
 from avpipe.metrics.localization import confusion_matrix, segment_accuracy
 from avpipe.plan.study import Study
-from avpipe.report.predictions import RowPredictions, mean_over, missing_lines, read_categories, read_rows
+from avpipe.report.predictions import RowPredictions, mean_over, missing_lines, read_rows
 from avpipe.report.spec import FigureSpec
 from avpipe.report.style import BACKGROUND, INK, Heading, framed_figure
 

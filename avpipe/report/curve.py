@@ -56,7 +56,7 @@ class CurveFigure(FigureSpec):
 
     options: CurveOptions
     caption = "A metric on the test split over an option of the model."
-    table_only = ()
+    table_only = ("predictions",)
 
     @model_validator(mode="after")
     def _metric_exists(self) -> "CurveFigure":

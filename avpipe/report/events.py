@@ -9,10 +9,10 @@ import pandas as pd
 from pydantic import Field
 
 from avpipe.clips import manifest_file
-from avpipe.datasets.labels import parsing_labels
+from avpipe.datasets.labels import parsing_labels, read_categories
 from avpipe.plan.section import Section
 from avpipe.plan.study import Study
-from avpipe.report.predictions import NothingToDraw, read_categories
+from avpipe.report.predictions import NothingToDraw
 from avpipe.report.spec import FigureSpec
 from avpipe.report.style import Heading, draw_bars, framed_figure, legend_above
 from avpipe.tables.rows import Row

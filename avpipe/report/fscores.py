@@ -7,8 +7,9 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from avpipe.datasets.labels import read_categories
 from avpipe.plan.study import Study
-from avpipe.report.predictions import mean_over, missing_lines, read_categories, read_rows
+from avpipe.report.predictions import mean_over, missing_lines, read_rows
 from avpipe.report.spec import FigureSpec
 from avpipe.report.style import Heading, draw_bars, framed_figure, legend_above
 

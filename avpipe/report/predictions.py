@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from avpipe.clips import manifest_file
 from avpipe.plan.registry import suggest
 from avpipe.plan.section import ConfigError
 from avpipe.plan.study import Study
@@ -76,14 +75,6 @@ def mean_over(counts: Iterable[int], spread: bool = True) -> str:
     return (
         f"Mean over {' or '.join(map(str, numbers))} seeds{' ± sample standard deviation' if spread else ''}."
     )
-
-
-def read_categories(results: Path) -> tuple[str, ...]:
-    """Names of the categories in the order of their indices, from `results`/categories.csv."""
-    table = pd.read_csv(
-        manifest_file(results, "categories.csv"), dtype={"category": str}, keep_default_na=False
-    )
-    return tuple(table.sort_values("index")["category"])
 
 
 def chosen_categories(

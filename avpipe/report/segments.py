@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from avpipe.datasets.labels import read_categories
 from avpipe.plan.section import ConfigError
 from avpipe.plan.study import Study
 from avpipe.report.clips import (
@@ -23,7 +24,7 @@ from avpipe.report.clips import (
     read_clip,
     write_reason,
 )
-from avpipe.report.predictions import read_categories, read_rows
+from avpipe.report.predictions import read_rows
 from avpipe.report.style import BACKGROUND, INK, Heading, colour, framed_figure, legend_above
 
 if TYPE_CHECKING:

@@ -49,7 +49,7 @@ class FigureSpec(RowsSpec):
     """Whether drawing needs frames and audio of clips."""
     dataset_files: ClassVar[tuple[str, ...]] = ()
     """Files in the study's folder that drawing reads, other than runs and clips."""
-    table_only: ClassVar[tuple[str, ...]] = ("published",)
+    table_only: ClassVar[tuple[str, ...]] = ("published", "predictions")
     """Keys of a row that this kind of figure cannot show."""
 
     def draw(self, study: Study, results: Path, heading: "Heading") -> "Figure":

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
+from avpipe.datasets.labels import read_categories
 from avpipe.plan.section import Section
 from avpipe.plan.study import Study
 from avpipe.report.predictions import (
@@ -17,7 +18,6 @@ from avpipe.report.predictions import (
     any_truth,
     chosen_categories,
     missing_lines,
-    read_categories,
     read_rows,
 )
 from avpipe.report.spec import FigureSpec

@@ -1,1 +1,1 @@
-"""Tables: `spec` describes a table, `runs` reads runs, `aggregate` fills the table, `render` writes it."""
+"""Tables: `spec` describes a table, `runs` reads runs, `predictions` scores files, `aggregate` fills the table, `render` writes it."""

@@ -10,11 +10,13 @@ from typing import Any
 import yaml
 
 from avpipe.files import write_text
-from avpipe.plan.experiment import Experiment
+from avpipe.metrics.metric import Metric
+from avpipe.plan.experiment import Experiment, Setting
 from avpipe.plan.recipe import Recipe
 from avpipe.plan.registry import suggest
 from avpipe.plan.section import ConfigError
 from avpipe.plan.study import Study
+from avpipe.tables.predictions import Scored, score_files
 from avpipe.tables.render import RENDERERS, Cell, Table
 from avpipe.tables.rows import Row
 from avpipe.tables.runs import RunRecord, notice, read_run, shortened
@@ -45,12 +47,22 @@ def fill_table(name: str, spec: TableSpec, study: Study, results: Path) -> Table
         key: [read_run(results, experiment, seed) for seed in study.seeds]
         for key, experiment in experiments.items()
     }
+    every = [run for of_row in runs.values() for run in of_row]
+    known = {name: run.metric(name) for run in every if run.problem is None for name in spec.metrics}
+    scored = {
+        row.row: score_files(row.predictions, row.task or spec.task, results)
+        for row in spec.rows
+        if row.predictions
+    }
     cells = []
     for row in spec.rows:
         for setting in spec.settings:
             experiment = experiments.get((row.row, setting))
             for metric in spec.metrics:
-                if experiment is None:
+                if row.predictions and setting in (row.settings or spec.settings):
+                    unit = known.get(metric, Metric(metric, "%"))
+                    cells.append(_scored(row, setting, metric, unit, scored[row.row]))
+                elif experiment is None:
                     reason = row.gap or f"the row is not run in the {setting} setting"
                     published = row.published_number(setting, metric)
                     cells.append(Cell(row, setting, metric, published, notes=(reason,)))
@@ -58,8 +70,6 @@ def fill_table(name: str, spec: TableSpec, study: Study, results: Path) -> Table
                     named = [f"recipe {spec.recipe_name(row)}"] if spec.recipe_name(row) else []
                     deviations = (*named, *deviations_of(experiment, study))
                     cells.append(_measure(row, metric, experiment, runs[row.row, setting], deviations, study))
-    every = [run for of_row in runs.values() for run in of_row]
-    known = {name: run.metric(name) for run in every if run.problem is None for name in spec.metrics}
     baselines = _baselines(spec, every)
     said = notice(study, experiments.values())
     return Table(name, spec, said, tuple(cells), spec.headings(study), baselines, known)
@@ -78,6 +88,21 @@ def _baselines(spec: TableSpec, runs: Iterable[RunRecord]) -> tuple[str, ...]:
             if shown:
                 found[f"{name}: {', '.join(shown)}"] = None
     return tuple(found)
+
+
+def _scored(row: Row, setting: Setting, metric: str, unit: Metric, scored: Scored) -> Cell:
+    """A cell of a row with `predictions`: mean and standard deviation over its files."""
+    values = [unit.printed(scores[metric]) for scores in scored.scores if metric in scores]
+    return Cell(
+        row,
+        setting,
+        metric,
+        row.published_number(setting, metric),
+        mean=statistics.fmean(values) if values else None,
+        sd=statistics.stdev(values) if len(values) > 1 else None,
+        n_seeds=len(values),
+        notes=(scored.origin, *([] if values else [f"predictions give no {metric}"])),
+    )
 
 
 def _measure(
@@ -195,7 +220,8 @@ def _explain(table: Table, cell: Cell, experiment: Experiment | None, study: Stu
     if cell.mean is not None:
         spread = "" if cell.sd is None else f" ± {cell.sd:.{digits + 1}f}"
         number = f"{cell.mean:.{digits + 1}f}{spread}"
-        measured = f"{number}   n = {cell.n_seeds}, checkpoint: {cell.whole_protocol}"
+        checkpoint = f", checkpoint: {cell.whole_protocol}" if cell.protocol else ""
+        measured = f"{number}   n = {cell.n_seeds}{checkpoint}"
     lines = [
         f"{table.name} / {cell.row.method} ({cell.row.row}) / {cell.setting} / {cell.metric}",
         *([f"  {table.notice.text}"] if table.notice else []),

@@ -45,8 +45,8 @@ class Cell:
         published: the paper's number, or None.
         mean: over the seeds that have a number; None is a gap, and `notes` say why.
         sd: sample standard deviation (n - 1); None for fewer than two seeds.
-        n_seeds: seeds behind the mean.
-        protocol: how the checkpoint was chosen: validation, last, best_test; None for a row without experiment.
+        n_seeds: seeds, or files of predictions, behind the mean.
+        protocol: how the checkpoint was chosen: validation, last, best_test; None for a row that trains nothing.
         deviations: other deviations from the default protocol, such as "shuffle: false" (see `aggregate.deviations_of`).
         runs: folders of the runs, relative to the study's results.
         notes: why numbers are missing, and remarks on those that exist.
@@ -66,7 +66,7 @@ class Cell:
 
     @property
     def whole_protocol(self) -> str:
-        """For example "best_test; drop_last: true"; "" for a row without experiment."""
+        """For example "best_test; drop_last: true"; "" for a row that trains nothing."""
         return "; ".join([self.protocol, *self.deviations]) if self.protocol else ""
 
 

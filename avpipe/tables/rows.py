@@ -48,15 +48,26 @@ class PretrainingRow(Trained):
 
 
 class Row(Trained):
-    """A method as the paper prints it, and the experiment behind it, or the reason why there is none."""
+    """A method as the paper prints it, and the experiment behind it, files of predictions, or the reason for a gap."""
 
     row: str = Field(pattern=NAME)
     method: str
     remark: str | None = None
     settings: tuple[Setting, ...] | None = None
     pretraining: PretrainingRow | None = None
+    predictions: tuple[str, ...] = Field((), description="files that are scored; nothing is trained")
     gap: str | None = Field(None, min_length=1)
     published: dict[Setting, float | dict[str, float]] = Field(default_factory=dict)
+
+    @field_validator("predictions", mode="before")
+    @classmethod
+    def _one_file(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str) else value
+
+    @property
+    def trains(self) -> bool:
+        """Whether experiments stand behind the row."""
+        return not (self.gap or self.predictions)
 
     def published_number(self, setting: Setting, metric: str) -> float | None:
         """The number that the paper prints, or None."""
@@ -114,8 +125,8 @@ class RowsSpec(Section):
         return f"published ({self.dataset})", f"measured ({name})"
 
     def model_of(self, row: Row) -> str | None:
-        """The row's model, or None if the row is a gap."""
-        return None if row.gap else row.model or self.defaults.model
+        """The row's model, or None if the row trains nothing."""
+        return row.model or self.defaults.model if row.trains else None
 
     def features_of(self, row: Row) -> dict[Role, str]:
         """Role -> extractor; none if the row trains from clips."""
@@ -123,14 +134,14 @@ class RowsSpec(Section):
         return dict(usual if row.features is None else row.features)
 
     def settings_of(self, row: Row) -> tuple[Setting, ...]:
-        """The settings in which the row is run; none for a gap."""
-        if row.gap:
+        """The settings in which the row is run; none if it trains nothing."""
+        if not row.trains:
             return ()
         return tuple(s for s in self.all_settings() if row.settings is None or s in row.settings)
 
     def recipe_names(self) -> set[str]:
         """Those of the study's `recipes` that the rows name."""
-        recipes = [self._recipe_of(row) for row in self.rows if not row.gap]
+        recipes = [self._recipe_of(row) for row in self.rows if row.trains]
         recipes += [row.pretraining.recipe for row in self.rows if row.pretraining]
         return {recipe for recipe in recipes if isinstance(recipe, str)}
 
@@ -223,20 +234,8 @@ class RowsSpec(Section):
             for setting in row.settings or ():
                 if setting not in self.all_settings():
                     yield row, "settings", f"{setting!r} is not among {list(self.all_settings())}"
-            if row.gap:
-                parts = (
-                    "task",
-                    "model",
-                    "options",
-                    "features",
-                    "preset",
-                    "recipe",
-                    "settings",
-                    "pretraining",
-                )
-                wrong = [key for key in parts if getattr(row, key)]
-                if wrong:
-                    yield row, "gap", f"a row with a gap runs nothing; remove {', '.join(wrong)}, or the gap"
+            if not row.trains:
+                yield from self._untrained_problems(row)
                 continue
             if not self.features_of(row) and not row.preset:
                 yield row, "features", "are missing; for example {audio: vggish}"
@@ -251,6 +250,16 @@ class RowsSpec(Section):
                 yield from _experiment_problems(
                     row, "pretraining.", before.task, before.model, before.options, before.recipe
                 )
+
+    def _untrained_problems(self, row: Row) -> Mistakes:
+        """Mistakes of a row with a gap, or with predictions."""
+        parts = ["model", "options", "features", "preset", "recipe", "pretraining"]
+        key = "gap" if row.gap else "predictions"
+        parts += ["task", "settings", "predictions"] if row.gap else []
+        if wrong := [part for part in parts if getattr(row, part)]:
+            yield row, key, f"a row with {key} runs nothing; remove {', '.join(wrong)}, or {key}"
+        if row.predictions and len(row.settings or self.all_settings()) != 1:
+            yield row, "settings", "name the one setting in which the predictions were made"
 
 
 def _unfit(asked: Experiment, study: Study) -> str | None:

@@ -67,7 +67,10 @@ class TableSpec(RowsSpec):
             return self
         if not study.backbones:
             raise ConfigError(f"{self._where}: the study names no `backbones` to compare")
-        rows = [self._with(row, self.each, name, study) for row in self.rows for name in study.backbones]
+        rows: list[Row] = []
+        for row in self.rows:
+            of_each = [self._with(row, self.each, name, study) for name in study.backbones]
+            rows += [row] if row.predictions else of_each
         expanded = self.model_copy(update={"rows": tuple(rows), "each": None})
         expanded._where = self._where
         return expanded

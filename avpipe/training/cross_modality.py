@@ -20,15 +20,13 @@ from torch import Tensor
 from avpipe.datasets.labels import segment_labels
 from avpipe.metrics.cross_modality import chance_accuracy, exact_match_accuracy, locate, query_intervals
 from avpipe.metrics.metric import Metric
+from avpipe.metrics.predictions import DIRECTIONS
 from avpipe.models.base import CrossModalityBatch, QueryOutput, SimilarityOutput
 from avpipe.models.layers import intervals
 from avpipe.plan.experiment import Experiment
 from avpipe.training.data import Data
 from avpipe.training.feature_task import Arrays, FeatureTask
 from avpipe.training.task import Evaluation
-
-DIRECTIONS = {"audio_to_visual": "a2v", "visual_to_audio": "v2a"}
-"""Direction -> its name in metrics.json, after the papers' A2V and V2A."""
 
 
 class CrossModality(FeatureTask):

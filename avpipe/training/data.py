@@ -5,7 +5,6 @@ batch, one batch ahead. A run's numbers do not depend on which: the same clips m
 stays float16 until a batch is made; batches are float32.
 """
 
-import csv
 import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -21,6 +20,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from avpipe.clips import manifest_file
+from avpipe.datasets.labels import read_categories
 from avpipe.features.store import Features, open_features
 from avpipe.models.base import FeatureBatch
 from avpipe.plan.experiment import Role
@@ -198,8 +198,7 @@ def data_of(
         named = np.isin(where, ["train", "weak"] if weak and name == "train" else [name])
         splits[name] = Split(clips[named & usable].reset_index(drop=True), int(named.sum()), start)
         start += len(splits[name])
-    with manifest_file(results, "categories.csv").open(encoding="utf-8", newline="") as file:
-        categories = tuple(row["category"] for row in csv.DictReader(file))
+    categories = read_categories(results)
     events = pd.read_parquet(manifest_file(results, "events.parquet"))
     rows = np.concatenate([split.clips["row"].to_numpy(np.int64) for split in splits.values()])
     store = FeatureStore(arrays, rows, torch.device("cpu"))

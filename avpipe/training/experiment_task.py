@@ -1,5 +1,6 @@
 """What the tasks of experiments have in common: the model with its options, and training by the recipe."""
 
+import copy
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -34,6 +35,7 @@ class ExperimentTask(Task):
     def __init__(self, experiment: Experiment, data: Data, model: type[Any]) -> None:
         self.experiment, self.data = experiment, data
         self.splits: tuple[str, ...] = SPLITS
+        self.module: nn.Module | None = None
         self.start: Pretrained | None = None
         self.scales: Scales = {}
 
@@ -52,7 +54,9 @@ class ExperimentTask(Task):
         """Scores of model-free baselines on the test split: description -> metrics."""
         return {}
 
-    def train(self, seed: int, *, fabric: Any, states: States, folder: Path, name: str) -> Fitted:
+    def train(
+        self, seed: int, *, fabric: Any, states: States | None, folder: Path | None, name: str
+    ) -> Fitted:
         """`fit` by the experiment's recipe. A task that trains twice does so here."""
         recipe = self.experiment.recipe
         return fit(self, recipe, seed, fabric=fabric, states=states, folder=folder, name=name)
@@ -67,8 +71,9 @@ class ExperimentTask(Task):
         }
 
     def model(self) -> nn.Module:
-        """With the weights of `start` and standardized by `scales`, where there are any."""
-        model = create_model(self.experiment.model, **self.options())
+        """A copy of `module`, else a new one; with the weights of `start` and standardized by `scales`, where there are any."""
+        given = copy.deepcopy(self.module)
+        model = given if given is not None else create_model(self.experiment.model, **self.options())
         if self.start is not None:
             start_from(model, self.start)
         standardize_inputs(model, self.scales)

@@ -47,6 +47,7 @@ class Fitted:
         epochs: protocol -> epoch of its checkpoint: "validation" (the best on that split, the first of equals), "last",
             and under protocol best_test "best_test".
         evaluations: protocol -> its checkpoint's evaluation on the test split.
+        rows: of log.csv: `epoch`, `lr`, `loss` and the validation scores.
         seconds: of training and evaluation, those before a kill included.
     """
 
@@ -56,6 +57,7 @@ class Fitted:
     reason: str | None = None
     epochs: dict[str, int] = field(default_factory=dict)
     evaluations: dict[str, Evaluation] = field(default_factory=dict)
+    rows: list[dict[str, float]] = field(default_factory=list)
     seconds: float = 0.0
 
 
@@ -232,7 +234,7 @@ class _Training:
         parameters = sum(p.numel() for p in self.network.parameters())
         seconds = time.perf_counter() - self.started
         chosen = weights.get(recipe.protocol, {})
-        return Fitted(self.model, chosen, parameters, self.reason, epochs, evaluations, seconds)
+        return Fitted(self.model, chosen, parameters, self.reason, epochs, evaluations, self.rows, seconds)
 
     def _is_due(self) -> bool:
         """Whether to save a state after this step; all processes agree."""

@@ -17,6 +17,7 @@ from torch.nn import functional
 from avpipe.datasets.labels import clip_labels, parsing_labels
 from avpipe.metrics.metric import Metric
 from avpipe.metrics.parsing import parsing_scores
+from avpipe.metrics.predictions import MODALITIES
 from avpipe.models.base import FeatureBatch, ParsingBatch, ParsingOutput, model_default
 from avpipe.plan.experiment import Experiment
 from avpipe.plan.registry import suggest
@@ -24,7 +25,6 @@ from avpipe.training.data import Data
 from avpipe.training.feature_task import Arrays, FeatureTask
 from avpipe.training.task import Evaluation
 
-MODALITIES = ("audio", "visual")
 EPSILON = 1e-7
 """Distance from 0 and 1 to which the loss clamps probabilities, as the released HAN; P_clip can exceed 1."""
 

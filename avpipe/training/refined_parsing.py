@@ -49,12 +49,14 @@ class RefinedParsing(Parsing):
         given = super().labels(split)
         return given | self.refined if split == "train" else given
 
-    def train(self, seed: int, *, fabric: Any, states: States, folder: Path, name: str) -> Fitted:
+    def train(
+        self, seed: int, *, fabric: Any, states: States | None, folder: Path | None, name: str
+    ) -> Fitted:
         """Train a base model, refine the labels by it, train a new model. See `fit`."""
         base, second = copy.copy(self), copy.copy(self)
         base.splits = ("train",)
         recipe = self.experiment.recipe.model_copy(update={"epochs": self.first_epochs})
-        of_first = replace(states, folder=states.folder / "first")
+        of_first = replace(states, folder=states.folder / "first") if states else None
         first = fit(base, recipe, seed, fabric=fabric, states=of_first, name=f"{name}, first training")
         if first.reason:
             first.reason = (

@@ -18,12 +18,11 @@ from avpipe import files
 from avpipe.clips import RowsError, local_file
 from avpipe.datasets import manifest as manifest_module
 from avpipe.datasets.base import CLIP_COLUMNS, EVENT_COLUMNS, ISSUE_COLUMNS, Annotations, table
-from avpipe.datasets.labels import manifest_labels
+from avpipe.datasets.labels import manifest_labels, read_categories
 from avpipe.datasets.manifest import assign_rows, inventory, link_folder, write_manifest
 from avpipe.features.store import open_features, write_shard
 from avpipe.plan.extractor import ImportedConfig
 from avpipe.plan.plan import manifest_index
-from avpipe.report.predictions import read_categories
 
 NAN = float("nan")
 

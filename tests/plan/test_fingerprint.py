@@ -55,6 +55,10 @@ def test_the_closure_follows_imports_of_every_form(package):
         "an import inside a function counts"
     )
     assert fingerprint.import_closure("avpipe.models.c") == {"avpipe.models.c"}, "other packages do not count"
+    typed = "if TYPE_CHECKING:\n    from avpipe.layers import Layer\n"
+    (package / "models" / "c.py").write_text(typed)
+    forget()
+    assert fingerprint.import_closure("avpipe.models.c") == {"avpipe.models.c"}, "nor imports for editors"
 
 
 @pytest.mark.parametrize(

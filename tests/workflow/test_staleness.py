@@ -1,5 +1,6 @@
 """What reruns after a change: exactly what depends on it."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -88,6 +89,27 @@ def test_added_clips_make_a_new_shard_and_renumber_no_row(checkout):
     assert (checkout.results / "rows.csv").read_text().startswith(before), "rows are never renumbered"
     assert all(shards_of(written[stage]) == {"2"} for stage in ("downloads", "segments", "features"))
     assert {"runs", "tables"} <= set(written)
+
+
+def test_a_row_of_predictions_follows_its_file(checkout):
+    """Without the file there is one line; a new file writes the table again, and trains nothing."""
+    row = {"row": "mine", "method": "Mine", "predictions": "mine.parquet"}
+    path, file = checkout.root / "workflow" / "tables" / "small.yaml", checkout.root / "mine.parquet"
+    path.write_text(yaml.safe_dump({**TABLE, "rows": [*TABLE["rows"], row]}))
+    refused = checkout.run("-n", check=False)
+    assert "table small, row 'mine': predictions: no file mine.parquet" in refused.stdout + refused.stderr
+    run = checkout.results / checkout.experiment("avin") / "seed0"
+    shutil.copyfile(run / "predictions.parquet", file)
+    assert checkout.rerun() == TABLES
+    written = pd.read_csv(checkout.results / "tables" / "small.csv").set_index("row")
+    accuracy = json.loads((run / "metrics.json").read_text())["metrics"]["validation"]["accuracy"]
+    assert written.loc["mine", "mean"] == pytest.approx(100 * accuracy)
+    assert "mine.parquet" in written.loc["mine", "note"]
+    assert checkout.rerun() == set()
+    table = pd.read_parquet(file)
+    table.assign(prediction=table["truth"]).to_parquet(file)
+    assert checkout.rerun() == TABLES
+    assert pd.read_csv(checkout.results / "tables" / "small.csv").set_index("row").loc["mine", "mean"] == 100
 
 
 def test_adding_a_row_runs_that_row_and_the_table(checkout):

@@ -4,7 +4,7 @@
 
 rule table:
     input:
-        plan.table_runs,
+        plan.table_inputs,
     output:
         "results/{dataset}/tables/{table}.csv",
         "results/{dataset}/tables/{table}.md",

@@ -40,7 +40,8 @@ def own_network(config: ExtractorConfig, example: Tensor) -> tuple[nn.Module, We
     with torch.random.fork_rng([]):
         torch.manual_seed(config.seed)
         network: nn.Module = registry.load({}, config.backbone, "backbone")().float()
-    source, files = f"random, seed {config.seed}", {}
+    source = f"random, seed {config.seed}"
+    files: dict[str, str] = {}
     if config.weights == "pretrained":
         path, files = weights_path(config, None)
         fill(network, path, config.backbone)

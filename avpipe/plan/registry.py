@@ -76,7 +76,7 @@ def load(table: LazyTable, name: str, kind: str) -> Any:
 
 def file_of(module: str) -> Path | None:
     """The file of a module; nothing is imported. Looked for in this checkout, Python's path, and the current folder."""
-    for folder in (Path(__file__).parents[2], *sys.path, Path.cwd()):
+    for folder in (str(Path(__file__).parents[2]), *sys.path, str(Path.cwd())):
         base = Path(folder).absolute().joinpath(*module.split("."))
         for path in (base / "__init__.py", base.with_suffix(".py")):
             if path.is_file():
@@ -133,6 +133,11 @@ def _definition(module: str, name: str) -> tuple[str, ast.ClassDef | ast.Functio
     return None
 
 
+def _parts(qualified: str) -> tuple[str, str]:
+    module, _, name = qualified.partition(":")
+    return module, name
+
+
 def _value_of(module: str, name: str, attribute: str) -> ast.expr | None:
     """What class `name`, or one of its bases, assigns to the attribute; None if none does."""
     found = _definition(module, name)
@@ -153,7 +158,7 @@ def names_of(qualified: str, attribute: str) -> tuple[str, ...] | None:
 
     They are the keys of a dictionary, or the members of a tuple, all of them literals. None if no class has the attribute.
     """
-    value = _value_of(*qualified.split(":"), attribute)
+    value = _value_of(*_parts(qualified), attribute)
     if value is None:
         return None
     members = value.keys if isinstance(value, ast.Dict) else getattr(value, "elts", [])
@@ -163,7 +168,7 @@ def names_of(qualified: str, attribute: str) -> tuple[str, ...] | None:
 @cache
 def value_of(qualified: str, attribute: str) -> ast.expr | None:
     """The expression that class "module:Class", or a base of it, gives to an attribute; None if none does."""
-    return _value_of(*qualified.split(":"), attribute)
+    return _value_of(*_parts(qualified), attribute)
 
 
 @cache
@@ -172,7 +177,7 @@ def literal_of(qualified: str, attribute: str) -> Any:
 
     Raises `UnknownNameError` if the value is no literal.
     """
-    value = _value_of(*qualified.split(":"), attribute)
+    value = _value_of(*_parts(qualified), attribute)
     return None if value is None else _literal(value, f"{qualified}: {attribute}")
 
 

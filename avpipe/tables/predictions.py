@@ -10,6 +10,7 @@ import pandas as pd
 from avpipe.clips import Status, manifest_file
 from avpipe.datasets.labels import parsing_labels, read_categories, segment_labels
 from avpipe.files import sha256_of
+from avpipe.media.presets import CANONICAL
 from avpipe.metrics.predictions import MODALITIES, prediction_scores, truth_table
 
 
@@ -68,7 +69,8 @@ def study_truth(results: Path, task: str, split: str = "test") -> pd.DataFrame:
     if clips.empty:
         raise ValueError(f"{results}: no usable clip in the split {split!r}")
     categories, events = read_categories(results), pd.read_parquet(manifest_file(results, "events.parquet"))
-    segments = round(float((clips["end"] - clips["start"]).max()))
+    lengths = (clips["end"] - clips["start"]).dropna()  # unknown for files that are read from their beginning
+    segments = CANONICAL.segments if lengths.empty else round(float(lengths.max()))
     if "parsing" in task:
         of_each = [parsing_labels(events, clips, categories, m, segments) for m in MODALITIES]
         labels: np.ndarray = np.stack(of_each, axis=2)

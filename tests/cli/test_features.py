@@ -84,5 +84,5 @@ def test_commands_that_read_a_study_name_its_wrong_values(command):
     study = "{dataset: {name: demo, kind: demo}, extractors: {a: {backbone: resnet125}}}"
     assert avpipe(*command, "--study", study) == (
         1,
-        "error: extractors are wrong:\n  extractors.a.backbone: no backbone 'resnet125'; did you mean 'resnet152'?\n",
+        "error: extractors are wrong:\n  extractors.a.backbone: unknown backbone 'resnet125'; did you mean 'resnet152'?\n",
     )

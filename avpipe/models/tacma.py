@@ -27,7 +27,7 @@ CARD = ModelCard(
         "Equation 3 divides by the square root of d_l: the text says scaled dot-product, and the root sign is lost in print.",
         "Equation 6 is read as cross-modal attention, which theta = 0 must give: audio is the query, visual segments are the values, the audio is added. With equation 3's names that is W^av (f_v W_v2) + f_a; printed is W^va (option `equation_6`).",
         "Where a softmax is below 1e-6, equation 4 takes 1e-6: the weight is zero either way, and the slope stays finite.",
-        "PyTorch's initialisation (option `initialization`; Xavier's for the attention and the classifier). Chosen on the validation split of the demo rendered with seed 1 with noise on the features, 4 seeds: 60 -> 65; on its test split 59.7 ± 5.9 -> 64.1 ± 2.0; on the same clips split anew 57 -> 61 with noise, 72 -> 74 without.",
+        "PyTorch's initialisation (option `initialization`; Xavier's for the attention and the classifier). Chosen on the validation split of the demo rendered with seed 1 with noise on the features, 4 seeds: 60 -> 65; on its test split 59.7 ± 5.9 -> 64.1 ± 2.0; on the same clips split anew 57 -> 61 with noise, 72 -> 74 without; on a demo rendered with seed 2, 75 -> 77 without.",
         "Three-layer MLP: Linear, ReLU (128), Linear, ReLU (64), Linear.",
         "Weakly supervised (not in the paper): each class's mean over time; on the demo the maximum, as in AVEL's code, trains less well (recipe: `pooling`).",
     ),

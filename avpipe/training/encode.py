@@ -83,7 +83,8 @@ def encode_shard(
     }
     environment = {**fingerprint.environment(), "device": place.type}
     environment.pop("cores")
-    modules = (TASKS[config.task].split(":")[0], MODELS[config.model].split(":")[0])
+    named = registry.target(TASKS, config.task, "task"), registry.target(MODELS, config.model, "model")
+    modules = [name.split(":")[0] for name in named]
     about = {"environment": environment, "code": fingerprint.fingerprint(__name__, *modules)}
     write_shard(out / f"{name}.zarr", config, shard, int(index["rows"]), values, identity, about)
     return {"clips": len(clips), "device": str(place)}

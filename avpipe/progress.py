@@ -42,7 +42,9 @@ class Progress:
         a_minute = f"{60 * rate:,.0f}" if rate > 0.15 else f"{60 * rate:.2g}"
         total = "" if self.total is None else f" of {self.total:,.0f}"
         line = f"{self.what}: {self.done:,.0f}{total} {self.unit}, {a_minute} a minute"
-        return line if self.total is None else f"{line}, {_duration((self.total - self.done) / rate)} left"
+        if self.total is None or rate <= 0:
+            return line
+        return f"{line}, {_duration((self.total - self.done) / rate)} left"
 
 
 def _duration(seconds: float) -> str:

@@ -63,7 +63,7 @@ def whole(clip: RawClip) -> np.ndarray:
 def started(clip: RawClip, file: Path) -> None:
     """Random frames from an ffmpeg each."""
     for segment in range(SEGMENTS):
-        at = segment + (np.random.randint(16) + 0.25) / 16
+        at = max(0.0, segment + np.random.randint(16) / 16 - 0.001)
         command = [
             ffmpeg_binary(),
             "-v",

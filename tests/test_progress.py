@@ -42,6 +42,12 @@ def test_rate_and_time_left_are_those_of_this_job_not_of_the_one_that_it_continu
     assert capsys.readouterr().err == f"{line}\n"
 
 
+def test_before_anything_is_done_no_time_left_is_guessed(monkeypatch, capsys):
+    monkeypatch.setattr(progress, "FIRST", 0)
+    Progress("x", 20, "units").advance(0)
+    assert capsys.readouterr().err == "x: 0 of 20 units, 0 a minute\n"
+
+
 CODE = """
 import os
 from avpipe import progress

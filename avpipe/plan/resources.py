@@ -75,16 +75,14 @@ class Training:
         return 25 if needed <= 0.25 else 50 if needed <= 0.5 else 100
 
 
-def free_memory_mb() -> int:
-    """Main memory that is free now, or can be freed, within the limit of a container."""
-    free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+def free_memory() -> int:
+    """Bytes of main memory that are free now, or can be freed, within the limit of a container or batch job."""
+    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     meminfo = Path("/proc/meminfo")
-    if meminfo.is_file():
-        free = (
-            int(dict(line.split(":") for line in meminfo.read_text().splitlines())["MemAvailable"].split()[0])
-            * 1024
-        )
+    if meminfo.is_file():  # counts memory that the page cache can give back
+        fields = dict(line.split(":") for line in meminfo.read_text().splitlines())
+        free = int(fields["MemAvailable"].split()[0]) * 1024
     limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
     if limit.is_file() and used.is_file() and limit.read_text().strip() != "max":
         free = min(free, int(limit.read_text()) - int(used.read_text()))
-    return max(free, 0) // 10**6
+    return max(free, 0)

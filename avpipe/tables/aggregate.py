@@ -93,6 +93,11 @@ def _baselines(spec: TableSpec, runs: Iterable[RunRecord]) -> tuple[str, ...]:
 def _scored(row: Row, setting: Setting, metric: str, unit: Metric, scored: Scored) -> Cell:
     """A cell of a row with `predictions`: mean and standard deviation over its files."""
     values = [unit.printed(scores[metric]) for scores in scored.scores if metric in scores]
+    notes = (scored.origin, *([] if values else [f"predictions give no {metric}"]))
+    return _cell(row, setting, metric, values, notes=notes)
+
+
+def _cell(row: Row, setting: Setting, metric: str, values: list[float], **more: Any) -> Cell:
     return Cell(
         row,
         setting,
@@ -101,7 +106,7 @@ def _scored(row: Row, setting: Setting, metric: str, unit: Metric, scored: Score
         mean=statistics.fmean(values) if values else None,
         sd=statistics.stdev(values) if len(values) > 1 else None,
         n_seeds=len(values),
-        notes=(scored.origin, *([] if values else [f"predictions give no {metric}"])),
+        **more,
     )
 
 
@@ -116,14 +121,11 @@ def _measure(
     setting, protocol = experiment.setting, experiment.recipe.protocol
     found = {run.seed: run.value(protocol, metric) for run in runs}
     values = [value for value in found.values() if isinstance(value, float)]
-    return Cell(
+    return _cell(
         row,
         setting,
         metric,
-        row.published_number(setting, metric),
-        mean=statistics.fmean(values) if values else None,
-        sd=statistics.stdev(values) if len(values) > 1 else None,
-        n_seeds=len(values),
+        values,
         protocol=protocol,
         deviations=deviations,
         runs=tuple(run.name for run in runs),

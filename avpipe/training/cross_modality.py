@@ -23,8 +23,6 @@ from avpipe.metrics.metric import Metric
 from avpipe.metrics.predictions import DIRECTIONS
 from avpipe.models.base import CrossModalityBatch, QueryOutput, SimilarityOutput
 from avpipe.models.layers import intervals
-from avpipe.plan.experiment import Experiment
-from avpipe.training.data import Data
 from avpipe.training.feature_task import Arrays, FeatureTask
 from avpipe.training.task import Evaluation
 
@@ -38,9 +36,6 @@ class CrossModality(FeatureTask):
         experiment: its setting and recipe are checked.
         data: clips and events.
         model: ignored; every model of this task has its own loss.
-
-    Raises:
-        ValueError: for a setting, or a key of the recipe, that the task does not have.
     """
 
     settings: ClassVar[Sequence[str]] = ("supervised",)
@@ -53,9 +48,6 @@ class CrossModality(FeatureTask):
     }
     split_set = "match"
     batch = CrossModalityBatch
-
-    def __init__(self, experiment: Experiment, data: Data, model: type[Any]) -> None:
-        super().__init__(experiment, data, model)
 
     def problem(self) -> str | None:
         """Name a split that is needed and makes no query; None if every one makes one."""

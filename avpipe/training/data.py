@@ -6,7 +6,6 @@ stays float16 until a batch is made; batches are float32.
 """
 
 import hashlib
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields, is_dataclass, replace
@@ -24,6 +23,7 @@ from avpipe.datasets.labels import read_categories
 from avpipe.features.store import Features, open_features
 from avpipe.models.base import FeatureBatch
 from avpipe.plan.experiment import Role
+from avpipe.plan.resources import free_memory
 
 SPLITS = ("train", "val", "test")
 TABLES = ("clips.parquet", "events.parquet", "categories.csv", "manifest.parquet")
@@ -440,15 +440,5 @@ def _load(feature: Features, rows: np.ndarray, place: torch.device) -> Tensor:
 
 
 def _free(place: torch.device) -> int:
-    """Free bytes of a device's memory, or of main memory within the limit of a container or batch job."""
-    if place.type == "cuda":
-        return int(torch.cuda.mem_get_info(place)[0])
-    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    meminfo = Path("/proc/meminfo")
-    if meminfo.is_file():  # counts memory that the page cache can give back
-        fields = dict(line.split(":") for line in meminfo.read_text().splitlines())
-        free = int(fields["MemAvailable"].split()[0]) * 1024
-    limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
-    if limit.is_file() and used.is_file() and limit.read_text().strip() != "max":
-        free = min(free, int(limit.read_text()) - int(used.read_text()))
-    return max(free, 0)
+    """Free bytes of a device's memory, or of main memory."""
+    return int(torch.cuda.mem_get_info(place)[0]) if place.type == "cuda" else free_memory()

@@ -39,9 +39,6 @@ class Pretraining(FeatureTask):
         experiment: the model's options objective, positive_margin and negative_margin are used.
         data: clips; their events are ignored.
         model: ignored; every model of this task has its own loss.
-
-    Raises:
-        ValueError: for another setting than self-supervised.
     """
 
     settings: ClassVar[Sequence[str]] = ("self-supervised",)

@@ -11,7 +11,7 @@ sys.path.insert(0, workflow.basedir)
 
 from avpipe.datasets.manifest import link_folder
 from avpipe.plan.plan import Plan, code, fetch_code, manifest_index, reader_code
-from avpipe.plan.resources import free_memory_mb
+from avpipe.plan.resources import free_memory
 from avpipe.plan.study import resolve, validate_study
 
 if set("{}") & set(str(workflow.basedir)):
@@ -38,7 +38,7 @@ shell.prefix("".join((_safe, _path)))
 
 # On one machine, jobs together take no more memory than is free. The nodes of a cluster see to theirs.
 if workflow.is_main_process and workflow.nodes is None and "mem_mb" not in workflow.global_resources:
-    workflow.register_resource("mem_mb", free_memory_mb())
+    workflow.register_resource("mem_mb", free_memory() // 10**6)
 
 
 wildcard_constraints:

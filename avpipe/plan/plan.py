@@ -239,11 +239,17 @@ class Plan:
 
     @property
     def bundles(self) -> list[tuple[str, ...]]:
-        """The needed extractors, grouped by the job that computes them."""
+        """The needed extractors, grouped by the job that computes them: those of `bundles`, and those of one run."""
         needed = self.extractors
         bundles = [tuple(name for name in bundle if name in needed) for bundle in self.study.bundles]
         bundled = {name for bundle in bundles for name in bundle}
-        return [bundle for bundle in bundles if bundle] + [(name,) for name in needed if name not in bundled]
+        of_run: dict[Any, list[str]] = {}
+        for name in needed:
+            if name not in bundled:
+                array = self.arrays[name]
+                same = (array.checkpoint, array.preset) if isinstance(array, LearnedConfig) else name
+                of_run.setdefault(same, []).append(name)
+        return [bundle for bundle in bundles if bundle] + [tuple(names) for names in of_run.values()]
 
     def chunk(self, extractor: str, shard: int | str) -> str:
         """The file that holds one shard of a feature: the output of the extraction job. `shard` may be a wildcard."""

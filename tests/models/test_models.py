@@ -28,9 +28,20 @@ B, T, C = 3, 5, 4
 SIZES = {"num_classes": C, "audio_dim": 6, "visual_dim": 8, "visual_cells": 4, "motion_dim": 7}
 _TRANSFORMER = {"hidden_dim": 16, "layers": 2, "heads": 2, "feed_forward_dim": 32}
 SMALLER = {"avg": _TRANSFORMER, "avg_parser": _TRANSFORMER}
+SMALLER["avbt_mlp"] = {"inputs": "visual"}  # both together must have one width
 SMALLER |= {name: {"hidden_dim": 16} for name in ("avrb", "avsdn", "cmran", "jcan")}
 """Options of models whose own sizes are too large for a test."""
-every_model = pytest.mark.parametrize("name", list_models())
+BATCHES = {
+    "localization": LocalizationBatch,
+    "parsing": ParsingBatch,
+    "refined_parsing": ParsingBatch,
+    "cross_modality": CrossModalityBatch,
+    "pretraining": FeatureBatch,
+}
+FROM_CLIPS = [name for name in list_models() if model_card(name).task not in BATCHES]
+"""Models that read clips in place of features."""
+every_model = pytest.mark.parametrize("name", [name for name in list_models() if name not in FROM_CLIPS])
+every_card = pytest.mark.parametrize("name", list_models())
 PARSERS = [name for name in list_models() if "parsing" in model_card(name).task]
 PRETRAINED = [name for name in list_models() if model_card(name).task == "pretraining"]
 MATCHERS = [name for name in list_models() if model_card(name).task == "cross_modality"]
@@ -64,15 +75,6 @@ def small(name: str, seed: int = 0, **options) -> nn.Module:
     torch.manual_seed(seed)
     given = {size: SIZES[size] for size in SIZES if size in known}
     return create_model(name, **{**given, **SMALLER.get(name, {}), **options})
-
-
-BATCHES = {
-    "localization": LocalizationBatch,
-    "parsing": ParsingBatch,
-    "refined_parsing": ParsingBatch,
-    "cross_modality": CrossModalityBatch,
-    "pretraining": FeatureBatch,
-}
 
 
 def batch(name: str, clips: int = B, segments: int = T, **changes) -> Any:
@@ -292,7 +294,7 @@ def test_the_audio_embedding_before_fusion_does_not_depend_on_visual(name):
     assert not torch.equal(first["fused"], other["fused"])
 
 
-@every_model
+@every_card
 def test_the_card_states_the_number_of_parameters_and_a_known_task(name):
     card = model_card(name)
     with torch.device("meta"):  # shapes without values

@@ -6,7 +6,7 @@ seed, the epoch and the clip's position. So any number of worker processes gives
 
 import tarfile
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ Part = tuple[int, int]
 
 @dataclass(frozen=True)
 class RawClip:
-    """A clip of a shard, read and decoded when asked for.
+    """A clip of a shard, read and decoded when asked for; what is decoded is kept as long as the object.
 
     Args:
         clip: its name.
@@ -134,4 +134,5 @@ class RawClips(Dataset[Any]):
         state = np.random.SeedSequence([self.seed, self.epoch, index]).generate_state(1, np.uint64)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(state[0] >> np.uint64(1)))
-            return self.read(self.clips[index])
+            # A copy: what is decoded goes with it. A decoder that stayed would hang in processes that are forked later.
+            return self.read(replace(self.clips[index]))

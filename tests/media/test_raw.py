@@ -96,6 +96,13 @@ def test_any_number_of_workers_gives_the_same_batches_and_each_epoch_others(tar)
     assert not torch.equal(alone[0].frames[0], alone[1].frames[0]), "one clip at two places is drawn anew"
 
 
+def test_an_item_leaves_no_decoder_behind(tar):
+    clips = list(raw_clips([tar], CANONICAL).values())[:2]
+    dataset = RawClips(clips, read, seed=0)
+    dataset[0], dataset[1]
+    assert all("frames" not in vars(clip) and "waveform" not in vars(clip) for clip in clips)
+
+
 def test_reading_leaves_the_callers_random_numbers_alone(tar):
     dataset = RawClips(list(raw_clips([tar], CANONICAL).values())[:2], read, seed=0)
     torch.manual_seed(5)

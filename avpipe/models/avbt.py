@@ -9,7 +9,7 @@ of the projected visual, and with no other. No label is used. The encoders' outp
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -26,7 +26,7 @@ CARD = ModelCard(
     parameters=123_322_304,
     code="none public",
     assumptions=(
-        "All weights are trained, the CNNs' too; the paper does not say whether they are fixed. Training starts from torchvision's ResNet-50 (ImageNet) and torchvggish's VGGish (option `weights`).",
+        "All weights are trained, the CNNs' too; the paper does not say whether they are fixed (option `train_cnns`). Training starts from torchvision's ResNet-50 (ImageNet) and torchvggish's VGGish (option `weights`).",
         "ResNet-50 gives 2048 numbers and the paper keeps 512: a linear layer between them.",
         "Bidirectional LSTMs with 128 numbers a direction, as in AVEL, whose encoders the paper calls similar: d_l = 256.",
         "Projector: linear, batch normalisation, ReLU, twice, then linear, as in Barlow Twins; without biases.",
@@ -155,6 +155,7 @@ class AVBT(nn.Module):
         projector_dim: D of the projected segments; the first layer has half as many.
         share_projector: one projector for both modalities.
         attention: the audio chooses the cells of the visual map (AVEL's attention); audio or visual alone gives no features.
+        train_cnns: both CNNs learn too; else they stay as they are, with their statistics.
         redundancy: lambda of equation 2.
         normalization: see `cross_correlation`.
 
@@ -176,13 +177,14 @@ class AVBT(nn.Module):
         projector_dim: int = 4096,
         share_projector: bool = True,
         attention: bool = False,
+        train_cnns: bool = True,
         redundancy: float = 5e-3,
         normalization: Normalization = "norm",
     ) -> None:
         from torchvision.models import get_model
 
         super().__init__()
-        self.weights, self.image_size = weights, image_size
+        self.weights, self.image_size, self.train_cnns = weights, image_size, train_cnns
         self.redundancy, self.normalization = redundancy, normalization
         trunk = get_model(backbone, weights=None)
         width = trunk.fc.in_features
@@ -194,12 +196,21 @@ class AVBT(nn.Module):
         self.audio_lstm, self.visual_lstm = LSTM(128, dim // 2), LSTM(cnn_dim, dim // 2)
         self.projector = _projector(dim, projector_dim)
         self.visual_projector = None if share_projector else _projector(dim, projector_dim)
+        self.mean: Tensor
+        self.deviation: Tensor
         self.register_buffer(
             "mean", torch.tensor((0.485, 0.456, 0.406)).view(3, 1, 1) * 255, persistent=False
         )
         self.register_buffer(
             "deviation", torch.tensor((0.229, 0.224, 0.225)).view(3, 1, 1) * 255, persistent=False
         )
+
+    def train(self, mode: bool = True) -> Self:
+        """As torch's; CNNs that do not learn stay in evaluation mode."""
+        super().train(mode)
+        for cnn in () if self.train_cnns else (self.audio_cnn, self.visual_cnn):
+            cnn.eval().requires_grad_(False)
+        return self
 
     def encode(self, batch: SoundAndFrames) -> dict[str, Tensor]:
         """The features f_a and f_v, "audio" and "visual", (B, T, d_l)."""

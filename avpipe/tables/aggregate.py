@@ -12,6 +12,7 @@ import yaml
 from avpipe.files import write_text
 from avpipe.metrics.metric import Metric
 from avpipe.plan.experiment import Experiment, Setting
+from avpipe.plan.extractor import RunConfig
 from avpipe.plan.recipe import Recipe
 from avpipe.plan.registry import suggest
 from avpipe.plan.section import ConfigError
@@ -170,14 +171,23 @@ def _notes(found: dict[int, float | str], runs: list[RunRecord]) -> tuple[str, .
 
 
 def _remarks(experiment: Experiment, study: Study) -> list[str]:
-    """The rule that turns probabilities into a prediction, unless it is the default rule; the clips of a pretraining."""
+    """The rule that turns probabilities into a prediction, unless it is the default rule; trainings that came before."""
     keys = ("gate", "gate_threshold", "threshold")
     given = {key: getattr(experiment.recipe, key) for key in keys}
     changed = [f"{key} {value}" for key, value in given.items() if value != Recipe.model_fields[key].default]
     remarks = [f"predicted with {', '.join(changed)}"] if changed else []
     if experiment.pretraining:
         remarks.append(f"pretrained on {experiment.pretrained_on or study.dataset.name}")
-    return remarks
+    learned = [n for n in experiment.features.values() if isinstance(study.extractors.get(n), RunConfig)]
+    return remarks + list(dict.fromkeys(_encoder(name, study) for name in learned))
+
+
+def _encoder(feature: str, study: Study) -> str:
+    """By which of our trainings a feature's network was made."""
+    config = study.extractors[feature]
+    assert isinstance(config, RunConfig)
+    trained = study.trainer(feature)[1].recipe
+    return f"features of the training {config.run} (seed {config.seed}, {trained.optimizer}, {trained.epochs} epochs)"
 
 
 def _seeds(numbers: list[int]) -> str:

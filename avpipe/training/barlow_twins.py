@@ -79,7 +79,7 @@ class BarlowTwins(RawTask):
             clips = RawClips(
                 [self.data.raw[c] for c in self.data.splits["train"].clips["clip"]], self.segments, seed
             )
-            update_bn(in_order(clips, device, self.experiment.recipe.batch_size), fitted.model)  # type: ignore[arg-type]
+            update_bn(in_order(clips, device, self.experiment.recipe.batch_size), fitted.model)
             fitted.model.eval()
             fitted.weights = weights_of(fitted.model)
         return fitted

@@ -45,7 +45,7 @@ def _lars(recipe: Recipe, model: nn.Module) -> torch.optim.Optimizer:
     from timm.optim.lars import Lars  # importing timm takes seconds
 
     weights = [weight for weight in model.parameters() if weight.requires_grad]
-    groups = [
+    groups: list[dict[str, Any]] = [
         {"params": [w for w in weights if w.ndim > 1]},
         {
             "params": [w for w in weights if w.ndim <= 1],

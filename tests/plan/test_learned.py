@@ -59,6 +59,48 @@ def test_a_rows_feature_brings_its_run_and_the_formats_of_its_clips(folder):
     assert f"results/d/runs/{before.id}/seed1/metrics.json" in found.outcomes
 
 
+def test_outputs_of_an_experiment_are_extractors_and_one_job_computes_all_of_a_run(folder):
+    own = {"predicting": {**PREDICTING, "seeds": [1], "outputs": ["visual", "predicted"]}}
+    rows = [{**TABLE["rows"][0], "features": {"audio": "predicting_visual"}}]
+    (folder / "tables" / "small.yaml").write_text(yaml.safe_dump({**TABLE, "rows": rows}))
+    found = plan(folder, extractors={}, experiments=own, features=["predicting_predicted"])
+    assert found.bundles == [("predicting_visual", "predicting_predicted")]
+    (checkpoint,) = found.extractor_weights(found.bundles[0], None)
+    assert checkpoint.endswith("/seed1/checkpoint.pt")
+    part = validate_study(yaml.safe_load(found.table_study(SimpleNamespace(table="small"))))
+    assert part.arrays == found.arrays
+
+
+def test_an_experiment_is_trained_with_its_own_seeds_unless_a_row_asks_for_it_too(folder):
+    found = plan(folder, experiments={"predicting": {**PREDICTING, "seeds": [0]}})
+    row, before = next(iter(found.experiments)), found.of_study["predicting"].id
+    assert found.by_seeds == {(0, 1): [row], (0,): [before]}
+    assert [file for file in found.outcomes if before in file] == [
+        f"results/d/runs/{before}/seed0/metrics.json"
+    ]
+    asked = {"row": "net", "method": "Net", **PREDICTING}
+    table = {
+        **TABLE,
+        "task": "predicting",
+        "metrics": {"error": "Error"},
+        "settings": ["self-supervised"],
+        "rows": [asked],
+    }
+    (folder / "tables" / "small.yaml").write_text(yaml.safe_dump(table))
+    assert plan(folder, experiments={"predicting": {**PREDICTING, "seeds": [0]}}).by_seeds == {
+        (0, 1): [before]
+    }
+
+
+def test_an_optional_row_is_a_gap_where_the_study_lacks_its_feature(folder):
+    rows = [{**TABLE["rows"][0], "optional": True}]
+    (folder / "tables" / "small.yaml").write_text(yaml.safe_dump({**TABLE, "rows": rows}))
+    found = plan(folder, extractors={}, experiments={})
+    assert found.tables["small"].rows[0].gap == "the study has no feature seen"
+    assert not found.experiments
+    assert plan(folder).tables["small"].rows[0].gap is None
+
+
 @pytest.mark.parametrize(
     ("extractor", "options", "width"),
     [({}, {}, 4), ({}, {"width": 7}, 7), ({"output": "predicted"}, {"width": 7}, 64)],
@@ -79,6 +121,7 @@ def test_the_part_of_a_study_for_a_table_has_the_trainings_of_its_features(folde
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ({"experiments": {"predicting": {**PREDICTING, "seeds": [4]}}}, r"experiments.predicting.seeds: 4 is not among"),
         ({"experiments": {}}, "extractors.seen.run: no 'predicting' in `experiments` of the study"),
         (
             {"extractors": {"seen": {"run": "predicting", "output": "visul"}}},

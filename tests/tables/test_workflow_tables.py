@@ -13,6 +13,7 @@ from avpipe.features.spec import map_cells
 from avpipe.models import create_model
 from avpipe.models.base import LocalizationBatch
 from avpipe.plan.experiment import Experiment, Setting, model_options
+from avpipe.plan.extractor import LearnedConfig
 from avpipe.plan.study import Study, validate_study
 from avpipe.report.spec import load_figure
 from avpipe.tables.spec import load_table, parse_table
@@ -59,7 +60,9 @@ def test_every_row_names_a_model_that_can_be_built(name: str) -> None:
     for study in studies_of(name):
         spec = load_table(TABLES[name], study) if name in TABLES else load_figure(FIGURES[name], study)
         for experiment in spec.experiments(study).values():
-            build(experiment.model, json.dumps(experiment.options))
+            widths = {f"{r}_dim": study.arrays[n] for r, n in experiment.features.items()}
+            of_runs = {key: array.width for key, array in widths.items() if isinstance(array, LearnedConfig)}
+            build(experiment.model, json.dumps({**of_runs, **experiment.options}))
 
 
 def with_own(shape: list[int]) -> Study:
@@ -192,8 +195,33 @@ def test_the_numbers_of_the_tacma_tables_are_in_its_papers_text(shared: Path) ->
     assert rows[:-1] == list(zip(methods, map(float, numbers), strict=True))
     assert "peak performance is achieved when  θ  = 0.03" in text
     assert "only improving by 0.4% compared to the result in Table 2" in text
-    ours = text.split("Table 2. Evaluation")[1].split("Table 3. Comparing")[0].split("Ours (Audio-Visual)")[1]
-    assert ours.split() == ["63.5", "61.0", "75.6"]  # audio, visual, both
+
+
+def printed_numbers(text: str, table: int) -> list[float]:
+    begin = text.rindex(f"Table {table}. ")
+    printed = text[begin:].split(f"Table {table + 1}. ")[0]
+    return [float(number) for number in re.findall(r"\d\d\.\d", printed)]
+
+
+@pytest.mark.parametrize(
+    ("name", "number"), [("avbt_features", 2), ("avbt_architecture", 4), ("avbt_augmentation", 5)]
+)
+def test_the_numbers_of_the_avbt_tables_are_printed_in_this_order(
+    name: str, number: int, shared: Path
+) -> None:
+    text = (shared / "papers" / "avbt_tacma.txt").read_text(encoding="utf-8")
+    printed = printed_numbers(text, number)
+    if number == 4:  # a line of numbers for each column: both modalities, audio, visual
+        printed = [printed[i] for i in (0, 3, 5, 1, 2, 4, 6)]
+    assert [n for n in numbers_of(name, "supervised").values() if n is not None] == printed
+
+
+def test_each_row_of_the_augmentations_is_trained_with_those_that_it_names() -> None:
+    study = STUDIES["ave"]
+    for row in load_table(TABLES["avbt_augmentation"], study).rows:
+        run = study.extractors[row.features["audio"]].run
+        names = {"mild_crop" if name == "crop*" else name for name in row.method.split(", ")} - {"none"}
+        assert set(study.trained(run).recipe.augment) == names
 
 
 PARSING = ("audio", "visual", "audio_visual", "type", "event")

@@ -84,7 +84,8 @@ class ModelOutput:
             (`default_loss_weights` of the model, `loss_weights` of the recipe).
         attention: name -> weights, for figures; never used for the loss.
         embeddings: features of the segments inside the model, (B, T, D) with a D of their own, for figures: "audio" and
-            "visual", encoded and not yet fused; "fused", the classifier's input.
+            "visual", encoded and not yet fused; "audio_fused" and "visual_fused", if fusion gives one of each; "fused", the
+            classifier's input.
     """
 
     losses: "dict[str, Tensor]" = field(default_factory=dict)

@@ -168,7 +168,13 @@ class TACMA(nn.Module):
         return SegmentOutput(
             segment_logits=self.classifier(fused),
             attention=weights,
-            embeddings={"audio": audio, "visual": visual, "fused": fused},
+            embeddings={
+                "audio": audio,
+                "visual": visual,
+                "audio_fused": audio_fused,
+                "visual_fused": visual_fused,
+                "fused": fused,
+            },
         )
 
 

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 
 from avpipe.datasets.labels import read_categories
 from avpipe.metrics.localization import confusion_matrix, segment_accuracy
@@ -41,6 +42,8 @@ class ConfusionFigure(FigureSpec):
         columns = -(-len(names) // 32)
         widths = [*[_PANEL] * len(drawn), _NAMES * columns]
         caption = f"{self.caption} {mean_over((len(row.seeds) for row in rows), spread=False)}"
+        if len(drawn) > 1:
+            caption += f" Beside the names: how much more of a class {drawn[-1].method} gets right than {drawn[0].method}."
         size = (sum(widths) + 0.5, _PANEL + 0.4)
         figure = framed_figure(size, heading, [caption, *missing_lines(rows)])
         axes = figure.subplots(1, len(widths), width_ratios=widths, squeeze=False)[0]
@@ -53,7 +56,11 @@ class ConfusionFigure(FigureSpec):
         figure.colorbar(image, ax=axes[:-1], shrink=0.6, pad=0.01, label="% of the true class's segments")
         for axis in axes:
             axis.set_anchor("NW")
-        _write_names(axes[-1], names, columns)
+        gains = None
+        if len(drawn) > 1:
+            first, last = (np.diag(mean_confusion(row, len(names))) for row in (drawn[0], drawn[-1]))
+            gains = last - first
+        _write_names(axes[-1], names, columns, gains)
         return figure
 
 
@@ -70,7 +77,9 @@ def mean_confusion(row: RowPredictions, classes: int) -> npt.NDArray[np.float64]
 def _label(axis: "Axes", row: RowPredictions, shares: npt.NDArray[np.float64]) -> None:
     """Title, class numbers along both axes and, where there is room, the shares."""
     right = np.mean([segment_accuracy(t["truth"], t["prediction"]) for t in row.seeds.values()])
-    axis.set_title(f"{row.method}: {100 * right:.1f} % of segments right", size=10)
+    missed = 100 * np.mean([_taken_for_background(table, len(shares) - 1) for table in row.seeds.values()])
+    title = f"{row.method}: {100 * right:.1f} % of segments right,\n{missed:.1f} % of event segments taken for background"
+    axis.set_title(title, size=10)
     axis.set_xlabel("predicted class")
     numbered = len(shares) <= _NUMBERED
     for set_ticks in (axis.set_xticks, axis.set_yticks):
@@ -83,11 +92,19 @@ def _label(axis: "Axes", row: RowPredictions, shares: npt.NDArray[np.float64]) -
             axis.text(j, i, f"{share:.0f}", ha="center", va="center", size=7, color=ink)
 
 
-def _write_names(axis: "Axes", names: list[str], columns: int) -> None:
-    """Number and name of every class."""
+def _taken_for_background(table: pd.DataFrame, background: int) -> float:
+    """Share of the segments with an event that are predicted as background."""
+    events = table[table["truth"] != background]
+    return float((events["prediction"] == background).mean()) if len(events) else 0.0
+
+
+def _write_names(axis: "Axes", names: list[str], columns: int, gains: npt.NDArray[np.float64] | None) -> None:
+    """Number and name of every class, and its gain, NaN where it has no test segment."""
     axis.axis("off")
     height = -(-len(names) // columns)
     for index, name in enumerate(names):
         x, y = index // height / columns, 1 - (index % height + 0.5) / max(height, 20)
         axis.text(x, y, f"{index}", ha="right", va="center", size=8, transform=axis.transAxes)
+        if gains is not None and np.isfinite(gains[index]):
+            name = f"{name}  {gains[index]:+.0f}"
         axis.text(x + 0.04, y, name, va="center", size=8, transform=axis.transAxes)

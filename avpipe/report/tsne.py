@@ -28,8 +28,11 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Floats = npt.NDArray[np.floating]
-PANELS = {"audio": "audio, before fusion", "visual": "visual, before fusion", "fused": "after fusion"}
-"""Name in embeddings.npz -> what stands above its map, from left to right."""
+PANELS = {
+    "audio": "audio, before fusion", "visual": "visual, before fusion", "audio_fused": "audio, after fusion",
+    "visual_fused": "visual, after fusion", "fused": "after fusion",
+}  # fmt: skip
+"""Name in embeddings.npz -> what stands above its map, from left to right; those of one modality after fusion where a row has them."""
 MARKERS = "os^DvP<X>*"
 COMPONENTS = 50
 """Principal components that t-SNE is given, as its authors do."""
@@ -85,13 +88,15 @@ class TSNEFigure(FigureSpec):
         if not any(len(segments.truth) for segments in found):
             raise NothingToDraw("Nothing to draw: no test segment of these categories.", *missing)
         heights = [3.4] * len(found) + [0.1 + 0.2 * -(-len(shown) // _LEGEND)]
-        size = (3.4 * len(PANELS), sum(heights))
+        fused = {name for segments in found for name in segments.embeddings if name.endswith("_fused")}
+        panels = {name: PANELS[name] for name in PANELS if not name.endswith("_fused") or name in fused}
+        size = (3.4 * len(panels), sum(heights))
         figure = framed_figure(size, heading, [f"{self.caption} Seed {seed}.", *missing])
-        grid = figure.add_gridspec(len(heights), len(PANELS), height_ratios=heights)
+        grid = figure.add_gridspec(len(heights), len(panels), height_ratios=heights)
         for line, segments in enumerate(found):
-            axes = [figure.add_subplot(grid[line, column]) for column in range(len(PANELS))]
+            axes = [figure.add_subplot(grid[line, column]) for column in range(len(panels))]
             axes[0].set_ylabel(segments.method, weight="bold")
-            for axis, (name, title) in zip(axes, PANELS.items(), strict=True):
+            for axis, (name, title) in zip(axes, panels.items(), strict=True):
                 _draw_map(axis, segments, name, title, shown, options.perplexity)
         _write_legend(figure.add_subplot(grid[-1, :]), [categories[index] for index in shown])
         return figure

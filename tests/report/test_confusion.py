@@ -25,15 +25,26 @@ def test_each_row_has_its_matrix_and_every_class_its_number_and_name(toy: Toy) -
         toy.write(spec, row, 0, table)
     figure = toy.draw(spec)
     said = texts(figure)
-    assert {"AVEL: 75.0 % of segments right", "AVIN: 75.0 % of segments right"} <= set(said)
+    for method in ("AVEL", "AVIN"):
+        assert f"{method}: 75.0 % of segments right, 0.0 % of event segments taken for background" in said
     for number, name in enumerate(["Bell", "Male speech, man speaking", "background"]):
-        assert said[said.index(name) - 1] == str(number)
+        assert said[said.index(f"{name} +0") - 1] == str(number)
     for axis in figure.axes[:2]:
         assert [label.get_text() for label in axis.get_yticklabels()] == ["0", "1", "2"]
         assert {(*text.get_position(), text.get_text()) for text in axis.texts} == {
             (BELL, BELL, "50"), (SPEECH, BELL, "50"), (SPEECH, SPEECH, "100"), (BACKGROUND, BACKGROUND, "100"),
         }  # fmt: skip
     assert any("Mean over 1 seed." in text and "Missing: AVEL: seed 1 no run yet" in text for text in said)
+
+
+def test_a_class_has_its_gain_and_each_method_its_events_taken_for_background(toy: Toy) -> None:
+    spec, truth = figure_of("confusion"), [BELL, BELL, BELL, BELL, SPEECH, BACKGROUND]
+    toy.write(spec, 0, 0, localized(a=(truth, [BELL, BACKGROUND, BACKGROUND, SPEECH, SPEECH, BACKGROUND])))
+    toy.write(spec, 1, 0, localized(a=(truth, [BELL, BELL, BELL, BACKGROUND, BELL, BACKGROUND])))
+    said = texts(toy.draw(spec))
+    assert {"Bell +50", "Male speech, man speaking -100", "background +0"} <= set(said)
+    assert any("40.0 % of event segments taken for background" in text for text in said)
+    assert any("20.0 % of event segments taken for background" in text for text in said)
 
 
 @pytest.mark.parametrize(("classes", "numbered"), [(13, True), (29, False)])

@@ -73,6 +73,9 @@ def read_shard(tar: Path) -> Iterator[Clip]:
         raise ValueError(f"{tar} is not a whole tar file: {error}; normalise the shard again") from error
 
 
+SPARSE = 4
+"""Where less than one frame of so many is asked for, PyAV decodes."""
+
 Rule = Literal["middle", "linspace"]  # how `frame_indices` selects frames at a lower rate
 
 
@@ -121,7 +124,8 @@ def decode_frames(
 class VideoFrames:
     """The frames of a canonical clip, decoded when asked for: a frame needs at most those of its second before it.
 
-    Decoded by decord, or by PyAV where decord has no wheel (macOS, ARM); on canonical clips both give the same bytes.
+    Decoded by decord. PyAV decodes single frames, which it does faster; those of a width that decord cannot copy (48 or 72
+    pixels); and all where decord has no wheel (macOS, ARM). On canonical clips both give the same bytes.
 
     Args:
         video: the mp4 of a `Clip`.
@@ -144,8 +148,7 @@ class VideoFrames:
 
     def at(self, indices: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
         """The frames at these indices, (len(indices), H, W, 3) uint8 RGB. Raises ValueError as the class does."""
-        if self.reader is not None:
-            # It cannot copy frames of some widths (48 and 72 pixels); a damaged file is PyAV's to name.
+        if self.reader is not None and SPARSE * len(indices) > self.count:
             with contextlib.suppress(ValueError), _readable():
                 return cast(npt.NDArray[np.uint8], self.reader.get_batch(indices).asnumpy())
         return decode_with_pyav(self.video, indices)
@@ -166,19 +169,35 @@ def decode_with_pyav(video: bytes, indices: npt.NDArray[np.int64]) -> npt.NDArra
     """The frames at `indices`, (len(indices), H, W, 3) uint8 RGB. Raises ValueError as `VideoFrames`."""
     import av
 
-    wanted = {int(index): place for place, index in enumerate(indices)}
+    wanted = set(indices.tolist())
     frames: dict[int, npt.NDArray[Any]] = {}
     try:
         with av.open(io.BytesIO(video), "r") as container:
-            container.streams.video[0].thread_type = "NONE"
-            for number, frame in enumerate(container.decode(video=0)):
-                if number in wanted:
-                    frames[number] = frame.to_ndarray(format="rgb24")
+            stream = container.streams.video[0]
+            stream.thread_type = "NONE"
+            packets = [packet for packet in container.demux(stream) if packet.size]
+            number = {packet.pts: place for place, packet in enumerate(packets)}
+            for packet in [*_needed(packets, wanted), None]:  # None: what the decoder still holds
+                for frame in stream.decode(packet):
+                    if number.get(frame.pts) in wanted:
+                        frames[number[frame.pts]] = frame.to_ndarray(format="rgb24")
     except (av.FFmpegError, IndexError) as error:
         raise ValueError(f"not a canonical clip: {error}") from error
     if len(frames) < len(wanted):
         raise ValueError(f"not a canonical clip: {len(wanted) - len(frames)} frames are missing")
     return np.stack([frames[int(index)] for index in indices])
+
+
+def _needed(packets: list[Any], wanted: set[int]) -> Iterator[Any]:
+    """The packets, a frame each, from each key frame up to the last wanted frame before the next key frame."""
+    needed, later = [], False
+    for place in reversed(range(len(packets))):
+        later = later or place in wanted
+        if later:
+            needed.append(packets[place])
+        if packets[place].is_keyframe:
+            later = False
+    return reversed(needed)
 
 
 def _count_with_pyav(video: bytes) -> int:

@@ -12,8 +12,9 @@ import pytest
 import soundfile
 
 from avpipe.media.normalise import normalise_shard
-from avpipe.media.presets import CANONICAL
-from avpipe.media.segments import decode_audio, decode_frames, frame_indices, read_shard
+from avpipe.media.presets import CANONICAL, Preset
+from avpipe.media.segments import VideoFrames, decode_audio, decode_frames, frame_indices, read_shard
+from tests.builders import encode_video
 
 
 @pytest.fixture(scope="module")
@@ -142,3 +143,19 @@ def test_a_changed_byte_of_the_tar_is_noticed_before_a_clip_is_read(tar, tmp_pat
             next(read_shard(damaged))
     damaged.write_bytes(whole)
     assert next(read_shard(damaged)).clip == "a"
+
+
+@pytest.mark.parametrize("width", [48, 64])
+def test_pyav_decodes_frames_of_widths_that_decord_cannot_copy(width):
+    pictures = np.random.default_rng(0).integers(0, 256, (20, 64, width, 3), np.uint8)
+    preset = Preset(name="narrow", seconds=10, fps=2, width=width, height=64, sample_rate=16_000)
+    frames = VideoFrames(encode_video(pictures, 2), preset).at(np.arange(20))
+    assert frames.shape == (20, 64, width, 3)
+
+
+def test_single_frames_are_those_of_the_whole_clip(tar):
+    video = next(read_shard(tar)).video
+    assert video is not None
+    every = VideoFrames(video).at(np.arange(160))
+    for indices in ([0], [15, 16], [159, 3, 40], [31, 30, 100, 101]):
+        np.testing.assert_array_equal(VideoFrames(video).at(np.array(indices)), every[indices])

@@ -9,6 +9,8 @@ from torch import nn
 from avpipe.models.avbt import AVBT, SoundAndFrames, VGGish, barlow_twins_terms, cross_correlation
 from avpipe.models.avbt_mlp import AVBTMLP
 from avpipe.models.base import LocalizationBatch
+from avpipe.plan.recipe import Recipe
+from avpipe.training.optimizers import make_optimizer
 from tests.training.test_processes import in_two_processes
 
 SMALL = {
@@ -199,3 +201,18 @@ def test_the_mlp_on_one_modality_needs_no_other(inputs):
     model = AVBTMLP(num_classes=3, audio_dim=6, visual_dim=8, inputs=inputs)
     features = torch.randn(2, 4, 6 if inputs == "audio" else 8)
     assert model(LocalizationBatch(**{inputs: features})).segment_logits.shape == (2, 4, 4)
+
+
+@pytest.mark.full_size
+def test_a_full_step_of_two_clips_changes_every_weight():
+    torch.manual_seed(0)
+    model = AVBT(weights="random")
+    before = {name: weight.detach().clone() for name, weight in model.named_parameters()}
+    random = torch.Generator().manual_seed(0)
+    frames = torch.randint(256, (2, 10, 3, 256, 256), generator=random, dtype=torch.uint8)
+    batch = SoundAndFrames(frames, torch.randn(2, 10, 96, 64, generator=random))
+    optimizer = make_optimizer(Recipe(optimizer="lars", lr=0.1, lr_vectors=0.1, weight_decay=1e-6), model)
+    sum(model(batch).losses.values()).backward()
+    optimizer.step()
+    same = [name for name, weight in model.named_parameters() if torch.equal(weight, before[name])]
+    assert not same

@@ -1,6 +1,7 @@
 """AV-BT's task: which clips it opens, what it draws, and the features that its networks give."""
 
 import io
+import shutil
 
 import numpy as np
 import pytest
@@ -129,3 +130,28 @@ def test_a_mild_crop_keeps_at_least_half_of_the_area():
     # at an aspect ratio from 3/4 to 4/3, half of the area is at least 0.61 of the width
     assert widths("mild_crop").min() > 0.55
     assert widths("crop").min() < 0.4
+
+
+@pytest.mark.slow
+def test_stopped_inside_an_epoch_and_run_again_the_weights_are_those_of_an_uninterrupted_run(
+    results, monkeypatch
+):
+    asked = experiment(epochs=3)
+    folder = results / "runs" / asked.id / "seed0"
+    expected = trained(results, epochs=3).state_dict()
+    shutil.rmtree(folder)
+    steps, loss = [], BarlowTwins.loss
+
+    def stopping(task, *arguments):
+        steps.append(1)
+        if len(steps) == 4:  # the second of two steps in the second epoch
+            raise KeyboardInterrupt
+        return loss(task, *arguments)
+
+    monkeypatch.setattr(BarlowTwins, "loss", stopping)
+    with pytest.raises(KeyboardInterrupt):
+        train_experiment(asked, results, [0], "cpu", threads=1, save_steps=1)
+    train_experiment(asked, results, [0], "cpu", threads=1)
+    assert len(steps) == 4 + 3, "three of six steps were done before, and are not done again"
+    found = load_model(folder / "checkpoint.pt").state_dict()
+    assert all(torch.equal(found[name], weight) for name, weight in expected.items())

@@ -136,33 +136,23 @@ class VideoFrames:
     """
 
     def __init__(self, video: bytes, preset: Preset = CANONICAL) -> None:
-        self.video, self.preset = video, preset
-        self.reader: Any = None
-        with contextlib.suppress(ImportError), _readable():
-            import decord
-
-            self.reader = decord.VideoReader(io.BytesIO(video), num_threads=1)
-        self.count = len(self.reader) if self.reader else _count_with_pyav(video)
+        self.video = video
+        self.count = _count_with_pyav(video)
         if self.count != preset.frames if preset.pad else self.count > preset.frames:
             raise ValueError(f"not a canonical clip: {self.count} frames instead of {preset.frames}")
 
     def at(self, indices: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
         """The frames at these indices, (len(indices), H, W, 3) uint8 RGB. Raises ValueError as the class does."""
-        if self.reader is not None and SPARSE * len(indices) > self.count:
-            with contextlib.suppress(ValueError), _readable():
-                return cast(npt.NDArray[np.uint8], self.reader.get_batch(indices).asnumpy())
+        if SPARSE * len(indices) > self.count:
+            with contextlib.suppress(ImportError):
+                import decord
+
+                with contextlib.suppress(
+                    decord.DECORDError, RuntimeError
+                ):  # PyAV decodes it, or says what is wrong
+                    reader = decord.VideoReader(io.BytesIO(self.video), num_threads=1)
+                    return cast(npt.NDArray[np.uint8], reader.get_batch(indices).asnumpy())
         return decode_with_pyav(self.video, indices)
-
-
-@contextlib.contextmanager
-def _readable() -> Iterator[None]:
-    """Raise decord's errors as ValueError."""
-    import decord
-
-    try:
-        yield
-    except (decord.DECORDError, RuntimeError) as error:
-        raise ValueError(f"not a canonical clip: {str(error)[:200]}") from error
 
 
 def decode_with_pyav(video: bytes, indices: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:

@@ -16,6 +16,7 @@ from avpipe.plan.experiment import (
     Setting,
     Trained,
     check_experiment,
+    model_options,
     output_width,
     task_names,
 )
@@ -81,7 +82,8 @@ class Study(Section):
         description="the folder of videos, only for a dataset of kind folder; usually given as `--config folder=DIR`",
     )
     weights: Literal["pretrained", "random"] | None = Field(
-        None, description="replaces `weights` of every extractor; usually given as `--config weights=random`"
+        None,
+        description="replaces `weights` of every extractor, and of the networks that `experiments` train; usually given as `--config weights=random`",
     )
     weights_folder: str | None = Field(
         None, description="folder of downloaded weights; null: a folder in the user's cache"
@@ -450,6 +452,12 @@ def resolve(study: Study) -> Study:
         weights = {"weights": study.weights}
         changed = {n: e.model_copy(update=weights) for n, e in study.with_backbone.items()}
         changes["extractors"] = {**study.extractors, **changed}
+        changes["experiments"] = {
+            name: asked.model_copy(update={"options": {**asked.options, **weights}})
+            if "weights" in model_options(asked.model)
+            else asked
+            for name, asked in study.experiments.items()
+        }
     if study.dataset.kind == "folder":
         if study.folder is None:
             raise ConfigError("the folder study needs --config folder=DIR, the folder that holds the videos")

@@ -180,3 +180,9 @@ def test_an_extractor_reads_the_preset_that_it_names_else_that_of_the_media():
 def test_wrong_presets_are_named(changes, message):
     with pytest.raises(ConfigError, match=message):
         validate_study({"dataset": {"name": "a", "kind": "folder"}, **changes})
+
+
+def test_random_weights_are_also_those_that_trained_networks_start_from():
+    experiments = {"a": {"task": "barlow_twins", "model": "avbt", "preset": "canonical"}}
+    study = resolve(validate_study({**MINIMAL, "experiments": experiments, "weights": "random"}))
+    assert study.trained("a").options == {"weights": "random"}

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer
+from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer, model_validator
 
 from avpipe.plan.section import Count, Section
 
@@ -15,6 +15,7 @@ class Recipe(Section):
     epochs: int = Field(
         100,
         ge=0,
+        le=10**9,
         description="passes over the training clips; 0 leaves the model as it is drawn, for a control",
     )
     batch_size: Count = Field(64, description="clips per step of the optimizer")
@@ -45,6 +46,7 @@ class Recipe(Section):
     warmup: int = Field(
         0,
         ge=0,
+        le=10**9,
         description="schedule cosine: epochs in which the learning rate rises in equal steps to `lr`, before the cosine",
     )
     final: float = Field(
@@ -140,6 +142,12 @@ class Recipe(Section):
             if getattr(self, key) == Recipe.model_fields[key].default:
                 written.pop(key, None)
         return written
+
+    @model_validator(mode="after")
+    def _trained_or_said(self) -> "Recipe":
+        if self.epochs == 0 and self.protocol != "last":
+            raise ValueError("epochs: 0 leaves the model as it is drawn, which only `protocol: last` reports")
+        return self
 
     @field_validator("refine_epochs")
     @classmethod

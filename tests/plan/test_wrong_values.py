@@ -69,7 +69,7 @@ def plan(study: dict[str, Any]) -> Plan:
         ("training_of__parsing__pooling", "max", "training_of.parsing.pooling: 'max' .* for localization"),
         ("training_of__avin__gate", "modality", "training_of.avin.gate: .* for parsing and refined_parsing"),
         ("training_of__parsing__refine_epochs", 3, "training_of.parsing.refine_epochs: .* refined_parsing"),
-        ("training__refine_epochs", 3, "recipe.refine_epochs: found 3 for the task localization"),
+        ("training__refine_epochs", 3, "recipe.refine_epochs: found 3 for the task (localization|barlow_twins)"),
         ("imported", {"a": {"path": "x", "format": "npy", "shape": [10, 8], "pattern": "a.npy"}}, "imported.a.pattern: "),
         ("recipes", {"a": {"lr": INF}}, "recipes.a: lr: .*finite"),
         ("models__avinn", {"hidden_dim": 3}, "models.avinn: unknown model 'avinn'; did you mean 'avin'"),

@@ -19,6 +19,8 @@ SECONDS_A_CLIP, SECONDS_A_MB = 0.003, 0.02
 """Of one processor for one clip of one epoch: whatever its features are, and for each MB of them in float32."""
 RAW_THREADS, WORKER_MB = 8, 600
 """Of a training from clips: threads, and the memory of a process that decodes, which is an estimate."""
+SMALL_CLIP = 1_000_000
+"""Numbers of a clip, up to which its training has one thread: several run side by side."""
 GPU_MB = 12_000
 """Memory that the smallest GPU for such work has free."""
 
@@ -43,8 +45,8 @@ class Training:
 
     @property
     def threads(self) -> int:
-        """One for features, since more would add in another order and change the last digits. Clips need some for decoding."""
-        return RAW_THREADS if self.experiment.preset else 1
+        """One for features, since more would add in another order and change the last digits. Large clips need more."""
+        return RAW_THREADS if self.experiment.preset and self.numbers > SMALL_CLIP else 1
 
     @property
     def features_mb(self) -> int:

@@ -55,7 +55,7 @@ def test_a_rows_feature_brings_its_run_and_the_formats_of_its_clips(folder):
     assert found.segments(("seen",)) == "results/d/segments/tiny/{shard}.tar"
     assert found.chunk("seen", 3) == "results/d/features/seen.zarr/c/3/0/0"
     run = SimpleNamespace(experiment=before.id)
-    assert (found.run_features(run), found.training_threads(run)) == ([], 8)
+    assert (found.run_features(run), found.training_threads(run)) == ([], 1)
     assert f"results/d/runs/{before.id}/seed1/metrics.json" in found.outcomes
 
 

@@ -3,6 +3,7 @@
 from pathlib import Path
 from types import SimpleNamespace
 
+import pytest
 import yaml
 
 from avpipe.files import write_json
@@ -58,3 +59,13 @@ def test_the_plan_knows_a_trainings_needs_once_the_manifest_has_counted_the_clip
     assert plan.feature_memory(run, SimpleNamespace(mem_mb=second)) == features + 1
     assert plan.feature_memory(run, SimpleNamespace(mem_mb=0)) == 0
     assert plan.training_gpu_asked(run) == 0, "the study asks for no GPU"
+
+
+@pytest.mark.parametrize(
+    ("numbers", "threads"), [(10 * 64 * 64 * 3 + 160_000, 1), (10 * 256 * 256 * 3 + 160_000, 8)]
+)
+def test_trainings_from_small_clips_run_side_by_side(numbers, threads):
+    experiment = Experiment(
+        task="barlow_twins", model="avbt", preset="canonical", setting="self-supervised", recipe=Recipe()
+    )
+    assert Training(experiment, 1, 100, numbers, 0).threads == threads

@@ -142,7 +142,7 @@ def convert(checkpoint: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
         if name.endswith("/weights"):
             array = np.moveaxis(array, (-1, -2), (0, 1))  # (..., input, output) -> (output, input, ...)
             array = array[..., 0] if len(shape) == 4 else array
-        weights[ours] = torch.from_numpy(np.ascontiguousarray(array))
+        weights[ours] = torch.from_numpy(np.array(array, order="C"))
     return weights
 
 

@@ -31,8 +31,8 @@ CARD = ModelCard(
     code="https://github.com/andrewowens/multisensory",
     assumptions=(
         "We had the slides of a talk on the paper and the released code, not the paper's own text.",
-        "In evaluation, sound is pooled to the pictures' steps over evenly spread regions, so that a clip's score is always the same. The released code draws the regions then, too; how they were drawn for the paper's 59.9 % is not known.",
-        "Evaluation uses moving statistics. The released demo of class activation maps normalizes each clip by its own.",
+        "In evaluation, sound is pooled to the pictures' steps over evenly spread regions, so that a clip's score is always the same. The released code draws random regions in evaluation, too; which were used for the paper's 59.9 % is not known.",
+        "Evaluation normalizes by moving statistics. The released demo of class activation maps normalizes each clip by its own statistics.",
         "With several processes, normalization is by the whole batch; in the released code each GPU has statistics of its own.",
         "`head: max` (the slides' GMP, for one source of sound): the logit is the maximum of the class activation map. The code has the average only.",
         "Widths other than 512 keep the proportions of the layers.",

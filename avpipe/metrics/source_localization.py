@@ -14,13 +14,15 @@ The names hide what is counted. Papers print as "CIoU" or "AP50" the share of pi
 "AUC" the area under this share over the thresholds 0, 0.05, .. 1. Conventions differ in:
 
 - **The threshold.** Since half of the picture counts as found, a source that covers less than a quarter of it cannot reach
-  0.5, however good the map is (at best area / 0.5). `adaptive` takes as many pixels as the truth has (Senocak et al., Sound
-  Source Localization is All about Cross-Modal Alignment, ICCV 2023: cIoU Adap.). A number is a fixed threshold on the
-  normalised map. The default is the median.
-- **Ties.** EZ-VSL counts a pixel equal to the threshold as found, others do not. Here it is found: a constant map finds the
-  whole picture.
-- **The truth of VGG-SS.** EZ-VSL's data set builds the map of every set as for Flickr-SoundNet (a single box counts half); the
-  first code (Chen et al., CVPR 2021) and SLAVC take the union, as here.
+  0.5, however good the map is (at best area / 0.5). `adaptive` finds as many pixels as the truth has (the released code of
+  Senocak et al., Sound Source Localization is All About Cross-Modal Alignment, ICCV 2023). A number is a fixed threshold
+  on the normalised map. The default is the median.
+- **Enlarging.** SLAVC's code is bicubic, the first code (Chen et al., Localizing Visual Sounds the Hard Way, CVPR 2021) bilinear
+  with the corner cells half a cell inside.
+- **Ties.** EZ-VSL and SLAVC count a pixel equal to the threshold as found, other code does not. Here it is found: a map that has
+  its smallest value on more than half of the picture, as after a ReLU, finds the whole picture.
+- **The truth of VGG-SS.** EZ-VSL's code builds the truth of both sets as for Flickr-SoundNet, so that a single box counts half
+  (frames with `agreement=2` give its numbers); the first code and SLAVC take the union, as here.
 
 With pictures in which nothing sounds (negatives), a confidence decides whether a source is claimed at all (SLAVC: Mo and
 Morgado, A Closer Look at Weakly-Supervised Audio-Visual Source Localization, NeurIPS 2022). A claim is right if a source is
@@ -30,10 +32,11 @@ there and cIoU >= 0.5, and wrong otherwise; a source that is not claimed is miss
 
 so a source that is claimed at the wrong place lowers the precision and not the recall. AP is the area under precision
 (made non-increasing) over recall, max-F1 the largest F1 over thresholds; here every confidence is a threshold. SLAVC's released
-code takes at most 200 thresholds for AP, without the highest, and about ten for F1. Its confidence is the mean of the highest
+code takes some 200 thresholds for AP, without the highest, and about ten for F1. Its confidence is the mean of the highest
 quarter of the map's values, before normalisation; here it is their maximum, unless confidences are given.
 """
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
@@ -109,6 +112,19 @@ def score_sources(
         "ap": ap,
         "max_f1": max_f1,
     }
+
+
+def parse_threshold(text: str) -> Threshold:
+    """A threshold that is given as text. Raises ValueError for another word, or a number outside 0 .. 1."""
+    if text == "median" or text == "adaptive":
+        return text
+    try:
+        number = float(text)
+    except ValueError:
+        number = -1.0
+    if not 0 <= number <= 1:
+        raise ValueError(f"threshold: median, adaptive or a number from 0 to 1, not {text!r}")
+    return number
 
 
 def ciou(
@@ -260,6 +276,6 @@ def frame_difference(frames: npt.NDArray[np.uint8]) -> Map:
         (H, W) float64.
     """
     total = np.zeros(frames.shape[1:3])
-    for before, after in zip(frames[:-1], frames[1:], strict=True):
+    for before, after in itertools.pairwise(frames):
         total += np.abs(after.astype(np.int16) - before).mean(axis=-1)
     return total / (len(frames) - 1)

@@ -6,14 +6,15 @@ Two forms of lists are read; `lists` chooses:
 * `kinetics`: Kinetics' own csv files, `train.csv`, `validate.csv` or `val.csv`, and `test.csv`, of which at least one is there.
   Their header begins label,youtube_id,time_start,time_end,split. Only lines of the 34 classes are kept. Kinetics-400 as
   published has 27 of these names and four that come nearest to others (`RENAMED`): together the 31 classes that papers use.
-* `ogm`: the lists of OGM-GE (Peng et al., CVPR 2022), `my_train.txt` and `my_test.txt`, without header: `{id}_{start}_{end},10,label`
-  or `{id}_{start},10,label`, label 0 to 30. No file says what the labels mean. `categories` is the name of a file in the folder
+* `ogm`: the lists of OGM-GE (Peng et al., CVPR 2022), `my_train.txt` and `my_test.txt`, without header:
+  `{id}_{start}_{end},10,label` or `{id}_{start},10,label`, label 0 to 30. No file says what the labels mean. `categories` is the name of a file in the folder
   with the 31 names, one a line; without it, the categories are called "class 0" to "class 30".
 
 * A clip is named as Kinetics' files are, `{id}_{start}_{end}` with six digits each.
 * The category labels the whole clip (modality "video").
 
-Issue codes: `refused_id`, `repeated_id` (a clip that is listed again), `id_in_{a}_and_{b}`, `no_such_class` (a class that no line has).
+Issue codes: `refused_id`, `repeated_id` (a clip that is listed again), `id_in_{a}_and_{b}`, `no_such_class` (a class that no
+line has).
 """
 
 import csv

@@ -109,7 +109,7 @@ def read_flickr(folder: Path) -> list[AnnotatedFrame]:
     for file in files:
         try:
             found = list(ElementTree.parse(file).getroot().iter("bbox"))
-            pixels = [[int(str(child.text)) for child in list(box)[1:5]] for box in found]
+            pixels = [[float(int(str(child.text))) for child in list(box)[1:5]] for box in found]
             boxes = _boxes(pixels) / FLICKR_PIXELS
         except (ElementTree.ParseError, ValueError) as error:
             form = "elements bbox with five children, the last four being xmin, ymin, xmax, ymax in pixels"

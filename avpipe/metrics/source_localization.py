@@ -116,8 +116,9 @@ def score_sources(
 
 def parse_threshold(text: str) -> Threshold:
     """A threshold that is given as text. Raises ValueError for another word, or a number outside 0 .. 1."""
-    if text == "median" or text == "adaptive":
-        return text
+    words: dict[str, Threshold] = {"median": "median", "adaptive": "adaptive"}
+    if text in words:
+        return words[text]
     try:
         number = float(text)
     except ValueError:

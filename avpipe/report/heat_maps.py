@@ -74,7 +74,7 @@ def overlay(frames: Frames, maps: Maps, limits: tuple[float, float] | None = Non
         heat = (resized(now, *frame.shape[:2]) - low) / span
         colours = 255 * jet(np.clip(heat, 0, 1))[..., :3]
         opacity = np.clip(heat, 0, OPACITY)[..., None]
-        yield np.uint8(np.rint(frame * (1 - opacity) + colours * opacity))
+        yield np.rint(frame * (1 - opacity) + colours * opacity).astype(np.uint8)
 
 
 def write_heat_picture(

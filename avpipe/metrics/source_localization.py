@@ -100,8 +100,9 @@ def score_sources(
         map_ = map_at(maps[frame.clip], frame.time, seconds, frame.clip)
         confidence[i] = map_.max() if confidences is None else confidences[frame.clip]
         if frame.on_screen:
-            cious[i] = ciou(map_, frame.boxes, agreement=frame.agreement, threshold=threshold)
-            pointed[i] = pointing(map_, frame.boxes)
+            large = resized(map_, SIDE, SIDE)
+            cious[i] = ciou(large, frame.boxes, agreement=frame.agreement, threshold=threshold)
+            pointed[i] = pointing(large, frame.boxes)
     ap, max_f1 = detection_scores((cious >= FOUND) & on_screen, on_screen, confidence)
     found = cious[on_screen]
     return {
@@ -247,6 +248,8 @@ def at_positions(maps: Map, positions: npt.NDArray[np.floating]) -> Map:
 def resized(localization: Map, height: int, width: int) -> Map:
     """(H, W) -> (height, width) float64: bilinear, the corner cells on the picture's corners (torch's `align_corners=True`)."""
     values = np.asarray(localization, np.float64)
+    if values.shape == (height, width):
+        return values
     rows, columns = (
         np.linspace(0, old - 1, new) for old, new in zip(values.shape, (height, width), strict=True)
     )

@@ -16,6 +16,7 @@ DATASETS: LazyTable = {
     "ave": "avpipe.datasets.ave:read_ave",
     "demo": "avpipe.datasets.demo:read_demo",
     "folder": "avpipe.datasets.folder:read_folder",
+    "kinetics_sounds": "avpipe.datasets.kinetics_sounds:read_kinetics_sounds",
     "llp": "avpipe.datasets.llp:read_llp",
     "ucf101": "avpipe.datasets.ucf101:read_ucf101",
 }

@@ -71,25 +71,24 @@ def extract(
     from avpipe.plan.extractor import ExtractorConfig, LearnedConfig
 
     configs: dict[str, ExtractorConfig] = {}
+    learned: dict[str, LearnedConfig] = {}
     for text in extractor:
         if text.lstrip().startswith("{"):
             named = read_mapping(text, "--extractor")
             (name, config), *_ = named.items()
             if "run" in config:
-                from avpipe.training.encode import encode_shard
-
-                learned = LearnedConfig.model_validate(config)
-                typer.echo(
-                    json.dumps(
-                        encode_shard(
-                            segments, manifest, shard, name, learned, out, device=device, threads=threads
-                        )
-                    )
-                )
-                return
-            configs |= {name: ExtractorConfig.model_validate(config) for name, config in named.items()}
+                learned[name] = LearnedConfig.model_validate(config)
+            else:
+                configs |= {name: ExtractorConfig.model_validate(config) for name, config in named.items()}
         else:
             configs[text] = published_config(text)
+    if learned:
+        from avpipe.training.encode import encode_shard
+
+        counts = encode_shard(segments, manifest, shard, learned, out, device=device, threads=threads)
+        typer.echo(json.dumps(counts))
+    if not configs:
+        return
     folder = weights or default_folder()
     timings = extract_shard(
         segments, manifest, shard, configs, out, device=device, weights_folder=folder, threads=threads

@@ -144,12 +144,11 @@ class VideoFrames:
 
     def at(self, indices: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
         """The frames at these indices, (len(indices), H, W, 3) uint8 RGB. Raises ValueError as the class does."""
-        if self.reader is None:
-            return decode_with_pyav(self.video, indices)
-        frames: Any
-        with _readable():
-            frames = self.reader.get_batch(indices).asnumpy()
-        return cast(npt.NDArray[np.uint8], frames)
+        if self.reader is not None:
+            # It cannot copy frames of some widths (48 and 72 pixels); a damaged file is PyAV's to name.
+            with contextlib.suppress(ValueError), _readable():
+                return cast(npt.NDArray[np.uint8], self.reader.get_batch(indices).asnumpy())
+        return decode_with_pyav(self.video, indices)
 
 
 @contextlib.contextmanager

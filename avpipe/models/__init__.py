@@ -30,6 +30,8 @@ MODELS: LazyTable = {
     "jcan": "avpipe.models.jcan:JCAN",
     "mpn": "avpipe.models.mpn:MPN",
     "tacma": "avpipe.models.tacma:TACMA",
+    "avbt": "avpipe.models.avbt:AVBT",
+    "avbt_mlp": "avpipe.models.avbt_mlp:AVBTMLP",
     "avsdn": "avpipe.models.avsdn:AVSDN",
     "dam": "avpipe.models.dam:DAM",
     "avdln": "avpipe.models.avdln:AVDLN",

@@ -21,7 +21,7 @@ from avpipe.plan.registry import (
     target,
     value_of,
 )
-from avpipe.plan.section import ConfigError, Section, describe
+from avpipe.plan.section import ConfigError, Section, Seed, describe
 from avpipe.training import TASKS
 
 Setting = Literal["supervised", "weakly-supervised", "self-supervised"]
@@ -116,6 +116,13 @@ class ExperimentConfig(Trained):
     task: str = Field(description="what trains and evaluates it")
     model: str = Field(description="a name of avpipe.models.list_models()")
     setting: Setting = Field("self-supervised", description="which labels the training sees")
+    seeds: tuple[Seed, ...] | None = Field(
+        None, min_length=1, description="some of the study's `seeds`, with which it is trained; null: all"
+    )
+    outputs: tuple[str, ...] = Field(
+        (),
+        description="outputs of its network that are extractors of the study, each with the name EXPERIMENT_OUTPUT, by the run of its first seed",
+    )
 
 
 class Experiment(Section):

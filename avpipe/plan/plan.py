@@ -164,7 +164,26 @@ class Plan:
         of_rows = chain.from_iterable([*self._of_table.values(), *self._of_figure.values()])
         asked = [*of_rows, *self.of_study.values()]
         self.experiments: dict[str, Experiment] = {e.id: e for one in asked for e in one.chain}
+        for_tables = {e.id for one in (*self._of_table.values(), *self._of_figure.values()) for e in one}
+        self._seeds: dict[str, tuple[int, ...]] = {}
+        for name, experiment in self.of_study.items():
+            given = study.experiments[name].seeds
+            if given and experiment.id not in for_tables:
+                before = self._seeds.get(experiment.id, ())
+                self._seeds[experiment.id] = tuple(s for s in study.seeds if s in (*before, *given))
         self._check_presets()
+
+    def seeds_of(self, experiment_id: str) -> tuple[int, ...]:
+        """The seeds that an experiment is trained with."""
+        return self._seeds.get(experiment_id, self.study.seeds)
+
+    @property
+    def by_seeds(self) -> dict[tuple[int, ...], list[str]]:
+        """Seeds -> the experiments that are trained with them. A rule's jobs have the same outputs, so each needs its own rule."""
+        found: dict[tuple[int, ...], list[str]] = {}
+        for name in self.experiments:
+            found.setdefault(self.seeds_of(name), []).append(name)
+        return found
 
     def _check_presets(self) -> None:
         """Raise `ConfigError` for two formats of one name, or one that pads and reads more seconds than the dataset's clips have."""
@@ -239,11 +258,17 @@ class Plan:
 
     @property
     def bundles(self) -> list[tuple[str, ...]]:
-        """The needed extractors, grouped by the job that computes them."""
+        """The needed extractors, grouped by the job that computes them: those of `bundles`, and those of one run."""
         needed = self.extractors
         bundles = [tuple(name for name in bundle if name in needed) for bundle in self.study.bundles]
         bundled = {name for bundle in bundles for name in bundle}
-        return [bundle for bundle in bundles if bundle] + [(name,) for name in needed if name not in bundled]
+        of_run: dict[Any, list[str]] = {}
+        for name in needed:
+            if name not in bundled:
+                array = self.arrays[name]
+                same = (array.checkpoint, array.preset) if isinstance(array, LearnedConfig) else name
+                of_run.setdefault(same, []).append(name)
+        return [bundle for bundle in bundles if bundle] + [tuple(names) for names in of_run.values()]
 
     def chunk(self, extractor: str, shard: int | str) -> str:
         """The file that holds one shard of a feature: the output of the extraction job. `shard` may be a wildcard."""
@@ -265,10 +290,10 @@ class Plan:
     def runs(
         self, experiments: Iterable[Experiment], file: str, seeds: tuple[int, ...] | None = None
     ) -> list[str]:
-        """The paths of `file` in the runs of the experiments with these seeds; default: all seeds of the study."""
+        """The paths of `file` in the runs of the experiments with these seeds; default: all of theirs."""
         ids = sorted({experiment.id for experiment in experiments})
         return [
-            f"{self.results}/runs/{i}/seed{seed}/{file}" for i in ids for seed in seeds or self.study.seeds
+            f"{self.results}/runs/{i}/seed{seed}/{file}" for i in ids for seed in seeds or self.seeds_of(i)
         ]
 
     def checkpoints_before(self, experiment: Experiment) -> list[str]:
@@ -510,12 +535,12 @@ class Plan:
         if preset := experiment.preset:
             pictures = preset.segments * preset.width * preset.height * 3
             sound = preset.samples * preset.channels
-            return Training(experiment, len(self.study.seeds), clips, pictures + sound, 0)
+            return Training(experiment, len(self.seeds_of(experiment.id)), clips, pictures + sound, 0)
         arrays = [self.arrays[name] for name in set(experiment.features.values())]
         numbers = [math.prod(feature_shape(array)) for array in arrays]
         widths = [{"float16": 2, "float32": 4, "float64": 8}[array.dtype] for array in arrays]
         stored = sum(number * width for number, width in zip(numbers, widths, strict=True))
-        return Training(experiment, len(self.study.seeds), clips, sum(numbers), stored)
+        return Training(experiment, len(self.seeds_of(experiment.id)), clips, sum(numbers), stored)
 
     def training_threads(self, wildcards: Wildcards) -> int:
         """Processor threads of a training."""

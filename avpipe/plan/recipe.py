@@ -12,23 +12,43 @@ _Share = Annotated[float, Field(ge=0, le=1)]
 class Recipe(Section):
     """How an experiment is trained. `training_of` and `recipes` take the same keys."""
 
-    epochs: Count = Field(100, description="passes over the training clips")
+    epochs: int = Field(
+        100,
+        ge=0,
+        description="passes over the training clips; 0 leaves the model as it is drawn, for a control",
+    )
     batch_size: Count = Field(64, description="clips per step of the optimizer")
     accumulate: Count = Field(
         1, description="batches whose gradients are averaged for one step of the optimizer"
     )
-    optimizer: Literal["adam", "adamw", "sgd"] = Field("adam", description="optimizer, as torch.optim has it")
-    lr: float = Field(1e-3, gt=0, description="learning rate at the start")
+    optimizer: Literal["adam", "adamw", "sgd", "lars"] = Field(
+        "adam",
+        description="optimizer, as torch.optim has it; lars, as timm has it, leaves weight decay and adaptation out for vectors (biases, normalisation)",
+    )
+    lr: float = Field(1e-3, gt=0, description="learning rate at the start, or after `warmup`")
+    lr_vectors: float | None = Field(
+        None,
+        gt=0,
+        description="learning rate of weights that are vectors (biases, normalisation), for optimizer lars; null: `lr`",
+    )
     weight_decay: float = Field(0.0, ge=0, description="`weight_decay` of the optimizer")
     eps: float = Field(
         1e-8,
         gt=0,
         description="added to the denominator by adam and adamw; Keras has 1.0e-7",
     )
-    momentum: float = Field(0.9, ge=0, lt=1, description="momentum; only sgd uses it")
+    momentum: float = Field(0.9, ge=0, lt=1, description="momentum; only sgd and lars use it")
     schedule: Literal["constant", "step", "milestones", "plateau", "cosine"] = Field(
         "constant",
-        description="how the learning rate changes: never, every `step` epochs, after the `milestones`, when `watch` stops improving, or along a cosine to 0",
+        description="how the learning rate changes: never, every `step` epochs, after the `milestones`, when `watch` stops improving, or along a cosine to `final`",
+    )
+    warmup: int = Field(
+        0,
+        ge=0,
+        description="schedule cosine: epochs in which the learning rate rises in equal steps to `lr`, before the cosine",
+    )
+    final: float = Field(
+        0.0, ge=0, le=1, description="schedule cosine: the learning rate at the end, as a share of `lr`"
     )
     step: Count = Field(
         10,
@@ -97,6 +117,16 @@ class Recipe(Section):
         description="task refined_parsing only (MA): epochs of a first training, whose model then removes labels from the audio or the visual track; same: as many as `epochs`; 0: no first training",
     )
 
+    augment: tuple[Literal["crop", "mild_crop", "flip", "jitter", "grayscale", "blur", "solarize"], ...] = (
+        Field(
+            ("crop", "blur"),
+            description="barlow_twins only: random changes of the frames, always in this order: a crop (mild_crop keeps at least half of the area), a flip, colour jitter, grayscale, Gaussian blur, solarize",
+        )
+    )
+    pairs: Literal["same_clip", "other_clip"] = Field(
+        "same_clip",
+        description="barlow_twins only: where the sound beside a clip's pictures comes from; other_clip, another one of the batch, is a control that can learn nothing about what belongs together",
+    )
     clip_target: Literal["weak", "audio"] = Field(
         "weak",
         description="task refined_parsing only (MA): what the clip's probabilities learn in the second training, its weak labels or those that remain for its audio (MA's released code)",
@@ -106,7 +136,7 @@ class Recipe(Section):
     def _without_later_keys(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Leave defaults of later keys out, so that experiments keep the id they had before these keys existed."""
         written: dict[str, Any] = serialize(self)
-        for key in ("accumulate", "eps", "clip_target"):
+        for key in ("accumulate", "eps", "lr_vectors", "warmup", "final", "augment", "pairs", "clip_target"):
             if getattr(self, key) == Recipe.model_fields[key].default:
                 written.pop(key, None)
         return written

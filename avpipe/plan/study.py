@@ -162,9 +162,20 @@ class Study(Section):
 
         media = named(config.get("media") or {}, "canonical")
         extractors = config.get("extractors") or {}
+        if isinstance(extractors, dict):
+            extractors = {**_outputs(config), **extractors}
         if isinstance(media, dict) and isinstance(extractors, dict):
             extractors = {name: named(config_, media["preset"]) for name, config_ in extractors.items()}
         return {**config, "presets": own, "media": media, "extractors": extractors}
+
+    @model_validator(mode="after")
+    def _known_seeds(self) -> "Study":
+        for name, experiment in self.experiments.items():
+            if unknown := set(experiment.seeds or ()) - set(self.seeds):
+                raise ValueError(
+                    f"experiments.{name}.seeds: {min(unknown)} is not among the study's seeds {list(self.seeds)}"
+                )
+        return self
 
     @field_validator("folder", mode="before")
     @classmethod
@@ -275,10 +286,9 @@ class Study(Section):
             raise ConfigError(
                 f"{here}.run: no {config.run!r} in `experiments` of {config.study or 'the study'}; {known}"
             )
-        if config.seed not in study.seeds:
-            raise ConfigError(
-                f"{here}.seed: {config.seed} is not among the seeds {list(study.seeds)} of its study"
-            )
+        seeds = study.experiments[config.run].seeds or study.seeds
+        if config.seed not in seeds:
+            raise ConfigError(f"{here}.seed: {config.seed} is not among the seeds {list(seeds)} of its run")
         return study, study.trained(config.run)
 
     def trained(self, name: str) -> Experiment:
@@ -383,6 +393,18 @@ class Study(Section):
             check_recipe_keys(part, task, where)
             merged |= part
         return Recipe.model_validate(merged)
+
+
+def _outputs(config: dict[str, Any]) -> dict[str, Any]:
+    """The extractors that the `outputs` of a study's experiments stand for, as the study would write them."""
+    experiments = config.get("experiments") or {}
+    found = {}
+    for name, asked in experiments.items() if isinstance(experiments, dict) else ():
+        outputs, seeds = (asked.get(key) if isinstance(asked, dict) else None for key in ("outputs", "seeds"))
+        first = next(iter(seeds or config.get("seeds") or (0,)))
+        for output in outputs or ():
+            found[f"{name}_{output}"] = {"run": name, "output": output, "seed": first}
+    return found
 
 
 def check_recipe_keys(part: dict[str, Any], task: str, where: str) -> None:

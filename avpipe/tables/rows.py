@@ -57,6 +57,7 @@ class Row(Trained):
     pretraining: PretrainingRow | None = None
     predictions: tuple[str, ...] = Field((), description="files that are scored; nothing is trained")
     gap: str | None = Field(None, min_length=1)
+    optional: bool = Field(False, description="a gap in studies that do not have its features")
     published: dict[Setting, float | dict[str, float]] = Field(default_factory=dict)
 
     @field_validator("predictions", mode="before")
@@ -216,14 +217,24 @@ class RowsSpec(Section):
         Raises:
             ConfigError: as `experiments`.
         """
-        rows, found = {row.row: row for row in self.rows}, self.experiments(study)
+        rows = {row.row: self._without_features(row, study) for row in self.rows}
+        found = self._with_rows(rows).experiments(study)
         for (name, _), asked in found.items():
             if reason := _unfit(asked, study):
-                kept = {key: getattr(rows[name], key) for key in ("row", "method", "remark", "published")}
-                rows[name] = Row(**kept, gap=reason)
-        spec = self.model_copy(update={"rows": tuple(rows.values())})
+                rows[name] = _as_gap(rows[name], reason)
+        spec = self._with_rows(rows)
         spec._known = study, {key: asked for key, asked in found.items() if not rows[key[0]].gap}
         return spec
+
+    def _with_rows(self, rows: dict[str, Row]) -> Self:
+        changed = self.model_copy(update={"rows": tuple(rows.values())})
+        changed._where, changed._known = self._where, None
+        return changed
+
+    def _without_features(self, row: Row, study: Study) -> Row:
+        """The row; a gap if it is optional and the study does not have a feature of it."""
+        absent = [name for name in self.features_of(row).values() if name not in study.feature_names]
+        return _as_gap(row, f"the study has no feature {absent[0]}") if row.optional and absent else row
 
     def problems(self) -> Mistakes:
         """Mistakes that are visible without a study."""
@@ -260,6 +271,11 @@ class RowsSpec(Section):
             yield row, key, f"a row with {key} runs nothing; remove {', '.join(wrong)}, or {key}"
         if row.predictions and len(row.settings or self.all_settings()) != 1:
             yield row, "settings", "name the one setting in which the predictions were made"
+
+
+def _as_gap(row: Row, reason: str) -> Row:
+    kept = {key: getattr(row, key) for key in ("row", "method", "remark", "published")}
+    return Row(**kept, gap=reason)
 
 
 def _unfit(asked: Experiment, study: Study) -> str | None:

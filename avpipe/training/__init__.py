@@ -3,6 +3,7 @@
 from avpipe.plan.registry import LazyTable
 
 TASKS: LazyTable = {
+    "barlow_twins": "avpipe.training.barlow_twins:BarlowTwins",
     "cross_modality": "avpipe.training.cross_modality:CrossModality",
     "localization": "avpipe.training.localization:Localization",
     "parsing": "avpipe.training.parsing:Parsing",

@@ -3,6 +3,7 @@
 The task's `segments` reads a clip, and the model's `encode` turns a batch of clips into features.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,22 +28,20 @@ def encode_shard(
     segments: Path,
     manifest: Path,
     shard: int,
-    name: str,
-    config: LearnedConfig,
+    configs: Mapping[str, LearnedConfig],
     out: Path,
     *,
     device: str = "auto",
     threads: int = 1,
 ) -> dict[str, Any]:
-    """Compute one shard of a feature and write its file.
+    """Compute one shard of the features that the network of one run gives, and write its file in each array.
 
     Args:
         segments: the shard's tar of canonical clips.
         manifest: manifest.json; rows.csv lies beside it.
         shard: its number.
-        name: of the array.
-        config: the run, and which of its outputs.
-        out: the folder features/; the array is out/{name}.zarr.
+        configs: name of the array -> the run, the same for all, and which of its outputs.
+        out: the folder features/; an array is out/{name}.zarr.
         device: "auto", "cpu", "cuda" or "cuda:N".
         threads: of the processor; all but one decode.
 
@@ -54,31 +53,31 @@ def encode_shard(
         ValueError: the run failed, a clip cannot be decoded, or the network's output has another shape or numbers that
             are not finite.
     """
+    config = next(iter(configs.values()))
     checkpoint, index = Path(config.checkpoint), read_json(manifest)
     model, task = load_model(checkpoint), registry.load(TASKS, config.task, "task")
     first, size = shard * int(index["shard_size"]), int(index["shard_size"])
     rows = {clip: row for row, clip in enumerate(read_rows(manifest_file(manifest.parent, "rows.csv")))}
     usable = set(task.parts)
     clips = [c for c in raw_clips([segments], config.preset).values() if c.parts.keys() >= usable]
-    values = np.full((size, *feature_shape(config)), np.nan, config.dtype)
+    values = {name: np.full((size, *feature_shape(c)), np.nan, c.dtype) for name, c in configs.items()}
     sha256, done = weights_digest(model.state_dict()), 0
     torch.set_num_threads(threads)
     with claim_device(device, default_locks()) as place, torch.inference_mode():
         model.to(place)
         for batch in in_order(RawClips(clips, task.segments, 0, threads - 1), place, config.batch_size):
             encode: Any = model.encode
-            found = encode(batch)[config.output].float().cpu().numpy()
-            for clip, feature in zip(clips[done : done + len(found)], found, strict=True):
-                values[rows[clip.clip] - first] = _checked(feature, clip.clip, config)
-            done += len(found)
+            found, these = encode(batch), clips[done : done + config.batch_size]
+            for name, each in configs.items():
+                for clip, feature in zip(these, found[each.output].float().cpu().numpy(), strict=True):
+                    values[name][rows[clip.clip] - first] = _checked(feature, clip.clip, each)
+            done += len(these)
     identity = {
-        "config": config.model_dump(mode="json", exclude={"batch_size", "study"}),
         "fps": None,
         "weights": f"run {checkpoint.parts[-3]}, seed {config.seed}",
         "sha256": sha256,
         "weights_files": {},
         "preprocessing": f"{config.task}.segments, {config.model}.encode",
-        "extractor": name,
         "dataset": index["dataset"],
     }
     environment = {**fingerprint.environment(), "device": place.type}
@@ -86,7 +85,11 @@ def encode_shard(
     named = registry.target(TASKS, config.task, "task"), registry.target(MODELS, config.model, "model")
     modules = [name.split(":")[0] for name in named]
     about = {"environment": environment, "code": fingerprint.fingerprint(__name__, *modules)}
-    write_shard(out / f"{name}.zarr", config, shard, int(index["rows"]), values, identity, about)
+    for name, each in configs.items():
+        own = {"config": each.model_dump(mode="json", exclude={"batch_size", "study"}), "extractor": name}
+        write_shard(
+            out / f"{name}.zarr", each, shard, int(index["rows"]), values[name], {**identity, **own}, about
+        )
     return {"clips": len(clips), "device": str(place)}
 
 

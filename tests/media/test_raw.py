@@ -143,4 +143,4 @@ def test_a_feature_that_cannot_be_stored_is_refused(tar, tmp_path, monkeypatch, 
         run="p", output="visual", task="predicting", model="predicting", preset=CANONICAL, width=width, checkpoint="r/seed0/c.pt"
     )  # fmt: skip
     with pytest.raises(ValueError, match=f"visual of predicting, clip a: .*{message}"):
-        encode.encode_shard(tar, tmp_path / "manifest.json", 0, "seen", config, tmp_path)
+        encode.encode_shard(tar, tmp_path / "manifest.json", 0, {"seen": config}, tmp_path)

@@ -28,6 +28,7 @@ B, T, C = 3, 5, 4
 SIZES = {"num_classes": C, "audio_dim": 6, "visual_dim": 8, "visual_cells": 4, "motion_dim": 7}
 _TRANSFORMER = {"hidden_dim": 16, "layers": 2, "heads": 2, "feed_forward_dim": 32}
 SMALLER = {"avg": _TRANSFORMER, "avg_parser": _TRANSFORMER}
+SMALLER["avbt_mlp"] = {"visual_dim": 6}  # it sums both modalities
 SMALLER |= {name: {"hidden_dim": 16} for name in ("avrb", "avsdn", "cmran", "jcan")}
 """Options of models whose own sizes are too large for a test."""
 BATCHES = {
@@ -79,7 +80,8 @@ def small(name: str, seed: int = 0, **options) -> nn.Module:
 def batch(name: str, clips: int = B, segments: int = T, **changes) -> Any:
     """Random features without labels, of the type that the model takes."""
     kind = BATCHES[model_card(name).task]
-    return replace(random_clips(6, (2, 2, 8), 7, clips=clips, segments=segments, kind=kind), **changes)
+    visual = (2, 2, SMALLER.get(name, SIZES).get("visual_dim", 8))
+    return replace(random_clips(6, visual, 7, clips=clips, segments=segments, kind=kind), **changes)
 
 
 def scores_of(output: ModelOutput) -> dict[str, torch.Tensor]:
@@ -222,7 +224,7 @@ WRONG = [
     ({"visual": None}, "needs visual features"),
     ({"audio": torch.zeros(B, T, 7)}, r"audio features \(B, T, 6\), found \(3, 5, 7\)"),
     ({"visual": torch.zeros(B, T, 2, 2, 9)}, r"found \(3, 5, 2, 2, 9\)"),
-    ({"visual": torch.zeros(B, T + 1, 2, 2, 8)}, "same clips and segments"),
+    ({"audio": torch.zeros(B, T + 1, 6)}, "same clips and segments"),
 ]
 WRONG_FOR_LOCALIZERS = [({"visual": torch.zeros(B, T, 2, 8)}, r"found \(3, 5, 2, 8\)")]
 WRONG_FOR_PARSERS = [

@@ -15,50 +15,56 @@ rule experiments:
         plan.write_experiments()
 
 
-rule train:
-    input:
-        experiment=ancient("results/{dataset}/runs/{experiment}/experiment.json"),
-        clips="results/{dataset}/clips.parquet",
-        manifest="results/{dataset}/manifest.parquet",
-        features=run_inputs,
-        start=plan.run_start,
-        index=ancient("results/{dataset}/manifest.json"),
-        labels=ancient(["results/{dataset}/events.parquet", "results/{dataset}/categories.csv"]),
-    output:
-        metrics=expand(
-            "results/{{dataset}}/runs/{{experiment}}/seed{seed}/metrics.json",
-            seed=study.seeds,
-        ),
-        predictions=expand(
-            "results/{{dataset}}/runs/{{experiment}}/seed{seed}/predictions.parquet",
-            seed=study.seeds,
-        ),
-        checkpoints=expand(
-            "results/{{dataset}}/runs/{{experiment}}/seed{seed}/checkpoint.pt",
-            seed=study.seeds,
-        ),
-    log:
-        "results/{dataset}/logs/train/{experiment}.log",
-    benchmark:
-        "results/{dataset}/benchmarks/train/{experiment}.tsv"
-    conda:
-        "../../envs/torch.yaml"
-    threads: plan.training_threads
-    resources:
-        gpu=plan.on_gpu,
-        gpu_percent=plan.training_gpu_asked,
-        mem_mb=plan.training_memory,
-        runtime=plan.training_minutes,
-    params:
-        code=plan.run_code,
-        labels=plan.labels_digest,
-        seeds=[f"--seed={seed}" for seed in study.seeds],
-        device=plan.device,
-        features=plan.feature_memory,
-        gpu=plan.training_gpu,
-    shell:
-        "python -m avpipe train {input.experiment} {params.seeds} --device {params.device} --threads {threads}"
-        " --feature-memory {params.features} --gpu-percent {params.gpu} --log {log} > {log} 2>&1"
+for seeds in plan.by_seeds:
+
+    rule:
+        name:
+            "train" if seeds == study.seeds else f"train_seed_{'_'.join(map(str, seeds))}"
+        input:
+            experiment=ancient("results/{dataset}/runs/{experiment}/experiment.json"),
+            clips="results/{dataset}/clips.parquet",
+            manifest="results/{dataset}/manifest.parquet",
+            features=run_inputs,
+            start=plan.run_start,
+            index=ancient("results/{dataset}/manifest.json"),
+            labels=ancient(["results/{dataset}/events.parquet", "results/{dataset}/categories.csv"]),
+        output:
+            metrics=expand(
+                "results/{{dataset}}/runs/{{experiment}}/seed{seed}/metrics.json",
+                seed=seeds,
+            ),
+            predictions=expand(
+                "results/{{dataset}}/runs/{{experiment}}/seed{seed}/predictions.parquet",
+                seed=seeds,
+            ),
+            checkpoints=expand(
+                "results/{{dataset}}/runs/{{experiment}}/seed{seed}/checkpoint.pt",
+                seed=seeds,
+            ),
+        log:
+            "results/{dataset}/logs/train/{experiment}.log",
+        benchmark:
+            "results/{dataset}/benchmarks/train/{experiment}.tsv"
+        wildcard_constraints:
+            experiment="|".join(plan.by_seeds[seeds]),
+        conda:
+            "../../envs/torch.yaml"
+        threads: plan.training_threads
+        resources:
+            gpu=plan.on_gpu,
+            gpu_percent=plan.training_gpu_asked,
+            mem_mb=plan.training_memory,
+            runtime=plan.training_minutes,
+        params:
+            code=plan.run_code,
+            labels=plan.labels_digest,
+            seeds=[f"--seed={seed}" for seed in seeds],
+            device=plan.device,
+            features=plan.feature_memory,
+            gpu=plan.training_gpu,
+        shell:
+            "python -m avpipe train {input.experiment} {params.seeds} --device {params.device} --threads {threads}"
+            " --feature-memory {params.features} --gpu-percent {params.gpu} --log {log} > {log} 2>&1"
 
 
 # Save a trained model's test-set embeddings, for t-SNE figures.

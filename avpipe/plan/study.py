@@ -39,11 +39,11 @@ class DatasetConfig(Section):
 
     name: str = Field(pattern=NAME, description="name of the results folder: results/{name}")
     kind: str = Field(
-        description="format of the annotation files: demo, ave, llp, audioset, ucf101, kinetics_sounds, folder, or package.module:function, a reader of your own"
+        description="format of the annotation files: demo, demo_motion, ave, llp, audioset, ucf101, kinetics_sounds, folder, or package.module:function, a reader of your own"
     )
     annotations: str | None = Field(
         None,
-        description="folder of the dataset's own annotation files (ave, llp, audioset, ucf101, kinetics_sounds); demo and folder need none",
+        description="folder of the dataset's own annotation files (ave, llp, audioset, ucf101, kinetics_sounds); demo, demo_motion and folder need none",
     )
     sources: tuple[AnySource, ...] = Field(
         (), description="where the clips come from; for each clip they are tried in this order"
@@ -58,7 +58,7 @@ class DatasetConfig(Section):
     )
     options: dict[str, Any] = Field(
         default_factory=dict,
-        description="options of this kind of dataset: docs/datasets.md lists them; the demo's are `clips` and `seed`",
+        description="options of this kind of dataset: docs/datasets.md lists them",
     )
 
 

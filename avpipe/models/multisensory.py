@@ -147,11 +147,6 @@ class FusedNetwork(nn.Module):
 class Multisensory(nn.Module):
     """The fused audio-visual network.
 
-    The pictures' part can be computed once for two sounds, the aligned and a shifted one:
-
-        image = net.image(frames)
-        aligned, shifted = (net.logits(net.fuse(image, sound)) for sound in (waveform, shifted_waveform))
-
     Args:
         num_logits: 1 for alignment (positive: aligned), else the number of classes.
         dim: D, channels of the last maps; the other layers keep their proportions to it. A multiple of 8.
@@ -194,17 +189,21 @@ class Multisensory(nn.Module):
                 module.decay = decay
 
     def forward(self, frames: Tensor, waveform: Tensor | None) -> Tensor:
-        """The logits (B, num_logits) of clips.
+        """The logits (B, num_logits) of clips; (B, S, num_logits) if each has S sounds.
 
         Args:
             frames: (B, 3, T, H, W), uint8 or float, 0 to 255.
             waveform: (B, 2, L) float, -1 to 1; both channels the same for mono. It lasts as long as the frames. Ignored, and may
-                be None, with `inputs: visual`.
+                be None, with `inputs: visual`. (B, S, 2, L): the pictures' part is computed once, the rest for one sound of
+                every clip after another, each with its own statistics of normalization.
 
         Raises:
             ValueError: for another shape, or if the sound is too short.
         """
-        return self.logits(self.fuse(self.image(frames), waveform))
+        image = self.image(frames)
+        if waveform is None or waveform.ndim != 4:
+            return self.logits(self.fuse(image, waveform))
+        return torch.stack([self.logits(self.fuse(image, sound)) for sound in waveform.unbind(1)], dim=1)
 
     def fuse(self, image: Tensor, waveform: Tensor | None) -> Maps:
         """Fuse what `image` made of the frames, (B, D/8, T', H', W'), with their sound. See `forward`."""

@@ -67,7 +67,7 @@ class MediaConfig(Section):
 
     preset: NamedPreset = Field(
         CANONICAL,
-        description="format that extractors read if they name none, that figures show, and whose outcomes are in clips.parquet: canonical, multisensory, large, or a name in `presets`",
+        description="format that extractors, and tasks that train from clips, read if they name none, that figures show, and whose outcomes are in clips.parquet: canonical, multisensory, large, or a name in `presets`",
     )
     timeout: Seconds = Field(120.0, description="seconds that ffmpeg may take for one clip")
 
@@ -347,6 +347,7 @@ class Study(Section):
         own, name = {**PRESETS, **self.presets}, step.preset
         if name is not None and name not in own:
             raise ConfigError(f"preset: no preset {name!r}; {suggest(name, list(own))}")
+        usual = self.media.preset if "preset" in task_names(task, "reads") else None
         named, changes = (None, step.recipe) if isinstance(step.recipe, dict) else (step.recipe, {})
         try:
             recipe = self.recipe(task, model, named, changes)
@@ -357,7 +358,7 @@ class Study(Section):
             model=model,
             options=options,
             features=dict(features),
-            preset=own[name] if name else None,
+            preset=own[name] if name else usual,
             setting=setting,
             recipe=recipe,
         )

@@ -36,14 +36,10 @@ def demo(
 def manifest(
     name: Annotated[str, typer.Option(help="Name of the dataset.")],
     kind: Annotated[
-<<<<<<< HEAD
         str,
         typer.Option(
-            help="Format of its annotation files: ave, llp, audioset, ucf101, kinetics_sounds, folder, demo."
+            help="Format of its annotation files: ave, llp, audioset, ucf101, kinetics_sounds, folder, demo, demo_motion."
         ),
-=======
-        str, typer.Option(help="Format of its annotation files: ave, llp, audioset, ucf101, folder, demo, demo_motion.")
->>>>>>> ms-demo
     ],
     annotations: Annotated[
         Path, typer.Option(help="Folder of its annotation files (for `folder`, of the videos).")

@@ -36,6 +36,10 @@ CARD = ModelCard(
         "Evaluation normalizes by moving statistics. The released demo of class activation maps normalizes each clip by its own statistics.",
         "With several processes, normalization is by the whole batch; in the released code each GPU has statistics of its own.",
         "`head: max` (the slides' GMP, for one source of sound): the logit is the maximum of the class activation map. The code has the average only.",
+        "Random pairing (the wrong sound is another clip's): no code is released. All else is as in alignment, in both stages; the other clip is drawn uniformly, its window too.",
+        "Action recognition, training: of its recipe, the batch size, the factor 0.1 between steps of the learning rate and the L2 penalty are released; optimizer, learning rate and length are our choice. Sound begins up to `audio_jitter` frames earlier or later, by a uniform real number.",
+        "Action recognition, clips: one that is shorter than a window is repeated from its beginning; one without a sound track has silence, which the sound's part of the network reads as any other sound.",
+        "Action recognition, evaluation: 25 windows, evenly spaced, in 10 places (corners and centre, also mirrored), from memory of the paper and not verified; the mean of their probabilities decides.",
         "Widths other than 512 keep the proportions of the layers.",
     ),
 )

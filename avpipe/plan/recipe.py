@@ -9,7 +9,7 @@ from avpipe.plan.section import Count, Section
 _Share = Annotated[float, Field(ge=0, le=1)]
 LATER_KEYS = (
     "accumulate", "eps", "lr_vectors", "warmup", "final", "augment", "pairs", "window", "overlap", "frame_step", "crop",
-    "control", "clip_target",
+    "control", "negatives", "audio_jitter", "test_clips", "test_crops", "clip_target",
 )  # fmt: skip
 
 
@@ -135,7 +135,9 @@ class Recipe(Section):
         "same_clip",
         description="barlow_twins and source_localization: where the sound beside a clip's pictures comes from; other_clip, another one (of the batch, or the next one of the split), is a control: nothing belongs together",
     )
-    window: float = Field(4.2, gt=0, description="alignment only: seconds that the network sees and hears at once")
+    window: float = Field(
+        4.2, gt=0, description="alignment and actions: seconds that the network sees and hears at once"
+    )
     overlap: int = Field(
         60,
         ge=0,
@@ -146,11 +148,28 @@ class Recipe(Section):
     )
     crop: Count = Field(
         224,
-        description="alignment only: pixels, width and height, of the part of the frames that the network sees: at a random place in training, the centre in evaluation",
+        description="alignment and actions: pixels, width and height, of the part of the frames that the network sees: at a random place in training, the centre in evaluation (actions: see `test_crops`)",
     )
     control: Literal["none", "sound", "frames", "one_frame"] = Field(
         "none",
         description="alignment only: what is left to the network in a control, whose accuracy must be chance: sound without pictures (they are black), frames without sound (silence), or the sound and one frame, drawn from the whole clip, that stands still",
+    )
+    negatives: Literal["shifted", "other_clip"] = Field(
+        "shifted",
+        description="alignment only: the sound that does not belong to the pictures: of the same clip at another time, or of another clip (random pairing)",
+    )
+    audio_jitter: float = Field(
+        0.0,
+        ge=0,
+        description="actions only: in training, sound begins up to so many frames before or after the pictures",
+    )
+    test_clips: Count = Field(
+        25,
+        description="actions only: windows of a clip, evenly spaced, whose class probabilities are averaged in evaluation",
+    )
+    test_crops: Literal[1, 10] = Field(
+        10,
+        description="actions only: places of each such window: the centre, or the four corners and the centre, each also mirrored",
     )
     clip_target: Literal["weak", "audio"] = Field(
         "weak",

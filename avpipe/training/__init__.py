@@ -3,6 +3,7 @@
 from avpipe.plan.registry import LazyTable
 
 TASKS: LazyTable = {
+    "actions": "avpipe.training.actions:Actions",
     "alignment": "avpipe.training.alignment:Alignment",
     "barlow_twins": "avpipe.training.barlow_twins:BarlowTwins",
     "cross_modality": "avpipe.training.cross_modality:CrossModality",

@@ -10,13 +10,16 @@ neither the sound alone nor the pictures alone say whether they are in step.
 
 The paper trains twice: with every fourth frame, then at the full rate (`frame_step`), starting from the first network
 (`pretraining`). The second blocks of each size are then drawn anew, as in the released code, and all else is carried over.
+
+In a comparison of the paper, random pairing, the wrong sound is that of another clip (`negatives`). No code for it is
+released: here, everything else stays as it is.
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from functools import cache
+from functools import cache, cached_property
 from typing import Any, ClassVar
 
 import numpy as np
@@ -28,6 +31,7 @@ from torch.nn import functional
 from avpipe.media.presets import Preset
 from avpipe.metrics.metric import Metric
 from avpipe.plan.experiment import Experiment
+from avpipe.plan.recipe import Recipe
 from avpipe.training.data import Loader
 from avpipe.training.raw import RawClip
 from avpipe.training.raw_task import RawTask
@@ -64,7 +68,7 @@ class Alignment(RawTask):
     """
 
     settings: ClassVar[Sequence[str]] = ("self-supervised",)
-    recipe_keys: ClassVar[Sequence[str]] = ("window", "overlap", "frame_step", "crop", "control")
+    recipe_keys: ClassVar[Sequence[str]] = ("window", "overlap", "frame_step", "crop", "control", "negatives")
     metrics: ClassVar[Mapping[str, Metric]] = {"accuracy": Metric("Accuracy", "%")}
 
     @classmethod
@@ -78,11 +82,13 @@ class Alignment(RawTask):
         """A crop that is larger than the frames, or an overlap that would leave a sound where it is."""
         recipe, preset = self.experiment.recipe, self.experiment.preset
         assert preset is not None  # `check_experiment`
-        crop, window = recipe.crop, frames_of(recipe.window, preset)
-        if crop > min(preset.height, preset.width):
-            return f"recipe.crop: {crop} pixels, but the clips of {preset.name} have {preset.width} x {preset.height}"
+        if problem := crop_problem(recipe, preset):
+            return problem
+        window = frames_of(recipe.window, preset)
         if recipe.overlap >= window:
-            return f"recipe.overlap: {recipe.overlap} frames, but it must be less than a window, {window} frames"
+            return (
+                f"recipe.overlap: {recipe.overlap} frames, but it must be less than a window, {window} frames"
+            )
         return None
 
     def baselines(self) -> dict[str, dict[str, float]]:
@@ -123,6 +129,20 @@ class Alignment(RawTask):
         table = pd.concat(tables, ignore_index=True)
         return Evaluation({"accuracy": float(((table["logit"] > 0) == table["aligned"]).mean())}, table)
 
+    @cached_property
+    def _names(self) -> dict[str, list[str]]:
+        """The clips from which that of a sound that does not belong to a clip is drawn: those of training, and the others."""
+        names = {split: own.clips["clip"].tolist() for split, own in self.data.splits.items()}
+        return {"train": names["train"], "held out": [*names["val"], *names["test"]]}
+
+    def _another(self, clip: RawClip, draw: Callable[[int], int], part: str) -> RawClip:
+        """A random other clip."""
+        names = self._names[part]
+        place = draw(len(names))
+        if names[place] == clip.clip:
+            place = (place + 1) % len(names)
+        return replace(self.data.raw[names[place]])  # a copy: what is decoded goes with it
+
     def _item(self, clip: RawClip, random: torch.Generator, augment: bool) -> AlignmentBatch:
         """Draws from `random`: the pair of windows, the frame that stands still; with `augment` crop, flip and order, too."""
         recipe, preset = self.experiment.recipe, clip.preset
@@ -142,18 +162,43 @@ class Alignment(RawTask):
             # Of the whole clip: one of a known instant would say how loud the sound of that instant is.
             shown = np.full_like(shown, draw(count))
         frames = torch.from_numpy(clip.frames.at(shown)).permute(3, 0, 1, 2)  # (T, H, W, 3) -> (3, T, H, W)
-        spare = [side - recipe.crop for side in frames.shape[-2:]]
-        top, left = (draw(n) if augment else n // 2 for n in spare)
-        frames = frames[..., top : top + recipe.crop, left : left + recipe.crop]
-        if augment and draw(2):
-            frames = frames.flip(-1)
-        sounds = torch.stack([sound_of(clip, int(start), window) for start in starts])
+        frames = cropped(frames, recipe.crop, draw if augment else None)
+        wrong = clip
+        if recipe.negatives == "other_clip":
+            wrong = self._another(clip, draw, "train" if augment else "held out")
+            starts = torch.stack([starts[0], torch.tensor(draw(frames_beside(wrong) - window))])
+        sounds = torch.stack(
+            [sound_of(c, int(s), window) for c, s in zip((clip, wrong), starts, strict=True)]
+        )
         aligned = torch.tensor([1.0, 0.0])
         if augment and draw(2):
             sounds, aligned = sounds.flip(0), aligned.flip(0)
         frames = torch.zeros_like(frames) if recipe.control == "sound" else frames
         sounds = torch.zeros_like(sounds) if recipe.control == "frames" else sounds
         return AlignmentBatch(frames.contiguous(), sounds, aligned, starts, clip.clip)
+
+
+def cropped(frames: Tensor, side: int, draw: Callable[[int], int] | None = None) -> Tensor:
+    """(..., H, W) -> (..., side, side): the centre; with `draw`, a random place, and half of the clips mirrored.
+
+    `draw(n)` gives a random number from 0 to n - 1, and 0 for n = 0.
+    """
+    spare = [size - side for size in frames.shape[-2:]]
+    top, left = (draw(n) if draw else n // 2 for n in spare)
+    frames = frames[..., top : top + side, left : left + side]
+    return frames.flip(-1) if draw and draw(2) else frames
+
+
+def crop_problem(recipe: Recipe, preset: Preset) -> str | None:
+    """A crop that is larger than the frames."""
+    if recipe.crop <= min(preset.height, preset.width):
+        return None
+    return f"recipe.crop: {recipe.crop} pixels, but the clips of {preset.name} have {preset.width} x {preset.height}"
+
+
+def frames_beside(clip: RawClip) -> int:
+    """Whole frames for which a clip's sound lasts."""
+    return int(len(clip.waveform) * clip.preset.fps / clip.preset.sample_rate)
 
 
 def frames_of(seconds: float, preset: Preset) -> int:

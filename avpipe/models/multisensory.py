@@ -39,7 +39,7 @@ CARD = ModelCard(
         "Random pairing (the wrong sound is another clip's): no code is released. All else is as in alignment, in both stages; the other clip is drawn uniformly, its window too.",
         "Action recognition, training: of its recipe, the batch size, the factor 0.1 between steps of the learning rate and the L2 penalty are released; optimizer, learning rate and length are our choice. Sound begins up to `audio_jitter` frames earlier or later, by a uniform real number.",
         "Action recognition, clips: one that is shorter than a window is repeated from its beginning; one without a sound track has silence, which the sound's part of the network reads as any other sound.",
-        "Action recognition, evaluation: 25 windows, evenly spaced, in 10 places (corners and centre, also mirrored), from memory of the paper and not verified; the mean of their probabilities decides.",
+        "Action recognition, evaluation: the mean of the probabilities of 25 windows, evenly spaced, each in 10 places (corners and centre, also mirrored), decides. The released code does not say how clips are sampled, and we could not verify the two numbers.",
         "Widths other than 512 keep the proportions of the layers.",
     ),
 )

@@ -578,6 +578,10 @@ class Plan:
         files = [file for row in spec.rows for file in row.predictions]
         truth = ("clips.parquet", "manifest.parquet", "events.parquet", "categories.csv") if files else ()
         runs = self.runs(self._of_table[wildcards.table], "metrics.json")
+        # Runs of other studies; those that are there, since the table is also made without them.
+        others = {f"results/{name}" for average in spec.averages.values() for name in average.datasets}
+        elsewhere = [run.replace(self.results, other, 1) for other in sorted(others) for run in runs]
+        runs += [run for run in elsewhere if Path(run).is_file()]
         return [*runs, *files, *(f"{self.results}/{file}" for file in truth)]
 
     def table_text(self, wildcards: Wildcards) -> str:

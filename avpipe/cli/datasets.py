@@ -16,16 +16,19 @@ commands = typer.Typer(
 @readable_errors
 def demo(
     out: Out,
+    kind: Annotated[
+        str, typer.Option(help="demo (AVE's and LLP's formats) or demo_motion (motion in step with sound).")
+    ] = "demo",
     options: Annotated[str, typer.Option(help="json: how many clips, the seed, ...")] = "{}",
     workers: Annotated[int | None, typer.Option(help="Processes that render; default: one a core.")] = None,
 ) -> None:
-    """Render the demo dataset: mp4 files and annotation files in the formats of AVE and LLP."""
-    from avpipe.datasets.demo import render_demo
+    """Render a demo dataset: mp4 files and annotation files."""
+    from avpipe.datasets import RENDERERS
     from avpipe.plan import registry
 
     chosen = read_mapping(options, "--options")
-    registry.check_options("avpipe.datasets.demo:render_demo", chosen, "the demo dataset")
-    render_demo(out, **{"workers": workers} | chosen)
+    registry.check_options(registry.target(RENDERERS, kind, "demo"), chosen, f"the dataset {kind}")
+    registry.load(RENDERERS, kind, "demo")(out, **{"workers": workers} | chosen)
 
 
 @commands.command("manifest")
@@ -33,7 +36,10 @@ def demo(
 def manifest(
     name: Annotated[str, typer.Option(help="Name of the dataset.")],
     kind: Annotated[
-        str, typer.Option(help="Format of its annotation files: ave, llp, audioset, ucf101, folder, demo.")
+        str,
+        typer.Option(
+            help="Format of its annotation files: ave, llp, audioset, ucf101, kinetics_sounds, folder, demo, demo_motion."
+        ),
     ],
     annotations: Annotated[
         Path, typer.Option(help="Folder of its annotation files (for `folder`, of the videos).")

@@ -1,5 +1,6 @@
-"""Commands about results as a whole."""
+"""Commands about results as a whole, and about maps that were made elsewhere."""
 
+import csv
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -7,17 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from avpipe.cli.console import StudyOption, check_results, read_mapping, readable_errors
-from avpipe.files import read_json
+from avpipe.files import read_json, write_json
 
 if TYPE_CHECKING:
     from avpipe.plan.plan import Plan
 
 commands = typer.Typer(no_args_is_help=True, help="What is in a study's folder.")
-
-
-@commands.callback()
-def _group() -> None:
-    """Without this, Typer would take the group's only command for the group itself."""
 
 
 @commands.command("check")
@@ -56,6 +52,84 @@ def check(
     typer.echo(
         f"all {len(checked)} arrays and runs in {folder} are of today's code, configuration and inputs"
     )
+
+
+@commands.command("score-sources")
+@readable_errors
+def score_sources(
+    truth: Annotated[
+        Path,
+        typer.Option(
+            help="Where the sources are: VGG-SS's vggss.json, Flickr-SoundNet's folder of xml files, or a csv file with the "
+            "columns clip,time,x0,y0,x1,y1,on_screen."
+        ),
+    ],
+    maps: Annotated[
+        Path,
+        typer.Option(help="Folder of the maps, {clip}.npy, (H, W) or (T, H, W), higher where the source is."),
+    ],
+    threshold: Annotated[
+        str,
+        typer.Option(
+            help="From where a map's pixel counts as found: median (half of the picture, the field's protocol), adaptive (as "
+            "many pixels as the truth has), or a number from 0 to 1."
+        ),
+    ] = "median",
+    seconds: Annotated[
+        float | None,
+        typer.Option(help="Length of the clips; needed for maps over time where annotations have times."),
+    ] = None,
+    confidences: Annotated[
+        Path | None,
+        typer.Option(
+            help="csv file with the columns clip,confidence: how sure it is that a source is in the picture; default: a map's "
+            "maximum."
+        ),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="json file of the scores to write.")] = None,
+) -> None:
+    """Score maps of sound sources, made by any method: cIoU, AUC, pointing, and AP and max-F1 with negatives.
+
+    Clips without a map are counted and named, and are in no score. Two baselines are scored on the same pictures: the whole
+    image, and its centre.
+    """
+    import numpy as np
+
+    from avpipe.metrics import source_localization as metric
+    from avpipe.metrics.source_annotations import read_annotated_frames
+
+    listed = read_annotated_frames(truth)
+    clips = {frame.clip for frame in listed}
+    files = {clip: maps / f"{clip}.npy" for clip in clips}
+    loaded = {clip: np.load(file, mmap_mode="r") for clip, file in files.items() if file.is_file()}
+    missing = sorted(clips - set(loaded))
+    frames = [frame for frame in listed if frame.clip in loaded]
+    if missing:
+        named = ", ".join(missing[:10]) + (", ..." if len(missing) > 10 else "")
+        typer.echo(f"{len(missing)} of {len(clips)} clips have no map in {maps} and are in no score: {named}")
+    limit = metric.parse_threshold(threshold)
+    given = None if confidences is None else _confidences(confidences)
+    scores = {"maps": metric.score_sources(frames, loaded, given, seconds=seconds, threshold=limit)}
+    for name, baseline in (("whole image", metric.whole_image()), ("centre", metric.centre())):
+        scores[name] = metric.score_sources(frames, dict.fromkeys(loaded, baseline), threshold=limit)
+    positives = sum(frame.on_screen for frame in frames)
+    typer.echo(f"{positives} pictures with a source, {len(frames) - positives} without; threshold: {limit}")
+    typer.echo(" " * 12 + "".join(f"{name:>13}" for name in scores))
+    for key, what in metric.METRICS.items():
+        values = "".join(f"{what.printed(found[key]):13.{what.decimals}f}" for found in scores.values())
+        typer.echo(f"{what.heading:<12}{values}")
+    if out is not None:
+        counts = {"with_source": positives, "without_source": len(frames) - positives}
+        write_json(out, {"scores": scores, "pictures": counts, "missing": missing, "threshold": limit})
+
+
+def _confidences(path: Path) -> dict[str, float]:
+    """Clip -> confidence, from a csv file."""
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        try:
+            return {row["clip"]: float(row["confidence"]) for row in csv.DictReader(file)}
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{path}: expected the columns clip,confidence; {error}") from None
 
 
 def _arrays(plan: "Plan", results: Path) -> Iterator[tuple[Path, list[str]]]:

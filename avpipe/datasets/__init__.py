@@ -9,16 +9,24 @@ from avpipe.plan.registry import LazyTable
 if TYPE_CHECKING:
     from avpipe.datasets.base import Annotations
 
-__all__ = ["DATASETS", "clip_seconds", "read_annotations"]
+__all__ = ["DATASETS", "RENDERERS", "clip_seconds", "read_annotations"]
 
 DATASETS: LazyTable = {
     "audioset": "avpipe.datasets.audioset:read_audioset",
     "ave": "avpipe.datasets.ave:read_ave",
     "demo": "avpipe.datasets.demo:read_demo",
+    "demo_motion": "avpipe.datasets.demo_motion:read_demo_motion",
     "folder": "avpipe.datasets.folder:read_folder",
+    "kinetics_sounds": "avpipe.datasets.kinetics_sounds:read_kinetics_sounds",
     "llp": "avpipe.datasets.llp:read_llp",
     "ucf101": "avpipe.datasets.ucf101:read_ucf101",
 }
+
+RENDERERS: LazyTable = {
+    "demo": "avpipe.datasets.demo:render_demo",
+    "demo_motion": "avpipe.datasets.demo_motion:render_demo_motion",
+}
+"""The kinds whose clips and annotations are rendered. A study's options of such a dataset are those of its renderer."""
 
 
 def read_annotations(kind: str, annotations: str | Path, **options: Any) -> "Annotations":
@@ -42,10 +50,12 @@ def read_annotations(kind: str, annotations: str | Path, **options: Any) -> "Ann
 
 
 def clip_seconds(kind: str, options: dict[str, Any]) -> float:
-    """How long a dataset's clips are: 10 s, or the option `window` of a folder; infinite where that is not known."""
+    """How long a dataset's clips are: 10 s, or what an option of the kind says; infinite where that is not known."""
     if ":" in kind:
         return float("inf")
-    if kind != "folder":
+    named = {"folder": ("window", DATASETS), "demo_motion": ("seconds", RENDERERS)}
+    if kind not in named:
         return 10.0
-    default = registry.options_of(DATASETS["folder"])["window"]["default"]
-    return float(options.get("window", default)) or float("inf")
+    option, table = named[kind]
+    default = registry.options_of(table[kind])[option]["default"]
+    return float(options.get(option, default)) or float("inf")

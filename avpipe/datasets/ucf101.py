@@ -14,7 +14,7 @@ Issue codes: `refused_id` (a path that is not folder and media file; the clip is
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -38,11 +38,16 @@ def read_ucf101(annotations: Path, *, split: Literal[1, 2, 3] = 1) -> Annotation
         AnnotationError: for a missing file, a malformed line, a class that is not in `classInd.txt`, or a video listed
             twice.
     """
+    return read_lists(annotations, ("train", "test"), split)
+
+
+def read_lists(annotations: Path, parts: Iterable[str], split: int) -> Annotations:
+    """The clips of `{part}list0{split}.txt` for each of `parts`, which are names of splits; see `read_ucf101`."""
     categories = _read_classes(annotations / CLASSES_FILE)
     clips, events = [], []
     issues: list[Issue] = []
     places: dict[str, Line] = {}
-    for part in ("train", "test"):
+    for part in parts:
         for line, path, category in _read_list(annotations / f"{part}list0{split}.txt", part, categories):
             name, source = _clip(path)
             if name in places:
@@ -80,7 +85,7 @@ def _read_classes(path: Path) -> dict[str, str]:
 
 
 def _read_list(path: Path, part: str, classes: Mapping[str, str]) -> Iterator[tuple[Line, str, str]]:
-    """Line, path and category ("" if unknown, for a refused path of a test list)."""
+    """Line, path and category ("" if unknown, for a refused path of a list without numbers)."""
     for line in read_lines(path):
         video, number = line.text, ""
         if part == "train":

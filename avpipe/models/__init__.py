@@ -32,6 +32,7 @@ MODELS: LazyTable = {
     "tacma": "avpipe.models.tacma:TACMA",
     "avbt": "avpipe.models.avbt:AVBT",
     "avbt_mlp": "avpipe.models.avbt_mlp:AVBTMLP",
+    "multisensory": "avpipe.models.multisensory:Multisensory",
     "avsdn": "avpipe.models.avsdn:AVSDN",
     "dam": "avpipe.models.dam:DAM",
     "avdln": "avpipe.models.avdln:AVDLN",

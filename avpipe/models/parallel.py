@@ -61,6 +61,26 @@ def mean_over_clips(value: Tensor, clips: int) -> Tensor:
     return sum_over_processes(value * clips) / total
 
 
+def standardize_whole_batch(input: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Normalize each channel by the mean and variance over all processes' clips; differentiable.
+
+    Args:
+        input: this process's part, (B_own, C, ...).
+        eps: added to the variance.
+
+    Returns:
+        (input - mean) / sqrt(variance + eps); the mean (C,), the population's variance (C,), and the scalar number of
+        values a channel.
+    """
+    dims = [0, *range(2, input.ndim)]
+    shape = (1, -1, *(1 for _ in dims[1:]))
+    count = sum_over_processes(input.new_tensor(float(input[:, 0].numel())))
+    mean = sum_over_processes(input.sum(dims)) / count  # (C,)
+    centred = input - mean.view(shape)
+    variance = sum_over_processes(centred.square().sum(dims)) / count
+    return centred * (variance + eps).rsqrt().view(shape), mean, variance, count
+
+
 class WholeBatchNorm(nn.modules.batchnorm._BatchNorm):
     """Batch normalization by the statistics of the whole batch. torch's SyncBatchNorm does the same, on GPUs only."""
 
@@ -71,12 +91,7 @@ class WholeBatchNorm(nn.modules.batchnorm._BatchNorm):
         """(B, C, ...) -> the same shape."""
         if not self.training or processes() == 1:
             return super().forward(input)
-        dims = [0, *range(2, input.ndim)]
-        shape = (1, -1, *(1 for _ in dims[1:]))
-        count = sum_over_processes(input.new_tensor(float(input[:, 0].numel())))
-        mean = sum_over_processes(input.sum(dims)) / count  # (C,)
-        centred = input - mean.view(shape)
-        variance = sum_over_processes(centred.square().sum(dims)) / count
+        normalized, mean, variance, count = standardize_whole_batch(input, self.eps)
         if self.running_mean is not None and self.running_var is not None:
             assert self.num_batches_tracked is not None
             self.num_batches_tracked.add_(1)
@@ -84,7 +99,7 @@ class WholeBatchNorm(nn.modules.batchnorm._BatchNorm):
             with torch.no_grad():
                 self.running_mean.lerp_(mean, weight)
                 self.running_var.lerp_(variance * count / (count - 1), weight)
-        normalized = centred * (variance + self.eps).rsqrt().view(shape)
+        shape = (1, -1, *(1 for _ in input.shape[2:]))
         return normalized * self.weight.view(shape) + self.bias.view(shape) if self.affine else normalized
 
 

@@ -103,7 +103,8 @@ class Trained(Section):
     options: dict[str, Any] = Field(default_factory=dict, description="keyword arguments of the model")
     features: dict[Role, str] | None = Field(None, description="role in the model's batch -> extractor")
     preset: str | None = Field(
-        None, description="canonical format of the clips that it reads in place of features"
+        None,
+        description="canonical format of the clips that it reads in place of features; null, in a task that trains from clips: that of `media`",
     )
     recipe: str | dict[str, Any] | None = Field(
         None, description="one of the study's `recipes`, or changes to `training`"

@@ -13,7 +13,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from avpipe.datasets import DATASETS, clip_seconds
+from avpipe.datasets import DATASETS, RENDERERS, clip_seconds
 from avpipe.datasets.manifest import inventory
 from avpipe.download import FETCHERS
 from avpipe.features.spec import backbone_of, check_extractors, chunk_path, feature_shape, network_modules
@@ -41,7 +41,7 @@ class Job:
 
 
 JOBS = {
-    "demo": Job(("avpipe.datasets.demo",), "media"),
+    "demo": Job((), "media"),
     "manifest": Job(("avpipe.datasets.manifest",), "media"),
     "fetch": Job(("avpipe.download.fetch",), "download"),
     "normalise": Job(("avpipe.media.normalise",), "media"),
@@ -67,6 +67,11 @@ def code(rule: str, *more: str) -> str:
 def reader_code(kind: str) -> str:
     """The fingerprint of the manifest's code for a dataset of this kind."""
     return code("manifest", registry.target(DATASETS, kind, "dataset").split(":")[0])
+
+
+def demo_code(kind: str) -> str:
+    """The fingerprint of rendering a dataset of this kind; "" for a kind that is not rendered."""
+    return code("demo", RENDERERS[kind].split(":")[0]) if kind in RENDERERS else ""
 
 
 def fetch_code(kinds: list[str]) -> str:
@@ -123,8 +128,8 @@ def check_study(study: Study) -> None:
     kind, options = study.dataset.kind, study.dataset.options
     check("dataset.kind", registry.target, DATASETS, kind, "dataset")
     if not mistakes:
-        reader = "avpipe.datasets.demo:render_demo" if kind == "demo" else DATASETS.get(kind, kind)
-        check("dataset.options", registry.check_options, reader, options, f"the dataset {kind}")
+        takes_options = RENDERERS.get(kind) or DATASETS.get(kind, kind)
+        check("dataset.options", registry.check_options, takes_options, options, f"the dataset {kind}")
     for name in study.backbones:
         check("backbones", registry.target, dict.fromkeys(study.feature_names, ""), name, "feature")
     for name in study.training_of:
@@ -199,7 +204,7 @@ class Plan:
             if preset.pad and preset.seconds > length:
                 raise ConfigError(
                     f"preset {preset.name} reads {preset.seconds:g} s, but the clips are {length:g} s long "
-                    f"(dataset.options.window): a preset may read less than a clip, never more"
+                    f"(dataset.options): a preset may read less than a clip, never more"
                 )
 
     @staticmethod
@@ -330,7 +335,7 @@ class Plan:
         dataset = self.study.dataset
         if dataset.kind == "folder":
             return []
-        if dataset.kind == "demo":
+        if dataset.kind in RENDERERS:
             return [f"{self.results}/annotations"]
         folder = Path(self.annotations(None))
         files = sorted(str(f) for f in folder.glob("*") if f.is_file() and not f.name.startswith("."))
@@ -389,7 +394,7 @@ class Plan:
             "dataset": {
                 "name": study.dataset.name,
                 "kind": study.dataset.kind,
-                "options": {} if study.dataset.kind == "demo" else study.dataset.options,
+                "options": {} if study.dataset.kind in RENDERERS else study.dataset.options,
             },
             "media": study.media.model_dump(mode="json"),
             "extractors": {
@@ -468,11 +473,11 @@ class Plan:
         return self.study.device
 
     def reader_options(self, wildcards: Wildcards) -> str:
-        """Options of the dataset's reader, as json; none for the demo, whose options are for rendering."""
-        return "{}" if self.study.dataset.kind == "demo" else self.demo_options(wildcards)
+        """Options of the dataset's reader, as json; none for a rendered dataset, whose options are for rendering."""
+        return "{}" if self.study.dataset.kind in RENDERERS else self.demo_options(wildcards)
 
     def demo_options(self, wildcards: Wildcards) -> str:
-        """Options of rendering the demo, as json."""
+        """Options of rendering the dataset, as json."""
         return json.dumps(self.study.dataset.options, sort_keys=True)
 
     def extractor_options(self, bundle: tuple[str, ...], wildcards: Wildcards) -> list[str]:
@@ -573,6 +578,10 @@ class Plan:
         files = [file for row in spec.rows for file in row.predictions]
         truth = ("clips.parquet", "manifest.parquet", "events.parquet", "categories.csv") if files else ()
         runs = self.runs(self._of_table[wildcards.table], "metrics.json")
+        # Runs of other studies; those that are there, since the table is also made without them.
+        others = {f"results/{name}" for average in spec.averages.values() for name in average.datasets}
+        elsewhere = [run.replace(self.results, other, 1) for other in sorted(others) for run in runs]
+        runs += [run for run in elsewhere if Path(run).is_file()]
         return [*runs, *files, *(f"{self.results}/{file}" for file in truth)]
 
     def table_text(self, wildcards: Wildcards) -> str:

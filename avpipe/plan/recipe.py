@@ -7,6 +7,10 @@ from pydantic import Field, SerializerFunctionWrapHandler, field_validator, mode
 from avpipe.plan.section import Count, Section
 
 _Share = Annotated[float, Field(ge=0, le=1)]
+LATER_KEYS = (
+    "accumulate", "eps", "lr_vectors", "warmup", "final", "augment", "pairs", "window", "overlap", "frame_step", "crop",
+    "control", "negatives", "audio_jitter", "test_clips", "test_crops", "clip_target",
+)  # fmt: skip
 
 
 class Recipe(Section):
@@ -24,7 +28,7 @@ class Recipe(Section):
     )
     optimizer: Literal["adam", "adamw", "sgd", "lars"] = Field(
         "adam",
-        description="optimizer, as torch.optim has it; lars, as timm has it, leaves weight decay and adaptation out for vectors (biases, normalisation)",
+        description="optimizer, as torch.optim has it; lars, as timm has it, leaves adaptation out for vectors (biases, normalisation)",
     )
     lr: float = Field(1e-3, gt=0, description="learning rate at the start, or after `warmup`")
     lr_vectors: float | None = Field(
@@ -32,7 +36,11 @@ class Recipe(Section):
         gt=0,
         description="learning rate of weights that are vectors (biases, normalisation), for optimizer lars; null: `lr`",
     )
-    weight_decay: float = Field(0.0, ge=0, description="`weight_decay` of the optimizer")
+    weight_decay: float = Field(
+        0.0,
+        ge=0,
+        description="`weight_decay` of the optimizer; sgd and lars leave vectors (biases, normalisation) out of it",
+    )
     eps: float = Field(
         1e-8,
         gt=0,
@@ -127,7 +135,43 @@ class Recipe(Section):
     )
     pairs: Literal["same_clip", "other_clip"] = Field(
         "same_clip",
-        description="barlow_twins only: where the sound beside a clip's pictures comes from; other_clip, another one of the batch, is a control that can learn nothing about what belongs together",
+        description="barlow_twins and source_localization: where the sound beside a clip's pictures comes from; other_clip, another one (of the batch, or the next one of the split), is a control: nothing belongs together",
+    )
+    window: float = Field(
+        4.2, gt=0, description="alignment and actions: seconds that the network sees and hears at once"
+    )
+    overlap: int = Field(
+        60,
+        ge=0,
+        description="alignment only: frames that the windows of the aligned and of the shifted sound may have in common; with `window` and a clip's length this says how far sounds are shifted",
+    )
+    frame_step: Count = Field(
+        1, description="alignment only: the network sees every n-th frame of a window; it hears all of it"
+    )
+    crop: Count = Field(
+        224,
+        description="alignment and actions: pixels, width and height, of the part of the frames that the network sees: at a random place in training, the centre in evaluation (actions: see `test_crops`)",
+    )
+    control: Literal["none", "sound", "frames", "one_frame"] = Field(
+        "none",
+        description="alignment only: what is left to the network in a control, whose accuracy must be chance: sound without pictures (they are black), frames without sound (silence), or the sound and one frame, drawn from the whole clip, that stands still",
+    )
+    negatives: Literal["shifted", "other_clip"] = Field(
+        "shifted",
+        description="alignment only: the sound that does not belong to the pictures: of the same clip at another time, or of another clip (random pairing)",
+    )
+    audio_jitter: float = Field(
+        0.0,
+        ge=0,
+        description="actions only: in training, sound begins up to so many frames before or after the pictures",
+    )
+    test_clips: Count = Field(
+        25,
+        description="actions only: windows of a clip, evenly spaced, whose class probabilities are averaged in evaluation",
+    )
+    test_crops: Literal[1, 10] = Field(
+        10,
+        description="actions only: places of each such window: the centre, or the four corners and the centre, each also mirrored",
     )
     clip_target: Literal["weak", "audio"] = Field(
         "weak",
@@ -138,7 +182,7 @@ class Recipe(Section):
     def _without_later_keys(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Leave defaults of later keys out, so that experiments keep the id they had before these keys existed."""
         written: dict[str, Any] = serialize(self)
-        for key in ("accumulate", "eps", "lr_vectors", "warmup", "final", "augment", "pairs", "clip_target"):
+        for key in LATER_KEYS:
             if getattr(self, key) == Recipe.model_fields[key].default:
                 written.pop(key, None)
         return written

@@ -40,11 +40,11 @@ class DatasetConfig(Section):
 
     name: str = Field(pattern=NAME, description="name of the results folder: results/{name}")
     kind: str = Field(
-        description="format of the annotation files: demo, ave, llp, audioset, ucf101, folder, or package.module:function, a reader of your own"
+        description="format of the annotation files: demo, demo_motion, ave, llp, audioset, ucf101, kinetics_sounds, folder, or package.module:function, a reader of your own"
     )
     annotations: str | None = Field(
         None,
-        description="folder of the dataset's own annotation files (ave, llp, audioset, ucf101); demo and folder need none",
+        description="folder of the dataset's own annotation files (ave, llp, audioset, ucf101, kinetics_sounds); demo, demo_motion and folder need none",
     )
     sources: tuple[AnySource, ...] = Field(
         (), description="where the clips come from; for each clip they are tried in this order"
@@ -59,7 +59,7 @@ class DatasetConfig(Section):
     )
     options: dict[str, Any] = Field(
         default_factory=dict,
-        description="options of this kind of dataset: docs/datasets.md lists them; the demo's are `clips` and `seed`",
+        description="options of this kind of dataset: docs/datasets.md lists them",
     )
 
 
@@ -68,7 +68,7 @@ class MediaConfig(Section):
 
     preset: NamedPreset = Field(
         CANONICAL,
-        description="format that extractors read if they name none, that figures show, and whose outcomes are in clips.parquet: canonical, multisensory, large, or a name in `presets`",
+        description="format that extractors, and tasks that train from clips, read if they name none, that figures show, and whose outcomes are in clips.parquet: canonical, multisensory, large, or a name in `presets`",
     )
     timeout: Seconds = Field(120.0, description="seconds that ffmpeg may take for one clip")
 
@@ -349,6 +349,7 @@ class Study(Section):
         own, name = {**PRESETS, **self.presets}, step.preset
         if name is not None and name not in own:
             raise ConfigError(f"preset: no preset {name!r}; {suggest(name, list(own))}")
+        usual = self.media.preset if "preset" in task_names(task, "reads") else None
         named, changes = (None, step.recipe) if isinstance(step.recipe, dict) else (step.recipe, {})
         try:
             recipe = self.recipe(task, model, named, changes)
@@ -359,7 +360,7 @@ class Study(Section):
             model=model,
             options=options,
             features=dict(features),
-            preset=own[name] if name else None,
+            preset=own[name] if name else usual,
             setting=setting,
             recipe=recipe,
         )

@@ -49,7 +49,9 @@ def fill_table(name: str, spec: TableSpec, study: Study, results: Path) -> Table
         for key, experiment in experiments.items()
     }
     every = [run for of_row in runs.values() for run in of_row]
-    known = {name: run.metric(name) for run in every if run.problem is None for name in spec.metrics}
+    known = {
+        name: run.metric(spec.measured(name)) for run in every if run.problem is None for name in spec.metrics
+    }
     scored = {
         row.row: score_files(row.predictions, row.task or spec.task, results)
         for row in spec.rows
@@ -70,7 +72,9 @@ def fill_table(name: str, spec: TableSpec, study: Study, results: Path) -> Table
                 else:
                     named = [f"recipe {spec.recipe_name(row)}"] if spec.recipe_name(row) else []
                     deviations = (*named, *deviations_of(experiment, study))
-                    cells.append(_measure(row, metric, experiment, runs[row.row, setting], deviations, study))
+                    own = runs[row.row, setting]
+                    values = {run.seed: _value(run, metric, experiment, spec, results) for run in own}
+                    cells.append(_measure(row, metric, experiment, own, values, deviations, study))
     baselines = _baselines(spec, every)
     said = notice(study, experiments.values())
     return Table(name, spec, said, tuple(cells), spec.headings(study), baselines, known)
@@ -116,11 +120,11 @@ def _measure(
     metric: str,
     experiment: Experiment,
     runs: list[RunRecord],
+    found: dict[int, float | str],
     deviations: tuple[str, ...],
     study: Study,
 ) -> Cell:
     setting, protocol = experiment.setting, experiment.recipe.protocol
-    found = {run.seed: run.value(protocol, metric) for run in runs}
     values = [value for value in found.values() if isinstance(value, float)]
     return _cell(
         row,
@@ -132,6 +136,22 @@ def _measure(
         runs=tuple(run.name for run in runs),
         notes=(*_notes(found, runs), *_remarks(experiment, study)),
     )
+
+
+def _value(
+    run: RunRecord, metric: str, experiment: Experiment, spec: TableSpec, results: Path
+) -> float | str:
+    """A run's number in a column, or why it has none. A mean over datasets needs the runs of this seed in all of them."""
+    protocol, measured = experiment.recipe.protocol, spec.measured(metric)
+    own = run.value(protocol, measured)
+    if metric not in spec.averages:
+        return own
+    values = {results.name: own}
+    for name in spec.averages[metric].datasets:
+        other = read_run(results.parent / name, experiment, run.seed)
+        values[name] = other.value(protocol, measured)
+    absent = [f"{name}: {value}" for name, value in values.items() if isinstance(value, str)]
+    return absent[0] if absent else statistics.fmean(float(value) for value in values.values())
 
 
 RECIPE_DEVIATIONS = ("shuffle", "drop_last", "weak_labels")
@@ -247,7 +267,8 @@ def _explain(table: Table, cell: Cell, experiment: Experiment | None, study: Stu
     runs = [read_run(results, experiment, seed) for seed in study.seeds]
     lines.append("runs")
     for run in runs:
-        lines += _explain_run(run, results, experiment.recipe.protocol, cell.metric, digits)
+        value = _value(run, cell.metric, experiment, spec, results)
+        lines += _explain_run(run, value, results, experiment.recipe.protocol, digits)
     lines += ["experiment", _indented({"id": experiment.id, **experiment.model_dump(mode="json")})]
     extractors = {name: study.arrays[name].model_dump(mode="json") for name in experiment.features.values()}
     lines += ["extractors", _indented(extractors)]
@@ -256,8 +277,7 @@ def _explain(table: Table, cell: Cell, experiment: Experiment | None, study: Stu
     return "\n".join(lines)
 
 
-def _explain_run(run: RunRecord, results: Path, protocol: str, metric: str, digits: int) -> list[str]:
-    value = run.value(protocol, metric)
+def _explain_run(run: RunRecord, value: float | str, results: Path, protocol: str, digits: int) -> list[str]:
     facts = [f"{value:.{digits + 1}f}" if isinstance(value, float) else f"gap: {value}"]
     epoch, seconds = (run.record.get("epochs") or {}).get(protocol), run.record.get("seconds")
     facts += [f"epoch {epoch}"] if epoch is not None else []

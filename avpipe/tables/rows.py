@@ -45,6 +45,7 @@ class PretrainingRow(Trained):
     dataset: str | None = Field(
         None, pattern=NAME, description="another dataset, whose study trains it; none: this study does"
     )
+    pretraining: "PretrainingRow | None" = Field(None, description="what this one starts from, in turn")
 
 
 class Row(Trained):
@@ -131,7 +132,7 @@ class RowsSpec(Section):
 
     def features_of(self, row: Row) -> dict[Role, str]:
         """Role -> extractor; none if the row trains from clips."""
-        usual = {} if row.preset else self.defaults.features
+        usual = {} if row.preset or reads_clips(row.task or self.task) else self.defaults.features
         return dict(usual if row.features is None else row.features)
 
     def settings_of(self, row: Row) -> tuple[Setting, ...]:
@@ -143,7 +144,7 @@ class RowsSpec(Section):
     def recipe_names(self) -> set[str]:
         """Those of the study's `recipes` that the rows name."""
         recipes = [self._recipe_of(row) for row in self.rows if row.trains]
-        recipes += [row.pretraining.recipe for row in self.rows if row.pretraining]
+        recipes += [step.recipe for row in self.rows for step in _pretrainings(row)]
         return {recipe for recipe in recipes if isinstance(recipe, str)}
 
     def recipe_name(self, row: Row) -> str | None:
@@ -164,23 +165,26 @@ class RowsSpec(Section):
         if self._known and self._known[0] is study:
             return self._known[1]
         return {
-            (row.row, setting): self._experiment(row, setting, study)
+            (row.row, setting): self._experiment(row, row, setting, study)
             for row in self.rows
             for setting in self.settings_of(row)
         }
 
-    def _experiment(self, row: Row, setting: Setting, study: Study) -> Experiment:
-        experiment, before = self._step(row, row, setting, study), row.pretraining
+    def _experiment(
+        self, row: Row, step: "Row | PretrainingRow", setting: Setting, study: Study
+    ) -> Experiment:
+        """The experiment of the row itself, or of a pretraining of it, with its own pretraining."""
+        experiment, before = self._step(row, step, setting, study), step.pretraining
         if before is None:
             return experiment
-        pretraining = self._step(row, before, "self-supervised", study)
+        pretraining = self._experiment(row, before, "self-supervised", study)
         return experiment.model_copy(update={"pretraining": pretraining, "pretrained_on": before.dataset})
 
     def _step(self, row: Row, step: Trained, setting: Setting, study: Study) -> Experiment:
         """The experiment of the row itself, or of its pretraining."""
         here = f"{self._where}, row {row.row!r}: {'' if step is row else 'pretraining.'}"
         task, model = step.task or self.task, step.model or self.defaults.model or ""
-        usual = {} if step.preset else self.features_of(row)
+        usual = {} if step.preset or reads_clips(task) else self.features_of(row)
         features = usual if step.features is None else dict(step.features)
         if {**study.options_of(model, features.values()), **step.options}.get("motion_dim") == 0:
             features.pop("motion", None)
@@ -248,7 +252,7 @@ class RowsSpec(Section):
             if not row.trains:
                 yield from self._untrained_problems(row)
                 continue
-            if not self.features_of(row) and not row.preset:
+            if not (self.features_of(row) or row.preset or reads_clips(row.task or self.task)):
                 yield row, "features", "are missing; for example {audio: vggish}"
             model = self.model_of(row)
             if model is None:
@@ -256,10 +260,9 @@ class RowsSpec(Section):
             else:
                 task = row.task or self.task
                 yield from _experiment_problems(row, "", task, model, row.options, self._recipe_of(row))
-            if row.pretraining is not None:
-                before = row.pretraining
+            for number, before in enumerate(_pretrainings(row), start=1):
                 yield from _experiment_problems(
-                    row, "pretraining.", before.task, before.model, before.options, before.recipe
+                    row, number * "pretraining.", before.task, before.model, before.options, before.recipe
                 )
 
     def _untrained_problems(self, row: Row) -> Mistakes:
@@ -271,6 +274,22 @@ class RowsSpec(Section):
             yield row, key, f"a row with {key} runs nothing; remove {', '.join(wrong)}, or {key}"
         if row.predictions and len(row.settings or self.all_settings()) != 1:
             yield row, "settings", "name the one setting in which the predictions were made"
+
+
+def reads_clips(task: str) -> bool:
+    """Whether a task trains from clips, not from features; False if there is no such task, which is reported elsewhere."""
+    try:
+        return "preset" in task_names(task, "reads")
+    except UnknownNameError:
+        return False
+
+
+def _pretrainings(row: Row) -> Iterator[PretrainingRow]:
+    """What the row starts from, what that starts from, and so on."""
+    before = row.pretraining
+    while before is not None:
+        yield before
+        before = before.pretraining
 
 
 def _as_gap(row: Row, reason: str) -> Row:

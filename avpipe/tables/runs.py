@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from avpipe.datasets import RENDERERS
 from avpipe.files import read_json
 from avpipe.metrics.metric import Metric
 from avpipe.plan.experiment import Experiment
@@ -112,7 +113,7 @@ def notice(study: Study, experiments: Iterable[Experiment]) -> Notice | None:
         name for name in used & study.with_backbone.keys() if study.with_backbone[name].weights == "random"
     )
     said = study.notice.strip().rstrip(".") if study.notice else ""
-    demo = study.dataset.kind == "demo" or "demo" in said.lower()
+    demo = study.dataset.kind in RENDERERS or "demo" in said.lower()
     tags = [*(["DEMO"] if demo else []), *(["RANDOM WEIGHTS"] if random else [])]
     if not (tags or said):
         return None

@@ -15,17 +15,29 @@ from pydantic import Field, model_validator
 from avpipe.features.spec import map_cells
 from avpipe.plan.experiment import Role, Setting, attends_to_cells
 from avpipe.plan.registry import suggest
-from avpipe.plan.section import ConfigError
+from avpipe.plan.section import ConfigError, Section
 from avpipe.plan.study import Study
 from avpipe.tables.rows import Mistakes, Row, RowsSpec, checked, read_yaml
 
 SUPERVISED: tuple[Setting, ...] = ("supervised", "weakly-supervised")
 
 
+class Average(Section):
+    """A column with the mean of a metric over this dataset and others, which are, for example, other splits."""
+
+    metric: str
+    datasets: tuple[str, ...] = Field(
+        min_length=1, description="the other datasets, whose studies make the same experiments"
+    )
+
+
 class TableSpec(RowsSpec):
     """A table of a paper."""
 
     metrics: dict[str, str] = Field(min_length=1, description="name in metrics.json -> heading")
+    averages: dict[str, Average] = Field(
+        default_factory=dict, description="key of `metrics` that is a mean over datasets -> of what"
+    )
     each: Role | None = Field(
         None, description="the role that every row takes from each of the study's `backbones` in turn"
     )
@@ -34,9 +46,15 @@ class TableSpec(RowsSpec):
 
     @model_validator(mode="after")
     def _metrics_exist(self) -> "TableSpec":
-        if unknown := self.unknown_metrics(self.metrics):
+        if unused := self.averages.keys() - self.metrics.keys():
+            raise ValueError(f"averages: {min(unused)!r} has no heading in `metrics`")
+        if unknown := self.unknown_metrics(self.measured(name) for name in self.metrics):
             raise ValueError(f"metrics: {'; '.join(unknown)}")
         return self
+
+    def measured(self, metric: str) -> str:
+        """The metric in metrics.json behind a key of `metrics`."""
+        return self.averages[metric].metric if metric in self.averages else metric
 
     def all_settings(self) -> tuple[Setting, ...]:
         """The table's settings, in its order."""

@@ -47,10 +47,10 @@ class _InBfloat16(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, batch: Any) -> Any:
+    def forward(self, *inputs: Any) -> Any:
         with torch.autocast("cpu", torch.bfloat16):
-            output = self.model(batch)
-        return output.in_float32()
+            output = self.model(*inputs)
+        return output.float() if isinstance(output, Tensor) else output.in_float32()
 
 
 def started_processes() -> int:

@@ -13,7 +13,7 @@ def make_optimizer(recipe: Recipe, model: nn.Module) -> torch.optim.Optimizer:
     """The recipe's optimizer, in torch's fused form."""
     if recipe.optimizer == "sgd":
         return torch.optim.SGD(
-            model.parameters(),
+            _groups(model, weight_decay=0.0),
             recipe.lr,
             momentum=recipe.momentum,
             weight_decay=recipe.weight_decay,
@@ -40,21 +40,22 @@ def make_schedule(recipe: Recipe, optimizer: torch.optim.Optimizer, best: Litera
     return None
 
 
+def _groups(model: nn.Module, **of_vectors: Any) -> list[dict[str, Any]]:
+    """The trained weights, those that are vectors (biases, normalisation) apart, with settings of their own."""
+    weights = [weight for weight in model.parameters() if weight.requires_grad]
+    groups: list[dict[str, Any]] = [
+        {"params": [w for w in weights if w.ndim > 1]},
+        {"params": [w for w in weights if w.ndim <= 1], **of_vectors},
+    ]
+    return [group for group in groups if group["params"]]
+
+
 def _lars(recipe: Recipe, model: nn.Module) -> torch.optim.Optimizer:
     """LARS (You et al., 2017). Vectors have a rate of their own, and neither weight decay nor adaptation, as in Barlow Twins."""
     from timm.optim.lars import Lars  # importing timm takes seconds
 
-    weights = [weight for weight in model.parameters() if weight.requires_grad]
-    groups: list[dict[str, Any]] = [
-        {"params": [w for w in weights if w.ndim > 1]},
-        {
-            "params": [w for w in weights if w.ndim <= 1],
-            "lr": recipe.lr_vectors or recipe.lr,
-            "weight_decay": 0.0,
-        },
-    ]
     return Lars(
-        [group for group in groups if group["params"]],
+        _groups(model, lr=recipe.lr_vectors or recipe.lr, weight_decay=0.0),
         recipe.lr,
         momentum=recipe.momentum,
         weight_decay=recipe.weight_decay,

@@ -20,6 +20,7 @@ from torch.utils.data import Dataset
 from avpipe.media.logmel import SAMPLE_RATE, log_mel, seconds_of
 from avpipe.media.presets import Preset
 from avpipe.media.segments import VideoFrames, decode_audio
+from avpipe.training.data import EVALUATION_BATCH
 
 Part = tuple[int, int]
 """Where a file begins in its tar, and how many bytes it has."""
@@ -116,15 +117,21 @@ class RawClips(Dataset[Any]):
             transforms) follow from `seed`, the epoch and the clip's position.
         seed: of the run.
         workers: processes that read.
+        together: clips that are evaluated together.
     """
 
     epoch = 0
     """Set by `fit`; 0 for evaluation."""
 
     def __init__(
-        self, clips: Sequence[RawClip], read: Callable[[RawClip], Any], seed: int, workers: int = 0
+        self,
+        clips: Sequence[RawClip],
+        read: Callable[[RawClip], Any],
+        seed: int,
+        workers: int = 0,
+        together: int = EVALUATION_BATCH,
     ) -> None:
-        self.clips, self.read, self.seed, self.workers = clips, read, seed, workers
+        self.clips, self.read, self.seed, self.workers, self.together = clips, read, seed, workers, together
 
     def __len__(self) -> int:
         return len(self.clips)

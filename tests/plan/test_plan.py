@@ -1,6 +1,7 @@
 """What a study's plan needs: which features are extracted, which are imported, whether any clip is fetched."""
 
 import json
+from fractions import Fraction
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -198,3 +199,27 @@ def test_an_unknown_task_or_model_gets_a_suggestion(name, meant):
 def test_a_mistyped_table_gets_a_suggestion():
     with pytest.raises(ValueError, match="did you mean 'avin_fusion'"):
         plan(**{**IMPORTED, "tables": ["avin_fusio"]})
+
+
+def test_ucf101s_splits_are_the_same_experiments_on_whole_videos_in_folders_of_their_own():
+    first = study_file("ucf101_multisensory")
+    made = plan(**first)
+    (table,) = made.tables.values()
+    trained = [row.row for row in table.rows if row.trains]
+    assert trained == ["full", "random_pairing", "vision_only", "scratch"]
+    assert len(made.experiments) == 4
+    (whole,) = made.presets
+    assert (whole.fps, whole.width, whole.height) == (Fraction(30_000, 1001), 256, 256)
+    assert (whole.sample_rate, whole.channels, whole.pad) == (21_000, 2, False)
+    audioset = plan(**study_file("audioset_multisensory"))
+    start = {path for e in made.experiments.values() for path in made.checkpoints_before(e)}
+    assert len(start) == 2
+    assert start <= set(audioset.runs(audioset.experiments.values(), "checkpoint.pt"))
+    splits = {first["dataset"]["name"]}
+    for number in (2, 3):
+        given = study_file(f"ucf101_split{number}")["dataset"]  # Snakemake merges it into the first file
+        other = plan(**{**first, "dataset": {**first["dataset"], **given}})
+        assert other.study.dataset.options == {"split": number}
+        assert other.experiments.keys() == made.experiments.keys()
+        splits.add(other.study.dataset.name)
+    assert splits == {made.study.dataset.name, *table.averages["accuracy_of_splits"].datasets}

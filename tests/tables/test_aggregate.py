@@ -14,6 +14,7 @@ from avpipe.plan.study import Study
 from avpipe.tables.aggregate import fill_table, why, write_table
 from avpipe.tables.render import COLUMNS, Cell, as_html, as_latex, as_markdown
 from avpipe.tables.spec import TableSpec, parse_table
+from tests import builders
 
 from .conftest import WriteRun
 
@@ -58,6 +59,26 @@ def test_a_cell_is_mean_and_sample_standard_deviation_in_percent(toy: Toy) -> No
     assert found.sd == pytest.approx(2.0)  # sqrt((4 + 0 + 4) / (3 - 1))
     assert (found.n_seeds, found.protocol, found.published, found.notes) == (3, "validation", 72.7, ())
     assert found.runs == tuple(f"runs/{toy.experiment().id}/seed{seed}" for seed in (0, 1, 2))
+
+
+def test_a_column_may_be_the_mean_over_datasets_and_needs_every_one_of_them(toy: Toy, tmp_path: Path) -> None:
+    toy.data["metrics"] = {"accuracy": "Acc.", "mean": "Mean"}
+    toy.data["averages"] = {"mean": {"metric": "accuracy", "datasets": ["second", "third"]}}
+    for row in toy.data["rows"]:
+        row["published"] = {}
+    toy.results = tmp_path / "first"
+    for name, accuracies in (("first", (0.6, 0.7)), ("second", (0.5, 0.8)), ("third", (0.4,))):
+        for seed, accuracy in enumerate(accuracies):
+            builders.write_run(tmp_path / name, toy.experiment(), seed, accuracy)
+    filled = fill_table("small", toy.spec, toy.study, toy.results)
+    assert filled.cell("avel", "supervised", "accuracy").mean == pytest.approx(65.0)
+    found = filled.cell("avel", "supervised", "mean")
+    assert (found.mean, found.n_seeds) == (pytest.approx(50.0), 1)  # (60 + 50 + 40) / 3
+    assert found.notes == (
+        "seed 1: third: no run yet (metrics.json is missing)",
+        "seed 2: first: no run yet (metrics.json is missing)",
+    )
+    assert "gap: third: no run yet" in toy.why(metric="mean")
 
 
 def test_a_failed_and_an_absent_seed_are_noted_and_the_rest_averaged(toy: Toy) -> None:

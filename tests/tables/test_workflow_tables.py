@@ -111,7 +111,9 @@ def test_no_figure_needs_runs_that_its_studys_tables_do_not(name: str) -> None:
 def test_every_table_says_in_a_sentence_where_its_numbers_are_from(name: str) -> None:
     spec = load_table(TABLES[name])
     if any(row.published for row in spec.rows):
-        assert spec.origin().startswith(f"Published on {'LLP' if name.startswith('avvp') else 'AVE'}: ")
+        of_others = {"avvp": "LLP", "multisensory_alignment": "AudioSet", "multisensory_ucf101": "UCF101"}
+        expected = next((data for start, data in of_others.items() if name.startswith(start)), "AVE")
+        assert spec.origin().startswith(f"Published on {expected}: ")
     else:
         assert spec.origin().startswith("No ")
     assert not re.search(r"\b(none|nowhere)\b|[.,;:]\.$", spec.origin())
@@ -222,6 +224,20 @@ def test_each_row_of_the_augmentations_is_trained_with_those_that_it_names() -> 
         run = study.extractors[row.features["audio"]].run
         names = {"mild_crop" if name == "crop*" else name for name in row.method.split(", ")} - {"none"}
         assert set(study.trained(run).recipe.augment) == names
+
+
+def test_the_numbers_of_multisensory_on_ucf101_are_the_slides_row_by_row(shared: Path) -> None:
+    slides = (shared / "papers" / "multisensory_slides.txt").read_text(encoding="utf-8")
+    lines = slides.split("Model\tAcc.\n")[1].split("\n\n")[0].splitlines()
+    printed = [re.fullmatch(r"(.*?)(?: ?\[[\d,]+\](\)?))?(\*?)\t([\d.]+)%", line) for line in lines]
+    rows = load_table(TABLES["multisensory_ucf101"]).rows
+    assert len(rows) == 13
+    for row, line in zip(rows, printed, strict=True):
+        assert line, lines
+        assert row.method == line[1] + (line[2] or "")
+        assert (row.remark == "starred on the slide") == bool(line[3])
+        assert row.published_number("supervised", "accuracy") == float(line[4])
+        assert row.published_number("supervised", "accuracy_of_splits") is None
 
 
 PARSING = ("audio", "visual", "audio_visual", "type", "event")

@@ -1,6 +1,7 @@
 """Two processes train one model: the numbers are those of one process, within rounding.
 
-A toy of two linear layers with a batch-norm between them, and a contrastive loss: both need the whole batch.
+A toy of linear layers, two kinds of batch normalization and a contrastive loss: all but the linear layers need the
+whole batch.
 """
 
 import json
@@ -14,6 +15,7 @@ import torch
 from torch import nn
 
 from avpipe.metrics.metric import Metric
+from avpipe.models.multisensory_layers import BatchRenorm
 from avpipe.models.parallel import gather
 from avpipe.plan.recipe import Recipe
 from avpipe.training import fit as fit_module
@@ -35,7 +37,15 @@ class Pair:
 class Encoder(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.layers = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 4))
+        self.layers = nn.Sequential(
+            nn.Linear(6, 8),
+            nn.BatchNorm1d(8),
+            nn.ReLU(),
+            nn.Linear(8, 8),
+            BatchRenorm(8, gamma=True),
+            nn.ReLU(),
+            nn.Linear(8, 4),
+        )
 
     def forward(self, batch: Pair) -> Pair:
         return Pair(self.layers(batch.one), self.layers(batch.other))

@@ -10,7 +10,7 @@ from snakemake.exceptions import WorkflowError
 sys.path.insert(0, workflow.basedir)
 
 from avpipe.datasets.manifest import link_folder
-from avpipe.plan.plan import Plan, code, fetch_code, manifest_index, reader_code
+from avpipe.plan.plan import Plan, code, demo_code, fetch_code, manifest_index, reader_code
 from avpipe.plan.resources import free_memory
 from avpipe.plan.study import resolve, validate_study
 

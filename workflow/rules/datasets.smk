@@ -14,11 +14,12 @@ rule demo:
         mem_mb=each_attempt(2000),
         runtime=each_attempt(60),
     params:
-        code=code("demo"),
+        code=demo_code(study.dataset.kind),
+        kind=study.dataset.kind,
         options=plan.demo_options,
     shell:
-        "python -m avpipe datasets demo --out results/{wildcards.dataset} --options {params.options:q}"
-        " --workers {threads} > {log} 2>&1"
+        "python -m avpipe datasets demo --kind {params.kind} --out results/{wildcards.dataset}"
+        " --options {params.options:q} --workers {threads} > {log} 2>&1"
 
 
 # A checkpoint, because the number of shards is known only after the annotations are read.

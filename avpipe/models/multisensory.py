@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from avpipe.models.base import ModelCard
 from avpipe.models.multisensory_layers import (
+    BatchNorm,
     BatchRenorm,
     ConvNorm,
     ResidualBlock,
@@ -31,8 +32,8 @@ CARD = ModelCard(
     code="https://github.com/andrewowens/multisensory",
     assumptions=(
         "We had the slides of a talk on the paper and the released code, not the paper's own text.",
-        "In evaluation, sound is pooled to the pictures' steps over evenly spread regions, so that a clip's score is always the same. The released code draws the regions then, too; how they were drawn for the paper's 59.9 % is not known.",
-        "Evaluation uses moving statistics. The released demo of class activation maps normalizes each clip by its own.",
+        "In evaluation, sound is pooled to the pictures' steps over evenly spread regions, so that a clip's score is always the same. The released code draws random regions in evaluation, too; which were used for the paper's 59.9 % is not known.",
+        "Evaluation normalizes by moving statistics. The released demo of class activation maps normalizes each clip by its own statistics.",
         "With several processes, normalization is by the whole batch; in the released code each GPU has statistics of its own.",
         "`head: max` (the slides' GMP, for one source of sound): the logit is the maximum of the class activation map. The code has the average only.",
         "Widths other than 512 keep the proportions of the layers.",
@@ -156,6 +157,8 @@ class Multisensory(nn.Module):
         dim: D, channels of the last maps; the other layers keep their proportions to it. A multiple of 8.
         gamma: whether batch normalization has a factor a channel: not in pretraining, but in separation and action
             recognition, which start from the pretrained weights with gamma 1.
+        decay: of the moving statistics by which evaluation normalizes. With the released 0.9997, 94 % of them are still
+            their initial values after 200 batches: a short training needs a smaller decay.
         map_stride: spatial stride of im/conv5_1. 1 is the released variant for class activation maps, 14 x 14 in place
             of 7 x 7, with the same parameters.
         head: how the class activation map becomes a logit: its average, or its maximum.
@@ -171,6 +174,7 @@ class Multisensory(nn.Module):
         num_logits: int = 1,
         dim: int = 512,
         gamma: bool = False,
+        decay: float = 0.9997,
         map_stride: Literal[1, 2] = 2,
         head: Literal["average", "max"] = "average",
         inputs: Literal["audio+visual", "visual"] = "audio+visual",
@@ -185,27 +189,32 @@ class Multisensory(nn.Module):
         self.image = ImageNetwork(dim, gamma)
         self.fused = FusedNetwork(dim, gamma, map_stride)
         self.head = SameConv(dim, num_logits, [1, 1, 1], [1, 1, 1], bias=True)
+        for module in self.modules():
+            if isinstance(module, BatchNorm):
+                module.decay = decay
 
-    def forward(self, frames: Tensor, waveform: Tensor) -> Tensor:
+    def forward(self, frames: Tensor, waveform: Tensor | None) -> Tensor:
         """The logits (B, num_logits) of clips.
 
         Args:
             frames: (B, 3, T, H, W), uint8 or float, 0 to 255.
-            waveform: (B, 2, L) float, -1 to 1; both channels the same for mono. It lasts as long as the frames.
+            waveform: (B, 2, L) float, -1 to 1; both channels the same for mono. It lasts as long as the frames. Ignored, and may
+                be None, with `inputs: visual`.
 
         Raises:
             ValueError: for another shape, or if the sound is too short.
         """
         return self.logits(self.fuse(self.image(frames), waveform))
 
-    def fuse(self, image: Tensor, waveform: Tensor) -> Maps:
+    def fuse(self, image: Tensor, waveform: Tensor | None) -> Maps:
         """Fuse what `image` made of the frames, (B, D/8, T', H', W'), with their sound. See `forward`."""
         clips, channels, steps = image.shape[:3]
         if self.inputs == "visual":
             return self.fused(image, image.new_zeros(clips, 2 * channels, steps))
-        if waveform.ndim != 3 or waveform.shape[:2] != (clips, 2):
+        if waveform is None or waveform.ndim != 3 or waveform.shape[:2] != (clips, 2):
+            found = None if waveform is None else tuple(waveform.shape)
             raise ValueError(
-                f"Multisensory needs a stereo waveform ({clips}, 2, L) beside {clips} clips, found {tuple(waveform.shape)}"
+                f"Multisensory needs a stereo waveform ({clips}, 2, L) beside {clips} clips, found {found}"
             )
         return self.fused(image, self.sound(waveform, steps))
 

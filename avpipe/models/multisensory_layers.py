@@ -209,11 +209,12 @@ class ResidualBlock(nn.Module):
             ConvNorm(in_channels, channels, ones, stride, gamma) if in_channels != channels else None
         )
         self.norm = BatchRenorm(channels, gamma)
-        self.every = (..., *(slice(None, None, step) for step in stride))
+        self.stride = tuple(stride)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, in_channels, ...) -> (B, channels, ...); an axis of n is ceil(n / stride) afterwards."""
-        shortcut = x[self.every] if self.shortcut is None else self.shortcut(x)
+        every = (slice(None), slice(None), *(slice(None, None, step) for step in self.stride))
+        shortcut = x[every] if self.shortcut is None else self.shortcut(x)
         return self.norm(shortcut + self.second(self.first(x).relu_())).relu_()
 
 

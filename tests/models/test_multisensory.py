@@ -351,6 +351,12 @@ def test_in_training_the_pictures_count_once_in_the_averages_and_each_sound_for_
         assert part.norm.renorm_weight.item() == pytest.approx(1 - 0.99**2)
 
 
+def test_with_a_decay_of_zero_evaluation_is_by_the_first_batch_as_training_is():
+    model, (frames, _) = small(decay=0.0, inputs="visual"), clips()
+    trained = model(frames, None)
+    torch.testing.assert_close(model.eval()(frames, None), trained, rtol=1e-4, atol=1e-4)
+
+
 def test_the_fusion_shortcut_is_the_image_and_the_second_half_of_the_sound():
     model = small().eval()
     nn.init.zeros_(model.fused.merge2.weight)

@@ -7,7 +7,6 @@ baseline, which is trained to give both sounds in any order. Sizes and wiring ar
 (andrewowens/multisensory: src/sourcesep.py, src/sep_params.py).
 """
 
-import math
 from typing import ClassVar, NamedTuple
 
 import torch
@@ -16,7 +15,7 @@ from torch.nn import functional
 
 from avpipe.models.base import ModelCard
 from avpipe.models.multisensory import Maps, Multisensory
-from avpipe.models.multisensory_layers import BatchRenorm
+from avpipe.models.multisensory_layers import BatchNorm, BatchRenorm
 from avpipe.models.spectrogram import Spectrogram, spectrogram
 
 CARD = ModelCard(
@@ -54,13 +53,15 @@ class Down(nn.Module):
     def __init__(self, in_channels: int, channels: int, stride: int) -> None:
         super().__init__()
         self.stride = (stride, 2)
-        self.weight = nn.Parameter(0.02 * torch.randn(channels, in_channels, 4, 4))
+        self.weight = nn.Parameter(torch.empty(channels, in_channels, 4, 4).normal_(std=0.02))
         self.norm = renormalization(channels)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, in_channels, T, F) -> (B, channels, T / stride, F / 2), without activation."""
         if self.stride[0] == 1:
-            x = functional.pad(x, (0, 0, 0, 1))  # 4 taps at stride 1 need 1 zero before and 2 after, else 1 and 1
+            x = functional.pad(
+                x, (0, 0, 0, 1)
+            )  # 4 taps at stride 1 need 1 zero before and 2 after, else 1 and 1
         return self.norm(functional.conv2d(x, self.weight, None, self.stride, 1))
 
 
@@ -76,7 +77,7 @@ class Up(nn.Module):
     def __init__(self, in_channels: int, channels: int, stride: int, bias: bool = False) -> None:
         super().__init__()
         self.stride = (stride, 2)
-        self.weight = nn.Parameter(0.02 * torch.randn(in_channels, channels, 4, 4))
+        self.weight = nn.Parameter(torch.empty(in_channels, channels, 4, 4).normal_(std=0.02))
         self.bias = nn.Parameter(torch.zeros(channels)) if bias else None
         self.norm = None if bias else renormalization(channels)
 
@@ -143,7 +144,9 @@ class UNet(nn.Module):
             if maps is not None and 2 <= level < 5:
                 video = stretch(maps[level - 2].mean((3, 4)), x.shape[2]).to(x.dtype)  # (B, C, T)
                 x = torch.cat([x, video.unsqueeze(-1).expand(-1, -1, -1, x.shape[3])], dim=1)
-            skips.append(x.relu())  # the same before and after the leaky ReLU: both are negative at the same places
+            skips.append(
+                x.relu()
+            )  # the same before and after the leaky ReLU: both are negative at the same places
         x = skips.pop()
         for up in self.up:
             x = torch.cat([up(x).relu_(), skips.pop()], dim=1)
@@ -161,6 +164,7 @@ class MultisensorySeparation(nn.Module):
         video: whether features of the fused network are given to the u-net; without, there is no fused network.
         base_channels: channels of the u-net's first layer.
         dim: the fused network's D.
+        decay: of the moving statistics, of both networks; see `Multisensory`.
         mono: the fused network gets the mean of both channels, twice (the paper's row "mono").
         single_frame: the fused network gets the middle picture in place of all (the paper's row "single frame").
     """
@@ -173,6 +177,7 @@ class MultisensorySeparation(nn.Module):
         video: bool = True,
         base_channels: int = 64,
         dim: int = 512,
+        decay: float = 0.9997,
         mono: bool = False,
         single_frame: bool = False,
     ) -> None:
@@ -182,6 +187,9 @@ class MultisensorySeparation(nn.Module):
         if self.multisensory is not None:
             self.multisensory.head.requires_grad_(False)
         self.unet = UNet(base_channels, (dim // 8, dim // 4, dim) if video else ())
+        for module in self.modules():
+            if isinstance(module, BatchNorm):
+                module.decay = decay
 
     def forward(self, frames: Tensor | None, mixture: Tensor) -> Spectrogram:
         """The spectrograms of both sounds, (B, 2, T, 1025), on-screen first. (`spectrogram.waveform` makes sound of them.)
@@ -206,7 +214,9 @@ class MultisensorySeparation(nn.Module):
         maps = None
         if self.multisensory is not None:
             if frames is None:
-                raise ValueError("separation was built for video, but got no frames (`video: false` needs none)")
+                raise ValueError(
+                    "separation was built for video, but got no frames (`video: false` needs none)"
+                )
             if self.single_frame:
                 frames = frames[:, :, frames.shape[2] // 2, None].expand_as(frames)
             sound = mixture.mean(1, keepdim=True).expand_as(mixture) if self.mono else mixture
@@ -264,7 +274,3 @@ def mix(first: Tensor, second: Tensor) -> Mixture:
     """The sum of two sounds (..., 2, L) after each of their channels has a root mean square of 0.1. Nothing is clipped."""
     parts = torch.stack([normalize_loudness(first), normalize_loudness(second)], dim=-3)
     return Mixture(parts.sum(-3), parts)
-
-
-MIXTURE_RMS = math.sqrt(2 * 0.1**2)
-"""Of a mixture of two sounds that are not alike; a recorded one is brought to it."""

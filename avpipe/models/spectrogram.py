@@ -27,7 +27,9 @@ WINDOW, HOP, FFT = 1_344, 336, 2_048
 BINS = FFT // 2 + 1
 EDGE = WINDOW - HOP
 _OVERLAP = WINDOW // HOP
-_SQUARES = 1.5  # the sum of the squares of four Hann windows, each a quarter of its length after the one before
+_SQUARES = (
+    1.5  # the sum of the squares of four Hann windows, each a quarter of its length after the one before
+)
 _SMALLEST = 1e-5
 
 

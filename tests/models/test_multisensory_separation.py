@@ -13,7 +13,6 @@ from avpipe.models.multisensory import Maps, Multisensory
 from avpipe.models.multisensory_layers import BatchNorm, BatchRenorm
 from avpipe.models.multisensory_separation import (
     CARD,
-    MIXTURE_RMS,
     Down,
     MultisensorySeparation,
     Up,
@@ -62,7 +61,9 @@ def checkpoint_bytes(model: nn.Module) -> int:
     floats = count_parameters(model)
     floats += 2 * sum(p.numel() for p in model.parameters() if p.requires_grad)  # Adam's two averages
     floats += 2 * sum(len(layer.bias) for layer in layers)  # moving mean and variance
-    floats += sum(2 * channels + 2 for channels in renormalized)  # averages of mean and deviation, their weights
+    floats += sum(
+        2 * channels + 2 for channels in renormalized
+    )  # averages of mean and deviation, their weights
     floats += 2  # powers of Adam's betas
     return 4 * floats + 8  # an int64 step
 
@@ -133,9 +134,7 @@ def test_a_layer_down_is_tensorflows_convolution_and_a_layer_up_its_transpose(st
     found = up(torch.from_numpy(y)[None])[0].detach().numpy()
     units = np.eye(2 * 6 * 8).reshape(-1, 2, 6, 8)
     transposed = [np.sum(tf_conv(unit, weight, (stride, 2)) * y) for unit in units]
-    np.testing.assert_allclose(
-        found, np.reshape(transposed, (2, 6, 8)) + [[[0.0]], [[7.0]]], atol=1e-12
-    )
+    np.testing.assert_allclose(found, np.reshape(transposed, (2, 6, 8)) + [[[0.0]], [[7.0]]], atol=1e-12)
 
 
 def test_weights_and_factors_begin_with_deviation_0_02():
@@ -260,6 +259,12 @@ def test_pretraining_gives_all_weights_of_the_fused_network_but_the_factors_whic
     assert all((weights[name] == 1).all() for name in missing)
 
 
+def test_both_networks_have_the_given_decay():
+    model = small(decay=0.9)
+    assert model.unet.up[0].norm.decay == model.multisensory.fused.merge_norm.decay == 0.9
+    assert small().unet.down[0].norm.decay == 0.9997
+
+
 def test_the_result_of_a_clip_does_not_depend_on_the_others():
     model, (frames, mixture) = small().eval(), clips(2)
     together, alone = model(frames, mixture), model(frames[1:], mixture[1:])
@@ -289,7 +294,9 @@ def test_shapes_that_do_not_fit_are_named():
 
 def test_losses_of_two_clips_are_those_of_loops():
     random = np.random.default_rng(0)
-    predicted, truth = random.uniform(-1, 1, (2, 2, 2, 2, 3, 4))  # each: magnitude or phase, clip, sound, T, F
+    predicted, truth = random.uniform(
+        -1, 1, (2, 2, 2, 2, 3, 4)
+    )  # each: magnitude or phase, clip, sound, T, F
     truth[:, 1] = predicted[:, 1, ::-1] + 0.01  # the second clip's sounds are nearer in the other order
     on_off, any_order = [], []
     for clip in range(2):
@@ -341,11 +348,12 @@ def test_each_channel_of_a_sound_gets_the_same_loudness_and_sounds_are_added():
     mixture = mix(first, 5 * second + 1)
     torch.testing.assert_close(mixture.parts.square().mean(-1).sqrt(), torch.full((3, 2, 2), 0.1))
     torch.testing.assert_close(mixture.sound, mixture.parts[:, 0] + mixture.parts[:, 1])
-    torch.testing.assert_close(mixture.parts[:, 0], 0.1 * first / first.square().mean(-1, keepdim=True).sqrt())
+    torch.testing.assert_close(
+        mixture.parts[:, 0], 0.1 * first / first.square().mean(-1, keepdim=True).sqrt()
+    )
     loud = torch.zeros(2, 500)
     loud[:, 0] = 1  # root mean square 1 / sqrt(500)
     assert mix(loud, loud).sound.max().item() == pytest.approx(0.2 * math.sqrt(500))  # 4.47, not clipped
-    assert MIXTURE_RMS == pytest.approx(math.sqrt(0.02))
 
 
 def test_what_is_quieter_than_1e_4_is_amplified_by_1000_at_most():

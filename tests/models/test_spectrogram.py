@@ -111,7 +111,9 @@ def test_the_ideal_ratio_mask_separates_tones_and_its_parts_sum_to_the_mixture()
     found = by_ideal_ratio_mask(sounds)
     torch.testing.assert_close(found.sum(0), sounds.sum(0)[EDGE : EDGE + found.shape[1]])
 
-    sound = noise(6000, dtype=torch.float64)  # with -sound / 2: a mixture of sound / 2, of which shares are 2/3 and 1/3
+    sound = noise(
+        6000, dtype=torch.float64
+    )  # with -sound / 2: a mixture of sound / 2, of which shares are 2/3 and 1/3
     found = by_ideal_ratio_mask(torch.stack([sound, -sound / 2]))
     inside = sound[EDGE : EDGE + found.shape[1]]
     torch.testing.assert_close(found, torch.stack([inside / 3, inside / 6]))

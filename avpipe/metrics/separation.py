@@ -51,8 +51,8 @@ def separation_scores(truth: Sounds, estimate: Sounds, any_order: bool = False) 
         silent = np.flatnonzero(~sounds.any(axis=1))
         if silent.size:
             raise ValueError(f"{name}: sound {silent[0]} is silent, so its ratios in decibels are undefined")
-    sounds = [torch.from_numpy(each.astype(np.float64, order="C")) for each in (truth, estimate)]
-    sdr, sir, sar, *order = bss_eval_sources(*sounds, compute_permutation=any_order)
+    both = [torch.from_numpy(each.astype(np.float64, order="C")) for each in (truth, estimate)]
+    sdr, sir, sar, *order = bss_eval_sources(*both, compute_permutation=any_order)
     assigned = estimate[order[0].numpy()] if any_order else estimate
     scores = {"sdr": sdr.numpy(), "sir": sir.numpy(), "sar": sar.numpy()}
     return {**scores, "si_sdr": si_sdr(truth, assigned)}

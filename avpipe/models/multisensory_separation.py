@@ -27,17 +27,17 @@ CARD = ModelCard(
     code="https://github.com/andrewowens/multisensory",
     assumptions=(
         "We had the slides of a talk on the paper and the released code, not the paper's own text.",
+        "What is assumed of the fused network (`multisensory`) is assumed here, too.",
         "The weights of the two losses in the rows with both are not known (`default_loss_weights` has the on/off loss alone; recipe: `loss_weights`).",
         "Spectrograms are of the mean of both channels, as in the released training; the released demo takes the left channel.",
         "Sound is made by dividing by the sum of the squared windows; the released sounds have 1.5 times the amplitude.",
         "The logit for alignment, which the released checkpoint contains, is kept but not trained.",
-        "With several processes, normalization is by the whole batch; in the released code each GPU has statistics of its own.",
         "The released demo gives each channel the same loudness, and where two windows overlap keeps the first; ours scales both channels by one factor and cross-fades (`long_sound`).",
         "Widths other than 64 and 512 keep the proportions of the layers.",
     ),
 )
 
-HALVINGS_IN_TIME, HALVINGS_IN_FREQUENCY = 7, 9
+HALVINGS_IN_TIME = 7
 
 
 class Down(nn.Module):

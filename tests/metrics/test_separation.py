@@ -73,8 +73,8 @@ def test_the_on_off_error_is_the_mean_absolute_difference_of_each_sound():
     better = min(expected[:2], expected[2:], key=sum)
     for given in (estimate, estimate[::-1]):
         np.testing.assert_allclose(on_off_error(truth, given, any_order=True), better, rtol=1e-6)
-    levels = np.zeros((2, 3, 4)) + [[[-20.0]], [[10.0]]]
-    np.testing.assert_allclose(on_off_error(levels, levels + [[[3.0]], [[-7.0]]]), [3, 7])
+    levels = np.zeros((2, 3, 4))
+    np.testing.assert_allclose(on_off_error(levels, levels + np.array([[[3.0]], [[-7.0]]])), [3, 7])
 
 
 def test_what_cannot_be_scored_is_named():

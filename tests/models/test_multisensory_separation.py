@@ -134,7 +134,9 @@ def test_a_layer_down_is_tensorflows_convolution_and_a_layer_up_its_transpose(st
     found = up(torch.from_numpy(y)[None])[0].detach().numpy()
     units = np.eye(2 * 6 * 8).reshape(-1, 2, 6, 8)
     transposed = [np.sum(tf_conv(unit, weight, (stride, 2)) * y) for unit in units]
-    np.testing.assert_allclose(found, np.reshape(transposed, (2, 6, 8)) + [[[0.0]], [[7.0]]], atol=1e-12)
+    np.testing.assert_allclose(
+        found, np.reshape(transposed, (2, 6, 8)) + np.array([[[0.0]], [[7.0]]]), atol=1e-12
+    )
 
 
 def test_weights_and_factors_begin_with_deviation_0_02():

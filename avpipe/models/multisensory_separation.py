@@ -7,7 +7,7 @@ baseline, which is trained to give both sounds in any order. Sizes and wiring ar
 (andrewowens/multisensory: src/sourcesep.py, src/sep_params.py).
 """
 
-from typing import ClassVar, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -167,9 +167,11 @@ class MultisensorySeparation(nn.Module):
         decay: of the moving statistics, of both networks; see `Multisensory`.
         mono: the fused network gets the mean of both channels, twice (the paper's row "mono").
         single_frame: the fused network gets the middle picture in place of all (the paper's row "single frame").
+        early_fusion: without, the fused network gets no sound, but zeros in place of its features; sound and pictures meet in
+            the u-net (our reading of the paper's row "no early fusion").
     """
 
-    default_loss_weights: ClassVar[dict[str, float]] = {"on_off": 1.0, "any_order": 0.0}
+    default_loss_weights: ClassVar[dict[str, float]] = {"on_off": 1.0, "any_order": 0.0, "l2": 1e-5}
 
     def __init__(
         self,
@@ -180,12 +182,15 @@ class MultisensorySeparation(nn.Module):
         decay: float = 0.9997,
         mono: bool = False,
         single_frame: bool = False,
+        early_fusion: bool = True,
     ) -> None:
         super().__init__()
         self.mono, self.single_frame = mono, single_frame
-        self.multisensory = Multisensory(dim=dim, gamma=True) if video else None
+        inputs: Literal["audio+visual", "visual"] = "audio+visual" if early_fusion else "visual"
+        self.multisensory = Multisensory(dim=dim, gamma=True, inputs=inputs) if video else None
         if self.multisensory is not None:
             self.multisensory.head.requires_grad_(False)
+            self.multisensory.sound.requires_grad_(early_fusion)
         self.unet = UNet(base_channels, (dim // 8, dim // 4, dim) if video else ())
         for module in self.modules():
             if isinstance(module, BatchNorm):

@@ -9,7 +9,7 @@ from avpipe.plan.section import Count, Section
 _Share = Annotated[float, Field(ge=0, le=1)]
 LATER_KEYS = (
     "accumulate", "eps", "lr_vectors", "warmup", "final", "augment", "pairs", "window", "overlap", "frame_step", "crop",
-    "control", "clip_target",
+    "control", "clip_target", "frames", "phase",
 )  # fmt: skip
 
 
@@ -106,7 +106,7 @@ class Recipe(Section):
     )
     loss_weights: dict[str, float] = Field(
         default_factory=dict,
-        description="parsing only: term of the loss (clip, audio, visual, or one that the model adds) -> its factor; other terms keep the factor of the model's paper",
+        description="parsing and separation: term of the loss (clip, audio, visual, or one that the model adds; on_off, any_order, l2) -> its factor; other terms keep the factor of the model's paper",
     )
     label_smoothing: tuple[_Share, _Share] | None = Field(
         None,
@@ -135,7 +135,11 @@ class Recipe(Section):
         "same_clip",
         description="barlow_twins and source_localization: where the sound beside a clip's pictures comes from; other_clip, another one (of the batch, or the next one of the split), is a control: nothing belongs together",
     )
-    window: float = Field(4.2, gt=0, description="alignment only: seconds that the network sees and hears at once")
+    window: float = Field(
+        4.2,
+        gt=0,
+        description="alignment and separation: seconds that the network sees and hears at once; separation takes the nearest multiple of 2.1 s",
+    )
     overlap: int = Field(
         60,
         ge=0,
@@ -146,11 +150,19 @@ class Recipe(Section):
     )
     crop: Count = Field(
         224,
-        description="alignment only: pixels, width and height, of the part of the frames that the network sees: at a random place in training, the centre in evaluation",
+        description="alignment and separation: pixels, width and height, of the part of the frames that the network sees: at a random place in training, the centre in evaluation",
     )
     control: Literal["none", "sound", "frames", "one_frame"] = Field(
         "none",
         description="alignment only: what is left to the network in a control, whose accuracy must be chance: sound without pictures (they are black), frames without sound (silence), or the sound and one frame, drawn from the whole clip, that stands still",
+    )
+    frames: Literal["own", "other_clip", "grey", "side_by_side"] = Field(
+        "own",
+        description="separation only: pictures in evaluation; for controls those of another clip, grey ones, or both clips of the mixture side by side with either half hidden",
+    )
+    phase: Literal["predicted", "mixture"] = Field(
+        "predicted",
+        description="separation only: which phases the separated sounds get, those that the network predicts or the mixture's",
     )
     clip_target: Literal["weak", "audio"] = Field(
         "weak",

@@ -88,9 +88,11 @@ class SeparationData(RawData):
     """`RawData` with the mixtures that are evaluated.
 
     Args:
+        usable: split -> names of its clips, also of those that no mixture of the list has on-screen.
         pairs: on-screen clip -> the other one; None if the dataset has no list of them.
     """
 
+    usable: dict[str, list[str]]
     pairs: dict[str, str] | None
 
 
@@ -123,8 +125,7 @@ class Separation(RawTask):
         super().__init__(experiment, data, model)
         self.weights = {**model_default(model, "default_loss_weights"), **experiment.recipe.loss_weights}
         self.any_order = not self.weights.get("on_off")
-        splits = [split.clips["clip"].tolist() for split in data.splits.values()]
-        self.same_split = {clip: names for names in splits for clip in names}
+        self.same_split = {clip: names for names in data.usable.values() for clip in names}
 
     @classmethod
     def open(
@@ -136,13 +137,14 @@ class Separation(RawTask):
             ValueError: a line of the list names a clip that is not usable, is not in the same split, or is listed already.
         """
         data = super().open(experiment, results, device, resident_bytes)
+        usable = {name: split.clips["clip"].tolist() for name, split in data.splits.items()}
         file = results / "annotations" / "pairs.csv"
         if not file.is_file():
-            return SeparationData(**vars(data), pairs=None)
-        splits = {clip: name for name, split in data.splits.items() for clip in split.clips["clip"]}
+            return SeparationData(**vars(data), usable=usable, pairs=None)
+        splits = {clip: name for name, clips in usable.items() for clip in clips}
         pairs = read_pairs(file, splits)
-        chosen = [clip in pairs or splits[clip] == "train" for clip in splits]
-        return SeparationData(**vars(data.keep(np.array(chosen))), pairs=pairs)
+        chosen = [clip in pairs or split == "train" for clip, split in splits.items()]
+        return SeparationData(**vars(data.keep(np.array(chosen))), usable=usable, pairs=pairs)
 
     @classmethod
     def least_seconds(cls, experiment: Experiment) -> float:
@@ -159,9 +161,9 @@ class Separation(RawTask):
             return f"separation's spectrograms are of {RATE} Hz, but the clips of {preset.name} have {preset.sample_rate} Hz"
         if recipe.crop > min(preset.height, preset.width):
             return f"recipe.crop: {recipe.crop} pixels, but the clips of {preset.name} have {preset.width} x {preset.height}"
-        for name, split in self.data.splits.items():
-            if len(split) in (1, 2):
-                return f"the split {name} has {len(split)} usable clips; a mixture needs two, and a control a third"
+        for name, clips in self.data.usable.items():
+            if len(clips) in (1, 2):
+                return f"the split {name} has {len(clips)} usable clips; a mixture needs two, and a control a third"
         return None
 
     def read(self, clip: RawClip) -> SeparationBatch:
@@ -204,15 +206,24 @@ class Separation(RawTask):
             return {}
         mixtures, masked = [], []
         for batch in in_order(self.datasets()["test"], torch.device("cpu")):
-            mixture = batch.parts.mean(2).sum(1, keepdim=True).expand(-1, 2, -1)  # (B, 2, L)
-            inside = slice(EDGE, EDGE + HOP * (spectrogram(mixture).magnitude.shape[2] - 3))
-            mixtures += self._scored(batch, mixture[..., inside], spectrogram(mixture).magnitude)
-            ideal = by_ideal_ratio_mask(batch.parts.mean(2))
-            masked += self._scored(batch, ideal, None)
-        given = ("on_off", *SCORES)
+            truth = batch.parts.mean(2)  # (B, 2, L)
+            mixed = truth.sum(1, keepdim=True).expand_as(truth)
+            ideal, magnitude = by_ideal_ratio_mask(truth), spectrogram(mixed).magnitude
+            mixtures += self._scored(batch, mixed[..., EDGE : EDGE + ideal.shape[-1]], magnitude)
+            masked += self._scored(batch, ideal, magnitude)
+        found = {
+            "the mixture": (
+                "on_off",
+                "sdr",
+                "sir",
+                "si_sdr",
+            ),  # nothing in it is an artifact: SAR is infinite
+            "ideal ratio mask (ceiling)": SCORES,
+        }
+        scores = [self._evaluation(rows).scores for rows in (mixtures, masked)]
         return {
-            "the mixture": {name: self._evaluation(mixtures).scores[name] for name in given},
-            "ideal ratio mask (ceiling)": {name: self._evaluation(masked).scores[name] for name in SCORES},
+            name: {metric: of[metric] for metric in given}
+            for (name, given), of in zip(found.items(), scores, strict=True)
         }
 
     def _item(self, clip: RawClip, random: torch.Generator, augment: bool) -> SeparationBatch:

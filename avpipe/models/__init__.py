@@ -33,6 +33,7 @@ MODELS: LazyTable = {
     "avbt": "avpipe.models.avbt:AVBT",
     "avbt_mlp": "avpipe.models.avbt_mlp:AVBTMLP",
     "multisensory": "avpipe.models.multisensory:Multisensory",
+    "multisensory_separation": "avpipe.models.multisensory_separation:MultisensorySeparation",
     "avsdn": "avpipe.models.avsdn:AVSDN",
     "dam": "avpipe.models.dam:DAM",
     "avdln": "avpipe.models.avdln:AVDLN",

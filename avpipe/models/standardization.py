@@ -22,6 +22,8 @@ def standardize_inputs(model: nn.Module, scales: Scales) -> None:
         model: takes an `FeatureBatch`; changed in place.
         scales: features without an entry are left as they are.
     """
+    if not scales:
+        return  # a model that trains from clips takes no features
     for role, (mean, sd) in scales.items():
         model.register_buffer(f"input_{role}_mean", mean.clone())
         model.register_buffer(f"input_{role}_sd", torch.where(sd > 0, sd, torch.ones_like(sd)))

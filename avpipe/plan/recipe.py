@@ -9,7 +9,7 @@ from avpipe.plan.section import Count, Section
 _Share = Annotated[float, Field(ge=0, le=1)]
 LATER_KEYS = (
     "accumulate", "eps", "lr_vectors", "warmup", "final", "augment", "pairs", "window", "overlap", "frame_step", "crop",
-    "control", "negatives", "audio_jitter", "test_clips", "test_crops", "clip_target",
+    "control", "negatives", "audio_jitter", "test_clips", "test_crops", "clip_target", "frames", "phase",
 )  # fmt: skip
 
 
@@ -108,7 +108,7 @@ class Recipe(Section):
     )
     loss_weights: dict[str, float] = Field(
         default_factory=dict,
-        description="parsing only: term of the loss (clip, audio, visual, or one that the model adds) -> its factor; other terms keep the factor of the model's paper",
+        description="parsing and separation: term of the loss (clip, audio, visual, or one that the model adds; on_off, any_order, l2) -> its factor; other terms keep the factor of the model's paper",
     )
     label_smoothing: tuple[_Share, _Share] | None = Field(
         None,
@@ -138,7 +138,9 @@ class Recipe(Section):
         description="barlow_twins and source_localization: where the sound beside a clip's pictures comes from; other_clip, another one (of the batch, or the next one of the split), is a control: nothing belongs together",
     )
     window: float = Field(
-        4.2, gt=0, description="alignment and actions: seconds that the network sees and hears at once"
+        4.2,
+        gt=0,
+        description="alignment, actions and separation: seconds that the network sees and hears at once; separation takes the nearest multiple of 2.1 s",
     )
     overlap: int = Field(
         60,
@@ -150,7 +152,7 @@ class Recipe(Section):
     )
     crop: Count = Field(
         224,
-        description="alignment and actions: pixels, width and height, of the part of the frames that the network sees: at a random place in training, the centre in evaluation (actions: see `test_crops`)",
+        description="alignment, actions and separation: pixels, width and height, of the part of the frames that the network sees: at a random place in training, the centre in evaluation (actions: see `test_crops`)",
     )
     control: Literal["none", "sound", "frames", "one_frame"] = Field(
         "none",
@@ -172,6 +174,14 @@ class Recipe(Section):
     test_crops: Literal[1, 10] = Field(
         10,
         description="actions only: places of each such window: the centre, or the four corners and the centre, each also mirrored",
+    )
+    frames: Literal["own", "other_clip", "grey", "side_by_side"] = Field(
+        "own",
+        description="separation only: pictures in evaluation; for controls those of another clip, grey ones, or both clips of the mixture side by side with either half hidden",
+    )
+    phase: Literal["predicted", "mixture"] = Field(
+        "predicted",
+        description="separation only: which phases the separated sounds get, those that the network predicts or the mixture's",
     )
     clip_target: Literal["weak", "audio"] = Field(
         "weak",

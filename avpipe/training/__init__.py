@@ -11,6 +11,7 @@ TASKS: LazyTable = {
     "parsing": "avpipe.training.parsing:Parsing",
     "pretraining": "avpipe.training.pretraining:Pretraining",
     "refined_parsing": "avpipe.training.refined_parsing:RefinedParsing",
+    "separation": "avpipe.training.separation:Separation",
     "source_localization": "avpipe.training.source_localization:SourceLocalization",
 }
 """Values of `Experiment.task` -> the task's class, see `avpipe.training.experiment_task.ExperimentTask`."""

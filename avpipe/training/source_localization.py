@@ -100,7 +100,9 @@ class SourceLocalization(RawTask):
     def problem(self) -> str | None:
         """No annotations, nothing to start from, or a training that this task does not have."""
         if self.data.sources is None:
-            return "the dataset has no annotations/sources.csv; score maps with `avpipe results score-sources`"
+            return (
+                "the dataset has no annotations/sources.csv; score maps with `avpipe results score-sources`"
+            )
         if self.experiment.pretraining is None or self.experiment.recipe.epochs:
             return "source_localization trains nothing: give a `pretraining`, and the recipe {epochs: 0, protocol: last}"
         return None

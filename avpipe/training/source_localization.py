@@ -128,7 +128,8 @@ class SourceLocalization(RawTask):
     def evaluate(self, model: nn.Module, loader: Loader) -> Evaluation:
         """All `metrics`. The table has a row for each clip: its name; `response`, the largest value of its map; height and
         width of the map; and `map`, its mean over time, row by row."""
-        assert self.experiment.pretraining is not None and self.experiment.preset is not None  # `problem`
+        assert self.experiment.pretraining is not None
+        assert self.experiment.preset is not None
         recipe, preset, maps, rows = self.experiment.pretraining.recipe, self.experiment.preset, {}, []
         for batch in loader:
             found = sound_maps(model, batch.frames[0], batch.waveform[0], recipe, preset)
@@ -151,7 +152,8 @@ class SourceLocalization(RawTask):
 
     def _scores(self, maps: Mapping[str, Map]) -> dict[str, float]:
         """`score_sources` of maps (H, W) or, one for each frame, (T, H, W)."""
-        assert self.data.sources is not None and self.experiment.preset is not None  # `problem`
+        assert self.data.sources is not None
+        assert self.experiment.preset is not None
         truth, shown = [], {}
         for number, frame in enumerate(f for f in self.data.sources if f.clip in maps):
             found, name = maps[frame.clip], f"{number} {frame.clip}"

@@ -136,7 +136,7 @@ class VideoFrames:
     """
 
     def __init__(self, video: bytes, preset: Preset = CANONICAL) -> None:
-        self.video = video
+        self.video, self.preset = video, preset
         self.count = _count_with_pyav(video)
         if self.count != preset.frames if preset.pad else self.count > preset.frames:
             raise ValueError(f"not a canonical clip: {self.count} frames instead of {preset.frames}")

@@ -8,7 +8,7 @@ training (`pretraining`) and have `epochs: 0`. Its data are the held-out clips o
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -39,7 +39,7 @@ from avpipe.training.raw import RawClip, RawClips
 from avpipe.training.raw_task import RawData, RawTask
 from avpipe.training.task import Evaluation
 
-THRESHOLD = "adaptive"
+THRESHOLD: Literal["adaptive"] = "adaptive"
 """As many pixels count as found as the source has: with the field's median, a small source cannot reach a cIoU of 0.5."""
 
 
@@ -199,7 +199,7 @@ def sound_maps(
     for start, found in zip(starts, at_frames, strict=True):
         total[start : start + window] += found
         windows[start : start + window] += 1
-    return total / windows
+    return (total / windows).astype(np.float32)
 
 
 def squashed(frames: Tensor, side: int) -> Tensor:

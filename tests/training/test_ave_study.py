@@ -10,6 +10,7 @@ import yaml
 
 from avpipe.models import model_card
 from avpipe.plan.experiment import Experiment, Setting
+from avpipe.plan.extractor import LearnedConfig
 from avpipe.plan.plan import Plan
 from avpipe.plan.recipe import Recipe
 from avpipe.plan.study import Study as StudyConfig
@@ -88,6 +89,8 @@ SHAPES = {
 }
 """Extractor -> shape of a segment's features, and how they are stored."""
 PLAN = Plan(read_study(WORKFLOW / "configs" / "ave.yaml"), WORKFLOW)
+LEARNED = [name for name in PLAN.features if isinstance(PLAN.arrays[name], LearnedConfig)]
+ON_FEATURES = [experiment for experiment in PLAN.experiments.values() if experiment.features]
 
 
 @pytest.fixture(scope="session")
@@ -97,7 +100,8 @@ def ave(tmp_path_factory: pytest.TempPathFactory) -> Path:
     categories = [f"Category {index}" for index in range(28)]
     study = write_study(results, splits=CLIPS, categories=categories, lengths=(4, 11))
     random = np.random.default_rng(0)
-    for name, (shape, dtype) in SHAPES.items():
+    learned = {name: ((PLAN.arrays[name].width,), np.float32) for name in LEARNED}
+    for name, (shape, dtype) in {**SHAPES, **learned}.items():
         values = random.standard_normal((len(study.clips), 10, *shape), dtype=np.float32)
         write_features(results, name, np.maximum(values, 0).astype(dtype))
     return results
@@ -120,12 +124,14 @@ def stated_parameters(experiment: Experiment) -> int | None:
 
 
 def test_aves_study_has_features_of_these_shapes_and_no_unused_recipe():
-    assert set(PLAN.features) == set(SHAPES)
-    assert set(PLAN.study.recipes) == set().union(*(table.recipe_names() for table in PLAN.tables.values()))
+    assert set(PLAN.features) == {*SHAPES, *LEARNED}
+    used = set().union(*(table.recipe_names() for table in PLAN.tables.values()))
+    used |= {asked.recipe for asked in PLAN.study.experiments.values() if isinstance(asked.recipe, str)}
+    assert set(PLAN.study.recipes) == used
 
 
 @pytest.mark.full_size
-@pytest.mark.parametrize("asked", PLAN.experiments.values(), ids=lambda experiment: experiment.id)
+@pytest.mark.parametrize("asked", ON_FEATURES, ids=lambda experiment: experiment.id)
 def test_every_experiment_of_aves_study_trains_a_step_on_features_of_the_real_shapes(ave, asked):
     """By its own recipe except `epochs` and `batch_size`: 12 clips make a batch of 8 and, unless dropped, one of 4."""
     size = min(asked.recipe.batch_size, 8)

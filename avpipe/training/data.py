@@ -409,7 +409,7 @@ class Loader:
 def in_order(dataset: Dataset[Any], device: torch.device, size: int | None = None) -> Loader:
     """All clips of a dataset in its order, for evaluation, `size` together: default, as many as its `together` says."""
     count = len(dataset)  # type: ignore[arg-type]
-    step = int(size or getattr(dataset, "together", EVALUATION_BATCH))
+    step: int = size if size is not None else getattr(dataset, "together", EVALUATION_BATCH)
     batches = [list(range(first, min(first + step, count))) for first in range(0, count, step)]
     return Loader(dataset, batches, device)
 

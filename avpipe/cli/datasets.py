@@ -36,7 +36,10 @@ def demo(
 def manifest(
     name: Annotated[str, typer.Option(help="Name of the dataset.")],
     kind: Annotated[
-        str, typer.Option(help="Format of its annotation files: ave, llp, audioset, ucf101, folder, demo, demo_motion.")
+        str,
+        typer.Option(
+            help="Format of its annotation files: ave, llp, audioset, ucf101, folder, demo, demo_motion."
+        ),
     ],
     annotations: Annotated[
         Path, typer.Option(help="Folder of its annotation files (for `folder`, of the videos).")

@@ -220,7 +220,7 @@ def render_motion_frames(plan: MotionPlan) -> Iterator[Image]:
     )  # the background goes from one colour to another
     weights = np.stack([1 - PIXELS, PIXELS])
     backdrop = np.einsum("iy,ijc,jx->yxc", weights, corners, weights)
-    times = np.arange(plan.seconds * FRAME_RATE * 8) / (FRAME_RATE * 8)
+    times = np.arange(1, plan.seconds * FRAME_RATE * 8 + 1) / (FRAME_RATE * 8)
     shapes = (plan.silent, plan.sounding)
     levels = [shape.events.level(times).reshape(-1, 8).max(axis=1) for shape in shapes]
     for now in zip(*levels, strict=True):

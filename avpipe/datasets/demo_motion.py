@@ -215,10 +215,12 @@ def render_motion_frames(plan: MotionPlan) -> Iterator[Image]:
     A frame shows the highest level in the time for which it is shown, so a strike is seen in the frame of its instant.
     """
     rng = np.random.default_rng([plan.seed, plan.index, 1])
-    corners = rng.uniform(50, 110) + rng.normal(0, 12, (2, 2, 3))  # the background goes from one colour to another
+    corners = rng.uniform(50, 110) + rng.normal(
+        0, 12, (2, 2, 3)
+    )  # the background goes from one colour to another
     weights = np.stack([1 - PIXELS, PIXELS])
     backdrop = np.einsum("iy,ijc,jx->yxc", weights, corners, weights)
-    times = np.arange(plan.seconds * FRAME_RATE * 8) / (FRAME_RATE * 8)
+    times = np.arange(1, plan.seconds * FRAME_RATE * 8 + 1) / (FRAME_RATE * 8)
     shapes = (plan.silent, plan.sounding)
     levels = [shape.events.level(times).reshape(-1, 8).max(axis=1) for shape in shapes]
     for now in zip(*levels, strict=True):

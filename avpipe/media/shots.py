@@ -26,7 +26,7 @@ def shot_cuts(frames: VideoFrames, threshold: float = THRESHOLD) -> list[float]:
             if last is not None:
                 change = float(np.abs(picture - last).mean()) / 256
                 if min(change, abs(change - before)) >= threshold:
-                    cuts.append(float(index / frames.preset.fps))
+                    cuts.append(float(int(index) / frames.preset.fps))
                 before = change
             last = picture
     return cuts

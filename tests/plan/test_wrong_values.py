@@ -48,6 +48,8 @@ def plan(study: dict[str, Any]) -> Plan:
         ("device", "cuda:x", "device: .*'cuda:x'"),
         ("dataset__kind", "dmo", "dataset.kind: unknown dataset 'dmo'; did you mean 'demo'"),
         ("dataset__options", {"clps": 3}, "dataset.options: .*no option 'clps'; did you mean 'clips'"),
+        ("dataset", {"name": "m", "kind": "demo_motion", "options": {"second": 8}}, "dataset.options: .*did you mean 'seconds'"),
+        ("dataset", {"name": "m", "kind": "demo_motion"}, "canonical reads 10 s, but the clips are 6 s long"),
         ("dataset__options", {"clips": -1}, "dataset.options: .*clips is 0 or more, not -1"),
         ("dataset__minimum", {"train": NAN}, "dataset.minimum.train: Input should be a finite number"),
         ("shard_size", HUGE, "shard_size: "),

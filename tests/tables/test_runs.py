@@ -102,6 +102,10 @@ def test_published_weights_on_a_real_dataset_need_no_notice(study: Study, experi
             "DEMO", "DEMO: the clips are rendered. Not a reproduction of the published numbers.",
         ),
         (
+            {"dataset": {"name": "motion", "kind": "demo_motion"}},
+            "DEMO", "DEMO: the clips are rendered. Not a reproduction of the published numbers.",
+        ),
+        (
             {"notice": "Half of the clips. No reproduction."},
             "NOT A REPRODUCTION", "Half of the clips. No reproduction.",
         ),

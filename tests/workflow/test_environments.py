@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from avpipe.datasets import DATASETS
+from avpipe.datasets import DATASETS, RENDERERS
 from avpipe.download import FETCHERS
 from avpipe.features.spec import NETWORKS
 from avpipe.models import MODELS
@@ -20,6 +20,7 @@ from avpipe.training import TASKS
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 BY_NAME = {
+    "demo": RENDERERS,
     "manifest": DATASETS,
     "fetch": FETCHERS,
     "extract": NETWORKS,

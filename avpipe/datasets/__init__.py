@@ -20,6 +20,7 @@ DATASETS: LazyTable = {
     "kinetics_sounds": "avpipe.datasets.kinetics_sounds:read_kinetics_sounds",
     "llp": "avpipe.datasets.llp:read_llp",
     "ucf101": "avpipe.datasets.ucf101:read_ucf101",
+    "voxceleb": "avpipe.datasets.voxceleb:read_voxceleb",
 }
 
 RENDERERS: LazyTable = {

@@ -7,6 +7,7 @@ recognition from picture and sound, and separation of on-screen from off-screen 
   fall). Their level, 0 to 1 over time, is both how far the source's shape moves and how loud its sound is.
 * Every clip has a sounding shape, and in the other half of the frame a silent shape that moves in the same way at times of
   its own. Half of the clips also have an off-screen source: the same kind of sound at times of its own, and no shape.
+* With `distractors: false` a clip has neither of the two, but one shape, and the sound of that shape alone.
 * A category is a motion and a sound. Each motion occurs with each sound, so neither alone tells the category.
 * The sound is stereo. The channel on the source's side is a little louder.
 
@@ -147,6 +148,7 @@ class MotionPlan:
     Args:
         sounding, silent: the shapes.
         off_screen: events of the off-screen source, or None.
+        distractors: whether the silent shape is drawn.
     """
 
     index: int
@@ -156,6 +158,7 @@ class MotionPlan:
     sounding: Shape
     silent: Shape
     off_screen: Events | None
+    distractors: bool
 
     @property
     def path(self) -> str:
@@ -175,14 +178,14 @@ class MotionPlan:
         return events.times[(events.times >= 0) & (events.times < self.seconds)]
 
 
-def plan_motion(index: int, seed: int, seconds: int = 6) -> MotionPlan:
+def plan_motion(index: int, seed: int, seconds: int = 6, distractors: bool = True) -> MotionPlan:
     """Clip number `index` of the dataset with `seed`; it does not depend on the number of clips."""
     rng = np.random.default_rng([seed, index, 0])
     category = index % len(CATEGORIES)
     motion = MOTIONS[category // len(SOUNDS)]
     sounding, silent = (_shape(rng, motion, seconds, half) for half in rng.permutation(2))
-    off_screen = _events(rng, seconds) if rng.random() < OFF_SCREEN else None
-    return MotionPlan(index, seed, seconds, category, sounding, silent, off_screen)
+    off_screen = _events(rng, seconds) if distractors and rng.random() < OFF_SCREEN else None
+    return MotionPlan(index, seed, seconds, category, sounding, silent, off_screen, distractors)
 
 
 def _events(rng: np.random.Generator, seconds: int) -> Events:
@@ -221,7 +224,7 @@ def render_motion_frames(plan: MotionPlan) -> Iterator[Image]:
     weights = np.stack([1 - PIXELS, PIXELS])
     backdrop = np.einsum("iy,ijc,jx->yxc", weights, corners, weights)
     times = np.arange(1, plan.seconds * FRAME_RATE * 8 + 1) / (FRAME_RATE * 8)
-    shapes = (plan.silent, plan.sounding)
+    shapes = (plan.silent, plan.sounding) if plan.distractors else (plan.sounding,)
     levels = [shape.events.level(times).reshape(-1, 8).max(axis=1) for shape in shapes]
     for now in zip(*levels, strict=True):
         image = backdrop.copy()
@@ -261,7 +264,13 @@ TIMBRES: dict[str, Callable[[np.random.Generator, Array], Array]] = {"Bell": _be
 
 
 def render_demo_motion(
-    out: Path, *, clips: int = 240, seed: int = 0, seconds: int = 6, workers: int | None = None
+    out: Path,
+    *,
+    clips: int = 240,
+    seed: int = 0,
+    seconds: int = 6,
+    distractors: bool = True,
+    workers: int | None = None,
 ) -> None:
     """Render the dataset below `out`.
 
@@ -274,6 +283,7 @@ def render_demo_motion(
         clips: how many; of 60, 42 are for training, 6 for validation, 12 for testing.
         seed: of all random numbers.
         seconds: length of a clip.
+        distractors: whether clips have a silent shape, and half of them an off-screen source.
         workers: processes; default: one a core.
 
     Raises:
@@ -286,7 +296,7 @@ def render_demo_motion(
         )
     if seconds < 3:
         raise ValueError(f"seconds: a clip of demo_motion has at least 3, found {seconds}")
-    plans = [plan_motion(index, seed, seconds) for index in range(clips)]
+    plans = [plan_motion(index, seed, seconds, distractors) for index in range(clips)]
     for folder in ("source", "annotations"):
         for unfinished in (out / folder).glob("**/.*.tmp"):  # of a run that was killed
             unfinished.unlink(missing_ok=True)

@@ -40,11 +40,11 @@ class DatasetConfig(Section):
 
     name: str = Field(pattern=NAME, description="name of the results folder: results/{name}")
     kind: str = Field(
-        description="format of the annotation files: demo, demo_motion, ave, llp, audioset, ucf101, kinetics_sounds, folder, or package.module:function, a reader of your own"
+        description="format of the annotation files: demo, demo_motion, ave, llp, audioset, ucf101, kinetics_sounds, voxceleb, folder, or package.module:function, a reader of your own"
     )
     annotations: str | None = Field(
         None,
-        description="folder of the dataset's own annotation files (ave, llp, audioset, ucf101, kinetics_sounds); demo, demo_motion and folder need none",
+        description="folder of the dataset's own annotation files (ave, llp, audioset, ucf101, kinetics_sounds, voxceleb); demo, demo_motion and folder need none",
     )
     sources: tuple[AnySource, ...] = Field(
         (), description="where the clips come from; for each clip they are tried in this order"

@@ -53,16 +53,8 @@ STEPS = 128
 GREY = 128
 """What stands in place of pictures that are not shown."""
 SCORES = ("sdr", "sir", "sar", "si_sdr")
-COLUMNS = (
-    "clip",
-    "other",
-    "hidden",
-    "on_off",
-    "on_off_off",
-    *(n + t for n in SCORES for t in ("", "_off")),
-    "to_on",
-    "to_off",
-)
+BOTH = [f"{name}{track}" for name in ("on_off", *SCORES) for track in ("", "_off")]
+"""Columns of the table of predictions, for the on-screen and the off-screen sound."""
 
 Side = Literal["left", "right"]
 
@@ -191,8 +183,8 @@ class Separation(RawTask):
         return {name: factor * terms[name] for name, factor in self.weights.items() if factor}
 
     def evaluate(self, model: nn.Module, loader: Loader) -> Evaluation:
-        """All `metrics`. The table has a row for each mixture: clip, other, hidden ("left", "right" or ""), and for both sounds
-        (`_off`) the scores; `to_on` and `to_off`, how near the on-screen sound is to the two true ones (SI-SDR)."""
+        """All `metrics`. The table has a row for each mixture: clip, other, hidden (left, right or none); the scores of both
+        sounds (`_off`); and `to_on` and `to_off`, how near the on-screen sound is to the two true ones (SI-SDR)."""
         rows = []
         for batch in loader:
             for hidden, shown in self._shown(batch):
@@ -211,19 +203,16 @@ class Separation(RawTask):
             ideal, magnitude = by_ideal_ratio_mask(truth), spectrogram(mixed).magnitude
             mixtures += self._scored(batch, mixed[..., EDGE : EDGE + ideal.shape[-1]], magnitude)
             masked += self._scored(batch, ideal, magnitude)
-        found = {
-            "the mixture": (
-                "on_off",
-                "sdr",
-                "sir",
-                "si_sdr",
-            ),  # nothing in it is an artifact: SAR is infinite
-            "ideal ratio mask (ceiling)": SCORES,
-        }
-        scores = [self._evaluation(rows).scores for rows in (mixtures, masked)]
+        defined = (
+            "on_off",
+            "sdr",
+            "sir",
+            "si_sdr",
+        )  # SAR of the mixture is infinite: nothing in it is an artifact
+        of_mixture, of_masks = (self._evaluation(rows).scores for rows in (mixtures, masked))
         return {
-            name: {metric: of[metric] for metric in given}
-            for (name, given), of in zip(found.items(), scores, strict=True)
+            "the mixture": {name: of_mixture[name] for name in defined},
+            "ideal ratio mask (ceiling)": {name: of_masks[name] for name in SCORES},
         }
 
     def _item(self, clip: RawClip, random: torch.Generator, augment: bool) -> SeparationBatch:
@@ -306,7 +295,8 @@ class Separation(RawTask):
 
     def _evaluation(self, rows: Sequence[Mapping[str, Any]]) -> Evaluation:
         """Means over the rows of `_scored`."""
-        table = pd.DataFrame(rows).reindex(columns=COLUMNS)
+        columns = ["clip", "other", "hidden", *BOTH, "to_on", "to_off"]
+        table = pd.DataFrame(rows).reindex(columns=columns)
         scores = {name: float(table[name].mean()) for name in SCORES}
         scores["on_off"] = float(table[["on_off", "on_off_off"]].to_numpy().mean())
         defined = table.dropna(subset=["to_on", "to_off"])

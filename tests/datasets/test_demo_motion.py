@@ -115,6 +115,17 @@ def test_the_silent_shape_moves_and_is_not_heard():
         assert (render_motion_sound(plan) == render_motion_sound(without)).all()
 
 
+def test_without_distractors_the_same_shape_is_alone_and_alone_is_heard():
+    for plan in PLANS[:12]:
+        alone = plan_motion(plan.index, seed=0, distractors=False)
+        assert alone.off_screen is None
+        frames, others = (np.stack(list(render_motion_frames(each))) for each in (alone, plan))
+        assert (cut(frames, plan.sounding.box) == cut(others, plan.sounding.box)).all()
+        assert (cut(frames, plan.silent.box) == cut(frames, plan.silent.box)[0]).all()
+        same_sound = (render_motion_sound(alone) == render_motion_sound(plan)).all()
+        assert same_sound == (plan.off_screen is None)
+
+
 def test_nothing_moves_outside_the_two_boxes():
     for plan in SIX:
         frames = np.stack(list(render_motion_frames(plan))).astype(int)
@@ -285,5 +296,6 @@ def test_a_wrong_option_of_the_command_is_named(tmp_path, kind, options, message
 
 
 def test_a_study_takes_the_renderers_options():
-    for kind, names in (("demo", {"clips", "seed"}), ("demo_motion", {"clips", "seed", "seconds"})):
+    motion = {"clips", "seed", "seconds", "distractors"}
+    for kind, names in (("demo", {"clips", "seed"}), ("demo_motion", motion)):
         assert set(registry.options_of(RENDERERS[kind])) == names | {"workers"}

@@ -299,7 +299,8 @@ def test_the_audio_embedding_before_fusion_does_not_depend_on_visual(name):
 def test_the_card_states_the_number_of_parameters_and_a_known_task(name):
     card = model_card(name)
     with torch.device("meta"):  # shapes without values
-        assert card.parameters == count_parameters(create_model(name))
+        model = create_model(name)
+    assert card.parameters == sum(p.numel() for p in model.parameters() if p.requires_grad)
     assert card.task in TASKS
     assert all((card.title, card.paper, card.inputs, card.code))
 

@@ -149,10 +149,6 @@ def test_the_part_of_a_study_for_a_table_has_the_trainings_of_its_features(folde
             "experiments.predicting -> extractors.seen -> experiments.predicting",
         ),
         (
-            {"experiments": {"predicting": {**PREDICTING, "preset": None}}},
-            "experiments.predicting: preset: the task predicting trains from clips: give `preset`",
-        ),
-        (
             {"experiments": {"predicting": {**PREDICTING, "options": {"widht": 3}}}},
             "experiments.predicting: model 'predicting' has no option 'widht'; did you mean 'width'",
         ),

@@ -95,6 +95,7 @@ def ave_study(checkout: Checkout, url: str) -> None:
         "backbones": {},
     }
     study |= {"shard_size": 12, "seeds": [0], "training": {"epochs": 1, "batch_size": 8}, "recipes": {}}
+    study["experiments"] = {}
     (checkout.root / "study.yaml").write_text(yaml.safe_dump(study), encoding="utf-8")
 
 

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from avpipe import __version__
-from avpipe.cli import datasets, download, features, media, report, results, tables, training
+from avpipe.cli import datasets, download, features, localize, media, report, results, tables, training
 from avpipe.cli.console import Budgets, readable_errors
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
@@ -19,6 +19,7 @@ app.command("export")(features.export)
 app.command("train")(training.train)
 app.command("embed")(training.embed)
 app.command("why")(tables.why)
+app.command("localize")(localize.localize)
 
 
 @app.callback()

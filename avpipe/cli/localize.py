@@ -20,7 +20,7 @@ def localize(
     out: Out,
     start: Annotated[float, typer.Option(min=0, help="Second of the video at which the part begins.")] = 0.0,
     seconds: Annotated[
-        float, typer.Option(min=0, max=600, help="Length of the part; all of it is in memory.")
+        float, typer.Option(min=0, max=120, help="Length of the part; all of it is in memory.")
     ] = 30.0,
     device: Device = "auto",
 ) -> None:

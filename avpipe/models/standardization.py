@@ -25,7 +25,8 @@ def standardize_inputs(model: nn.Module, scales: Scales) -> None:
     for role, (mean, sd) in scales.items():
         model.register_buffer(f"input_{role}_mean", mean.clone())
         model.register_buffer(f"input_{role}_sd", torch.where(sd > 0, sd, torch.ones_like(sd)))
-    model.register_forward_pre_hook(partial(_standardize, tuple(scales)))
+    if scales:
+        model.register_forward_pre_hook(partial(_standardize, tuple(scales)))
 
 
 def _standardize(

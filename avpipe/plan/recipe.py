@@ -135,7 +135,9 @@ class Recipe(Section):
         "same_clip",
         description="barlow_twins and source_localization: where the sound beside a clip's pictures comes from; other_clip, another one (of the batch, or the next one of the split), is a control: nothing belongs together",
     )
-    window: float = Field(4.2, gt=0, description="alignment only: seconds that the network sees and hears at once")
+    window: float = Field(
+        4.2, gt=0, description="alignment only: seconds that the network sees and hears at once"
+    )
     overlap: int = Field(
         60,
         ge=0,

@@ -45,7 +45,9 @@ def localize_video(
     if experiment.task not in TASKS or experiment.preset is None:
         raise ValueError(f"{run} is a run of the task {experiment.task}; give one of {' or '.join(TASKS)}")
     trained = experiment if experiment.task == "alignment" else experiment.pretraining
-    assert trained is not None  # a run of source_localization without a pretraining has failed and has no weights
+    assert (
+        trained is not None
+    )  # a run of source_localization without a pretraining has failed and has no weights
     model = load_model(run / "checkpoint.pt").to(device)
     recipe = trained.recipe
     if seconds < recipe.window:

@@ -170,7 +170,9 @@ class RowsSpec(Section):
             for setting in self.settings_of(row)
         }
 
-    def _experiment(self, row: Row, step: "Row | PretrainingRow", setting: Setting, study: Study) -> Experiment:
+    def _experiment(
+        self, row: Row, step: "Row | PretrainingRow", setting: Setting, study: Study
+    ) -> Experiment:
         """The experiment of the row itself, or of a pretraining of it, with its own pretraining."""
         experiment, before = self._step(row, step, setting, study), step.pretraining
         if before is None:

@@ -82,7 +82,9 @@ class Alignment(RawTask):
         if crop > min(preset.height, preset.width):
             return f"recipe.crop: {crop} pixels, but the clips of {preset.name} have {preset.width} x {preset.height}"
         if recipe.overlap >= window:
-            return f"recipe.overlap: {recipe.overlap} frames, but it must be less than a window, {window} frames"
+            return (
+                f"recipe.overlap: {recipe.overlap} frames, but it must be less than a window, {window} frames"
+            )
         return None
 
     def baselines(self) -> dict[str, dict[str, float]]:

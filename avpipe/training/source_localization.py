@@ -100,7 +100,9 @@ class SourceLocalization(RawTask):
     def problem(self) -> str | None:
         """No annotations, nothing to start from, or a training that this task does not have."""
         if self.data.sources is None:
-            return "the dataset has no annotations/sources.csv; score maps with `avpipe results score-sources`"
+            return (
+                "the dataset has no annotations/sources.csv; score maps with `avpipe results score-sources`"
+            )
         if self.experiment.pretraining is None or self.experiment.recipe.epochs:
             return "source_localization trains nothing: give a `pretraining`, and the recipe {epochs: 0, protocol: last}"
         return None
@@ -126,10 +128,11 @@ class SourceLocalization(RawTask):
     def evaluate(self, model: nn.Module, loader: Loader) -> Evaluation:
         """All `metrics`. The table has a row for each clip: its name; `response`, the largest value of its map; height and
         width of the map; and `map`, its mean over time, row by row."""
-        assert self.experiment.pretraining is not None and self.experiment.preset is not None  # `problem`
-        recipe, preset, maps, rows = self.experiment.pretraining.recipe, self.experiment.preset, {}, []
+        before, preset, maps, rows = self.experiment.pretraining, self.experiment.preset, {}, []
+        assert before is not None  # `problem`
+        assert preset is not None  # `check_experiment`
         for batch in loader:
-            found = sound_maps(model, batch.frames[0], batch.waveform[0], recipe, preset)
+            found = sound_maps(model, batch.frames[0], batch.waveform[0], before.recipe, preset)
             clip, mean = batch.clips[0], found.mean(axis=0)
             maps[clip] = found
             size = {"height": mean.shape[0], "width": mean.shape[1]}
@@ -149,12 +152,14 @@ class SourceLocalization(RawTask):
 
     def _scores(self, maps: Mapping[str, Map]) -> dict[str, float]:
         """`score_sources` of maps (H, W) or, one for each frame, (T, H, W)."""
-        assert self.data.sources is not None and self.experiment.preset is not None  # `problem`
+        preset, sources = self.experiment.preset, self.data.sources
+        assert preset is not None  # `check_experiment`
+        assert sources is not None  # `problem`
         truth, shown = [], {}
-        for number, frame in enumerate(f for f in self.data.sources if f.clip in maps):
+        for number, frame in enumerate(source for source in sources if source.clip in maps):
             found, name = maps[frame.clip], f"{number} {frame.clip}"
             if found.ndim == 3:
-                found = enlarged(map_at(found, frame.time, len(found) / float(self.experiment.preset.fps)))
+                found = enlarged(map_at(found, frame.time, len(found) / float(preset.fps)))
             truth.append(replace(frame, clip=name, time=None))
             shown[name] = found
         scores = score_sources(truth, shown, threshold=THRESHOLD)

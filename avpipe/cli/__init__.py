@@ -7,7 +7,18 @@ from typing import Annotated
 import typer
 
 from avpipe import __version__
-from avpipe.cli import datasets, download, features, media, report, results, separation, tables, training
+from avpipe.cli import (
+    datasets,
+    download,
+    features,
+    localize,
+    media,
+    report,
+    results,
+    separation,
+    tables,
+    training,
+)
 from avpipe.cli.console import Budgets, readable_errors
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
@@ -20,6 +31,7 @@ app.command("train")(training.train)
 app.command("embed")(training.embed)
 app.command("separate")(separation.separate)
 app.command("why")(tables.why)
+app.command("localize")(localize.localize)
 
 
 @app.callback()

@@ -35,6 +35,8 @@ CARD = ModelCard(
         "In evaluation, sound is pooled to the pictures' steps over evenly spread regions, so that a clip's score is always the same. The released code draws random regions in evaluation, too; which were used for the paper's 59.9 % is not known.",
         "Evaluation normalizes by moving statistics. The released demo of class activation maps normalizes each clip by its own statistics.",
         "With several processes, normalization is by the whole batch; in the released code each GPU has statistics of its own.",
+        "The gradient is clipped before weight decay is added to it; in the released code, L2 is a part of the loss.",
+        "Controls are ours: without pictures (black), without sound (silence), or with one frame of the clip, drawn at random, that stands still.",
         "`head: max` (the slides' GMP, for one source of sound): the logit is the maximum of the class activation map. The code has the average only.",
         "Random pairing (the wrong sound is another clip's): no code is released. All else is as in alignment, in both stages; the other clip is drawn uniformly, its window too.",
         "Action recognition, training: of its recipe, the batch size, the factor 0.1 between steps of the learning rate and the L2 penalty are released; optimizer, learning rate and length are our choice. Sound begins up to `audio_jitter` frames earlier or later, by a uniform real number.",

@@ -128,11 +128,11 @@ class SourceLocalization(RawTask):
     def evaluate(self, model: nn.Module, loader: Loader) -> Evaluation:
         """All `metrics`. The table has a row for each clip: its name; `response`, the largest value of its map; height and
         width of the map; and `map`, its mean over time, row by row."""
-        assert self.experiment.pretraining is not None
-        assert self.experiment.preset is not None
-        recipe, preset, maps, rows = self.experiment.pretraining.recipe, self.experiment.preset, {}, []
+        before, preset, maps, rows = self.experiment.pretraining, self.experiment.preset, {}, []
+        assert before is not None  # `problem`
+        assert preset is not None  # `check_experiment`
         for batch in loader:
-            found = sound_maps(model, batch.frames[0], batch.waveform[0], recipe, preset)
+            found = sound_maps(model, batch.frames[0], batch.waveform[0], before.recipe, preset)
             clip, mean = batch.clips[0], found.mean(axis=0)
             maps[clip] = found
             size = {"height": mean.shape[0], "width": mean.shape[1]}
@@ -152,13 +152,14 @@ class SourceLocalization(RawTask):
 
     def _scores(self, maps: Mapping[str, Map]) -> dict[str, float]:
         """`score_sources` of maps (H, W) or, one for each frame, (T, H, W)."""
-        assert self.data.sources is not None
-        assert self.experiment.preset is not None
+        preset, sources = self.experiment.preset, self.data.sources
+        assert preset is not None  # `check_experiment`
+        assert sources is not None  # `problem`
         truth, shown = [], {}
-        for number, frame in enumerate(f for f in self.data.sources if f.clip in maps):
+        for number, frame in enumerate(source for source in sources if source.clip in maps):
             found, name = maps[frame.clip], f"{number} {frame.clip}"
             if found.ndim == 3:
-                found = enlarged(map_at(found, frame.time, len(found) / float(self.experiment.preset.fps)))
+                found = enlarged(map_at(found, frame.time, len(found) / float(preset.fps)))
             truth.append(replace(frame, clip=name, time=None))
             shown[name] = found
         scores = score_sources(truth, shown, threshold=THRESHOLD)

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
+from avpipe.media.presets import PRESETS
 from avpipe.plan.section import ConfigError
 from avpipe.plan.study import Study
 from avpipe.tables.spec import load_table, parse_table
@@ -284,6 +285,32 @@ def test_pretraining_has_features_recipe_and_the_studys_options_of_its_own(
     assert experiment.pretraining.options == {"layers": 2, "objective": "uni"}
     assert experiment.recipe == study.training
     assert spec.recipe_names() == {"short"}
+
+
+def test_a_pretraining_may_start_from_another_one(study: Study, table_data: dict[str, Any]) -> None:
+    first = AVG | {"options": {"objective": "cross"}, "recipe": "short"}
+    spec = parse_table(with_pretraining(table_data, pretraining=first), "small", study)
+    (experiment,) = spec.experiments(study).values()
+    last, second, third = experiment.chain
+    assert (last, last.pretraining) == (experiment, second)
+    assert [e.options for e in (second, third)] == [{"objective": "uni"}, {"objective": "cross"}]
+    assert [e.recipe.epochs for e in (second, third)] == [study.training.epochs, 7]
+    assert spec.recipe_names() == {"short"}
+    wrong = with_pretraining(table_data, pretraining=AVG | {"model": "avgg"})
+    with pytest.raises(ConfigError, match=r"pretraining\.pretraining\.model: .*did you mean 'avg'"):
+        parse_table(wrong, "small", study)
+
+
+def test_a_row_on_clips_reads_the_preset_of_the_media_unless_it_names_another(study: Study) -> None:
+    row = {"row": "a", "method": "A", "model": "multisensory"}
+    data = {
+        "title": "Alignment", "task": "alignment", "metrics": {"accuracy": "Accuracy"}, "settings": ["self-supervised"],
+        "rows": [row, row | {"row": "b", "preset": "multisensory"}],
+    }  # fmt: skip
+    own, named = parse_table(data, "small", study).experiments(study).values()
+    assert own.preset == study.media.preset
+    assert named.preset == PRESETS["multisensory"]
+    assert not own.features
 
 
 def test_pretraining_of_another_dataset_may_have_features_that_this_study_does_not(

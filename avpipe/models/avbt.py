@@ -8,13 +8,13 @@ of the projected visual, and with no other. No label is used. The encoders' outp
 
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import ClassVar, Literal, Self
 
 import torch
 from torch import Tensor, nn
 
-from avpipe.models.base import ModelCard
+from avpipe.models.base import ModelCard, ModelOutput
 from avpipe.models.layers import LSTM, AudioGuidedAttention, visual_vectors
 from avpipe.models.parallel import sum_over_processes
 
@@ -55,17 +55,15 @@ class SoundAndFrames:
 
 
 @dataclass(kw_only=True)
-class TwinOutput:
-    """Projected segments.
+class TwinOutput(ModelOutput):
+    """Projected segments; `losses` has "invariance" and "redundancy", the terms of equation 2, of the whole batch.
 
     Args:
         audio, visual: Z_a and Z_v, (B, T, D), not yet normalized.
-        losses: "invariance" and "redundancy", the terms of equation 2, of the whole batch.
     """
 
     audio: Tensor
     visual: Tensor
-    losses: dict[str, Tensor] = field(default_factory=dict)
 
 
 Normalization = Literal["norm", "deviation"]

@@ -409,8 +409,8 @@ class Loader:
 def in_order(dataset: Dataset[Any], device: torch.device, size: int | None = None) -> Loader:
     """All clips of a dataset in its order, for evaluation, `size` together: default, as many as its `together` says."""
     count = len(dataset)  # type: ignore[arg-type]
-    step: int = size if size is not None else getattr(dataset, "together", EVALUATION_BATCH)
-    batches = [list(range(first, min(first + step, count))) for first in range(0, count, step)]
+    together: int = getattr(dataset, "together", EVALUATION_BATCH) if size is None else size
+    batches = [list(range(first, min(first + together, count))) for first in range(0, count, together)]
     return Loader(dataset, batches, device)
 
 

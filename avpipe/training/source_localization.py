@@ -8,10 +8,9 @@ training (`pretraining`) and have `epochs: 0`. Its data are the held-out clips o
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 import torch
 from torch import Tensor, nn
@@ -23,6 +22,7 @@ from avpipe.metrics.source_annotations import AnnotatedFrame, read_source_csv
 from avpipe.metrics.source_localization import (
     SIDE,
     Map,
+    Threshold,
     at_positions,
     centre,
     frame_difference,
@@ -39,7 +39,7 @@ from avpipe.training.raw import RawClip, RawClips
 from avpipe.training.raw_task import RawData, RawTask
 from avpipe.training.task import Evaluation
 
-THRESHOLD: Literal["adaptive"] = "adaptive"
+THRESHOLD: Threshold = "adaptive"
 """As many pixels count as found as the source has: with the field's median, a small source cannot reach a cIoU of 0.5."""
 
 
@@ -166,9 +166,7 @@ class SourceLocalization(RawTask):
         return {name: scores[name] for name in self.metrics}
 
 
-def sound_maps(
-    model: nn.Module, frames: Tensor, waveform: Tensor, recipe: Recipe, preset: Preset
-) -> npt.NDArray[np.float32]:
+def sound_maps(model: nn.Module, frames: Tensor, waveform: Tensor, recipe: Recipe, preset: Preset) -> Map:
     """The absolute values of a network's class activation maps at every frame of a video: high where the sound comes from.
 
     The network sees windows as long as those of its training, the next one half a window later; where windows overlap, the
@@ -182,7 +180,7 @@ def sound_maps(
         preset: of the video.
 
     Returns:
-        (T, h, w) float32.
+        (T, h, w).
     """
     network = next(part for part in model.modules() if isinstance(part, Multisensory))
     count = frames.shape[1]
@@ -195,8 +193,7 @@ def sound_maps(
         maps = network.activation(network.fuse(network.image(pictures[None]), sound[None]))
         found = maps[0, 0].abs().float().cpu().numpy()  # (T'', h, w)
         at_frames.append(at_positions(found, (np.arange(window) + 0.5) / window * len(found) - 0.5))
-    total = np.zeros((count, *at_frames[0].shape[1:]), np.float32)
-    windows = np.zeros((count, 1, 1), np.float32)
+    total, windows = np.zeros((count, *at_frames[0].shape[1:])), np.zeros((count, 1, 1))
     for start, found in zip(starts, at_frames, strict=True):
         total[start : start + window] += found
         windows[start : start + window] += 1

@@ -101,6 +101,13 @@ def test_sounds_of_other_clips_train_another_network_from_the_same_weights(resul
     assert not torch.equal(own[weight], untrained[weight])
 
 
+@pytest.mark.slow
+def test_in_bfloat16_it_trains_too_and_its_weights_stay_in_float32(results):
+    weights = trained(results, epochs=1, precision="bfloat16").state_dict()
+    assert {weight.dtype for weight in weights.values() if weight.is_floating_point()} == {torch.float32}
+    assert all(weight.isfinite().all() for weight in weights.values())
+
+
 FRAMES = torch.arange(3 * 48 * 48, dtype=torch.int32).remainder(251).to(torch.uint8).view(1, 1, 3, 48, 48)
 
 

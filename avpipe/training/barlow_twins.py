@@ -37,6 +37,7 @@ class BarlowTwins(RawTask):
     settings: ClassVar[Sequence[str]] = ("self-supervised",)
     recipe_keys: ClassVar[Sequence[str]] = ("augment", "pairs")
     metrics: ClassVar[Mapping[str, Metric]] = {"loss": Metric("Loss", "", higher_is_better=False)}
+    network: AVBT
 
     def datasets(self) -> dict[str, RawClips]:
         """The training split alone; no clip of another is opened."""
@@ -56,6 +57,7 @@ class BarlowTwins(RawTask):
         model = super().model()
         assert isinstance(model, AVBT)
         _load_weights(model, self.options().get("backbone", "resnet50"))
+        self.network = model  # `fit` may wrap it for another precision
         return model
 
     def loss(self, model: nn.Module, batch: SoundAndFrames, progress: float) -> dict[str, Tensor]:
@@ -81,7 +83,7 @@ class BarlowTwins(RawTask):
             )
             update_bn(in_order(clips, device, self.experiment.recipe.batch_size), fitted.model)
             fitted.model.eval()
-            fitted.weights = weights_of(fitted.model)
+            fitted.weights = weights_of(self.network)
         return fitted
 
 

@@ -65,6 +65,13 @@ def test_every_row_names_a_model_that_can_be_built(name: str) -> None:
             build(experiment.model, json.dumps({**of_runs, **experiment.options}))
 
 
+@pytest.mark.parametrize("study", STUDIES.values(), ids=STUDIES)
+def test_every_training_beside_the_tables_names_a_model_that_can_be_built(study: Study) -> None:
+    for name in study.experiments:
+        experiment = study.trained(name)
+        build(experiment.model, json.dumps(experiment.options))
+
+
 def with_own(shape: list[int]) -> Study:
     """The default study with an imported visual feature of this shape as the only backbone."""
     own = {"path": "own", "format": "npy", "shape": shape}

@@ -65,7 +65,7 @@ def test_every_row_names_a_model_that_can_be_built(name: str) -> None:
             build(experiment.model, json.dumps({**of_runs, **experiment.options}))
 
 
-@pytest.mark.parametrize("study", STUDIES.values(), ids=STUDIES)
+@pytest.mark.parametrize("study", [DEFAULT, *STUDIES.values()], ids=["config", *STUDIES])
 def test_every_training_beside_the_tables_names_a_model_that_can_be_built(study: Study) -> None:
     for name in study.experiments:
         experiment = study.trained(name)

@@ -4,9 +4,9 @@ It is made for self-supervised alignment (is the sound in step with the picture?
 recognition from picture and sound, and separation of on-screen from off-screen sound.
 
 * A *source* has events at random times without a period: strikes (sudden, then a fast decay) and swells (a slow rise and
-  fall). Their level, 0 to 1 over time, is both how far the source's shape moves and how loud its sound is.
+  fall). Their level, 0 to 1 over time, is how far the source's shape moves, how bright it is, and how loud its sound is.
 * Every clip has a sounding shape, and in the other half of the frame a silent shape that moves in the same way at times of
-  its own. Half of the clips also have an off-screen source: the same kind of sound at times of its own, and no shape.
+  its own. A quarter of the clips also have an off-screen source: the same kind of sound at times of its own, and no shape.
 * With `distractors: false` a clip has neither of the two, but one shape, and the sound of that shape alone.
 * A category is a motion and a sound. Each motion occurs with each sound, so neither alone tells the category.
 * The sound is stereo. The channel on the source's side is a little louder.
@@ -47,20 +47,20 @@ SPLITS = ("train", "train", "val", "test", "train", "train", "train", "train", "
 FEWEST = 4 * len(CATEGORIES)
 """Clips with which each of the three splits has all categories in train, val and test."""
 
-GAP = (0.3, 1.2)
-"""Range of the seconds from one event to the next, uniform; so a window of 2 s has two events or more, nearly always."""
+GAP = (0.6, 1.8)
+"""Range of the seconds from one event to the next, uniform; so a window of 2 s has an event or more."""
 SWELLS = 0.4  # share of swells among the events
 DECAY = 0.12  # seconds in which a strike's level falls to 1/e
 SWELL = 0.3  # seconds in which a swell rises; it falls in as many
-OFF_SCREEN = 0.5  # share of clips with an off-screen source
+OFF_SCREEN = 0.25  # share of clips with an off-screen source
 
 FRAME_RATE = 15
 SIDE = 96  # of the frame, pixels
-RADIUS = (0.10, 0.125)  # of a shape at rest, as a fraction of the frame's side
-HOP = 0.22  # height of a hop, likewise
-GROWTH = 0.9  # a growing shape's radius at the highest level, less that at rest, as a fraction of the latter
+RADIUS = (0.19, 0.22)  # of a shape, a growing one at its largest, as a fraction of the frame's side
+HOP = 0.3  # height of a hop, likewise
+GROWTH = 0.6  # a growing shape's radius at the highest level, less that at rest, as a fraction of the latter
 OUTLINES = (1, 2, 8)  # exponent p of a shape's outline |x|^p + |y|^p = 1: diamond, disc, almost a square
-DIM = 0.35  # brightness of a flashing shape at rest
+DIM = 0.35  # brightness of a shape at rest; at the highest level it is white
 PIXELS = (np.arange(SIDE) + 0.5) / SIDE
 
 SAMPLE_RATE = 22050
@@ -122,13 +122,12 @@ class Shape:
 
     def draw(self, image: Array, level: float) -> None:
         """Paint the shape over `image`, (SIDE, SIDE, 3), in place."""
-        y, radius, colour = self.y, self.radius, self.colour
+        y, radius = self.y, self.radius
+        colour = DIM * self.colour + level * (255 - DIM * self.colour)
         if self.motion == "Hop":
             y -= HOP * level
         elif self.motion == "Grow":
             radius *= 1 + GROWTH * level
-        else:
-            colour = DIM * colour + level * (255 - DIM * colour)
         across, down = np.abs(PIXELS - self.x) / radius, np.abs(PIXELS - y) / radius
         distance = (across**self.outline + down[:, None] ** self.outline) ** (1 / self.outline)
         alpha = np.clip((1 - distance) * radius * SIDE + 0.5, 0, 1)[..., None]
@@ -198,7 +197,7 @@ def _events(rng: np.random.Generator, seconds: int) -> Events:
 
 def _shape(rng: np.random.Generator, motion: str, seconds: int, half: int) -> Shape:
     """A shape in the left (0) or right (1) half of the frame."""
-    radius = rng.uniform(*RADIUS)
+    radius = rng.uniform(*RADIUS) / (1 + GROWTH * (motion == "Grow"))
     reach, top = _room(motion, radius)
     colour = rng.permutation([255, 40, rng.uniform(40, 255)])  # bright and not grey
     return Shape(
@@ -283,7 +282,7 @@ def render_demo_motion(
         clips: how many; of 60, 42 are for training, 6 for validation, 12 for testing.
         seed: of all random numbers.
         seconds: length of a clip.
-        distractors: whether clips have a silent shape, and half of them an off-screen source.
+        distractors: whether clips have a silent shape, and a quarter of them an off-screen source.
         workers: processes; default: one a core.
 
     Raises:

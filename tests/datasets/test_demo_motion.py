@@ -67,8 +67,8 @@ def test_events_are_seen_in_the_box_within_a_frame_of_their_time(plan):
     for shape in (plan.sounding, plan.silent):
         part = cut(frames, shape.box)
         jump = np.abs(np.diff(part, axis=0, prepend=part[:1])).mean(axis=(1, 2, 3))
-        centres = (np.arange(len(frames)) + 0.5) / FRAME_RATE
-        moved = np.abs(part - part[shape.events.level(centres).argmin()]).mean(axis=(1, 2, 3))
+        level = shape.events.level(np.arange(8 * len(frames)) / (8 * FRAME_RATE)).reshape(-1, 8).max(axis=1)
+        moved = np.abs(part - part[level.argmin()]).mean(axis=(1, 2, 3))
         seen = inside(plan, shape.events, margin=0.25)
         assert len(seen) >= 3
         for time, swell in seen:
@@ -156,24 +156,24 @@ def test_events_have_no_period_and_no_two_sources_share_times():
         if source
     ]
     gaps = np.concatenate([np.diff(times) for times in sources])
-    assert gaps.min() >= 0.3 - 1e-9
-    assert gaps.max() <= 1.2 + 1e-9
+    assert gaps.min() >= 0.6 - 1e-9
+    assert gaps.max() <= 1.8 + 1e-9
     # uniform from a to b: standard deviation (b - a) / sqrt(12), mean (a + b) / 2
-    assert gaps.std() / gaps.mean() == pytest.approx(0.9 / 12**0.5 / 0.75, rel=0.03)
+    assert gaps.std() / gaps.mean() == pytest.approx(1.2 / 12**0.5 / 1.2, rel=0.03)
     pairs = np.concatenate([np.stack([times[1:-1] - times[:-2], np.diff(times[1:])]) for times in sources], 1)
     assert abs(np.corrcoef(pairs)[0, 1]) < 0.05  # a gap does not tell the next one
     lists = [tuple(times) for times in sources]
     assert len(set(lists)) == len(lists)
     everywhere = np.array([time for plan in PLANS for time in plan.heard(plan.sounding.events)])
     in_second = np.histogram(everywhere, bins=6, range=(0, 6))[0]
-    assert in_second / 240 == pytest.approx(1 / 0.75, rel=0.1)  # the clip's ends are like its middle
+    assert in_second / 240 == pytest.approx(1 / 1.2, rel=0.1)  # the clip's ends are like its middle
 
 
-def test_nearly_every_window_of_two_seconds_has_two_events():
+def test_every_window_of_two_seconds_has_an_event_and_most_have_two():
     starts = np.arange(0, 4.01, 0.25)
     times = [plan.sounding.events.times for plan in PLANS]
     counts = np.array([np.diff(np.searchsorted(own, [s, s + 2]))[0] for own in times for s in starts])
-    assert (counts >= 2).mean() > 0.97
+    assert (counts >= 2).mean() > 0.5
     assert counts.min() >= 1
 
 
@@ -192,8 +192,8 @@ def test_neither_motion_nor_sound_alone_tells_the_category():
     assert all(plan.silent.motion == plan.sounding.motion for plan in PLANS)
 
 
-def test_half_of_the_clips_have_an_off_screen_source():
-    assert 0.4 < np.mean([plan.off_screen is not None for plan in PLANS]) < 0.6
+def test_a_quarter_of_the_clips_have_an_off_screen_source():
+    assert 0.18 < np.mean([plan.off_screen is not None for plan in PLANS]) < 0.32
 
 
 def test_the_channel_on_the_side_of_the_shape_is_louder():

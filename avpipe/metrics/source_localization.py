@@ -256,6 +256,15 @@ def resized(localization: Map, height: int, width: int) -> Map:
     return at_positions(at_positions(values, rows).T, columns).T
 
 
+def enlarged(map_: Map, height: int = SIDE, width: int = SIDE) -> Map:
+    """(h, w) -> (height, width) float64: bilinear between the middles of the cells, each of which stands for a part of the
+    picture (torch's `align_corners=False`)."""
+    rows, columns = (
+        (np.arange(new) + 0.5) / new * old - 0.5 for old, new in zip(map_.shape, (height, width), strict=True)
+    )
+    return at_positions(at_positions(np.asarray(map_, np.float64), rows).T, columns).T
+
+
 def whole_image() -> Map:
     """Baseline: everything sounds. (1, 1); pointing is the boxes' share of the picture."""
     return np.ones((1, 1))

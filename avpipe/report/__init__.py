@@ -11,6 +11,7 @@ KINDS: LazyTable = {
     "grounding": "avpipe.report.grounding:GroundingFigure",
     "parsed": "avpipe.report.parsed:ParsedFigure",
     "segments": "avpipe.report.segments:SegmentsFigure",
+    "sources": "avpipe.report.sources:SourcesFigure",
     "tsne": "avpipe.report.tsne:TSNEFigure",
 }
 """Kind of figure -> its class, a `FigureSpec`. The only place where a kind is registered."""

@@ -12,11 +12,12 @@ from avpipe.clips import Status
 from avpipe.media.convert import convert_clip
 from avpipe.media.ffmpeg import FFmpegGroup
 from avpipe.media.segments import VideoFrames, decode_audio
+from avpipe.metrics.source_localization import enlarged
 from avpipe.models import load_model
 from avpipe.plan.experiment import Experiment
 from avpipe.report.heat_maps import Frames, clip_response, heat_limits, write_heat_picture, write_heat_video
 from avpipe.training.alignment import stereo
-from avpipe.training.source_localization import enlarged, sound_maps
+from avpipe.training.source_localization import sound_maps
 
 TASKS = ("alignment", "source_localization")
 

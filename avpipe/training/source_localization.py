@@ -20,11 +20,11 @@ from avpipe.media.presets import Preset
 from avpipe.metrics.metric import Metric
 from avpipe.metrics.source_annotations import AnnotatedFrame, read_source_csv
 from avpipe.metrics.source_localization import (
-    SIDE,
     Map,
     Threshold,
     at_positions,
     centre,
+    enlarged,
     frame_difference,
     map_at,
     score_sources,
@@ -126,17 +126,18 @@ class SourceLocalization(RawTask):
         return WholeClips(frames, sound, clip.clip)
 
     def evaluate(self, model: nn.Module, loader: Loader) -> Evaluation:
-        """All `metrics`. The table has a row for each clip: its name; `response`, the largest value of its map; height and
-        width of the map; and `map`, its mean over time, row by row."""
+        """All `metrics`. The table has a row for each clip: its name; `response`, the largest value of its maps; `second`, when
+        it is that large; `map`, the map at that time, row by row, and its `height` and `width`."""
         before, preset, maps, rows = self.experiment.pretraining, self.experiment.preset, {}, []
         assert before is not None  # `problem`
         assert preset is not None  # `check_experiment`
         for batch in loader:
             found = sound_maps(model, batch.frames[0], batch.waveform[0], before.recipe, preset)
-            clip, mean = batch.clips[0], found.mean(axis=0)
-            maps[clip] = found
-            size = {"height": mean.shape[0], "width": mean.shape[1]}
-            rows.append({"clip": clip, "response": float(found.max()), **size, "map": mean.ravel().tolist()})
+            clip, frame = batch.clips[0], int(found.reshape(len(found), -1).max(axis=1).argmax())
+            maps[clip], strongest = found, found[frame]
+            when = {"response": float(strongest.max()), "second": (frame + 0.5) / float(preset.fps)}
+            size = {"height": strongest.shape[0], "width": strongest.shape[1]}
+            rows.append({"clip": clip, **when, **size, "map": strongest.ravel().tolist()})
         return Evaluation(self._scores(maps), pd.DataFrame(rows))
 
     def baselines(self) -> dict[str, dict[str, float]]:
@@ -205,10 +206,3 @@ def squashed(frames: Tensor, side: int) -> Tensor:
     return functional.interpolate(
         frames.float(), size=(side, side), mode="bilinear", antialias=True, align_corners=False
     )
-
-
-def enlarged(map_: Map, height: int = SIDE, width: int = SIDE) -> Map:
-    """(h, w) -> (height, width): bilinear between the middles of the cells, each of which stands for a part of the picture."""
-    values = torch.from_numpy(np.ascontiguousarray(map_, np.float64))[None, None]
-    size = (height, width)
-    return functional.interpolate(values, size=size, mode="bilinear", align_corners=False)[0, 0].numpy()

@@ -16,6 +16,7 @@ from avpipe.metrics.source_localization import (
     centre,
     ciou,
     detection_scores,
+    enlarged,
     frame_difference,
     map_at,
     parse_threshold,
@@ -251,3 +252,13 @@ def test_the_command_scores_maps_beside_baselines_and_names_clips_without_a_map(
     (tmp_path / "sure.csv").write_text("clip,sure\na,1\n")
     code, said = scored(tmp_path, "--seconds", 4, "--confidences", tmp_path / "sure.csv")
     assert (code, "expected the columns clip,confidence" in said) == (1, True)
+
+
+def test_an_enlarged_map_has_its_cells_in_the_middle_of_their_parts():
+    large = enlarged(np.array([[1.0, 0.0], [0.0, 0.0]]), 8, 8)
+    assert large.shape == (8, 8)
+    assert (
+        large[:2, :2] == 1
+    ).all()  # before the middle of the first of two cells, pixel 2 of 8, nothing changes
+    # Pixel 3 is at 3.5, between the cells' middles 2 and 6: weights 0.625 and 0.375.
+    assert large[0, 3] == pytest.approx(0.625)

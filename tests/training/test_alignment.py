@@ -23,7 +23,7 @@ from avpipe.training.data import collate
 from avpipe.training.fit import weights_of
 from avpipe.training.optimizers import make_optimizer
 from avpipe.training.pretrained import Pretrained
-from avpipe.training.source_localization import SourceLocalization, enlarged, sound_maps
+from avpipe.training.source_localization import SourceLocalization, sound_maps
 from tests.builders import encode_video, tar_of
 
 from .conftest import read, run, write_study
@@ -313,6 +313,8 @@ def test_the_maps_of_a_training_are_scored_beside_the_baselines(results):
     table = read(asked, results)["predictions.parquet"]
     assert table["clip"].tolist() == ["clip8", "clip9"]
     assert len(table["map"][0]) == table["height"][0] * table["width"][0]
+    assert table["response"].tolist() == [max(cells) for cells in table["map"]]
+    assert table["second"].between(0, 6).all()
     weights = [
         load_model(results / "runs" / e.id / "seed0" / "checkpoint.pt").state_dict() for e in (before, asked)
     ]
@@ -378,13 +380,3 @@ def test_maps_of_windows_are_interpolated_over_time_and_averaged_where_windows_o
             counted[start : start + 10] += 1
     assert found.shape == (15, 2, 2)
     np.testing.assert_allclose(found, expected / counted[:, None, None], rtol=1e-4, atol=1e-6)
-
-
-def test_an_enlarged_map_has_its_cells_in_the_middle_of_their_parts():
-    large = enlarged(np.array([[1.0, 0.0], [0.0, 0.0]]), 8, 8)
-    assert large.shape == (8, 8)
-    assert (
-        large[:2, :2] == 1
-    ).all()  # before the middle of the first of two cells, pixel 2 of 8, nothing changes
-    # Pixel 3 is at 3.5, between the cells' middles 2 and 6: weights 0.625 and 0.375.
-    assert large[0, 3] == pytest.approx(0.625)

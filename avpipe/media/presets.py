@@ -54,6 +54,12 @@ class Preset(Section):
         "veryfast",
         description="libx264's speed; at 256x256 superfast saves a tenth of the time for files 25 to 90 % larger",
     )
+    keyframes: int = Field(
+        1,
+        ge=1,
+        le=240,
+        description="key frames a second; with more, single frames are read faster, and files are larger",
+    )
     shortest: float = Field(
         0.1, gt=0, description="seconds; a file with less of them inside the clip's interval is too short"
     )
@@ -85,8 +91,8 @@ class Preset(Section):
 
     @property
     def group(self) -> int:
-        """Frames of a closed group of pictures, so that a seek decodes at most a second."""
-        return math.ceil(self.fps)
+        """Frames of a closed group of pictures: reading one frame decodes at most so many."""
+        return math.ceil(self.fps / self.keyframes)
 
     def check_picks(self, fps: int) -> None:
         """Raise ValueError if `fps` pictures cannot be taken from each second: the rate must be a multiple, or no whole number."""

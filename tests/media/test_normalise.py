@@ -27,8 +27,8 @@ from avpipe.clips import MEDIA_SUFFIXES
 from avpipe.files import OutputError
 from avpipe.media import ffmpeg, normalise
 from avpipe.media.normalise import normalise_shard
-from avpipe.media.presets import CANONICAL
-from avpipe.media.segments import decode_audio, decode_frames, read_shard
+from avpipe.media.presets import CANONICAL, Preset
+from avpipe.media.segments import VideoFrames, decode_audio, decode_frames, read_shard
 
 COLUMNS = [
     *("clip", "status", "reason", "duration", "video_seconds", "audio_seconds"),
@@ -59,10 +59,15 @@ EXPECTED = {
 
 
 def run(
-    folder: Path, manifest: Path, downloads: Path, workers: int = 2, out: str = "out"
+    folder: Path,
+    manifest: Path,
+    downloads: Path,
+    workers: int = 2,
+    out: str = "out",
+    preset: Preset = CANONICAL,
 ) -> tuple[Path, Path]:
     tar, table = folder / out / "0.tar", folder / out / "0.parquet"
-    normalise_shard(downloads, manifest, 0, CANONICAL, tar, table, 60, workers)
+    normalise_shard(downloads, manifest, 0, preset, tar, table, 60, workers)
     return tar, table
 
 
@@ -172,6 +177,18 @@ def test_the_number_of_workers_changes_no_byte(small, tmp_path):
         assert one.read_bytes() == three.read_bytes()
 
 
+def test_more_key_frames_are_more_groups_and_the_same_pictures(small, tmp_path):
+    many = CANONICAL.model_copy(update={"keyframes": 4})
+    shards = run(tmp_path, *small, out="one")[0], run(tmp_path, *small, out="many", preset=many)[0]
+    usual, clip = (next(read_shard(shard)).video for shard in shards)
+    with av.open(io.BytesIO(clip)) as container:
+        keys = [packet.is_keyframe for packet in container.demux(video=0) if packet.size]
+    assert keys == [True, False, False, False] * 40
+    single = VideoFrames(clip, many).at(np.array([7]))[0]
+    np.testing.assert_array_equal(single, VideoFrames(clip, many).at(np.arange(160))[7])
+    assert np.abs(single - VideoFrames(usual, CANONICAL).at(np.array([7]))[0].astype(float)).mean() < 2
+
+
 def test_an_unsafe_clip_name_is_refused(media, shard_of, tmp_path):
     source = media.write(tmp_path / "a.mp4", times=media.times(10, 1))
     tar, table = run(tmp_path, *shard_of(tmp_path, {"../../evil": source, "a.b": source, "good": source}))
@@ -188,7 +205,7 @@ def test_a_file_deleted_after_fetching_is_missing(small, tmp_path):
 
 KILLED = """
 import signal, sys, avpipe.media.normalise as n
-from avpipe.media.presets import CANONICAL
+from avpipe.media.presets import CANONICAL, Preset
 from pathlib import Path
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs inherit that it is ignored
 downloads, manifest, tar, table = map(Path, sys.argv[1:])

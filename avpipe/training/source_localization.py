@@ -1,8 +1,8 @@
 """Where does a network that was trained for alignment find the source of a sound? Its class activation maps are scored.
 
 Owens and Efros (ECCV 2018) show such maps and do not score them. The task trains nothing: its experiments start from a
-training (`pretraining`) and have `epochs: 0`. Its data are the held-out clips of a dataset whose folder has
-`annotations/sources.csv`; for maps of other annotations there is `avpipe results score-sources`.
+training (`pretraining`) and have `epochs: 0`. Its data are the held-out clips of a dataset. They are scored where its folder
+has `annotations/sources.csv`; for maps of other annotations there is `avpipe results score-sources`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -98,11 +98,7 @@ class SourceLocalization(RawTask):
         return SourceData(**vars(data), sources=read_source_csv(file) if file.is_file() else None)
 
     def problem(self) -> str | None:
-        """No annotations, nothing to start from, or a training that this task does not have."""
-        if self.data.sources is None:
-            return (
-                "the dataset has no annotations/sources.csv; score maps with `avpipe results score-sources`"
-            )
+        """Nothing to start from, or a training that this task does not have."""
         if self.experiment.pretraining is None or self.experiment.recipe.epochs:
             return "source_localization trains nothing: give a `pretraining`, and the recipe {epochs: 0, protocol: last}"
         return None
@@ -126,7 +122,7 @@ class SourceLocalization(RawTask):
         return WholeClips(frames, sound, clip.clip)
 
     def evaluate(self, model: nn.Module, loader: Loader) -> Evaluation:
-        """All `metrics`. The table has a row for each clip: its name; `response`, the largest value of its maps; `second`, when
+        """All `metrics`; none if the dataset has no annotations of sources. The table has a row for each clip: its name; `response`, the largest value of its maps; `second`, when
         it is that large; `map`, the map at that time, row by row, and its `height` and `width`."""
         before, preset, maps, rows = self.experiment.pretraining, self.experiment.preset, {}, []
         assert before is not None  # `problem`
@@ -142,6 +138,8 @@ class SourceLocalization(RawTask):
 
     def baselines(self) -> dict[str, dict[str, float]]:
         """The whole image, its centre, and where the clip's frames differ most."""
+        if self.data.sources is None:
+            return {}
         clips = self.datasets()["test"].clips
         frames = {clip.clip: replace(clip).frames for clip in clips}
         moving = {name: frame_difference(f.at(np.arange(f.count))) for name, f in frames.items()}
@@ -152,10 +150,11 @@ class SourceLocalization(RawTask):
         }
 
     def _scores(self, maps: Mapping[str, Map]) -> dict[str, float]:
-        """`score_sources` of maps (H, W) or, one for each frame, (T, H, W)."""
+        """`score_sources` of maps (H, W) or, one for each frame, (T, H, W); none without annotations."""
         preset, sources = self.experiment.preset, self.data.sources
         assert preset is not None  # `check_experiment`
-        assert sources is not None  # `problem`
+        if sources is None:
+            return {}
         truth, shown = [], {}
         for number, frame in enumerate(source for source in sources if source.clip in maps):
             found, name = maps[frame.clip], f"{number} {frame.clip}"

@@ -349,14 +349,21 @@ def test_another_clips_sound_is_cut_or_repeated_to_the_same_length(results):
     assert torch.equal((short.waveform[0] * 32768).round().long(), torch.arange(6800))
 
 
-def test_without_annotations_or_a_pretraining_there_is_a_reason(results, tmp_path):
+def test_without_annotations_there_are_maps_and_no_scores(results):
+    (results / "annotations" / "sources.csv").unlink(missing_ok=True)
+    before = experiment()
+    run(before, results)
+    asked = experiment("source_localization", before=before, epochs=0, protocol="last")
+    (metrics,) = run(asked, results)
+    assert (metrics["status"], metrics["metrics"], metrics["baselines"]) == ("ok", {"last": {}}, {})
+    assert read(asked, results)["predictions.parquet"]["clip"].tolist() == ["clip8", "clip9"]
+
+
+def test_without_a_pretraining_there_is_a_reason(results):
     lonely = experiment("source_localization", epochs=0, protocol="last")
     data = SourceLocalization.open(lonely, results, torch.device("cpu"), None)
     task = SourceLocalization(lonely, replace(data, sources=[]), Multisensory)
     assert "give a `pretraining`" in (task.problem() or "")
-    assert "no annotations/sources.csv" in (
-        SourceLocalization(lonely, replace(data, sources=None), Multisensory).problem() or ""
-    )
 
 
 def test_maps_of_windows_are_interpolated_over_time_and_averaged_where_windows_overlap():

@@ -51,6 +51,10 @@ class SourcesFigure(FigureSpec):
         "value of the map. Colours go from half of the map's 97th percentile to the percentile."
     )
 
+    def run_files(self, study: Study) -> dict[str, tuple[int, ...]]:
+        """Those of one seed."""
+        return dict.fromkeys(super().run_files(study), (self.seed(study),))
+
     def draw(self, study: Study, results: Path, heading: Heading) -> "Figure":
         """The lines of each row of the figure, one below the other."""
         seed = self.seed(study)

@@ -78,4 +78,5 @@ def test_missing_runs_are_named(heard: Toy) -> None:
     with pytest.raises(Exception, match="Nothing to draw"):
         heard.draw(spec)
     heard.write(spec, 0, 1, found(a=2.0))
+    assert spec.run_files(heard.study) == {"metrics.json": (1,), "predictions.parquet": (1,)}
     assert "Seed 1." in " ".join(texts(heard.draw(spec)))

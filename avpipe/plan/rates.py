@@ -13,7 +13,7 @@ class Rate(NamedTuple):
     source: str
 
 
-_ALONE = "network alone, PyTorch, one core, 2026-11-30, A, loaded"
+_ALONE = "benchmarks/README.md: network alone, PyTorch, one core, loaded"
 _TABLE = "benchmarks/README.md: network alone, OpenVINO, 2 cores"
 
 NORMALISE = Rate(2 / 6.23, "benchmarks/README.md: 6.23 clips/s on 2 cores")

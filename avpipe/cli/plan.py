@@ -18,6 +18,9 @@ def plan(
     ] = "config.yaml",
     clips: Annotated[int | None, typer.Option(min=1, help="How many clips, if no file says so yet.")] = None,
     shards: Annotated[str | None, typer.Option(help="Only these shards, for example 0-99.")] = None,
+    folder: Annotated[
+        str | None, typer.Option(help="The folder of videos, for a dataset of kind folder.")
+    ] = None,
 ) -> None:
     """Print what a study takes before it starts: jobs, processor time, disk, days of download, memory."""
     from pathlib import Path
@@ -27,7 +30,8 @@ def plan(
     from avpipe.plan.plan import Plan
     from avpipe.plan.study import resolve, validate_study
 
-    chosen = resolve(validate_study(read_mapping(study, "STUDY"), study))
+    config = read_mapping(study, "STUDY") | ({"folder": folder} if folder else {})
+    chosen = resolve(validate_study(config, study))
     workflow = Path(avpipe.__file__).parent.parent / "workflow"
     cost = study_cost(Plan(chosen, workflow), clips, _range(shards))
     for line in lines(cost, study):

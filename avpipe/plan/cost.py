@@ -93,8 +93,9 @@ def count_clips(plan: Plan) -> tuple[int, str]:
         return len(read_annotations(dataset.kind, folder, **dataset.options).clips), f"files in {folder}"
     if dataset.kind in PUBLISHED_CLIPS:
         return PUBLISHED_CLIPS[dataset.kind], PUBLISHED
-    if dataset.kind == "audioset" and not dataset.options.keys() & {"classes", "per_class"}:
-        sets = dataset.options.get("sets", ("balanced", "eval"))
+    sets = dataset.options.get("sets", ("balanced", "eval"))
+    narrowed = dataset.options.keys() & {"classes", "per_class"}
+    if dataset.kind == "audioset" and not narrowed and AUDIOSET_CLIPS.keys() >= set(sets):
         most = dataset.options.get("total") or math.inf
         return int(sum(min(AUDIOSET_CLIPS[name], most) for name in sets)), PUBLISHED
     raise ConfigError(

@@ -155,3 +155,15 @@ def test_the_output_in_the_docs_is_what_the_command_prints(audioset: Plan) -> No
         for line in shown:
             line = line.strip().replace(study, "workflow/configs/audioset.yaml")
             assert line in docs
+
+
+def test_a_folder_is_counted_without_making_its_link(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "videos").mkdir()
+    for name in ("one.mp4", "two.mp4", "notes.txt"):
+        (tmp_path / "videos" / name).write_bytes(b"")
+    study = str(WORKFLOW / "configs" / "folder.yaml")
+    done = CliRunner().invoke(app, ["plan", study, "--folder", "videos"])
+    assert done.exit_code == 0, done.output
+    assert done.output.startswith("2 clips (files in ")
+    assert not (tmp_path / "results").exists()

@@ -18,6 +18,10 @@ if not workflow.overwrite_configfiles:
 report: "workflow/report/workflow.rst"
 
 
+# Only --use-apptainer reads it: the image of envs/Dockerfile, whose head says how it is built.
+container: "avpipe.sif"
+
+
 include: "workflow/rules/common.smk"
 include: "workflow/rules/datasets.smk"
 include: "workflow/rules/download.smk"

@@ -13,6 +13,7 @@ from avpipe.cli import (
     features,
     localize,
     media,
+    plan,
     report,
     results,
     separation,
@@ -31,6 +32,7 @@ app.command("train")(training.train)
 app.command("embed")(training.embed)
 app.command("separate")(separation.separate)
 app.command("why")(tables.why)
+app.command("plan")(plan.plan)
 app.command("localize")(localize.localize)
 
 

@@ -67,8 +67,17 @@ class Training:
     @property
     def minutes(self) -> int:
         """Time of the job on one core, an hour at least."""
+        return max(60, round(self._seconds / 60))
+
+    @property
+    def core_seconds(self) -> float | None:
+        """Time of the job on one core; None for a training from clips, whose constants were not measured."""
+        return None if self.experiment.preset else self._seconds
+
+    @property
+    def _seconds(self) -> float:
         a_clip = SECONDS_A_CLIP + SECONDS_A_MB * 4 * self.numbers / 10**6
-        return max(60, round(self.seeds * self.experiment.recipe.epochs * self.clips * a_clip / 60))
+        return self.seeds * self.experiment.recipe.epochs * self.clips * a_clip
 
     @property
     def gpu_percent(self) -> int:

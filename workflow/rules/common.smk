@@ -28,11 +28,12 @@ try:
 except (ValueError, OSError) as error:
     raise WorkflowError(str(error)) from None
 
-# Jobs run the code of this checkout, with the Python that runs Snakemake or that of their conda environment. Their output goes
+# Jobs run the code of this checkout, with the Python that runs Snakemake or that of their environment or image. Their output goes
 # to their log; number 3 is Snakemake's stderr, where long jobs also say how far they are (avpipe/progress.py).
-_uses_conda = any(str(method).endswith("conda") for method in workflow.deployment_settings.deployment_method)
+_methods = {str(method) for method in workflow.deployment_settings.deployment_method}
+_deployed = not _methods.isdisjoint({"conda", "apptainer"})
 _python = Path(sys.executable).parent
-_path = "" if _uses_conda else "export PATH={_python:q}:$PATH; "
+_path = "" if _deployed else "export PATH={_python:q}:$PATH; "
 _safe = "set -euo pipefail; exec 3>&2; export AVPIPE_PROGRESS_FD=3 PYTHONPATH={workflow.basedir:q}; "
 shell.prefix("".join((_safe, _path)))
 

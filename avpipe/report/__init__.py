@@ -12,6 +12,7 @@ KINDS: LazyTable = {
     "parsed": "avpipe.report.parsed:ParsedFigure",
     "segments": "avpipe.report.segments:SegmentsFigure",
     "sources": "avpipe.report.sources:SourcesFigure",
+    "spectrograms": "avpipe.report.spectrograms:SpectrogramsFigure",
     "tsne": "avpipe.report.tsne:TSNEFigure",
 }
 """Kind of figure -> its class, a `FigureSpec`. The only place where a kind is registered."""

@@ -16,6 +16,7 @@ import csv
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -53,8 +54,15 @@ STEPS = 128
 GREY = 128
 """What stands in place of pictures that are not shown."""
 SCORES = ("sdr", "sir", "sar", "si_sdr")
+PICTURED = 4
+"""Mixtures of which the table of predictions has pictures, for figures."""
+BANDS = 64
+"""Of a spectrogram in the table of predictions: each is the loudest of so many neighbouring frequencies."""
 BOTH = [f"{name}{track}" for name in ("on_off", *SCORES) for track in ("", "_off")]
 """Columns of the table of predictions, for the on-screen and the off-screen sound."""
+SPECTROGRAMS = ("mixture", "on", "true_on", "off", "true_off")
+PICTURES = ["frame", "height", "width", *SPECTROGRAMS]
+"""Columns of the table of predictions, of its first rows only (`_pictures`)."""
 
 Side = Literal["left", "right"]
 
@@ -184,12 +192,20 @@ class Separation(RawTask):
 
     def evaluate(self, model: nn.Module, loader: Loader) -> Evaluation:
         """All `metrics`. The table has a row for each mixture: clip, other, hidden (left, right or none); the scores of both
-        sounds (`_off`); and `to_on` and `to_off`, how near the on-screen sound is to the two true ones (SI-SDR)."""
-        rows = []
+        sounds (`_off`); and `to_on` and `to_off`, how near the on-screen sound is to the two true ones (SI-SDR). The first
+        mixtures, `PICTURED` at most, also have pictures (`_pictures`)."""
+        rows: list[dict[str, Any]] = []
         for batch in loader:
+            sides, pictured = [], len(rows) < PICTURED
             for hidden, shown in self._shown(batch):
                 predicted = model(shown.frames, shown.parts.sum(1))
-                rows += self._scored(shown, self._sounds(predicted, shown), predicted.magnitude, hidden)
+                scored = self._scored(shown, self._sounds(predicted, shown), predicted.magnitude, hidden)
+                for i, row in enumerate(scored[: PICTURED * pictured]):
+                    row |= _pictures(shown, predicted.magnitude, i)
+                sides.append(scored)
+            rows += chain.from_iterable(
+                zip(*sides, strict=True)
+            )  # both sides of a mixture one after the other
         return self._evaluation(rows)
 
     def baselines(self) -> dict[str, dict[str, float]]:
@@ -295,13 +311,36 @@ class Separation(RawTask):
 
     def _evaluation(self, rows: Sequence[Mapping[str, Any]]) -> Evaluation:
         """Means over the rows of `_scored`."""
-        columns = ["clip", "other", "hidden", *BOTH, "to_on", "to_off"]
+        columns = ["clip", "other", "hidden", *BOTH, "to_on", "to_off", *PICTURES]
         table = pd.DataFrame(rows).reindex(columns=columns)
         scores = {name: float(table[name].mean()) for name in SCORES}
         scores["on_off"] = float(table[["on_off", "on_off_off"]].to_numpy().mean())
         defined = table.dropna(subset=["to_on", "to_off"])
         scores["nearer"] = float((defined["to_on"] > defined["to_off"]).mean())
         return Evaluation({name: scores[name] for name in self.metrics}, table)
+
+
+def _pictures(batch: SeparationBatch, magnitude: Tensor, i: int) -> dict[str, Any]:
+    """Of mixture i of a batch: the middle frame, and spectrograms in decibels, row by row.
+
+    `frame` is (height, width, 3) as bytes, with `height` and `width`. `mixture`, `on`, `true_on`, `off` and `true_off` are
+    (`BANDS`, T), the lowest frequencies first.
+    """
+    frame = batch.frames[i, :, batch.frames.shape[2] // 2].permute(1, 2, 0).cpu().numpy()
+    parts = batch.parts[i].mean(1)  # (2, L)
+    true, mixture = spectrogram(parts).magnitude, spectrogram(parts.sum(0)).magnitude
+    shown = {
+        "mixture": mixture,
+        "on": magnitude[i, 0],
+        "true_on": true[0],
+        "off": magnitude[i, 1],
+        "true_off": true[1],
+    }
+    bands = {
+        name: functional.adaptive_max_pool1d(magnitude_in_decibels(each.float()), BANDS).T.cpu().numpy().ravel()
+        for name, each in shown.items()
+    }  # fmt: skip
+    return {"frame": frame.tobytes(), "height": frame.shape[0], "width": frame.shape[1], **bands}
 
 
 def window_of(seconds: float, preset: Preset) -> tuple[int, int]:

@@ -220,6 +220,30 @@ def test_scores_are_of_the_on_screen_sound(open_task):
     assert swapped.scores["on_off"] > 3
 
 
+def test_the_first_mixtures_have_pictures_of_what_was_seen_and_heard(open_task):
+    task = open_task(frames="side_by_side")
+    batch = collate([task.datasets()["train"][i] for i in range(2)])
+    table = task.evaluate(knowing(batch.parts.mean(2)), [batch]).table
+    assert table["hidden"].tolist() == ["right", "left"] * 2
+    right, left = table.iloc[0], table.iloc[1]
+    assert (right["clip"], right["other"]) == (left["other"], left["clip"])
+    seen = [
+        np.frombuffer(row["frame"], np.uint8).reshape(row["height"], row["width"], 3) for row in (right, left)
+    ]
+    grey = [(frame == 128).all(axis=(0, 2)) for frame in seen]
+    assert grey[0][14:].all()  # of 28 pixels
+    assert grey[1][:14].all()
+    # The loudest of neighbouring frequencies; this network gives the true sounds of `right` in both cases.
+    loud = {
+        name: np.reshape(right[name], (64, -1)) for name in ("mixture", "on", "true_on", "off", "true_off")
+    }
+    assert loud["on"].shape == (64, 128)
+    np.testing.assert_allclose(loud["on"], loud["true_on"], atol=1e-4)
+    np.testing.assert_allclose(loud["off"], loud["true_off"], atol=1e-4)
+    np.testing.assert_allclose(left["on"], right["true_on"], atol=1e-4)
+    assert loud["mixture"].max() >= max(loud["on"].max(), loud["off"].max()) - 6
+
+
 def test_a_network_without_an_order_is_scored_in_the_better_one(open_task):
     task = open_task(loss_weights={"on_off": 0.0, "any_order": 1.0})
     batch = collate([task.datasets()["train"][i] for i in range(2)])

@@ -30,8 +30,9 @@ lock:  ## resolve requirements.lock again from pyproject.toml
 
 SNAKEMAKE := $(BIN)/snakemake --cores $(CORES)
 
-results: setup  ## fill every table and figure of the demo study (results/demo)
+results: setup  ## fill every table and figure of the demo studies (results/demo, demo_motion, demo_separation)
 	$(SNAKEMAKE) all
+	for study in demo_motion demo_separation; do $(SNAKEMAKE) all --configfile workflow/configs/$$study.yaml; done
 	@echo; cat results/demo/tables/avin_comparison.md
 	@$(BIN)/avpipe results check || true
 
@@ -73,4 +74,4 @@ bench: setup  ## measure speed and memory: prints the table of benchmarks/README
 	$(BIN)/python benchmarks/run.py
 
 clean:  ## remove what the demo studies made
-	rm -rf results/demo results/quick
+	rm -rf results/demo results/demo_motion results/demo_separation results/quick

@@ -1,5 +1,6 @@
 """Commands of training: `avpipe train` and `avpipe embed`."""
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -51,12 +52,28 @@ def train(
     log: Annotated[Path | None, typer.Option(help="Log file to name in metrics.json.")] = None,
 ) -> None:
     """Train and evaluate one experiment; writes runs/{experiment}/seed{n}/metrics.json and predictions.parquet."""
+    from avpipe.lock import sole_writer
     from avpipe.training.run import train_experiment
 
     room = None if feature_memory is None else feature_memory * 10**6
-    train_experiment(
-        *_read(file, results), seed, device, log, threads, resident_bytes=room, gpu_percent=gpu_percent
-    )
+    experiment, folder = _read(file, results)
+    with ExitStack() as held:
+        adopt = False
+        for number in sorted(set(seed)):
+            name = f"{experiment.id} seed {number}"
+            lock = folder / "runs" / experiment.id / f".seed{number}.lock"
+            adopt |= held.enter_context(sole_writer(lock, name))
+        train_experiment(
+            experiment,
+            folder,
+            seed,
+            device,
+            log,
+            threads,
+            resident_bytes=room,
+            gpu_percent=gpu_percent,
+            adopt=adopt,
+        )
 
 
 @readable_errors

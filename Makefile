@@ -7,7 +7,7 @@ BIN := .venv/bin
 # uv, Snakemake and avpipe keep downloads in a cache folder; here, where the home folder cannot be written
 export XDG_CACHE_HOME ?= $(shell test -w "$$HOME" && echo "$$HOME" || echo "$(CURDIR)")/.cache
 
-.PHONY: help setup results quick llp-audioset report test test-full format docs lock bench clean
+.PHONY: help setup results quick llp-audioset report test test-slurm test-full format docs lock bench clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -58,6 +58,9 @@ test: setup  ## tests, linters and type checker
 	@# the code from one of the machine (a worker process that was killed): both runs are in the output
 	$(BIN)/pytest -n $(CORES) --dist load --maxschedchunk 2 --durations 30 || \
 	    { echo "Failed tests, once more:"; $(BIN)/pytest --last-failed --last-failed-no-failures none; }
+
+test-slurm: setup  ## tests on a Slurm of one node, which they install and start; skipped where they may not
+	$(BIN)/pytest -m slurm --durations 10
 
 test-full: setup  ## only the tests of full-size networks
 	$(BIN)/pytest -m full_size --durations 30

@@ -1,6 +1,9 @@
 """`avpipe STAGE ...`: one file a stage. Each command parses its arguments and calls one function."""
 
+import os
+import socket
 import sys
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated
 
@@ -44,6 +47,10 @@ def main(
     if version:
         typer.echo(f"avpipe {__version__}")
         raise typer.Exit
+    if job := os.environ.get(
+        "SLURM_JOB_ID"
+    ):  # the log's first line: whether it is this attempt's or the one's before
+        typer.echo(f"Slurm job {job} on {socket.gethostname()}, {datetime.now():%Y-%m-%d %H:%M:%S}", err=True)
 
 
 @app.command("doctor")

@@ -39,9 +39,11 @@ def download_shard(
     from avpipe.download.budget import budget_folder
     from avpipe.download.fetch import Places, fetch_shard
     from avpipe.download.status import left_for_later
+    from avpipe.lock import sole_writer
 
     places = Places(files, budgets or budget_folder())
-    counts = fetch_shard(manifest, shard, read_sources(source), out, places, report=typer.echo)
+    with sole_writer(out.with_name(f".{out.name}.lock"), f"fetch shard {shard}"):
+        counts = fetch_shard(manifest, shard, read_sources(source), out, places, report=typer.echo)
     typer.echo(counted(counts))
     if left := left_for_later(counts):
         typer.echo(left)

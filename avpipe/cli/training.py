@@ -1,5 +1,8 @@
 """Commands of training: `avpipe train` and `avpipe embed`."""
 
+import subprocess
+import sys
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -48,15 +51,61 @@ def train(
         ),
     ] = None,
     gpu_percent: Annotated[int, typer.Option(help="Of a GPU; trainings of 25 share one by four.")] = 100,
+    processes: Annotated[
+        int, typer.Option(min=1, help="Processes that train together; they share THREADS.")
+    ] = 1,
     log: Annotated[Path | None, typer.Option(help="Log file to name in metrics.json.")] = None,
 ) -> None:
     """Train and evaluate one experiment; writes runs/{experiment}/seed{n}/metrics.json and predictions.parquet."""
+    from avpipe.lock import sole_writer
+    from avpipe.training.devices import started_processes
     from avpipe.training.run import train_experiment
 
     room = None if feature_memory is None else feature_memory * 10**6
-    train_experiment(
-        *_read(file, results), seed, device, log, threads, resident_bytes=room, gpu_percent=gpu_percent
-    )
+    experiment, folder = _read(file, results)
+    with ExitStack() as held:
+        adopt = False
+        for number in (
+            sorted(set(seed)) if started_processes() == 1 else ()
+        ):  # else the starting one holds the locks
+            name, lock = f"{experiment.id} seed {number}", f".seed{number}.lock"
+            adopt |= held.enter_context(sole_writer(folder / "runs" / experiment.id / lock, name))
+        if processes > 1 and started_processes() == 1:
+            start_processes(processes, sys.argv[1:], log)
+            return
+        train_experiment(
+            experiment,
+            folder,
+            seed,
+            device,
+            log,
+            max(1, threads // processes),
+            resident_bytes=room,
+            gpu_percent=gpu_percent,
+            adopt=adopt,
+        )
+
+
+def start_processes(count: int, arguments: list[str], log: Path | None) -> None:
+    """Start this command again under torchrun, on this machine, and wait for its end.
+
+    Args:
+        count: of the processes.
+        arguments: of the command.
+        log: the log file that it writes to; what each process prints goes to files in the folder {log}.processes, and what the
+            first one prints also to the log.
+
+    Raises:
+        OSError: if a process failed; torchrun has ended the others then.
+    """
+    kept = [] if log is None else ["--log-dir", f"{log}.processes"]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"]
+    shown = ["--tee=3", "--local-ranks-filter=0", "--log-line-prefix-template="] if kept else []
+    done = subprocess.run([*torchrun, *kept, *shown, "-m", "--", "avpipe", *arguments], check=False)
+    if done.returncode:
+        raise OSError(
+            f"one of {count} processes failed; {f'{log}.processes' if log else 'the lines above'} says why"
+        )
 
 
 @readable_errors

@@ -26,7 +26,8 @@ from zarr.storage import MemoryStore
 
 from avpipe.clips import ROWS_FILE, manifest_file, read_rows
 from avpipe.features.spec import chunk_path, dimension_names, feature_shape
-from avpipe.files import locked, read_json, whole_file, write_text
+from avpipe.files import read_json, whole_file, write_text
+from avpipe.lock import sole_writer
 from avpipe.plan.extractor import ArrayConfig
 
 _ABSENT = 2**64 - 1
@@ -156,7 +157,7 @@ def write_shard(
         OutputError: if a file cannot be written.
     """
     content = _encoded(config, values)
-    with locked(path.parent / f".{path.name}.lock"):
+    with sole_writer(path.parent / f".{path.name}.lock", f"write shard {shard} of {path}"):
         _write_metadata(path, config, rows, values, {**identity, "shard_size": len(values)}, about)
         with whole_file(path / chunk_path(config, shard)) as temporary:
             temporary.write_bytes(content)

@@ -17,18 +17,16 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from filelock import Timeout
 
 from avpipe.clips import CLIP_NAME, Status
 from avpipe.files import (
-    OutputError,
     add_member,
-    locked,
     output_errors,
     sha256_of,
     sha256_of_version,
     whole_file,
 )
+from avpipe.lock import sole_writer
 from avpipe.media.convert import Converted, convert_clip
 from avpipe.media.ffmpeg import FFmpegGroup, FFmpegKilledError, ffmpeg_version
 from avpipe.media.presets import Preset
@@ -76,7 +74,7 @@ def normalise_shard(
 ) -> Counter[str]:
     """Turn the fetched files of a shard into canonical clips.
 
-    The same inputs and the same ffmpeg give the same bytes with any number of workers, also after kill -9. Clips
+    Waits while another process writes this shard. The same inputs and the same ffmpeg give the same bytes with any number of workers, also after kill -9. Clips
     that are missing or cannot be decoded are only in the table.
 
     Args:
@@ -95,7 +93,7 @@ def normalise_shard(
 
     Raises:
         FFmpegKilledError: if a signal ended ffmpeg twice on one clip; it names both.
-        OutputError: on a full disk, an unwritable folder, or if another process writes this shard.
+        OutputError: on a full disk or an unwritable folder.
         ValueError: if `downloads` lacks a clip of the shard.
     """
     rows = _rows(downloads, manifest, shard)
@@ -148,11 +146,8 @@ def _rows(downloads: Path, manifest: Path, shard: int) -> list[_Row]:
 def _scratch(tar: Path, table: Path) -> Iterator[Path]:
     """A folder beside the tar for unfinished files; leftovers of a killed run are removed first, the folder at the end."""
     folder = tar.with_name(f".{tar.name}.scratch")
-    try:
-        lock = locked(folder / "lock", timeout=0)
-    except Timeout as error:
-        raise OutputError(f"another process writes {tar}: wait for it or stop it") from error
-    with lock:
+    with sole_writer(tar.with_name(f".{tar.name}.lock"), f"normalise {tar}"):
+        folder.mkdir(exist_ok=True)
         unfinished = [path.parent.glob(f".{path.name}.*.tmp") for path in (tar, table)]
         for path in (*folder.glob("[0-9]*"), *unfinished[0], *unfinished[1]):
             path.unlink(missing_ok=True)

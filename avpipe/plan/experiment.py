@@ -120,6 +120,11 @@ class ExperimentConfig(Trained):
     seeds: tuple[Seed, ...] | None = Field(
         None, min_length=1, description="some of the study's `seeds`, with which it is trained; null: all"
     )
+    processes: int = Field(
+        1,
+        ge=1,
+        description="processes of its job that train together, each on a part of every batch and on a GPU of its own if `device` is cuda; numbers differ by rounding, and it is not part of the experiment",
+    )
     outputs: tuple[str, ...] = Field(
         (),
         description="outputs of its network that are extractors of the study, each with the name EXPERIMENT_OUTPUT, by the run of its first seed",

@@ -176,6 +176,7 @@ class Plan:
             if given and experiment.id not in for_tables:
                 before = self._seeds.get(experiment.id, ())
                 self._seeds[experiment.id] = tuple(s for s in study.seeds if s in (*before, *given))
+        self._processes = {e.id: study.experiments[n].processes for n, e in self.of_study.items()}
         self._check_presets()
 
     def seeds_of(self, experiment_id: str) -> tuple[int, ...]:
@@ -350,6 +351,11 @@ class Plan:
         """GPUs of a job that computes: 1 if the study's `device` asks for them, else 0."""
         return int(self.study.device.startswith("cuda"))
 
+    def group_of(self, stage: str) -> str | None:
+        """The group of a shard's jobs: one job of a cluster does all stages of the shard that neither download nor need a GPU."""
+        alone = {"fetch": self.downloads_anything, "extract": bool(self.on_gpu)}
+        return None if alone.get(stage) else "shard"
+
     @property
     def downloads_anything(self) -> bool:
         """Whether a source is not on this machine's disks."""
@@ -421,7 +427,8 @@ class Plan:
             for feature in experiment.features.values():
                 config = self.study.extractors.get(feature)
                 if isinstance(config, RunConfig) and config.study is None and config.run not in named:
-                    named[config.run] = self.study.experiments[config.run].model_dump(mode="json")
+                    entry = self.study.experiments[config.run]
+                    named[config.run] = entry.model_dump(mode="json", exclude={"processes"})
                     found.append(self.of_study[config.run])
         return found, named
 
@@ -547,13 +554,17 @@ class Plan:
         stored = sum(number * width for number, width in zip(numbers, widths, strict=True))
         return Training(experiment, len(self.seeds_of(experiment.id)), clips, sum(numbers), stored)
 
+    def training_processes(self, wildcards: Wildcards, input: Any) -> int:
+        """How many processes of its job train an experiment together."""
+        return self._processes.get(wildcards.experiment, 1)
+
     def training_threads(self, wildcards: Wildcards) -> int:
-        """Processor threads of a training."""
-        return self.training(wildcards).threads
+        """Processor threads of a training, of all its processes."""
+        return self.training_processes(wildcards, ()) * self.training(wildcards).threads
 
     def training_memory(self, wildcards: Wildcards, attempt: int) -> int:
         """Main memory of a training in MB; more for another attempt."""
-        return attempt * self.training(wildcards).memory_mb
+        return attempt * self.training_processes(wildcards, ()) * self.training(wildcards).memory_mb
 
     def training_minutes(self, wildcards: Wildcards, attempt: int) -> int:
         """Time of a training; more for another attempt."""
@@ -564,13 +575,20 @@ class Plan:
         return self.training(wildcards).gpu_percent
 
     def training_gpu_asked(self, wildcards: Wildcards) -> int:
-        """`training_gpu` where the study's `device` asks for a GPU, else 0."""
-        return self.on_gpu * self.training(wildcards).gpu_percent
+        """`training_gpu` where the study's `device` asks for a GPU, else 0; each of several processes needs a GPU of its own."""
+        processes = self.training_processes(wildcards, ())
+        percent = self.training(wildcards).gpu_percent if processes == 1 else 100 * processes
+        return self.on_gpu * percent
+
+    def training_gpus(self, wildcards: Wildcards) -> int:
+        """The GPUs of a training's job: one a process where the study's `device` asks for GPUs, else none."""
+        return self.on_gpu * self.training_processes(wildcards, ())
 
     def feature_memory(self, wildcards: Wildcards, resources: Any) -> int:
-        """The part of a training's memory that is left for features, in MB."""
+        """The part of a training's memory that is left for features, in MB; of each process."""
         needed = self.training(wildcards)
-        return max(0, resources.mem_mb - needed.memory_mb + needed.features_mb)
+        own = resources.mem_mb // self.training_processes(wildcards, ())
+        return max(0, own - needed.memory_mb + needed.features_mb)
 
     def table_inputs(self, wildcards: Wildcards) -> list[str]:
         """The metrics of every run of a table; for rows with `predictions` their files, and what the truth is read from."""

@@ -1,5 +1,6 @@
 """A run's three files: numbers, predictions, weights."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -8,12 +9,25 @@ from typing import Any
 import pandas as pd
 import torch
 
-from avpipe.files import whole_file, write_json
+from avpipe.files import read_json, whole_file, write_json
 from avpipe.metrics.metric import Metric
 from avpipe.training.fit import Fitted
 
 PROTOCOLS = ("validation", "last", "best_test")
 """How the checkpoint is chosen: best on the validation split (first of equals), last epoch, best on the test split."""
+
+METRICS = "metrics.json"
+"""A run's last file: with it, the run is whole."""
+
+
+def is_written(folder: Path, facts: Mapping[str, Any]) -> bool:
+    """Whether the run in `folder` is whole and has these `facts` as entries of metrics.json, whatever its log is called."""
+    files = [folder / name for name in (METRICS, "checkpoint.pt", "predictions.parquet")]
+    if not all(file.is_file() for file in files):
+        return False
+    found = read_json(folder / METRICS)
+    wanted = json.loads(json.dumps(facts))  # lists for tuples, as in the file
+    return all(found.get(key) == value for key, value in wanted.items() if key != "log")
 
 
 def write_run(
@@ -44,7 +58,7 @@ def write_run(
     with whole_file(folder / "predictions.parquet") as temporary:
         (chosen.table if chosen else pd.DataFrame()).to_parquet(temporary, index=False)
     write_json(
-        folder / "metrics.json",
+        folder / METRICS,
         {
             **facts,
             "status": "failed" if reason else "ok",

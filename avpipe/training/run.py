@@ -24,7 +24,7 @@ from avpipe.training.experiment_task import ExperimentTask
 from avpipe.training.fit import Fitted
 from avpipe.training.logs import say
 from avpipe.training.pretrained import read_pretrained
-from avpipe.training.results import write_run
+from avpipe.training.results import METRICS, is_written, write_run
 from avpipe.training.resume import States
 
 
@@ -40,6 +40,7 @@ def train_experiment(
     save_steps: int | None = None,
     resident_bytes: int | None = None,
     gpu_percent: int = 100,
+    adopt: bool = False,
 ) -> None:
     """Train and evaluate every seed; write metrics.json, predictions.parquet and checkpoint.pt to
     `runs/{experiment.id}/seed{n}/`.
@@ -60,6 +61,7 @@ def train_experiment(
         save_steps: of the optimizer between saved states, besides; None: time alone decides.
         resident_bytes: main memory for features; None: half of what is free. Changes speed, not numbers.
         gpu_percent: of a GPU, which other jobs may share.
+        adopt: leave a run as it is that another process has written meanwhile, if it is this very training's.
 
     Raises:
         FileNotFoundError: a table is missing, or the pretraining run that this one starts from.
@@ -96,8 +98,12 @@ def train_experiment(
             if task.start:
                 which_run["pretraining"] = task.start.describe()
             problem = reason or (task.start.problem if task.start else None)
-            identity = {**which_run, "data": data.digest, "torch": str(torch.__version__)}
+            which_run["data"] = data.digest
+            identity = {**which_run, "torch": str(torch.__version__)}
             states.append(States(folder / ".resume" / f"seed{seed}", identity, save_seconds, save_steps))
+            if adopt and is_written(folder / f"seed{seed}", {**which_run, **facts}):
+                say(f"{experiment.id} seed {seed}: another process has trained it meanwhile")
+                continue
             fitted: Fitted | None = None
             if problem is None:
                 own, name = folder / f"seed{seed}", f"{experiment.id} seed {seed}"
@@ -107,8 +113,9 @@ def train_experiment(
                 written = {**which_run, **facts}
                 write_run(folder / f"seed{seed}", fitted, problem, task.metrics, written, task.options())
     if fabric.global_rank == 0:
-        for saved in states:
-            saved.forget()
+        for saved, seed in zip(states, seeds, strict=True):
+            if (folder / f"seed{seed}" / METRICS).is_file():  # else a restarted Snakemake has deleted the run
+                saved.forget()
         with contextlib.suppress(OSError):  # not empty while other seeds are in training
             (folder / ".resume").rmdir()
 

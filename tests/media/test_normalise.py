@@ -11,6 +11,7 @@ import sys
 import tarfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -251,13 +252,15 @@ def wait_for(condition: Callable[[], bool], seconds: float = 20) -> None:
         time.sleep(0.002)
 
 
-def test_a_second_writer_of_a_shard_is_refused(small, tmp_path):
+def test_a_second_writer_of_a_shard_waits_and_writes_the_same(small, tmp_path):
     (tmp_path / "out").mkdir()
-    with (
-        normalise._scratch(tmp_path / "out" / "0.tar", tmp_path / "out" / "0.parquet"),
-        pytest.raises(OutputError, match="another process"),
-    ):
-        run(tmp_path, *small)
+    with ThreadPoolExecutor(1) as pool:
+        with normalise._scratch(tmp_path / "out" / "0.tar", tmp_path / "out" / "0.parquet"):
+            second = pool.submit(run, tmp_path, *small)
+            time.sleep(1)
+            assert not (tmp_path / "out" / "0.tar").exists()
+        second.result()
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["0.parquet", "0.tar"]
 
 
 def test_a_folder_that_cannot_be_written_is_a_clear_error(small, tmp_path):

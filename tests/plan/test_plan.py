@@ -14,7 +14,7 @@ from avpipe.plan import plan as plan_module
 from avpipe.plan.experiment import Experiment
 from avpipe.plan.plan import Plan
 from avpipe.plan.section import ConfigError
-from avpipe.plan.study import validate_study
+from avpipe.plan.study import resolve, validate_study
 
 AVIN_FUSION = SimpleNamespace(table="avin_fusion")  # the wildcards of that table's path
 WORKFLOW = Path(__file__).resolve().parents[2] / "workflow"
@@ -223,3 +223,16 @@ def test_ucf101s_splits_are_the_same_experiments_on_whole_videos_in_folders_of_t
         assert other.experiments.keys() == made.experiments.keys()
         splits.add(other.study.dataset.name)
     assert splits == {made.study.dataset.name, *table.averages["accuracy_of_splits"].datasets}
+
+
+def test_several_processes_ask_for_more_of_a_machine_and_change_no_experiment():
+    one, two = ({**study_file("ave"), "device": "cuda"} for _ in range(2))
+    name = next(iter(two["experiments"]))
+    two["experiments"][name]["processes"] = 2
+    alone, together = (Plan(resolve(validate_study(study)), WORKFLOW) for study in (one, two))
+    assert alone.experiments == together.experiments
+    asked = SimpleNamespace(experiment=together.of_study[name].id)
+    assert [p.training_gpus(asked) for p in (alone, together)] == [1, 2]
+    assert together.training_threads(asked) == 2 * alone.training_threads(asked)
+    assert together.training_memory(asked, 1) == 2 * alone.training_memory(asked, 1)
+    assert together.training_gpu_asked(asked) == 200

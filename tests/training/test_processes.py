@@ -162,3 +162,32 @@ def test_an_experiment_trained_by_two_processes_is_written_once_and_scores_the_s
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
     for name, weight in alone["checkpoint.pt"]["weights"].items():
         torch.testing.assert_close(together["checkpoint.pt"]["weights"][name], weight, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_avpipe_train_starts_two_processes_that_score_as_one_with_a_log_each(make_study, describe, tmp_path):
+    study = make_study()
+    plain = {"optimizer": "sgd", "lr": 0.05, "batch_size": 9}
+    experiment = describe("cmran", options={"dropout": 0.0}, **plain)
+    run(experiment, study.results)
+    alone = read(experiment, study.results)
+    file = study.results / "runs" / experiment.id / "experiment.json"
+    file.write_text(experiment.to_json())
+    log = tmp_path / "train.log"
+    command = [sys.executable, "-m", "avpipe", "train", str(file), "--seed=0", "--device=cpu", f"--log={log}"]
+    with log.open("w") as out:
+        done = subprocess.run(
+            [*command, "--processes=2", "--threads=2"], stdout=out, stderr=subprocess.STDOUT, check=False
+        )
+    assert done.returncode == 0, log.read_text()
+    together = read(experiment, study.results)
+    assert together["metrics.json"]["metrics"] == alone["metrics.json"]["metrics"]
+    for name, weight in alone["checkpoint.pt"]["weights"].items():
+        torch.testing.assert_close(together["checkpoint.pt"]["weights"][name], weight, rtol=1e-3, atol=1e-5)
+    assert log.read_text().count("usable clips") == 1, "the first process's lines, not both processes'"
+    each = [
+        path.read_text().count("usable clips")
+        for path in log.with_name("train.log.processes").rglob("stderr.log")
+    ]
+    assert each == [1, 1]
+    assert not list(file.parent.glob(".seed*.lock"))

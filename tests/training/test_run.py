@@ -144,6 +144,52 @@ def test_no_saved_state_remains_when_all_seeds_are_finished(study, describe):
     assert not (study.results / "runs" / experiment.id / ".resume").exists()
 
 
+def written_when(results: Path) -> dict[Path, int]:
+    return {path: path.stat().st_mtime_ns for path in results.glob("runs/*/seed*/metrics.json")}
+
+
+@pytest.mark.parametrize("changed", ["nothing", "code", "a file is missing"])
+def test_a_run_that_another_process_has_written_meanwhile_is_adopted_if_it_is_the_same(
+    make_study, describe, monkeypatch, changed
+):
+    study = make_study()
+    experiment = describe("avel")
+    run_module.train_experiment(experiment, study.results, [0, 1], "cpu")
+    before = written_when(study.results)
+    if changed == "code":
+        monkeypatch.setattr("avpipe.training.run.code_fingerprint", lambda experiment: "another")
+    if changed == "a file is missing":
+        for path in before:
+            (path.parent / "checkpoint.pt").unlink()
+    run_module.train_experiment(experiment, study.results, [0, 1], "cpu", adopt=True)
+    assert len(before) == 2
+    assert (written_when(study.results) == before) == (changed == "nothing")
+
+
+def test_a_run_that_was_deleted_while_the_other_seeds_were_trained_is_not_trained_again(
+    make_study, describe, monkeypatch, capsys
+):
+    """As a restarted Snakemake does it, before its own job waits for this one."""
+    study = make_study()
+    experiment, write = describe("avel"), run_module.write_run
+
+    def deleted_later(folder, *arguments):
+        write(folder, *arguments)
+        if folder.name == "seed1":
+            (folder.parent / "seed0" / "metrics.json").unlink()
+
+    monkeypatch.setattr(run_module, "write_run", deleted_later)
+    run_module.train_experiment(experiment, study.results, [0, 1], "cpu")
+    monkeypatch.setattr(run_module, "write_run", write)
+    capsys.readouterr()
+    run_module.train_experiment(experiment, study.results, [0, 1], "cpu", adopt=True)
+    said = capsys.readouterr().err
+    assert "seed 1: another process has trained it" in said
+    assert f"seed 0: going on after epoch {experiment.recipe.epochs}" in said
+    assert len(written_when(study.results)) == 2
+    assert not list(study.results.glob("runs/*/.resume"))
+
+
 def test_a_state_of_other_code_is_not_used(study, describe, monkeypatch, stop_after, capsys):
     experiment = describe(epochs=4)
     stop_after(3, experiment, study.results)

@@ -1,15 +1,14 @@
-"""On a cluster: what each job asks for, and a study on a real Slurm where there is one."""
+"""On a cluster: what each job asks for. Nothing here needs a Slurm."""
 
 import os
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from .conftest import STUDY, Checkout, sources_to
+from .conftest import STUDY, Checkout
 
 pytestmark = pytest.mark.slow
 
@@ -44,25 +43,23 @@ def test_only_downloads_from_the_internet_take_turns(checkout: Checkout) -> None
         assert all(f"downloads={turns}" in job for job in fetching)
 
 
-def test_slurm_is_asked_for_little_first_and_for_more_after_a_failure(
-    checkout: Checkout, tmp_path: Path
-) -> None:
-    """Slurm's programs are replaced: sbatch writes down its arguments and fails, the others say nothing."""
-    asked, programs = tmp_path / "asked", tmp_path / "bin"
+def asked(checkout: Checkout, folder: Path, *options: str) -> list[str]:
+    """The options of each sbatch. Slurm's programs are replaced: sbatch writes down its options and fails, others say nothing."""
+    written, programs = folder / "asked", folder / "bin"
     programs.mkdir()
     for name in ("sbatch", "scontrol", "sinfo", "squeue", "sacct", "sacctmgr", "sshare"):
         program = programs / name
         program.write_text(
-            f'#!/bin/sh\necho "$*" >> {asked}; exit 1\n' if name == "sbatch" else "#!/bin/sh\n"
+            f'#!/bin/sh\necho "$*" >> {written}; exit 1\n' if name == "sbatch" else "#!/bin/sh\n"
         )
         program.chmod(0o755)
     done = subprocess.run(
         [
             SNAKEMAKE,
             *PROFILE,
-            "--forcerun=normalise",
             "--configfile=study.yaml",
             "--slurm-init-seconds-before-status-checks=1",
+            *options,
         ],
         cwd=checkout.root,
         env={**os.environ, "PATH": f"{programs}:{os.environ['PATH']}"},
@@ -70,32 +67,77 @@ def test_slurm_is_asked_for_little_first_and_for_more_after_a_failure(
         text=True,
         timeout=300,
     )
-    assert asked.exists(), done.stderr
-    first_shard = [line for line in asked.read_text().splitlines() if "_canonical_0 " in line]
-    assert all("rule_normalise" in line and "--cpus-per-task=4" in line for line in first_shard)
-    minutes_and_mb = [re.findall(r"(?:-t|--mem) (\d+)", line) for line in first_shard]
-    assert minutes_and_mb == [["120", "2000"], ["240", "4000"], ["360", "6000"]]
+    assert written.exists(), done.stderr
+    return [line.partition(" --wrap=")[0] for line in written.read_text().splitlines()]
 
 
-@pytest.mark.slurm
-def test_the_quick_study_on_slurm_gives_the_tables_of_a_local_run(tmp_path: Path) -> None:
-    if not shutil.which("sinfo") or subprocess.run(["sinfo"], capture_output=True, check=False).returncode:
-        pytest.skip("no Slurm answers here")
-    folders = {"local": ["--cores", "2"], "slurm": list(PROFILE)}
-    for name, options in folders.items():
-        sources_to(tmp_path / name)
-        quick = ["all", "--configfile", "workflow/configs/quick.yaml"]
-        done = subprocess.run(
-            [SNAKEMAKE, *options, *quick], cwd=tmp_path / name, capture_output=True, text=True, timeout=1800
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
-    local, slurm = (tmp_path / name / "results" / "quick" for name in folders)
-    compared = sorted(
-        file.relative_to(local)
-        for pattern in ("tables/*", "runs/*/seed*/predictions.parquet", "features/*.zarr/c/**/*")
-        for file in local.glob(pattern)
-        if file.is_file()
-    )
-    assert {file.parts[0] for file in compared} == {"tables", "runs", "features"}
-    different = [str(file) for file in compared if (local / file).read_bytes() != (slurm / file).read_bytes()]
-    assert different == []
+def minutes_and_mb(line: str) -> list[int]:
+    return [int(number) for number in re.findall(r"(?:-t|--mem) (\d+)", line)]
+
+
+def test_slurm_is_asked_for_little_first_and_for_more_after_a_failure(
+    checkout: Checkout, tmp_path: Path
+) -> None:
+    lines = asked(checkout, tmp_path, "--forcerun=normalise")
+    assert all("rule_shard_extract_sound_look_normalise" in line for line in lines)
+    assert all("--cpus-per-task=4" in line for line in lines)
+    both_shards = sorted(minutes_and_mb(line) for line in lines)
+    assert both_shards == [[360, 8000]] * 2 + [[720, 16000]] * 2 + [[1080, 24000]] * 2
+
+
+@pytest.mark.parametrize("device", ["auto", "cuda"])
+def test_a_shards_stages_are_one_job_but_for_those_that_need_a_gpu(
+    checkout: Checkout, tmp_path: Path, device: str
+) -> None:
+    """On a CPU one bundle of extractors after another, so that the job needs no more than the larger one."""
+    checkout.configure(bundles=[], device=device)
+    for path in (*checkout.results.glob("segments/canonical/1.*"), checkout.results / "downloads/1.parquet"):
+        path.unlink()
+    (line,) = asked(checkout, tmp_path, "--retries=0")
+    (name,) = re.findall("rule_[a-z_]+", line)
+    stages = "extract_look_extract_sound_fetch_normalise" if device == "auto" else "fetch_normalise"
+    assert name == f"rule_shard_{stages}"
+    fetch, normalise, extract = 240, 120, 240
+    minutes = fetch + normalise + (2 * extract if device == "auto" else 0)
+    assert minutes_and_mb(line) == [minutes, 8000 if device == "auto" else 2000]
+    assert "--cpus-per-task=4" in line
+
+
+def test_downloading_from_the_internet_is_a_job_of_its_own(checkout: Checkout, tmp_path: Path) -> None:
+    web = {"kind": "http", "url": "https://example.org/{clip}.mp4"}
+    checkout.configure(dataset={**STUDY["dataset"], "sources": [web]})
+    assert all("rule_fetch_wildcards" in line for line in asked(checkout, tmp_path, "--retries=0"))
+
+
+def test_a_training_asks_for_one_gpu_of_a_kind_and_for_the_cpus_that_feed_it(
+    checkout: Checkout, tmp_path: Path
+) -> None:
+    checkout.configure(device="cuda")
+    changed = [f"train:{key}" for key in ("slurm_partition=gpu", "gpu_model=a100", "cpus_per_gpu=4")]
+    lines = asked(checkout, tmp_path, "--retries=0", "--forcerun=train", "--set-resources", *changed)
+    assert len(lines) == 2
+    for line in lines:
+        assert "-p gpu" in line
+        assert "--gpus=a100:1" in line
+        assert "--cpus-per-gpu=4" in line
+
+
+def test_a_group_of_trainings_has_one_gpu_and_their_time_together(checkout: Checkout, tmp_path: Path) -> None:
+    checkout.configure(device="cuda")
+    grouped = ["--groups=train=trainings", "--group-components=trainings=4"]
+    grouped += ["--resources", "gpu=1", "--set-resource-scopes", "gpu=local"]
+    (line,) = asked(checkout, tmp_path, "--retries=0", "--forcerun=train", *grouped)
+    assert "--gpus=1" in line
+    assert minutes_and_mb(line)[0] == 2 * 60
+
+
+def test_short_jobs_run_where_snakemake_runs(checkout: Checkout) -> None:
+    everything = checkout.run("-n", "--forceall").stdout
+    local = set(re.findall(r"^local(?:rule|checkpoint) (\w+):", everything, re.MULTILINE))
+    assert local >= {"clips", "coverage", "table"}
+
+
+def test_another_device_reruns_nothing(checkout: Checkout) -> None:
+    assert "Nothing to be done" in checkout.run("-n").stdout
+    checkout.configure(device="cuda")
+    assert "Nothing to be done" in checkout.run("-n").stdout

@@ -42,6 +42,16 @@ if workflow.is_main_process and workflow.nodes is None and "mem_mb" not in workf
     workflow.register_resource("mem_mb", free_memory() // 10**6)
 
 
+# Seconds of work each, less than a cluster's queue takes: Snakemake runs them where it runs itself.
+localrules:
+    manifest,
+    experiments,
+    clips,
+    coverage,
+    table,
+    figure,
+
+
 wildcard_constraints:
     dataset=study.dataset.name,
     shard=r"\d+",

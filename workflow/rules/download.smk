@@ -11,6 +11,8 @@ rule fetch:
         "results/{dataset}/downloads/{shard}.parquet",
     log:
         "results/{dataset}/logs/fetch/{shard}.log",
+    group:
+        plan.group_of("fetch")
     conda:
         "../../envs/download.yaml"
     resources:

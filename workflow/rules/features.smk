@@ -16,12 +16,15 @@ for bundle in plan.bundles:
             f"results/{{dataset}}/logs/extract/{'_'.join(bundle)}/{{shard}}.log",
         benchmark:
             f"results/{{dataset}}/benchmarks/extract/{'_'.join(bundle)}/{{shard}}.tsv"
+        group:
+            plan.group_of("extract")
         conda:
             "../../envs/torch.yaml"
         threads: 4
         resources:
             gpu=plan.on_gpu,
             gpu_percent=100 * plan.on_gpu,
+            extraction=1,
             mem_mb=each_attempt(8000),
             runtime=each_attempt(240),
         params:

@@ -12,6 +12,8 @@ rule normalise:
         "results/{dataset}/logs/normalise/{preset}/{shard}.log",
     benchmark:
         "results/{dataset}/benchmarks/normalise/{preset}/{shard}.tsv"
+    group:
+        plan.group_of("normalise")
     conda:
         "../../envs/media.yaml"
     threads: 4

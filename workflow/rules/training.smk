@@ -1,10 +1,6 @@
 # Stage 5: features to runs. One job trains all seeds of an experiment and loads the features once.
 
 
-localrules:
-    experiments,
-
-
 # One job writes all experiments, in a second. A file's name says what is in it, so runs do not compare its time.
 rule experiments:
     output:
@@ -51,7 +47,7 @@ for seeds in plan.by_seeds:
             "../../envs/torch.yaml"
         threads: plan.training_threads
         resources:
-            gpu=plan.on_gpu,
+            gpu=plan.training_gpus,
             gpu_percent=plan.training_gpu_asked,
             mem_mb=plan.training_memory,
             runtime=plan.training_minutes,
@@ -62,9 +58,11 @@ for seeds in plan.by_seeds:
             device=plan.device,
             features=plan.feature_memory,
             gpu=plan.training_gpu,
+            processes=plan.training_processes,
         shell:
             "python -m avpipe train {input.experiment} {params.seeds} --device {params.device} --threads {threads}"
-            " --feature-memory {params.features} --gpu-percent {params.gpu} --log {log} > {log} 2>&1"
+            " --feature-memory {params.features} --gpu-percent {params.gpu} --processes {params.processes} --log {log}"
+            " > {log} 2>&1"
 
 
 # Save a trained model's test-set embeddings, for t-SNE figures.

@@ -1,0 +1,301 @@
+"""On a real Slurm, which `slurm.sh` starts: the quick study gives the tables of a local run, and what clusters do to jobs.
+
+All tests use one Slurm and what one local run of the quick study left.
+"""
+
+import contextlib
+import json
+import os
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from .conftest import ROOT, sources_to
+
+pytestmark = [pytest.mark.slurm, pytest.mark.slow]
+
+SCRIPT = Path(__file__).with_name("slurm.sh")
+QUICK = "workflow/configs/quick.yaml"
+DOCUMENTED = re.compile(rf"^    (\.venv/bin/snakemake --workflow-profile .*{QUICK})$", re.MULTILINE)
+POLL = "slurm-init-seconds-before-status-checks"
+
+
+def slurm_script(*arguments: object) -> subprocess.CompletedProcess[str]:
+    """Run slurm.sh. Its daemons keep what they print to themselves, so that nobody waits for their end."""
+    return subprocess.run([SCRIPT, *map(str, arguments)], capture_output=True, text=True, timeout=300)
+
+
+@dataclass(frozen=True)
+class Slurm:
+    """A Slurm that was started for these tests; SLURM_CONF leads its programs to it."""
+
+    folder: Path
+
+    def ask(self, *command: str) -> str:
+        """What one of Slurm's programs prints."""
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
+
+    def jobs(self, fields: str = "%i", *options: str) -> list[list[str]]:
+        """Fields of its jobs, the oldest first."""
+        lines = self.ask("squeue", "-h", "--sort=i", "-o", fields, *options).splitlines()
+        return [line.split() for line in lines]
+
+    def node(self, state: str) -> None:
+        self.ask("scontrol", "update", "nodename=ALL", f"state={state}", "reason=test")
+
+    def stop_controller(self) -> None:
+        pid = int((self.folder / "slurmctld.pid").read_text())
+        os.kill(pid, 15)
+        wait_for(lambda: not Path(f"/proc/{pid}").exists(), 30)
+
+    def start_controller(self) -> None:
+        done = slurm_script("controller", self.folder)
+        assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture(scope="module")
+def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Slurm]:
+    folder = tmp_path_factory.mktemp("slurm")
+    started = slurm_script("start", folder, 16, 2)
+    if started.returncode == 77:
+        pytest.skip(started.stderr.strip().splitlines()[-1])
+    assert started.returncode == 0, started.stdout + started.stderr
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SLURM_CONF", str(folder / "slurm.conf"))
+        yield Slurm(folder)
+        slurm_script("stop", folder)
+
+
+def wait_for(condition: Callable[[], Any], seconds: float, why: Callable[[], str] = str) -> Any:
+    """The condition's value, as soon as it is true."""
+    deadline = time.monotonic() + seconds
+    while not (value := condition()):
+        assert time.monotonic() < deadline, f"waited {seconds} s: {why()}"
+        time.sleep(0.2)
+    return value
+
+
+@dataclass
+class Clone:
+    """A checkout with `.venv`, as the documentation has it; the profile looks at jobs every 2 s."""
+
+    root: Path
+
+    @property
+    def results(self) -> Path:
+        return self.root / "results" / "quick"
+
+    def start(self, command: str) -> subprocess.Popen[str]:
+        """Start a command of the documentation; what it prints goes to the file `printed`, beside earlier prints."""
+        environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+        with self.printed.open("a") as out:
+            return subprocess.Popen(
+                shlex.split(command),
+                cwd=self.root,
+                env=environment,
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
+
+    def run(self, command: str, seconds: float = 300) -> None:
+        finish(self, self.start(command), seconds)
+
+    @property
+    def printed(self) -> Path:
+        return self.root / "printed"
+
+
+def finish(clone: Clone, process: subprocess.Popen[str], seconds: float = 120) -> None:
+    """Wait for the end of a Snakemake, which must succeed."""
+    assert process.wait(timeout=seconds) == 0, clone.printed.read_text()
+
+
+def make_clone(root: Path) -> Clone:
+    sources_to(root)
+    (root / ".venv").symlink_to(Path(sys.executable).parent.parent)
+    profile = root / "workflow" / "profiles" / "slurm" / "profile.yaml"
+    profile.write_text(re.sub(rf"{POLL}: \d+", f"{POLL}: 2", profile.read_text()))
+    return Clone(root)
+
+
+@pytest.fixture(scope="module")
+def local(slurm: Slurm, tmp_path_factory: pytest.TempPathFactory) -> Clone:
+    """The quick study, run on this machine without Slurm."""
+    clone = make_clone(tmp_path_factory.mktemp("local"))
+    clone.run(f".venv/bin/snakemake --cores 2 all --configfile {QUICK}")
+    return clone
+
+
+def documented_command() -> str:
+    (command,) = DOCUMENTED.findall((ROOT / "docs" / "cluster.md").read_text(encoding="utf-8"))
+    return command
+
+
+def test_the_quick_study_by_the_documented_command_gives_the_tables_of_a_local_run(slurm, local, tmp_path):
+    clone = make_clone(tmp_path / "clone")
+    clone.run(documented_command())
+    compared = sorted(
+        file.relative_to(local.results)
+        for pattern in ("tables/*", "runs/*/seed*/predictions.parquet", "features/*.zarr/c/**/*")
+        for file in local.results.glob(pattern)
+        if file.is_file()
+    )
+    assert {file.parts[0] for file in compared} == {"tables", "runs", "features"}
+    assert [
+        str(file)
+        for file in compared
+        if (local.results / file).read_bytes() != (clone.results / file).read_bytes()
+    ] == []
+    shards = [job for job in slurm.jobs("%i %k", "--states=all") if "rule_shard" in job[1]]
+    assert len(shards) == 2, "all stages of a shard are one job"
+    assert not any(
+        f"rule_{name}" in job[1]
+        for job in slurm.jobs("%i %k", "--states=all")
+        for name in ("table", "figure", "clips", "coverage", "manifest")
+    )
+
+
+@pytest.fixture
+def training(local: Clone, slurm: Slurm, tmp_path: Path) -> Iterator[Clone]:
+    """A clone with all features, and a study of one training that takes about ten seconds."""
+    root = tmp_path / "clone"
+    shutil.copytree(local.root, root, symlinks=True)
+    study = yaml.safe_load((root / QUICK).read_text())
+    study |= {"tables": ["one"], "figures": [], "seeds": [0, 1]}
+    study["training"] |= {"epochs": 250, "evaluate_every": 250}
+    (root / "study.yaml").write_text(yaml.safe_dump(study))
+    table = yaml.safe_load((root / "workflow" / "tables" / "avin_fusion.yaml").read_text())
+    (row,) = table["rows"][-1:]
+    del row["published"]
+    table |= {"rows": [row], "settings": ["supervised"]}
+    (root / "workflow" / "tables" / "one.yaml").write_text(yaml.safe_dump(table))
+    run = root / "avpipe" / "training" / "run.py"  # states are saved each second, not every half minute
+    run.write_text(run.read_text().replace("save_seconds: float = 30.0", "save_seconds: float = 0.5"))
+    (root / "printed").unlink()
+    yield Clone(root)
+    for (job,) in slurm.jobs():
+        slurm.ask("scancel", job)
+    wait_for(lambda: not slurm.jobs(), 30)
+
+
+COMMAND = ".venv/bin/snakemake --workflow-profile workflow/profiles/slurm all --configfile study.yaml"
+
+
+def running_training(slurm: Slurm, clone: Clone, process: subprocess.Popen[str], seconds: float = 60) -> str:
+    """The number of the job that trains, as soon as it has saved a state."""
+
+    def saved() -> bool:
+        assert process.poll() is None, clone.printed.read_text()
+        return any(clone.results.glob("runs/*/.resume/*/*.pt"))
+
+    wait_for(saved, seconds, clone.printed.read_text)
+    ((job,),) = slurm.jobs("%i", "--states=running")
+    return job
+
+
+def log_of(clone: Clone) -> str:
+    """The log of the last training, which alone writes to it."""
+    newest = max((clone.results / "logs" / "train").glob("*.log"), key=lambda path: path.stat().st_mtime)
+    return newest.read_text()
+
+
+def finished_runs(clone: Clone) -> list[dict[str, Any]]:
+    """metrics.json of the study's runs: two seeds."""
+    found = [json.loads(path.read_text()) for path in clone.results.glob("runs/*/seed*/metrics.json")]
+    return [run for run in found if run["experiment"]["recipe"]["epochs"] == 250]
+
+
+def test_a_cancelled_training_goes_on_with_more_memory_and_its_log_begins_anew(slurm, training):
+    with training.start(COMMAND) as process:
+        first = running_training(slurm, training, process)
+        slurm.ask("scancel", first)
+        finish(training, process)
+    asked = slurm.jobs("%i %m %l", "--states=all")[-2:]
+    assert asked[0][0] == first
+    assert int(asked[1][1].rstrip("M")) == 2 * int(asked[0][1].rstrip("M"))
+    assert log_of(training).startswith(f"Slurm job {asked[1][0]} on ")
+    assert log_of(training).count("usable clips") == 1
+    assert "going on after epoch" in log_of(training)
+    assert len(finished_runs(training)) == 2
+
+
+def test_a_training_over_its_memory_is_tried_again_with_more(slurm, training):
+    training.run(f"{COMMAND} --set-resources train:mem_mb=attempt*450")
+    asked = [job[1] for job in slurm.jobs("%i %m %k", "--states=all") if "rule_train" in job[2]]
+    assert asked[-2:] in (["450M", "900M"], ["900M", "1350M"])
+    assert len(finished_runs(training)) == 2
+
+
+def test_a_training_over_its_time_is_tried_again_with_more_and_goes_on(slurm, training):
+    with training.start(f"{COMMAND} --set-resources train:runtime=attempt*2") as process:
+        first = running_training(slurm, training, process)
+        slurm.ask("scontrol", "update", f"jobid={first}", "endtime=now")
+        finish(training, process)
+    before, after = slurm.jobs("%i %T %l", "--states=all")[-2:]
+    assert before[:2] == [first, "TIMEOUT"]
+    assert after[1:] == ["COMPLETED", "4:00"]
+    assert "going on after epoch" in log_of(training)
+
+
+def test_after_a_killed_snakemake_the_same_command_trains_nothing_twice(slurm, training):
+    """The first training is suspended until the second one waits for it, so that the order does not depend on speed."""
+    with training.start(COMMAND) as process:
+        first = running_training(slurm, training, process)
+        process.kill()
+    (lock,) = training.results.glob("runs/*/.seed0.lock")
+    trains = json.loads(lock.read_text())["pid"]
+    os.kill(trains, signal.SIGSTOP)
+    try:
+        training.run(f"{COMMAND} --unlock")
+        with training.start(COMMAND) as process:
+            wait_for(lambda: "waiting for process" in log_of(training), 80, training.printed.read_text)
+            os.kill(trains, signal.SIGCONT)
+            finish(training, process)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(trains, signal.SIGCONT)
+    jobs = slurm.jobs("%i %T", "--states=all")[-2:]
+    assert [job[1] for job in jobs] == ["COMPLETED", "COMPLETED"]
+    assert jobs[0][0] == first, "the first job ran to its end"
+    assert log_of(training).count("another process has trained it meanwhile") == 2
+    assert len(finished_runs(training)) == 2
+
+
+def test_a_drained_node_and_a_controller_that_is_away_delay_only(slurm, training):
+    slurm.node("drain")
+    with training.start(COMMAND) as process:
+        wait_for(lambda: slurm.jobs("%i", "--states=pending"), 60, training.printed.read_text)
+        time.sleep(5)
+        assert process.poll() is None
+        slurm.node("resume")
+        running_training(slurm, training, process)
+        slurm.stop_controller()
+        time.sleep(35)
+        slurm.start_controller()
+        finish(training, process)
+    assert len(finished_runs(training)) == 2
+
+
+def test_with_device_cuda_a_training_asks_for_a_gpu(slurm, training):
+    study = yaml.safe_load((training.root / "study.yaml").read_text())
+    (training.root / "study.yaml").write_text(yaml.safe_dump(study | {"device": "cuda"}))
+    resources = "--retries 0 --set-resources train:slurm_partition=main train:cpus_per_gpu=3"
+    with training.start(f"{COMMAND} {resources}") as process:
+        process.wait(timeout=120)
+    job = slurm.jobs("%i", "--states=all")[-1][0]
+    shown = slurm.ask("scontrol", "show", "job", job)
+    assert "gres:gpu:1" in shown or "gres/gpu=1" in shown
+    assert "NumCPUs=3" in shown
+    assert "PyTorch sees 0 CUDA devices" in log_of(training)

@@ -54,7 +54,7 @@ DECAY = 0.12  # seconds in which a strike's level falls to 1/e
 SWELL = 0.3  # seconds in which a swell rises; it falls in as many
 OFF_SCREEN = 0.25  # share of clips with an off-screen source
 
-FRAME_RATE = 30
+FRAME_RATE = 15
 SIDE = 96  # of the frame, pixels
 RADIUS = (0.19, 0.22)  # of a shape, a growing one at its largest, as a fraction of the frame's side
 HOP = 0.3  # height of a hop, likewise
@@ -273,7 +273,7 @@ def render_demo_motion(
 ) -> None:
     """Render the dataset below `out`.
 
-    Writes `source/{category}/{number}.mp4` (H.264 at 30 frames a second, 96x96, and AAC), then `annotations/`. The same
+    Writes `source/{category}/{number}.mp4` (H.264 at 15 frames a second, 96x96, and AAC), then `annotations/`. The same
     options give the same bytes. A larger number of clips does not change the first ones, and files with the right content
     are not written again.
 

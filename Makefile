@@ -60,7 +60,7 @@ test: setup  ## tests, linters and type checker
 	    { echo "Failed tests, once more:"; $(BIN)/pytest --last-failed --last-failed-no-failures none; }
 
 test-slurm: setup  ## tests on a Slurm of one node, which they install and start; skipped where they may not
-	$(BIN)/pytest -m slurm --durations 10
+	$(BIN)/pytest -m slurm --durations 10 || { echo "Failed tests, once more:"; $(BIN)/pytest -m slurm --last-failed --last-failed-no-failures none; }
 
 test-full: setup  ## only the tests of full-size networks
 	$(BIN)/pytest -m full_size --durations 30

@@ -23,7 +23,7 @@ import yaml
 
 from .conftest import ROOT, sources_to
 
-pytestmark = [pytest.mark.slurm, pytest.mark.slow]
+pytestmark = [pytest.mark.slurm, pytest.mark.slow, pytest.mark.timeout(1500)]
 
 SCRIPT = Path(__file__).with_name("slurm.sh")
 QUICK = "workflow/configs/quick.yaml"
@@ -109,7 +109,7 @@ class Clone:
                 text=True,
             )
 
-    def run(self, command: str, seconds: float = 300) -> None:
+    def run(self, command: str, seconds: float = 600) -> None:
         finish(self, self.start(command), seconds)
 
     @property
@@ -117,7 +117,7 @@ class Clone:
         return self.root / "printed"
 
 
-def finish(clone: Clone, process: subprocess.Popen[str], seconds: float = 120) -> None:
+def finish(clone: Clone, process: subprocess.Popen[str], seconds: float = 400) -> None:
     """Wait for the end of a Snakemake, which must succeed."""
     assert process.wait(timeout=seconds) == 0, clone.printed.read_text()
 
@@ -193,7 +193,7 @@ def training(local: Clone, slurm: Slurm, tmp_path: Path) -> Iterator[Clone]:
 COMMAND = ".venv/bin/snakemake --workflow-profile workflow/profiles/slurm all --configfile study.yaml"
 
 
-def running_training(slurm: Slurm, clone: Clone, process: subprocess.Popen[str], seconds: float = 60) -> str:
+def running_training(slurm: Slurm, clone: Clone, process: subprocess.Popen[str], seconds: float = 200) -> str:
     """The number of the job that trains, as soon as it has saved a state."""
 
     def saved() -> bool:
@@ -260,7 +260,7 @@ def test_after_a_killed_snakemake_the_same_command_trains_nothing_twice(slurm, t
     try:
         training.run(f"{COMMAND} --unlock")
         with training.start(COMMAND) as process:
-            wait_for(lambda: "waiting for process" in log_of(training), 80, training.printed.read_text)
+            wait_for(lambda: "waiting for process" in log_of(training), 200, training.printed.read_text)
             os.kill(trains, signal.SIGCONT)
             finish(training, process)
     finally:
@@ -276,7 +276,7 @@ def test_after_a_killed_snakemake_the_same_command_trains_nothing_twice(slurm, t
 def test_a_drained_node_and_a_controller_that_is_away_delay_only(slurm, training):
     slurm.node("drain")
     with training.start(COMMAND) as process:
-        wait_for(lambda: slurm.jobs("%i", "--states=pending"), 60, training.printed.read_text)
+        wait_for(lambda: slurm.jobs("%i", "--states=pending"), 200, training.printed.read_text)
         time.sleep(5)
         assert process.poll() is None
         slurm.node("resume")
@@ -293,7 +293,7 @@ def test_with_device_cuda_a_training_asks_for_a_gpu(slurm, training):
     (training.root / "study.yaml").write_text(yaml.safe_dump(study | {"device": "cuda"}))
     resources = "--retries 0 --set-resources train:slurm_partition=main train:cpus_per_gpu=3"
     with training.start(f"{COMMAND} {resources}") as process:
-        process.wait(timeout=120)
+        process.wait(timeout=400)
     job = slurm.jobs("%i", "--states=all")[-1][0]
     shown = slurm.ask("scontrol", "show", "job", job)
     assert "gres:gpu:1" in shown or "gres/gpu=1" in shown

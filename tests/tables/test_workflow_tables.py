@@ -111,7 +111,8 @@ def test_no_figure_needs_runs_that_its_studys_tables_do_not(name: str) -> None:
             continue
         tables = [load_table(TABLES[table], study) for table in study.tables]
         in_tables = {step.id for t in tables for e in t.experiments(study).values() for step in e.chain}
-        assert {e.id for e in load_figure(FIGURES[name], study).experiments(study).values()} <= in_tables
+        shown = load_figure(FIGURES[name], study).experiments(study).values()
+        assert {e.id for e in shown if e.recipe.epochs} <= in_tables  # the others only evaluate
 
 
 DATASETS = {

@@ -59,8 +59,9 @@ def learned_study(root: Path) -> Checkout:
 
 def planned(checkout: Checkout) -> set[str]:
     """The files that a dry run would make, without tables."""
-    listed = checkout.run("--dry-run", "--quiet", "progress").stdout.splitlines()
-    files = [name for line in listed if line.startswith("    output: ") for name in line[12:].split(", ")]
+    printed = checkout.run("--dry-run", "--quiet", "progress").stdout.splitlines()
+    listed = [line.strip() for line in printed]  # the jobs of a group are indented
+    files = [name for line in listed if line.startswith("output: ") for name in line[8:].split(", ")]
     return {name.removeprefix("results/small/") for name in files if "/tables/" not in name}
 
 

@@ -95,7 +95,7 @@ def stale(root: Path) -> set[str]:
     """The rules and the experiments (their models' names) that Snakemake would run again."""
     command = [".venv/bin/snakemake", "-n", "--cores", "1", "--configfile", "mine.yaml"]
     done = subprocess.run(command, cwd=root, text=True, capture_output=True, check=True)
-    return {*re.findall(r"^(?:rule|checkpoint) (\w+):", done.stdout, re.M)} | {
+    return {*re.findall(r"^ *(?:rule|checkpoint) (\w+):", done.stdout, re.M)} | {
         *re.findall(r"experiment=(\w+)-", done.stdout)
     }
 

@@ -22,11 +22,10 @@ BENCHMARK = "s\th:m:s\tmax_rss\tmax_vms\tmax_uss\tmax_pss\tio_in\tio_out\tmean_l
 
 @pytest.fixture
 def audioset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Plan:
-    """AudioSet's study in an empty folder."""
+    """AudioSet's study in an empty folder, with shards of 512 clips."""
     monkeypatch.chdir(tmp_path)
-    return Plan(
-        validate_study(yaml.safe_load((WORKFLOW / "configs" / "audioset.yaml").read_text())), WORKFLOW
-    )
+    study = yaml.safe_load((WORKFLOW / "configs" / "audioset.yaml").read_text())
+    return Plan(validate_study(study | {"shard_size": 512}), WORKFLOW)
 
 
 def stages(cost: Cost) -> dict[str, Stage]:
@@ -138,7 +137,7 @@ def test_the_command_prints_gaps_for_what_was_not_measured(audioset: Plan) -> No
     study = str(WORKFLOW / "configs" / "audioset.yaml")
     done = CliRunner().invoke(app, ["plan", study, "--clips", "51200", "--shards", "0-1"])
     assert done.exit_code == 0, done.output
-    assert "1,024 clips" in done.output
+    assert "1,536 clips" in done.output
     assert "hours of a GPU    ? (none was measured)" in done.output
     assert "resnet152.zarr/c/{0..1}/0/0/0 --configfile" in done.output
     wrong = CliRunner().invoke(app, ["plan", study, "--shards", "all"])

@@ -47,9 +47,8 @@ def main(
     if version:
         typer.echo(f"avpipe {__version__}")
         raise typer.Exit
-    if job := os.environ.get(
-        "SLURM_JOB_ID"
-    ):  # the log's first line: whether it is this attempt's or the one's before
+    job = os.environ.get("SLURM_JOB_ID")
+    if job:  # the first line of a log tells whether it is this attempt's or the one's before
         typer.echo(f"Slurm job {job} on {socket.gethostname()}, {datetime.now():%Y-%m-%d %H:%M:%S}", err=True)
 
 

@@ -63,14 +63,13 @@ def train(
 
     room = None if feature_memory is None else feature_memory * 10**6
     experiment, folder = _read(file, results)
+    started = started_processes() > 1  # by torchrun; the process that started it holds the locks
     with ExitStack() as held:
         adopt = False
-        for number in (
-            sorted(set(seed)) if started_processes() == 1 else ()
-        ):  # else the starting one holds the locks
+        for number in () if started else sorted(set(seed)):
             name, lock = f"{experiment.id} seed {number}", f".seed{number}.lock"
             adopt |= held.enter_context(sole_writer(folder / "runs" / experiment.id / lock, name))
-        if processes > 1 and started_processes() == 1:
+        if processes > 1 and not started:
             start_processes(processes, sys.argv[1:], log)
             return
         train_experiment(

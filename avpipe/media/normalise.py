@@ -74,8 +74,8 @@ def normalise_shard(
 ) -> Counter[str]:
     """Turn the fetched files of a shard into canonical clips.
 
-    Waits while another process writes this shard. The same inputs and the same ffmpeg give the same bytes with any number of workers, also after kill -9. Clips
-    that are missing or cannot be decoded are only in the table.
+    Waits while another process writes this shard. The same inputs and the same ffmpeg give the same bytes with any number
+    of workers, also after kill -9. Clips that are missing or cannot be decoded are only in the table.
 
     Args:
         downloads: parquet of the fetch stage for this shard.

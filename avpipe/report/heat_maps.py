@@ -22,7 +22,7 @@ import numpy.typing as npt
 from avpipe.files import whole_file
 from avpipe.media.ffmpeg import FFmpegGroup
 from avpipe.metrics.source_localization import at_positions, resized
-from avpipe.report.style import Heading, figure_style, framed_figure, wrapped
+from avpipe.report.style import Heading, framed_figure, wrapped
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -186,11 +186,3 @@ def gallery(rows: Mapping[str, Sequence[tuple[str, Frames]]], heading: Heading, 
                 axis.set_xlabel(shown[0], size=7)
                 axis.imshow(shown[1])
     return figure
-
-
-def write_gallery(
-    path: Path, rows: Mapping[str, Sequence[tuple[str, Frames]]], heading: Heading, caption: str
-) -> None:
-    """Write a `gallery` as a png file, whole or not at all."""
-    with figure_style(), whole_file(path) as temporary:
-        gallery(rows, heading, caption).savefig(temporary, format="png", dpi=160)

@@ -203,9 +203,8 @@ class Separation(RawTask):
                 for i, row in enumerate(scored[: PICTURED * pictured]):
                     row |= _pictures(shown, predicted.magnitude, i)
                 sides.append(scored)
-            rows += chain.from_iterable(
-                zip(*sides, strict=True)
-            )  # both sides of a mixture one after the other
+            # Both sides of a mixture one after the other.
+            rows += chain.from_iterable(zip(*sides, strict=True))
         return self._evaluation(rows)
 
     def baselines(self) -> dict[str, dict[str, float]]:

@@ -122,8 +122,11 @@ class SourceLocalization(RawTask):
         return WholeClips(frames, sound, clip.clip)
 
     def evaluate(self, model: nn.Module, loader: Loader) -> Evaluation:
-        """All `metrics`; none if the dataset has no annotations of sources. The table has a row for each clip: its name; `response`, the largest value of its maps; `second`, when
-        it is that large; `map`, the map at that time, row by row, and its `height` and `width`."""
+        """All `metrics`; none if the dataset has no annotations of sources.
+
+        The table has a row for each clip: its name; `response`, the largest value of its maps; `second`, when it is that
+        large; `map`, the map at that time, row by row, and its `height` and `width`.
+        """
         before, preset, maps, rows = self.experiment.pretraining, self.experiment.preset, {}, []
         assert before is not None  # `problem`
         assert preset is not None  # `check_experiment`

@@ -5,8 +5,8 @@ import io
 import json
 import math
 import re
-import shutil
 import tarfile
+import tempfile
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -144,17 +144,16 @@ def _rows(downloads: Path, manifest: Path, shard: int) -> list[_Row]:
 
 @contextlib.contextmanager
 def _scratch(tar: Path, table: Path) -> Iterator[Path]:
-    """A folder beside the tar for unfinished files; leftovers of a killed run are removed first, the folder at the end."""
-    folder = tar.with_name(f".{tar.name}.scratch")
+    """A folder below $TMPDIR, which on a cluster is the node's own disk, for clips until they are in the tar; removed at the end.
+
+    Unfinished outputs of a killed run are removed first.
+    """
     with sole_writer(tar.with_name(f".{tar.name}.lock"), f"normalise {tar}"):
-        folder.mkdir(exist_ok=True)
-        unfinished = [path.parent.glob(f".{path.name}.*.tmp") for path in (tar, table)]
-        for path in (*folder.glob("[0-9]*"), *unfinished[0], *unfinished[1]):
-            path.unlink(missing_ok=True)
-        try:
-            yield folder
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
+        for path in (tar, table):
+            for unfinished in path.parent.glob(f".{path.name}.*.tmp"):
+                unfinished.unlink(missing_ok=True)
+        with tempfile.TemporaryDirectory(prefix="avpipe-normalise-", ignore_cleanup_errors=True) as folder:
+            yield Path(folder)
 
 
 def _in_order(
@@ -186,7 +185,8 @@ def _normalise(row: _Row, preset: Preset, folder: Path, group: FFmpegGroup, time
         row.end - row.offset,
     )  # times in the file, which may be an excerpt of the source
     try:
-        made = convert_clip(row.path, start, end, preset, folder / str(row.row), group, timeout)
+        with output_errors(folder):
+            made = convert_clip(row.path, start, end, preset, folder / str(row.row), group, timeout)
     except FFmpegKilledError as error:
         raise FFmpegKilledError(
             f"clip {row.clip} ({row.path}): {error}. Run the same command again, with fewer cores or more memory if memory "

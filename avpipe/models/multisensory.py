@@ -42,6 +42,7 @@ CARD = ModelCard(
         "Action recognition, training: of its recipe, the batch size, the factor 0.1 between steps of the learning rate and the L2 penalty are released; optimizer, learning rate and length are our choice. Sound begins up to `audio_jitter` frames earlier or later, by a uniform real number.",
         "Action recognition, clips: one that is shorter than a window is repeated from its beginning; one without a sound track has silence, which the sound's part of the network reads as any other sound.",
         "Action recognition, evaluation: the mean of the probabilities of 25 windows, evenly spaced, each in 10 places (corners and centre, also mirrored), decides. The released code does not say how clips are sampled, and we could not verify the two numbers.",
+        "`middle_stride: 1` (finer maps for small frames) is ours.",
         "Widths other than 512 keep the proportions of the layers.",
     ),
 )
@@ -122,10 +123,10 @@ class FusedNetwork(nn.Module):
     Args:
         dim: D.
         gamma: see `Multisensory`.
-        map_stride: see `Multisensory`.
+        map_stride, middle_stride: see `Multisensory`.
     """
 
-    def __init__(self, dim: int, gamma: bool, map_stride: int) -> None:
+    def __init__(self, dim: int, gamma: bool, map_stride: int, middle_stride: int) -> None:
         super().__init__()
         cube, ones = [3, 3, 3], [1, 1, 1]
         self.merge1 = ConvNorm(dim // 8 + dim // 4, dim, ones, ones, gamma)
@@ -133,7 +134,7 @@ class FusedNetwork(nn.Module):
         self.merge_norm = BatchRenorm(dim // 4, gamma)
         self.conv3_1 = ResidualBlock(dim // 4, dim // 4, cube, ones, gamma)
         self.conv3_2 = ResidualBlock(dim // 4, dim // 4, cube, ones, gamma)
-        self.conv4_1 = ResidualBlock(dim // 4, dim // 2, cube, [2, 2, 2], gamma)
+        self.conv4_1 = ResidualBlock(dim // 4, dim // 2, cube, [2, middle_stride, middle_stride], gamma)
         self.conv4_2 = ResidualBlock(dim // 2, dim // 2, cube, ones, gamma)
         self.conv5_1 = ResidualBlock(dim // 2, dim, cube, [1, map_stride, map_stride], gamma)
         self.conv5_2 = ResidualBlock(dim, dim, cube, ones, gamma)
@@ -162,6 +163,8 @@ class Multisensory(nn.Module):
             their initial values after 200 batches: a short training needs a smaller decay.
         map_stride: spatial stride of im/conv5_1. 1 is the released variant for class activation maps, 14 x 14 in place
             of 7 x 7, with the same parameters.
+        middle_stride: spatial stride of im/conv4_1. 1 is ours, for small frames: with `map_stride: 1`, maps are an eighth as
+            high and wide as the frames.
         head: how the class activation map becomes a logit: its average, or its maximum.
         inputs: without audio, zeros stand in place of the sound's features, as in the paper's comparison without sound.
 
@@ -177,6 +180,7 @@ class Multisensory(nn.Module):
         gamma: bool = False,
         decay: float = 0.9997,
         map_stride: Literal[1, 2] = 2,
+        middle_stride: Literal[1, 2] = 2,
         head: Literal["average", "max"] = "average",
         inputs: Literal["audio+visual", "visual"] = "audio+visual",
     ) -> None:
@@ -188,7 +192,7 @@ class Multisensory(nn.Module):
         self.pooling, self.inputs = head, inputs
         self.sound = SoundNetwork(dim, gamma)
         self.image = ImageNetwork(dim, gamma)
-        self.fused = FusedNetwork(dim, gamma, map_stride)
+        self.fused = FusedNetwork(dim, gamma, map_stride, middle_stride)
         self.head = SameConv(dim, num_logits, [1, 1, 1], [1, 1, 1], bias=True)
         for module in self.modules():
             if isinstance(module, BatchNorm):

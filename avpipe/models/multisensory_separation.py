@@ -29,6 +29,7 @@ CARD = ModelCard(
         "We had the slides of a talk on the paper and the released code, not the paper's own text.",
         "What is assumed of the fused network (`multisensory`) is assumed here, too.",
         "The weights of the two losses in the rows with both are not known (`default_loss_weights` has the on/off loss alone; recipe: `loss_weights`).",
+        "The slides train on VoxCeleb and AudioSet; how the two are mixed is not known. With `off_screen: NAME` in the recipe, half of the off-screen sounds are of the other dataset.",
         "Spectrograms are of the mean of both channels, as in the released training; the released demo takes the left channel.",
         "Sound is made by dividing by the sum of the squared windows; the released sounds have 1.5 times the amplitude.",
         "The logit for alignment, which the released checkpoint contains, is kept but not trained.",

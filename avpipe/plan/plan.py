@@ -532,6 +532,18 @@ class Plan:
         """The pretraining checkpoints that the runs start from; none for most experiments."""
         return self.checkpoints_before(self.experiment(wildcards))
 
+    def run_off_screen(self, wildcards: Wildcards) -> list[str]:
+        """The clips of another dataset whose sounds a separation mixes in; none for most experiments.
+
+        Raises:
+            ConfigError: its study has not run.
+        """
+        name = self.experiment(wildcards).recipe.off_screen
+        file = f"results/{name}/clips.parquet"
+        if name and not Path(file).is_file():
+            raise ConfigError(f"recipe.off_screen: {file} is missing. Run the study of {name} first")
+        return [file] if name else []
+
     def run_code(self, wildcards: Wildcards) -> str:
         """The fingerprint of the training loop, the task and this experiment's model only."""
         return train_code(self.experiment(wildcards))

@@ -4,12 +4,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer, model_validator
 
-from avpipe.plan.section import Count, Section
+from avpipe.plan.section import NAME, Count, Section
 
 _Share = Annotated[float, Field(ge=0, le=1)]
 LATER_KEYS = (
     "accumulate", "eps", "lr_vectors", "warmup", "final", "augment", "pairs", "window", "overlap", "frame_step", "crop",
-    "control", "negatives", "audio_jitter", "test_clips", "test_crops", "clip_target", "frames", "phase",
+    "control", "negatives", "audio_jitter", "test_clips", "test_crops", "clip_target", "frames", "phase", "off_screen",
 )  # fmt: skip
 
 
@@ -182,6 +182,11 @@ class Recipe(Section):
     phase: Literal["predicted", "mixture"] = Field(
         "predicted",
         description="separation only: which phases the separated sounds get, those that the network predicts or the mixture's",
+    )
+    off_screen: str | None = Field(
+        None,
+        pattern=NAME,
+        description="separation only: in training, half of the off-screen sounds are of the training clips of this dataset, whose own study has run (results/NAME) with the same `preset`; null: all are of the study's clips",
     )
     clip_target: Literal["weak", "audio"] = Field(
         "weak",

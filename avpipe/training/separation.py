@@ -9,6 +9,9 @@ evaluation they follow from the clips' names, so every model separates the same 
 `annotations/pairs.csv` names (columns clip, other). Both clips are of the same split, so if the splits have different
 speakers, so have the mixtures.
 
+With `off_screen: NAME`, half of the other clips in training are of another dataset, as the slides' "VoxCeleb + AudioSet" has
+it. The evaluated mixtures stay the same.
+
 Deviation: the released code mixes the clips of a batch with one another.
 """
 
@@ -90,10 +93,12 @@ class SeparationData(RawData):
     Args:
         usable: split -> names of its clips, also of those that no mixture of the list has on-screen.
         pairs: on-screen clip -> the other one; None if the dataset has no list of them.
+        off_screen: training clips of another dataset, whose sounds are mixed in; most studies have none.
     """
 
     usable: dict[str, list[str]]
     pairs: dict[str, str] | None
+    off_screen: list[RawClip]
 
 
 class Separation(RawTask):
@@ -110,7 +115,7 @@ class Separation(RawTask):
     """
 
     settings: ClassVar[Sequence[str]] = ("self-supervised",)
-    recipe_keys: ClassVar[Sequence[str]] = ("window", "crop", "loss_weights", "frames", "phase")
+    recipe_keys: ClassVar[Sequence[str]] = ("window", "crop", "loss_weights", "frames", "phase", "off_screen")
     metrics: ClassVar[Mapping[str, Metric]] = {
         "on_off": Metric("On/off error", "dB", higher_is_better=False),
         "sdr": Metric("SDR", "dB"),
@@ -131,20 +136,25 @@ class Separation(RawTask):
     def open(
         cls, experiment: Experiment, results: Path, device: torch.device, resident_bytes: int | None
     ) -> SeparationData:
-        """As `RawTask.open`, with `annotations/pairs.csv`; its clips are those that are evaluated.
+        """As `RawTask.open`, with `annotations/pairs.csv`, whose clips are evaluated, and the clips of `off_screen`.
 
         Raises:
             ValueError: a line of the list names a clip that is not usable, is not in the same split, or is listed already.
         """
         data = super().open(experiment, results, device, resident_bytes)
         usable = {name: split.clips["clip"].tolist() for name, split in data.splits.items()}
+        off_screen: list[RawClip] = []
+        if beside := experiment.recipe.off_screen:
+            others = super().open(experiment, results.resolve().parent / beside, device, resident_bytes)
+            off_screen = [others.raw[clip] for clip in others.splits["train"].clips["clip"]]
+            data = replace(data, digest=f"{data.digest} {others.digest}")
         file = results / "annotations" / "pairs.csv"
         if not file.is_file():
-            return SeparationData(**vars(data), usable=usable, pairs=None)
+            return SeparationData(**vars(data), usable=usable, pairs=None, off_screen=off_screen)
         splits = {clip: name for name, clips in usable.items() for clip in clips}
         pairs = read_pairs(file, splits)
         chosen = [clip in pairs or split == "train" for clip, split in splits.items()]
-        return SeparationData(**vars(data.keep(np.array(chosen))), usable=usable, pairs=pairs)
+        return SeparationData(**vars(data.keep(np.array(chosen))), usable=usable, pairs=pairs, off_screen=off_screen)
 
     @classmethod
     def least_seconds(cls, experiment: Experiment) -> float:
@@ -154,7 +164,7 @@ class Separation(RawTask):
         return float((pictures + 1) / experiment.preset.fps)
 
     def problem(self) -> str | None:
-        """Another sample rate than that of the spectrograms, a crop larger than the frames, or a split with one clip."""
+        """Another sample rate than that of the spectrograms, a crop larger than the frames, or too few clips."""
         recipe, preset = self.experiment.recipe, self.experiment.preset
         assert preset is not None  # `check_experiment`
         if preset.sample_rate != RATE:
@@ -164,6 +174,8 @@ class Separation(RawTask):
         for name, clips in self.data.usable.items():
             if len(clips) in (1, 2):
                 return f"the split {name} has {len(clips)} usable clips; a mixture needs two, and a control a third"
+        if recipe.off_screen and not self.data.off_screen:
+            return f"recipe.off_screen: {recipe.off_screen} has no usable training clip"
         return None
 
     def read(self, clip: RawClip) -> SeparationBatch:
@@ -253,7 +265,12 @@ class Separation(RawTask):
 
         count, samples = window_of(recipe.window, clip.preset)
         of_a_frame = clip.preset.sample_rate / clip.preset.fps
-        other = another(clip) if augment or pairs is None else replace(self.data.raw[pairs[clip.clip]])
+        if augment and self.data.off_screen and draw(2):
+            other = replace(self.data.off_screen[draw(len(self.data.off_screen))])
+        elif augment or pairs is None:
+            other = another(clip)
+        else:
+            other = replace(self.data.raw[pairs[clip.clip]])
         starts, sounds = [], []
         for each in (clip, other):
             sound = stereo(each.waveform)

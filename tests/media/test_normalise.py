@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import tarfile
+import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -276,10 +277,12 @@ def test_a_full_disk_is_an_error_of_the_job_not_of_the_clip(small, tmp_path, mon
     )
     program.chmod(0o755)
     monkeypatch.setattr(ffmpeg, "ffmpeg_binary", lambda: str(program))
-    with pytest.raises(OutputError, match="disk is full") as raised:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "of the node"))
+    (tmp_path / "of the node").mkdir()
+    with pytest.raises(OutputError, match="of the node/.*disk is full") as raised:
         run(tmp_path, *small)
     assert raised.value.errno == errno.ENOSPC
-    assert list((tmp_path / "out").iterdir()) == []
+    assert list((tmp_path / "out").iterdir()) == list((tmp_path / "of the node").iterdir()) == []
 
 
 def test_a_killed_ffmpeg_is_the_jobs_failure_not_the_clips(small, tmp_path, monkeypatch):

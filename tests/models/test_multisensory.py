@@ -243,7 +243,7 @@ def test_fractional_pooling_takes_maxima_of_disjoint_regions_that_cover_the_soun
     ("options", "whole", "sound"),
     [
         ({}, 36_044_609, 2_484_416),
-        ({"map_stride": 1, "head": "max"}, 36_044_609, 2_484_416),
+        ({"map_stride": 1, "middle_stride": 1, "head": "max"}, 36_044_609, 2_484_416),
         ({"gamma": True}, 36_051_521, 2_486_016),
         ({"num_logits": 101}, 36_095_909, 2_484_416),
         ({"num_logits": 101, "gamma": True}, 36_102_821, 2_486_016),
@@ -300,11 +300,11 @@ def test_layers_have_the_sizes_of_the_released_network():
     assert found == {name: (channels // 64, *sizes) for name, (channels, *sizes) in TABLE.items()}
 
 
-def test_clips_of_other_lengths_and_maps_of_twice_the_size_are_possible():
+def test_clips_of_other_lengths_and_maps_of_other_sizes_are_possible():
     # 76 frames: 38 -> 19 steps at fusion, then 10, as for UCF-101; 45 x 32 pixels: 23 x 16 -> 12 x 8 -> 6 x 4 -> 3 x 2
     frames, waveform = torch.zeros(1, 3, 76, 45, 32), torch.zeros(1, 2, 53_253)
-    for stride, size in ((2, (2, 1)), (1, (3, 2))):
-        model = small(map_stride=stride, num_logits=3).eval()
+    for middle, stride, size in ((2, 2, (2, 1)), (2, 1, (3, 2)), (1, 1, (6, 4))):
+        model = small(middle_stride=middle, map_stride=stride, num_logits=3).eval()
         maps = model.fuse(model.image(frames), waveform)
         assert [tuple(each.shape) for each in maps] == [
             (1, 2, 19, 6, 4),

@@ -1,6 +1,7 @@
 """The task of separation: its mixtures, what the network is shown, and its scores."""
 
 import io
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -123,6 +124,34 @@ def test_the_other_clip_is_of_the_same_split_and_drawn_anew_in_each_epoch(open_t
         drawn.append([item.others for item in items])
     assert {name for names in drawn for name in names} <= {f"clip{n}" for n in range(6)}
     assert drawn[0] != drawn[1] != drawn[2]
+
+
+def test_half_of_the_off_screen_sounds_can_be_of_another_dataset_in_training_only(results, tmp_path):
+    beside = results.parent / "beside"
+    shutil.copytree(results, beside)
+    asked = experiment(off_screen="beside")
+    data = Separation.open(asked, results, torch.device("cpu"), None)
+    # Other names, since both datasets have the same ones.
+    data.off_screen[:] = [replace(clip, clip=f"beside {clip.clip}") for clip in data.off_screen]
+    assert [clip.clip for clip in data.off_screen] == [f"beside clip{n}" for n in range(6)]
+    assert all(clip.tar.is_relative_to(beside.resolve()) for clip in data.off_screen)
+    task = Separation(asked, data, MultisensorySeparation)
+    train, test = task.datasets()["train"], task.datasets()["test"]
+    drawn = []
+    for train.epoch in range(1, 11):
+        drawn += [train[i].others for i in range(6)]
+    from_beside = [name for name in drawn if name.startswith("beside")]
+    assert 18 <= len(from_beside) <= 42, "60 draws, half of them"
+    assert len(set(from_beside)) > 3
+    assert not any(test[i].others.startswith("beside") for i in range(4))
+
+
+def test_another_datasets_files_are_part_of_a_runs_identity(results):
+    plain, mixed = (
+        Separation.open(experiment(**recipe), results, torch.device("cpu"), None)
+        for recipe in ({}, {"off_screen": results.name})
+    )
+    assert mixed.digest != plain.digest
 
 
 def test_mixtures_that_are_evaluated_do_not_depend_on_the_seed(open_task):

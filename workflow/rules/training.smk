@@ -22,6 +22,7 @@ for seeds in plan.by_seeds:
             manifest="results/{dataset}/manifest.parquet",
             features=run_inputs,
             start=plan.run_start,
+            off_screen=plan.run_off_screen,
             index=ancient("results/{dataset}/manifest.json"),
             labels=ancient(["results/{dataset}/events.parquet", "results/{dataset}/categories.csv"]),
         output:

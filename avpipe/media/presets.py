@@ -90,6 +90,11 @@ class Preset(Section):
         return self.samples_beside(self.frames)
 
     @property
+    def decoded_bytes(self) -> int:
+        """Memory for a full clip's frames (uint8) and sound (float32)."""
+        return self.frames * self.width * self.height * 3 + self.samples * self.channels * 4
+
+    @property
     def group(self) -> int:
         """Frames of a closed group of pictures: reading one frame decodes at most so many."""
         return math.ceil(self.fps / self.keyframes)

@@ -137,12 +137,15 @@ class VideoFrames:
 
     def __init__(self, video: bytes, preset: Preset = CANONICAL) -> None:
         self.video, self.preset = video, preset
+        self.decoded: npt.NDArray[np.uint8] | None = None
         self.count = _count_with_pyav(video)
         if self.count != preset.frames if preset.pad else self.count > preset.frames:
             raise ValueError(f"not a canonical clip: {self.count} frames instead of {preset.frames}")
 
     def at(self, indices: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
         """The frames at these indices, (len(indices), H, W, 3) uint8 RGB. Raises ValueError as the class does."""
+        if self.decoded is not None:
+            return self.decoded[indices]
         if SPARSE * len(indices) > self.count:
             with contextlib.suppress(ImportError):
                 import decord
@@ -153,6 +156,11 @@ class VideoFrames:
                     reader = decord.VideoReader(io.BytesIO(self.video), num_threads=1)
                     return cast(npt.NDArray[np.uint8], reader.get_batch(indices).asnumpy())
         return decode_with_pyav(self.video, indices)
+
+
+    def keep(self) -> None:
+        """Decode all frames, once for all, and keep them in memory. Raises ValueError as the class does."""
+        self.decoded = self.at(np.arange(self.count))
 
 
 def decode_with_pyav(video: bytes, indices: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:

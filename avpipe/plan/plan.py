@@ -23,7 +23,7 @@ from avpipe.models import MODELS
 from avpipe.plan import fingerprint, registry
 from avpipe.plan.experiment import Experiment, check_model
 from avpipe.plan.extractor import ArrayConfig, ExtractorConfig, ImportedConfig, LearnedConfig, RunConfig
-from avpipe.plan.resources import Training
+from avpipe.plan.resources import KEPT_MB, Training
 from avpipe.plan.section import ConfigError
 from avpipe.plan.study import Study
 from avpipe.report import KINDS
@@ -559,7 +559,8 @@ class Plan:
         if preset := experiment.preset:
             pictures = preset.segments * preset.width * preset.height * 3
             sound = preset.samples * preset.channels
-            return Training(experiment, len(self.seeds_of(experiment.id)), clips, pictures + sound, 0)
+            stored = preset.decoded_bytes if clips * preset.decoded_bytes <= KEPT_MB * 10**6 else 0
+            return Training(experiment, len(self.seeds_of(experiment.id)), clips, pictures + sound, stored)
         arrays = [self.arrays[name] for name in set(experiment.features.values())]
         numbers = [math.prod(feature_shape(array)) for array in arrays]
         widths = [{"float16": 2, "float32": 4, "float64": 8}[array.dtype] for array in arrays]

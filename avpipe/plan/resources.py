@@ -19,6 +19,8 @@ SECONDS_A_CLIP, SECONDS_A_MB = 0.003, 0.02
 """Of one processor for one clip of one epoch: whatever its features are, and for each MB of them in float32."""
 RAW_THREADS, WORKER_MB = 8, 600
 """Of a training from clips: threads, and the memory of a process that decodes, which is an estimate."""
+KEPT_MB = 1000
+"""Memory up to which a training keeps all clips as they are decoded."""
 SMALL_CLIP = 1_000_000
 """Numbers of a clip, up to which its training has one thread: several run side by side."""
 GPU_MB = 12_000
@@ -34,7 +36,7 @@ class Training:
         seeds: how many.
         clips: of the dataset; 0 as long as there is no manifest.
         numbers: of a clip's features together; of a training from clips a picture a second, and the sound.
-        stored: bytes of a clip's features, as stored and as kept in memory.
+        stored: bytes of a clip's features, as stored and as kept in memory; of a decoded clip, 0 if clips are too many to be kept.
     """
 
     experiment: Experiment

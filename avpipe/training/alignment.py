@@ -141,7 +141,7 @@ class Alignment(RawTask):
         place = draw(len(names))
         if names[place] == clip.clip:
             place = (place + 1) % len(names)
-        return replace(self.data.raw[names[place]])  # a copy: what is decoded goes with it
+        return self.data.raw[names[place]].for_one_item()
 
     def _item(self, clip: RawClip, random: torch.Generator, augment: bool) -> AlignmentBatch:
         """Draws from `random`: the pair of windows, the frame that stands still; with `augment` crop, flip and order, too."""

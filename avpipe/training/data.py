@@ -277,7 +277,7 @@ class FeatureStore:
     def where(self) -> str:
         """Where the features are, for the log."""
         if not self.features:
-            return "clips decoded when needed"
+            return "clips decoded in the job"
         if self.tensors is None:
             return "features on disk (larger than the memory for them)"
         return f"features in memory ({next(iter(self.tensors.values())).device.type})"

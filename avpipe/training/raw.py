@@ -28,24 +28,33 @@ Part = tuple[int, int]
 
 @dataclass(frozen=True)
 class RawClip:
-    """A clip of a shard, read and decoded when asked for; what is decoded is kept as long as the object.
+    """A clip of a shard, read and decoded when asked for; its sound is kept as long as the object.
 
     Args:
         clip: its name.
         tar: the shard's file.
         preset: its format.
         parts: "mp4" and "flac", if the clip has pictures and sound.
+        kept: whether all frames are decoded at once, and pictures and sound stay in memory.
     """
 
     clip: str
     tar: Path
     preset: Preset
     parts: dict[str, Part]
+    kept: bool = False
+
+    def for_one_item(self) -> "RawClip":
+        """The clip itself if it is kept; else a copy, with which goes what is decoded for it."""
+        return self if self.kept else replace(self)
 
     @cached_property
     def frames(self) -> VideoFrames:
         """The pictures; raises ValueError without any."""
-        return self._decoded("mp4", VideoFrames)
+        frames: VideoFrames = self._decoded("mp4", VideoFrames)
+        if self.kept:
+            frames.keep()
+        return frames
 
     @cached_property
     def waveform(self) -> npt.NDArray[np.float32]:
@@ -141,5 +150,4 @@ class RawClips(Dataset[Any]):
         state = np.random.SeedSequence([self.seed, self.epoch, index]).generate_state(1, np.uint64)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(state[0] >> np.uint64(1)))
-            # A copy: what is decoded goes with it. A decoder that stayed would hang in processes that are forked later.
-            return self.read(replace(self.clips[index]))
+            return self.read(self.clips[index].for_one_item())

@@ -1,7 +1,7 @@
 """What tasks on clips have in common: datasets that decode pictures and sound as they are needed."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -58,7 +58,8 @@ class RawTask(ExperimentTask):
     def open(
         cls, experiment: Experiment, results: Path, device: torch.device, resident_bytes: int | None
     ) -> RawData:
-        """The usable clips: those that have all `parts` and last long enough.
+        """The usable clips: those that have all `parts` and last long enough. If all of them decoded have at most
+        `resident_bytes`, they stay in memory once they were decoded; None: each is decoded whenever it is needed.
 
         Raises:
             FileNotFoundError: a table or a shard is missing.
@@ -77,6 +78,8 @@ class RawTask(ExperimentTask):
             return np.asarray(clips["clip"].isin(usable) & long_enough)
 
         data = data_of(results, {}, is_usable, tars, weak=weak)
+        if resident_bytes is not None and len(found) * preset.decoded_bytes <= resident_bytes:
+            found = {name: replace(clip, kept=True) for name, clip in found.items()}
         return RawData(**vars(data), raw=found)
 
     @classmethod

@@ -254,7 +254,7 @@ class Separation(RawTask):
             name = clip.clip
             while name in [each.clip for each in taken]:
                 name = names[draw(len(names))]
-            return replace(self.data.raw[name])  # a copy: what is decoded goes with it
+            return self.data.raw[name].for_one_item()
 
         def pictures(shown: RawClip, start: int) -> Tensor:
             """(3, T, crop, crop)"""
@@ -266,11 +266,11 @@ class Separation(RawTask):
         count, samples = window_of(recipe.window, clip.preset)
         of_a_frame = clip.preset.sample_rate / clip.preset.fps
         if augment and self.data.off_screen and draw(2):
-            other = replace(self.data.off_screen[draw(len(self.data.off_screen))])
+            other = self.data.off_screen[draw(len(self.data.off_screen))].for_one_item()
         elif augment or pairs is None:
             other = another(clip)
         else:
-            other = replace(self.data.raw[pairs[clip.clip]])
+            other = self.data.raw[pairs[clip.clip]].for_one_item()
         starts, sounds = [], []
         for each in (clip, other):
             sound = stereo(each.waveform)

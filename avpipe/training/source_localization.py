@@ -116,7 +116,7 @@ class SourceLocalization(RawTask):
             names = self.data.splits["test"].clips["clip"].tolist()
             other = self.data.raw[names[(names.index(clip.clip) + 1) % len(names)]]
             places = torch.arange(sound.shape[1])
-            sound = stereo(replace(other).waveform)  # a copy: what is decoded goes with it
+            sound = stereo(other.for_one_item().waveform)
             sound = sound[:, places % sound.shape[1]]
         frames = torch.from_numpy(clip.frames.at(np.arange(clip.frames.count))).permute(3, 0, 1, 2)
         return WholeClips(frames, sound, clip.clip)
@@ -144,7 +144,7 @@ class SourceLocalization(RawTask):
         if self.data.sources is None:
             return {}
         clips = self.datasets()["test"].clips
-        frames = {clip.clip: replace(clip).frames for clip in clips}
+        frames = {clip.clip: clip.for_one_item().frames for clip in clips}
         moving = {name: frame_difference(f.at(np.arange(f.count))) for name, f in frames.items()}
         return {
             "the whole image": self._scores(dict.fromkeys(moving, whole_image())),

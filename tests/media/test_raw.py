@@ -103,6 +103,18 @@ def test_an_item_leaves_no_decoder_behind(tar):
     assert all("frames" not in vars(clip) and "waveform" not in vars(clip) for clip in clips)
 
 
+def test_clips_that_are_kept_are_decoded_once_and_give_the_same_items(tar, monkeypatch):
+    clips = list(raw_clips([tar], CANONICAL).values())[:2]
+    kept = [dataclasses.replace(clip, kept=True) for clip in clips]
+    plain, in_memory = RawClips(clips, read, seed=0), RawClips(kept, read, seed=0)
+    in_memory[0], in_memory[1]
+    expected = [plain[0], plain[1]]
+    monkeypatch.setattr(RawClip, "_decoded", lambda *_: pytest.fail("decoded again"))
+    for mine, theirs in zip((in_memory[0], in_memory[1]), expected, strict=True):
+        for name in (field.name for field in dataclasses.fields(Item)):
+            assert torch.equal(getattr(mine, name), getattr(theirs, name))
+
+
 def test_reading_leaves_the_callers_random_numbers_alone(tar):
     dataset = RawClips(list(raw_clips([tar], CANONICAL).values())[:2], read, seed=0)
     torch.manual_seed(5)

@@ -69,3 +69,15 @@ def test_trainings_from_small_clips_run_side_by_side(numbers, threads):
         task="barlow_twins", model="avbt", preset="canonical", setting="self-supervised", recipe=Recipe()
     )
     assert Training(experiment, 1, 100, numbers, 0).threads == threads
+
+
+@pytest.mark.parametrize(("clips", "kept"), [(240, 240 * 734_000 // 10**6), (2000, 0)])
+def test_clips_that_fit_into_a_gigabyte_are_kept_in_memory(clips, kept, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    study = yaml.safe_load((WORKFLOW / "configs" / "demo_motion.yaml").read_text())
+    plan = Plan(validate_study(study), WORKFLOW)
+    assert (plan.presets[0].frames, plan.presets[0].samples) == (90, 48_000)
+    write_json(tmp_path / "results" / "demo_motion" / "manifest.json", {"clips": clips})
+    run = SimpleNamespace(experiment=next(iter(plan.experiments)))
+    memory = plan.training_memory(run, attempt=1)
+    assert plan.feature_memory(run, SimpleNamespace(mem_mb=memory)) == kept + 1

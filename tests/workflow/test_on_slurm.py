@@ -28,6 +28,8 @@ pytestmark = [pytest.mark.slurm, pytest.mark.slow, pytest.mark.timeout(1500)]
 SCRIPT = Path(__file__).with_name("slurm.sh")
 QUICK = "workflow/configs/quick.yaml"
 DOCUMENTED = re.compile(rf"^    (\.venv/bin/snakemake --workflow-profile .*{QUICK})$", re.MULTILINE)
+EPOCHS = 400
+STATES = "runs/*/.resume/*/*.pt"
 POLL = "slurm-init-seconds-before-status-checks"
 
 
@@ -169,12 +171,12 @@ def test_the_quick_study_by_the_documented_command_gives_the_tables_of_a_local_r
 
 @pytest.fixture
 def training(local: Clone, slurm: Slurm, tmp_path: Path) -> Iterator[Clone]:
-    """A clone with all features, and a study of one training that takes about ten seconds."""
+    """A clone with all features, and a study of one training that takes some ten seconds."""
     root = tmp_path / "clone"
     shutil.copytree(local.root, root, symlinks=True)
     study = yaml.safe_load((root / QUICK).read_text())
     study |= {"tables": ["one"], "figures": [], "seeds": [0, 1]}
-    study["training"] |= {"epochs": 250, "evaluate_every": 250}
+    study["training"] |= {"epochs": EPOCHS, "evaluate_every": EPOCHS}
     (root / "study.yaml").write_text(yaml.safe_dump(study))
     table = yaml.safe_load((root / "workflow" / "tables" / "avin_fusion.yaml").read_text())
     (row,) = table["rows"][-1:]
@@ -193,60 +195,63 @@ def training(local: Clone, slurm: Slurm, tmp_path: Path) -> Iterator[Clone]:
 COMMAND = ".venv/bin/snakemake --workflow-profile workflow/profiles/slurm all --configfile study.yaml"
 
 
-def running_training(slurm: Slurm, clone: Clone, process: subprocess.Popen[str], seconds: float = 200) -> str:
-    """The number of the job that trains, as soon as it has saved a state."""
+def running_training(
+    slurm: Slurm, clone: Clone, process: subprocess.Popen[str], after: str = "0", seconds: float = 200
+) -> str:
+    """The number of the job that trains, as soon as it has saved a state, or has gone on from the state of `after`."""
 
-    def saved() -> bool:
+    def job() -> str | None:
         assert process.poll() is None, clone.printed.read_text()
-        return any(clone.results.glob("runs/*/.resume/*/*.pt"))
+        begun = "going on after epoch" in log_of(clone) if int(after) else any(clone.results.glob(STATES))
+        for (number,) in slurm.jobs("%i", "--states=running"):
+            if begun and int(number) > int(after) and log_of(clone).startswith(f"Slurm job {number} on "):
+                return number
+        return None
 
-    wait_for(saved, seconds, clone.printed.read_text)
-    ((job,),) = slurm.jobs("%i", "--states=running")
-    return job
+    found: str = wait_for(job, seconds, clone.printed.read_text)
+    return found
 
 
 def log_of(clone: Clone) -> str:
-    """The log of the last training, which alone writes to it."""
-    newest = max((clone.results / "logs" / "train").glob("*.log"), key=lambda path: path.stat().st_mtime)
-    return newest.read_text()
+    """The log of the last training, which alone writes to it; "" before it."""
+    logs = list((clone.results / "logs" / "train").glob("*.log"))
+    return max(logs, key=lambda path: path.stat().st_mtime).read_text() if logs else ""
 
 
 def finished_runs(clone: Clone) -> list[dict[str, Any]]:
     """metrics.json of the study's runs: two seeds."""
     found = [json.loads(path.read_text()) for path in clone.results.glob("runs/*/seed*/metrics.json")]
-    return [run for run in found if run["experiment"]["recipe"]["epochs"] == 250]
+    return [run for run in found if run["experiment"]["recipe"]["epochs"] == EPOCHS]
 
 
-def test_a_cancelled_training_goes_on_with_more_memory_and_its_log_begins_anew(slurm, training):
-    with training.start(COMMAND) as process:
-        first = running_training(slurm, training, process)
-        slurm.ask("scancel", first)
+def test_a_training_goes_on_after_all_that_clusters_do_to_it(slurm, training):
+    """The node is drained at first; then one training's jobs lack memory, are cancelled and run out of time, and Slurm's
+    controller is started again. Each attempt asks for more, and its log begins anew."""
+    slurm.node("drain")
+    more = "--retries 5 --set-resources train:mem_mb=attempt*750 train:runtime=attempt*2"
+    with training.start(f"{COMMAND} {more}") as process:
+        wait_for(lambda: slurm.jobs("%i", "--states=pending"), 200, training.printed.read_text)
+        time.sleep(5)
+        assert process.poll() is None
+        slurm.node("resume")
+        cancelled = running_training(slurm, training, process)
+        slurm.ask("scancel", cancelled)
+        late = running_training(slurm, training, process, after=cancelled)
+        slurm.ask("scontrol", "update", f"jobid={late}", "endtime=now")
+        last = running_training(slurm, training, process, after=late)
+        slurm.stop_controller()  # not for long: without accounting the plugin hangs (docs/cluster.md)
+        slurm.start_controller()
         finish(training, process)
-    asked = slurm.jobs("%i %m %l", "--states=all")[-2:]
-    assert asked[0][0] == first
-    assert int(asked[1][1].rstrip("M")) == 2 * int(asked[0][1].rstrip("M"))
-    assert log_of(training).startswith(f"Slurm job {asked[1][0]} on ")
+    jobs = slurm.jobs("%i %T %m %l", "--states=all")
+    own = jobs[[memory for *_, memory, _ in jobs].index("750M") :]
+    assert own[0][1] not in ("COMPLETED", "CANCELLED", "TIMEOUT"), "750 MB are not enough"
+    assert [memory for *_, memory, _ in own] == [f"{750 * attempt}M" for attempt in range(1, len(own) + 1)]
+    assert (own[0][3], own[-1][3]) == ("2:00", f"{2 * len(own)}:00")
+    assert [job[:2] for job in own[-3:]] == [[cancelled, "CANCELLED"], [late, "TIMEOUT"], [last, "COMPLETED"]]
+    assert log_of(training).startswith(f"Slurm job {last} on ")
     assert log_of(training).count("usable clips") == 1
     assert "going on after epoch" in log_of(training)
     assert len(finished_runs(training)) == 2
-
-
-def test_a_training_over_its_memory_is_tried_again_with_more(slurm, training):
-    training.run(f"{COMMAND} --set-resources train:mem_mb=attempt*450")
-    asked = [job[1] for job in slurm.jobs("%i %m %k", "--states=all") if "rule_train" in job[2]]
-    assert asked[-2:] in (["450M", "900M"], ["900M", "1350M"])
-    assert len(finished_runs(training)) == 2
-
-
-def test_a_training_over_its_time_is_tried_again_with_more_and_goes_on(slurm, training):
-    with training.start(f"{COMMAND} --set-resources train:runtime=attempt*2") as process:
-        first = running_training(slurm, training, process)
-        slurm.ask("scontrol", "update", f"jobid={first}", "endtime=now")
-        finish(training, process)
-    before, after = slurm.jobs("%i %T %l", "--states=all")[-2:]
-    assert before[:2] == [first, "TIMEOUT"]
-    assert after[1:] == ["COMPLETED", "4:00"]
-    assert "going on after epoch" in log_of(training)
 
 
 def test_after_a_killed_snakemake_the_same_command_trains_nothing_twice(slurm, training):
@@ -270,20 +275,6 @@ def test_after_a_killed_snakemake_the_same_command_trains_nothing_twice(slurm, t
     assert [job[1] for job in jobs] == ["COMPLETED", "COMPLETED"]
     assert jobs[0][0] == first, "the first job ran to its end"
     assert log_of(training).count("another process has trained it meanwhile") == 2
-    assert len(finished_runs(training)) == 2
-
-
-def test_a_drained_node_and_a_restarted_controller_delay_only(slurm, training):
-    slurm.node("drain")
-    with training.start(COMMAND) as process:
-        wait_for(lambda: slurm.jobs("%i", "--states=pending"), 200, training.printed.read_text)
-        time.sleep(5)
-        assert process.poll() is None
-        slurm.node("resume")
-        running_training(slurm, training, process)
-        slurm.stop_controller()  # not for long: without accounting the plugin hangs (docs/cluster.md)
-        slurm.start_controller()
-        finish(training, process)
     assert len(finished_runs(training)) == 2
 
 

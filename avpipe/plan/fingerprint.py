@@ -63,14 +63,12 @@ def _path(module: str) -> Path | None:
     return base / "__init__.py" if (base / "__init__.py").is_file() else None
 
 
-def _parse(module: str) -> ast.Module:
+@cache
+def _tree(module: str) -> ast.Module:
     path = _path(module)
     if path is None:
         raise ModuleNotFoundError(f"no module {module} in {ROOT} or on Python's path")
     return ast.parse(path.read_text(encoding="utf-8"), str(path))
-
-
-_tree = cache(_parse)
 
 
 @cache
@@ -79,7 +77,7 @@ def _imports(module: str) -> set[str]:
     path = _path(module)
     package = module if path and path.name == "__init__.py" else module.rpartition(".")[0]
     names: set[str] = set()
-    for node in _run(_tree(module)):
+    for node in _blocks(_tree(module), typing=False):
         if isinstance(node, ast.Import):
             names.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -89,19 +87,22 @@ def _imports(module: str) -> set[str]:
     return {name for name in names if registry.belongs(name, module) and _path(name) is not None}
 
 
-def _run(tree: ast.Module) -> Iterator[ast.AST]:
-    """The nodes of a module but for `if TYPE_CHECKING:`, whose imports are for editors."""
+def _blocks(tree: ast.Module, typing: bool = True) -> Iterator[ast.AST]:
+    """The nodes that hold statements; with `typing: False` without `if TYPE_CHECKING:`, whose imports are for editors."""
     waiting: list[ast.AST] = [tree]
     while waiting:
         node = waiting.pop()
-        if not (isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"):
+        if typing or not (isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"):
             yield node
-            waiting.extend(ast.iter_child_nodes(node))
+            for inner in ("body", "orelse", "finalbody", "handlers", "cases"):
+                waiting.extend(getattr(node, inner, ()))
 
 
 @cache
 def _module_hash(module: str) -> str:
-    tree = _Meaning().visit(_parse(module))  # a second tree, because `_Meaning` changes it
+    tree = _tree(module)
+    for node in _blocks(tree):
+        _reduce(node)
     digest = hashlib.sha256(ast.dump(tree).encode())
     for path in _data_files(module):
         digest.update(path.name.encode() + b"\0" + path.read_bytes())
@@ -120,26 +121,25 @@ def _data_files(module: str) -> list[Path]:
     return sorted(file for pattern in patterns if path for file in path.parent.glob(pattern))
 
 
-class _Meaning(ast.NodeTransformer):
-    """Drops docstrings and lazy tables."""
-
-    def _without_docstring(self, node: Any) -> Any:
-        self.generic_visit(node)
-        first = node.body[0] if node.body else None
+def _reduce(node: ast.AST) -> None:
+    """Drop lazy tables, and the node's docstring, which both mean nothing to a job."""
+    for inner in ("body", "orelse", "finalbody"):
+        if statements := getattr(node, inner, None):
+            setattr(node, inner, [statement for statement in statements if not _is_table(statement)])
+    if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and node.body:
+        first = node.body[0]
         if (
             isinstance(first, ast.Expr)
             and isinstance(first.value, ast.Constant)
             and isinstance(first.value.value, str)
         ):
             node.body = node.body[1:] or [ast.Pass()]
-        return node
 
-    visit_Module = visit_ClassDef = visit_FunctionDef = visit_AsyncFunctionDef = _without_docstring
 
-    def visit_AnnAssign(self, node: ast.AnnAssign) -> Any:
-        kind = ast.unparse(node.annotation).partition("[")[0].rpartition(".")[2]
-        is_table = kind in ("LazyTable", "Entries")
-        return None if is_table and node.value is not None else node
+def _is_table(statement: ast.AST) -> bool:
+    if not isinstance(statement, ast.AnnAssign) or statement.value is None:
+        return False
+    return ast.unparse(statement.annotation).partition("[")[0].rpartition(".")[2] in ("LazyTable", "Entries")
 
 
 LIBRARIES = (

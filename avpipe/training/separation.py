@@ -145,7 +145,7 @@ class Separation(RawTask):
         usable = {name: split.clips["clip"].tolist() for name, split in data.splits.items()}
         off_screen: list[RawClip] = []
         if beside := experiment.recipe.off_screen:
-            others = super().open(experiment, results.resolve().parent / beside, device, resident_bytes)
+            others = super().open(experiment, results.resolve().parent / beside, device, None)
             off_screen = [others.raw[clip] for clip in others.splits["train"].clips["clip"]]
             data = replace(data, digest=f"{data.digest} {others.digest}")
         file = results / "annotations" / "pairs.csv"

@@ -185,6 +185,24 @@ def test_rules_get_what_they_compare_from_the_manifest_once_there_is_one(tmp_pat
     assert found.shard_digest(SimpleNamespace(shard="2")) is None
 
 
+def test_a_separation_with_another_datasets_sounds_needs_that_datasets_clips(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    study = study_file("demo_separation")
+    study["training_of"]["separation"]["off_screen"] = "beside"
+    made = plan(**study)
+    of_task = {
+        experiment.task: SimpleNamespace(experiment=name) for name, experiment in made.experiments.items()
+    }
+    assert made.run_off_screen(of_task["alignment"]) == []
+    with pytest.raises(
+        ConfigError, match="results/beside/clips.parquet is missing. Run the study of beside first"
+    ):
+        made.run_off_screen(of_task["separation"])
+    (tmp_path / "results" / "beside").mkdir(parents=True)
+    (tmp_path / "results" / "beside" / "clips.parquet").touch()
+    assert made.run_off_screen(of_task["separation"]) == ["results/beside/clips.parquet"]
+
+
 def test_a_run_of_no_row_is_refused():
     with pytest.raises(ConfigError, match="no table, figure or `experiments` of this study has avin-1"):
         plan(**IMPORTED).run_code(SimpleNamespace(experiment="avin-1"))

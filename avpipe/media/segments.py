@@ -157,7 +157,6 @@ class VideoFrames:
                     return cast(npt.NDArray[np.uint8], reader.get_batch(indices).asnumpy())
         return decode_with_pyav(self.video, indices)
 
-
     def keep(self) -> None:
         """Decode all frames, once for all, and keep them in memory. Raises ValueError as the class does."""
         self.decoded = self.at(np.arange(self.count))

@@ -154,7 +154,9 @@ class Separation(RawTask):
         splits = {clip: name for name, clips in usable.items() for clip in clips}
         pairs = read_pairs(file, splits)
         chosen = [clip in pairs or split == "train" for clip, split in splits.items()]
-        return SeparationData(**vars(data.keep(np.array(chosen))), usable=usable, pairs=pairs, off_screen=off_screen)
+        return SeparationData(
+            **vars(data.keep(np.array(chosen))), usable=usable, pairs=pairs, off_screen=off_screen
+        )
 
     @classmethod
     def least_seconds(cls, experiment: Experiment) -> float:

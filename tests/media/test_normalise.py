@@ -279,7 +279,7 @@ def test_a_full_disk_is_an_error_of_the_job_not_of_the_clip(small, tmp_path, mon
     monkeypatch.setattr(ffmpeg, "ffmpeg_binary", lambda: str(program))
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "of the node"))
     (tmp_path / "of the node").mkdir()
-    with pytest.raises(OutputError, match="of the node/.*disk is full") as raised:
+    with pytest.raises(OutputError, match=r"of the node/.*disk is full") as raised:
         run(tmp_path, *small)
     assert raised.value.errno == errno.ENOSPC
     assert list((tmp_path / "out").iterdir()) == list((tmp_path / "of the node").iterdir()) == []

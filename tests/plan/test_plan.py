@@ -195,7 +195,7 @@ def test_a_separation_with_another_datasets_sounds_needs_that_datasets_clips(tmp
     }
     assert made.run_off_screen(of_task["alignment"]) == []
     with pytest.raises(
-        ConfigError, match="results/beside/clips.parquet is missing. Run the study of beside first"
+        ConfigError, match=r"results/beside/clips\.parquet is missing. Run the study of beside first"
     ):
         made.run_off_screen(of_task["separation"])
     (tmp_path / "results" / "beside").mkdir(parents=True)

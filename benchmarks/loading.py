@@ -137,7 +137,7 @@ def main() -> None:
             ],
             "whole": lambda: [whole(clip) for clip in again()],
             "ffmpeg": lambda: [started(clip, folder / f"{clip.clip}.canonical.mp4") for clip in again()],
-            "sound": lambda: [clip.log_mel() for clip in again()],
+            "sound": lambda: [clip.log_mel for clip in again()],
         }
         times = {way: [] for way in ways}
         for _ in range(ROUNDS):

@@ -30,7 +30,7 @@ class Batch:
 def batch_of(clip: RawClip, frames: npt.NDArray[np.uint8]) -> Batch:
     pictures = torch.from_numpy(frames).float().permute(0, 3, 1, 2) / 255  # (T, 3, H, W)
     coarse = nn.functional.adaptive_avg_pool2d(pictures, 4).flatten(1)
-    return Batch(coarse, clip.log_mel().reshape(-1, 96, 64).mean(1), clip.clip)
+    return Batch(coarse, clip.log_mel.reshape(-1, 96, 64).mean(1), clip.clip)
 
 
 class Net(nn.Module):

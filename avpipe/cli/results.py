@@ -155,11 +155,14 @@ def _runs(plan: "Plan", results: Path) -> Iterator[tuple[Path, list[str]]]:
     from avpipe.plan.plan import train_code
 
     for experiment in plan.experiments.values():
-        arrays = {role: results / "features" / f"{name}.zarr" for role, name in experiment.features.items()}
-        weights = {role: _attributes(path).get("sha256") for role, path in arrays.items()}
         code, manifest = train_code(experiment), manifest_digest(results)
         for path in sorted((results / "runs" / experiment.id).glob("seed*/metrics.json")):
             record = read_json(path)
+            arrays = experiment.arrays(record["seed"])
+            weights = {
+                role: _attributes(results / "features" / f"{name}.zarr").get("sha256")
+                for role, name in arrays.items()
+            }
             used = {role: feature["sha256"] for role, feature in record.get("features", {}).items()}
             same = {
                 "code": record.get("code") == code,

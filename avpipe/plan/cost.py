@@ -177,7 +177,7 @@ def _features(plan: Plan, shards: int, clips: int) -> list[Stage]:
 def _after(plan: Plan, clips: int) -> tuple[list[Stage], int]:
     """What follows the features, and the memory of the largest training in MB."""
     found, memory = [Stage("clips", 1)], 0
-    if used := {name for e in plan.experiments.values() for name in e.features.values()}:
+    if used := {name for e in plan.experiments.values() for name in plan.arrays_of(e)}:
         found.append(Stage("coverage", len(used)))
     if plan.experiments:
         found += [Stage("experiments", 1), *_trainings(plan, clips)]

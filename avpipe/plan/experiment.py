@@ -28,6 +28,11 @@ Setting = Literal["supervised", "weakly-supervised", "self-supervised"]
 Role = Literal["audio", "visual", "motion"]
 
 
+def array_name(extractor: str, seed: int) -> str:
+    """The name of the array that an extractor with one for each seed has for this one."""
+    return f"{extractor}-seed{seed}"
+
+
 LARGEST_SIZE = 100_000
 """Of a layer. A larger one is a slip, and would end in a job that lacks memory."""
 
@@ -127,7 +132,7 @@ class ExperimentConfig(Trained):
     )
     outputs: tuple[str, ...] = Field(
         (),
-        description="outputs of its network that are extractors of the study, each with the name EXPERIMENT_OUTPUT, by the run of its first seed",
+        description="outputs of its network that are extractors of the study, each with the name EXPERIMENT_OUTPUT: by the run of its one seed, or, with several, by that of each reader's seed",
     )
 
 
@@ -139,6 +144,9 @@ class Experiment(Section):
     options: dict[str, Any] = Field(default_factory=dict, description="keyword arguments of the model")
     features: dict[Role, str] = Field(
         default_factory=dict, description="role in the model's batch -> extractor; none with `preset`"
+    )
+    per_seed: tuple[str, ...] = Field(
+        (), description="those of `features` that have an array for each seed: a run reads that of its own"
     )
     preset: NamedPreset | None = Field(
         None, description="canonical format of the clips that it reads in place of features; null: features"
@@ -156,10 +164,10 @@ class Experiment(Section):
 
     @model_serializer(mode="wrap")
     def _without_absent_keys(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave keys out that are null, so that other experiments keep the id they had before these keys existed."""
+        """Leave keys out that are not given, so that other experiments keep the id they had before these keys existed."""
         written: dict[str, Any] = serialize(self)
-        for key in ("preset", "pretraining", "pretrained_on"):
-            if getattr(self, key) is None:
+        for key in ("per_seed", "preset", "pretraining", "pretrained_on"):
+            if not getattr(self, key):
                 written.pop(key, None)
         return written
 
@@ -168,6 +176,14 @@ class Experiment(Section):
         """This experiment, its pretraining, the pretraining's own pretraining and so on, within the same dataset."""
         here = self.pretraining if self.pretrained_on is None else None
         return (self, *(here.chain if here else ()))
+
+    def arrays(self, seed: int) -> dict[Role, str]:
+        """Role -> name of the array that the run of this seed reads."""
+        return {r: array_name(n, seed) if n in self.per_seed else n for r, n in self.features.items()}
+
+    def at(self, seed: int) -> "Experiment":
+        """The same with the names of the arrays that the run of this seed reads in place of the features'."""
+        return self.model_copy(update={"features": self.arrays(seed), "per_seed": ()})
 
     @property
     def id(self) -> str:

@@ -76,7 +76,10 @@ class RunConfig(Section):
 
     run: str = Field(description="name in `experiments`; it trains from clips")
     output: str = Field(description="which of the network's outputs, a name in its class's `outputs`")
-    seed: Seed = Field(0, description="of the run; one of its study's `seeds`")
+    seed: Seed | None = Field(
+        0,
+        description="of the run, one of its study's `seeds`; null: an array for each seed of this study, which the runs of that seed read",
+    )
     study: str | None = Field(
         None,
         description="file of another study, whose `experiments` have it and which trains it; null: this one",
@@ -98,6 +101,7 @@ class LearnedConfig(RunConfig):
         checkpoint: of the run, from the folder that has `results`.
     """
 
+    seed: Seed
     task: str
     model: str
     preset: NamedPreset

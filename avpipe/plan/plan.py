@@ -225,16 +225,20 @@ class Plan:
 
     @property
     def features(self) -> list[str]:
-        """The features that a table needs or that the study asks for, in the study's order."""
-        needed = {name for e in self.experiments.values() for name in e.features.values()} | set(
-            self.study.features
-        )
+        """The arrays that a table needs or that the study asks for, in the study's order."""
+        asked = [name for feature in self.study.features for name in self.study.arrays_of(feature)]
+        needed = {name for e in self.experiments.values() for name in self.arrays_of(e)} | set(asked)
         return [name for name in self.arrays if name in needed]
+
+    def arrays_of(self, experiment: Experiment) -> list[str]:
+        """The arrays that the runs of an experiment read."""
+        read = (experiment.arrays(seed) for seed in self.seeds_of(experiment.id))
+        return sorted({name for arrays in read for name in arrays.values()})
 
     @property
     def extractors(self) -> list[str]:
         """The names in `features` that are extracted from clips."""
-        return [name for name in self.features if name in self.study.extractors]
+        return [name for name in self.features if not isinstance(self.arrays[name], ImportedConfig)]
 
     @property
     def imports(self) -> list[str]:
@@ -264,7 +268,7 @@ class Plan:
 
     @property
     def bundles(self) -> list[tuple[str, ...]]:
-        """The needed extractors, grouped by the job that computes them: those of `bundles`, and those of one run."""
+        """The needed extractors, grouped by the job that computes them: those of `bundles`, and those of one experiment's runs."""
         needed = self.extractors
         bundles = [tuple(name for name in bundle if name in needed) for bundle in self.study.bundles]
         bundled = {name for bundle in bundles for name in bundle}
@@ -272,7 +276,9 @@ class Plan:
         for name in needed:
             if name not in bundled:
                 array = self.arrays[name]
-                same = (array.checkpoint, array.preset) if isinstance(array, LearnedConfig) else name
+                same: Any = name
+                if isinstance(array, LearnedConfig):
+                    same = Path(array.checkpoint).parents[1], array.preset
                 of_run.setdefault(same, []).append(name)
         return [bundle for bundle in bundles if bundle] + [tuple(names) for names in of_run.values()]
 
@@ -493,20 +499,21 @@ class Plan:
         return [f"--extractor={json.dumps({name: setting})}" for name, setting in settings.items()]
 
     def extractor_weights(self, bundle: tuple[str, ...], wildcards: Wildcards) -> list[str]:
-        """The checkpoint of a run whose network extracts; none for other extractors.
+        """The checkpoints of the runs whose networks extract; none for other extractors.
 
         Raises:
-            ConfigError: another study trains it, and has not yet.
+            ConfigError: another study trains one, and has not yet.
         """
-        config, asked = self.arrays[bundle[0]], self.study.extractors[bundle[0]]
-        if not isinstance(config, LearnedConfig) or not isinstance(asked, RunConfig):
-            return []
-        if asked.study and not Path(config.checkpoint).is_file():
-            raise ConfigError(
-                f"extractors.{bundle[0]}: {config.checkpoint} is missing. Train it first: "
-                f"snakemake --cores all {config.checkpoint} --configfile {asked.study}"
-            )
-        return [config.checkpoint]
+        learned = [config for name in bundle if isinstance(config := self.arrays[name], LearnedConfig)]
+        found = sorted({config.checkpoint for config in learned})
+        absent = [file for file in found if not Path(file).is_file()]
+        for feature, asked in self.study.extractors.items() if absent else ():
+            if bundle[0] in self.study.arrays_of(feature) and isinstance(asked, RunConfig) and asked.study:
+                raise ConfigError(
+                    f"extractors.{feature}: {absent[0]} is missing. Train it first: "
+                    f"snakemake --cores all {absent[0]} --configfile {asked.study}"
+                )
+        return found
 
     def imported_options(self, name: str, wildcards: Wildcards) -> str:
         """The settings of an imported feature, as json."""
@@ -525,7 +532,7 @@ class Plan:
 
     def run_features(self, wildcards: Wildcards) -> list[str]:
         """The coverage files of an experiment's features; each is made once the feature is complete."""
-        names = sorted(set(self.experiment(wildcards).features.values()))
+        names = self.arrays_of(self.experiment(wildcards))
         return [f"{self.results}/features/{name}.csv" for name in names]
 
     def run_start(self, wildcards: Wildcards) -> list[str]:
@@ -561,7 +568,7 @@ class Plan:
             sound = preset.samples * preset.channels
             stored = preset.decoded_bytes if clips * preset.decoded_bytes <= KEPT_MB * 10**6 else 0
             return Training(experiment, len(self.seeds_of(experiment.id)), clips, pictures + sound, stored)
-        arrays = [self.arrays[name] for name in set(experiment.features.values())]
+        arrays = [self.study.array(name) for name in set(experiment.features.values())]
         numbers = [math.prod(feature_shape(array)) for array in arrays]
         widths = [{"float16": 2, "float32": 4, "float64": 8}[array.dtype] for array in arrays]
         stored = sum(number * width for number, width in zip(numbers, widths, strict=True))

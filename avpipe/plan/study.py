@@ -15,6 +15,7 @@ from avpipe.plan.experiment import (
     ExperimentConfig,
     Setting,
     Trained,
+    array_name,
     check_experiment,
     model_options,
     output_width,
@@ -265,14 +266,25 @@ class Study(Section):
         """The extractors with a network of others; without those of runs."""
         return {n: config for n, config in self.extractors.items() if isinstance(config, ExtractorConfig)}
 
+    def arrays_of(self, feature: str) -> dict[str, ArrayConfig]:
+        """What describes the array of a feature, by the array's name; a feature may have one for each seed. Raises as `learned`."""
+        config = self.extractors.get(feature) or self.imported[feature]
+        if not isinstance(config, RunConfig):
+            return {feature: config}
+        if config.seed is not None:
+            return {feature: self.learned(feature, config.seed)}
+        return {array_name(feature, seed): self.learned(feature, seed) for seed in self.seeds}
+
+    def array(self, feature: str) -> ArrayConfig:
+        """What describes the arrays of a feature, which differ only in the seed: that of the first one."""
+        return next(iter(self.arrays_of(feature).values()))
+
     @property
     def arrays(self) -> dict[str, ArrayConfig]:
         """Every feature of the study, extracted or imported, by the name of its array. Raises as `learned`."""
-        extracted = {
-            name: config if isinstance(config, ExtractorConfig) else self.learned(name)
-            for name, config in self.extractors.items()
+        return {
+            name: config for feature in self.feature_names for name, config in self.arrays_of(feature).items()
         }
-        return {**extracted, **self.imported}
 
     def trainer(self, name: str) -> "tuple[Study, Experiment]":
         """The study that trains the network of an extractor with `run`, and the experiment.
@@ -289,8 +301,10 @@ class Study(Section):
                 f"{here}.run: no {config.run!r} in `experiments` of {config.study or 'the study'}; {known}"
             )
         seeds = study.experiments[config.run].seeds or study.seeds
-        if config.seed not in seeds:
-            raise ConfigError(f"{here}.seed: {config.seed} is not among the seeds {list(seeds)} of its run")
+        for seed in self.seeds if config.seed is None else (config.seed,):
+            if seed not in seeds:
+                one = "; give the run one seed, or all of the study's" if config.seed is None else ""
+                raise ConfigError(f"{here}.seed: {seed} is not among the seeds {list(seeds)} of its run{one}")
         return study, study.trained(config.run)
 
     def trained(self, name: str) -> Experiment:
@@ -304,8 +318,8 @@ class Study(Section):
         except ValueError as error:
             raise ConfigError(f"{here}: {error}") from None
 
-    def learned(self, name: str) -> LearnedConfig:
-        """An extractor with `run`, with what its experiment says. Nothing is imported.
+    def learned(self, name: str, seed: int) -> LearnedConfig:
+        """An extractor with `run`, with what its experiment says, by the run of this seed. Nothing is imported.
 
         Raises:
             ConfigError: names the key that is wrong.
@@ -322,9 +336,10 @@ class Study(Section):
             width = output_width(experiment.model, experiment.options, config.output)
         except ValueError as error:
             raise ConfigError(f"{here}: {error}") from None
-        run = f"results/{study.dataset.name}/runs/{experiment.id}/seed{config.seed}"
+        run = f"results/{study.dataset.name}/runs/{experiment.id}/seed{seed}"
         return LearnedConfig(
-            **config.model_dump(exclude={"study", "preset"}),
+            **config.model_dump(exclude={"study", "preset", "seed"}),
+            seed=seed,
             task=experiment.task,
             model=experiment.model,
             preset=preset,
@@ -360,12 +375,17 @@ class Study(Section):
             model=model,
             options=options,
             features=dict(features),
+            per_seed=tuple(sorted(f for f in set(features.values()) if self._is_per_seed(f))),
             preset=own[name] if name else usual,
             setting=setting,
             recipe=recipe,
         )
         check_experiment(experiment)
         return experiment
+
+    def _is_per_seed(self, feature: str) -> bool:
+        config = self.extractors.get(feature)
+        return isinstance(config, RunConfig) and config.seed is None
 
     def recipe(
         self, task: str, model: str, name: str | None, changes: dict[str, Any] | None = None
@@ -404,9 +424,10 @@ def _outputs(config: dict[str, Any]) -> dict[str, Any]:
     found = {}
     for name, asked in experiments.items() if isinstance(experiments, dict) else ():
         outputs, seeds = (asked.get(key) if isinstance(asked, dict) else None for key in ("outputs", "seeds"))
-        first = next(iter(seeds or config.get("seeds") or (0,)))
+        trained = tuple(seeds or config.get("seeds") or (0,))
+        seed = trained[0] if len(trained) == 1 else None
         for output in outputs or ():
-            found[f"{name}_{output}"] = {"run": name, "output": output, "seed": first}
+            found[f"{name}_{output}"] = {"run": name, "output": output, "seed": seed}
     return found
 
 

@@ -207,7 +207,8 @@ def _encoder(feature: str, study: Study) -> str:
     config = study.extractors[feature]
     assert isinstance(config, RunConfig)
     trained = study.trainer(feature)[1].recipe
-    return f"features of the training {config.run} (seed {config.seed}, {trained.optimizer}, {trained.epochs} epochs)"
+    seed = "of the same seed" if config.seed is None else f"seed {config.seed}"
+    return f"features of the training {config.run} ({seed}, {trained.optimizer}, {trained.epochs} epochs)"
 
 
 def _seeds(numbers: list[int]) -> str:
@@ -270,7 +271,11 @@ def _explain(table: Table, cell: Cell, experiment: Experiment | None, study: Stu
         value = _value(run, cell.metric, experiment, spec, results)
         lines += _explain_run(run, value, results, experiment.recipe.protocol, digits)
     lines += ["experiment", _indented({"id": experiment.id, **experiment.model_dump(mode="json")})]
-    extractors = {name: study.arrays[name].model_dump(mode="json") for name in experiment.features.values()}
+    extractors = {
+        name: config.model_dump(mode="json")
+        for feature in experiment.features.values()
+        for name, config in study.arrays_of(feature).items()
+    }
     lines += ["extractors", _indented(extractors)]
     for key in ("code", "pretraining", "features", "parameters", "counts", "device", "environment"):
         lines += _per_seed(key, runs)

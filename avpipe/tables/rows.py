@@ -302,7 +302,7 @@ def _unfit(asked: Experiment, study: Study) -> str | None:
     visual = asked.features.get("visual")
     if visual is None:
         return None
-    array, option = study.arrays[visual], attends_to_cells(asked.model, asked.options, asked.features)
+    array, option = study.array(visual), attends_to_cells(asked.model, asked.options, asked.features)
     if asked.task in ("localization", "cross_modality") and "frame" in dimension_names(array):
         return (
             f"{visual} keeps the frames of a segment apart, and models of the task {asked.task} take their average: "

@@ -97,7 +97,7 @@ class TableSpec(RowsSpec):
         """The row with this extractor in this role."""
         if extractor not in study.feature_names:
             raise ConfigError(f"backbones: {study.no_feature(extractor)}")
-        array, features = study.arrays[extractor], {**self.features_of(row), role: extractor}
+        array, features = study.array(extractor), {**self.features_of(row), role: extractor}
         remarks, options, model = (
             [row.remark, getattr(array, "backbone", extractor)],
             row.options,

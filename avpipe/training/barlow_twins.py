@@ -121,7 +121,7 @@ def augment(frames: Tensor, names: Sequence[str], size: int) -> Tensor:
 
 
 def _batch(clip: RawClip, frames: Any) -> SoundAndFrames:
-    return SoundAndFrames(torch.from_numpy(frames).permute(0, 3, 1, 2), clip.log_mel(), clip.clip)
+    return SoundAndFrames(torch.from_numpy(frames).permute(0, 3, 1, 2), clip.log_mel, clip.clip)
 
 
 def _load_weights(model: AVBT, backbone: str) -> None:

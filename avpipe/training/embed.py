@@ -36,7 +36,7 @@ def embed_run(
     folder = results / "runs" / experiment.id / f"seed{seed}"
     arrays: dict[str, np.ndarray] = {"clips": np.array([], dtype=str)}
     if read_json(folder / "metrics.json")["status"] == "ok":
-        arrays = embeddings_of(experiment, results, folder / "checkpoint.pt", device)
+        arrays = embeddings_of(experiment.at(seed), results, folder / "checkpoint.pt", device)
     with whole_file(folder / "embeddings.npz") as temporary, temporary.open("wb") as file:
         np.savez(file, allow_pickle=False, **arrays)
 

@@ -28,7 +28,7 @@ Part = tuple[int, int]
 
 @dataclass(frozen=True)
 class RawClip:
-    """A clip of a shard, read and decoded when asked for; its sound is kept as long as the object.
+    """A clip of a shard, read and decoded when asked for; its sound and its spectrograms are kept as long as the object.
 
     Args:
         clip: its name.
@@ -70,6 +70,7 @@ class RawClip:
         drawn = torch.rand(self.seconds, dtype=torch.float64).numpy()
         return self.frames.at(edges[:-1] + (drawn * np.diff(edges)).astype(np.int64))
 
+    @cached_property
     def log_mel(self) -> Tensor:
         """Log-mel spectrograms of the whole seconds, (T, 96, 64) float32."""
         seconds = seconds_of(self.waveform, self.preset.sample_rate)

@@ -1,7 +1,7 @@
 """Trains an experiment: data, task and starting weights, then `fit` for every seed, then the runs' files.
 
-An experiment's seeds are trained one after another on features that are loaded once. Every run records the checkpoints
-that the protocols choose, so that a table can report another protocol without a training.
+An experiment's seeds are trained one after another on features that are loaded once, but for features that
+each seed has its own of. Every run records the checkpoints that the protocols choose, so that a table can report another protocol without a training.
 """
 
 import contextlib
@@ -72,27 +72,28 @@ def train_experiment(
     folder = results / "runs" / experiment.id
     with claim_device(own_device(device), default_locks(), gpu_percent) as place, deterministic(place):
         fabric = open_fabric(place, experiment.recipe.precision)
-        data, task = open_task(experiment, results, place, resident_bytes)
-        if threads is not None:
-            task.workers = decoding_processes(experiment, place, threads)
-            torch.set_num_threads(threads - task.workers)
-        reason = why_not(experiment, data) or task.problem()
-        clips = ", ".join(f"{len(split)}/{split.named} {name}" for name, split in data.splits.items())
-        where = f"failed, {reason}" if reason else data.store.where
-        say(f"{experiment.id} on {place}: usable clips {clips}; {where}")
         about = {
             "experiment": experiment.model_dump(mode="json"),
             "experiment_id": experiment.id,
             "code": code_fingerprint(experiment),
             "device": place.type,
         }
-        facts = describe_run(experiment, data, results, log) | {
-            "baselines": {} if reason else task.baselines()
-        }
-        if experiment.recipe.standardize and reason is None:
-            task.scales = feature_scales(data, "train")
-        states = []
+        states: list[States] = []
         for seed in seeds:
+            if not states or experiment.per_seed:
+                data, task = open_task(experiment.at(seed), results, place, resident_bytes)
+                if threads is not None:
+                    task.workers = decoding_processes(experiment, place, threads)
+                    torch.set_num_threads(threads - task.workers)
+                reason = why_not(experiment, data) or task.problem()
+                clips = ", ".join(f"{len(split)}/{split.named} {name}" for name, split in data.splits.items())
+                where = f"failed, {reason}" if reason else data.store.where
+                say(f"{experiment.id} on {place}: usable clips {clips}; {where}")
+                facts = describe_run(experiment.at(seed), data, results, log) | {
+                    "baselines": {} if reason else task.baselines()
+                }
+                if experiment.recipe.standardize and reason is None:
+                    task.scales = feature_scales(data, "train")
             task.start = read_pretrained(experiment, results, seed)
             which_run = {**about, "seed": seed}
             if task.start:

@@ -30,7 +30,7 @@ class Item:
 
 
 def read(clip: RawClip) -> Item:
-    return Item(torch.from_numpy(clip.random_frames()), clip.log_mel())
+    return Item(torch.from_numpy(clip.random_frames()), clip.log_mel)
 
 
 def joined(items: list[Item]) -> Item:
@@ -64,7 +64,7 @@ def test_a_clip_gives_the_frames_and_the_sound_of_the_shard(tar):
         if whole.audio is not None:
             waveform = decode_audio(whole.audio)
             np.testing.assert_array_equal(clip.waveform, waveform)
-            assert torch.equal(clip.log_mel(), log_mel(torch.from_numpy(waveform), SAMPLE_RATE))
+            assert torch.equal(clip.log_mel, log_mel(torch.from_numpy(waveform), SAMPLE_RATE))
 
 
 def test_random_frames_are_one_of_each_second_and_all_of_them_occur(tar, monkeypatch):
@@ -128,7 +128,7 @@ def test_what_is_missing_or_damaged_is_named(tar, tmp_path):
     mute = raw_clips([tar], CANONICAL)["mute"]
     assert isinstance(mute.frames, VideoFrames)
     with pytest.raises(ValueError, match=r"clip mute .* has no flac"):
-        mute.log_mel()
+        _ = mute.log_mel
     begin, size = mute.parts["mp4"]
     content = bytearray(tar.read_bytes())
     content[begin : begin + size] = b"\0" * size
@@ -152,7 +152,7 @@ def test_a_feature_that_cannot_be_stored_is_refused(tar, tmp_path, monkeypatch, 
     write_json(tmp_path / "manifest.json", {"rows": 3, "shard_size": 3, "dataset": "d"})
     (tmp_path / "rows.csv").write_text("clip\na\nb\nmute\n")
     config = LearnedConfig(
-        run="p", output="visual", task="predicting", model="predicting", preset=CANONICAL, width=width, checkpoint="r/seed0/c.pt"
+        run="p", output="visual", seed=0, task="predicting", model="predicting", preset=CANONICAL, width=width, checkpoint="r/seed0/c.pt"
     )  # fmt: skip
     with pytest.raises(ValueError, match=f"visual of predicting, clip a: .*{message}"):
         encode.encode_shard(tar, tmp_path / "manifest.json", 0, {"seen": config}, tmp_path)

@@ -71,6 +71,30 @@ def test_outputs_of_an_experiment_are_extractors_and_one_job_computes_all_of_a_r
     assert part.arrays == found.arrays
 
 
+def test_with_several_seeds_each_run_of_a_row_reads_the_features_of_its_own_seeds_training(folder):
+    own = {"predicting": {**PREDICTING, "outputs": ["visual", "predicted"]}}
+    rows = [
+        {**TABLE["rows"][0], "row": name, "features": {"audio": name}}
+        for name in ("predicting_visual", "seen")
+    ]
+    (folder / "tables" / "small.yaml").write_text(yaml.safe_dump({**TABLE, "rows": rows}))
+    found = plan(folder, experiments=own)
+    per_seed, fixed = (e for e in found.experiments.values() if e.model == "avel")
+    assert per_seed.arrays(1) == {"audio": "predicting_visual-seed1"}
+    assert fixed.arrays(1) == {"audio": "seen"}
+    assert "per_seed" not in fixed.model_dump()
+    assert found.run_features(SimpleNamespace(experiment=per_seed.id)) == [
+        f"results/d/features/predicting_visual-seed{seed}.csv" for seed in (0, 1)
+    ]
+    assert found.bundles == [("predicting_visual-seed0", "predicting_visual-seed1", "seen")]
+    checkpoints = found.extractor_weights(found.bundles[0], None)
+    assert [checkpoint.split("/")[-2] for checkpoint in checkpoints] == ["seed0", "seed1"]
+    both = [found.arrays[f"predicting_visual-seed{seed}"] for seed in (0, 1)]
+    assert [array.checkpoint for array in both] == checkpoints
+    part = validate_study(yaml.safe_load(found.table_study(SimpleNamespace(table="small"))))
+    assert part.array("predicting_visual") == both[0]
+
+
 def test_an_experiment_is_trained_with_its_own_seeds_unless_a_row_asks_for_it_too(folder):
     found = plan(folder, experiments={"predicting": {**PREDICTING, "seeds": [0]}})
     row, before = next(iter(found.experiments)), found.of_study["predicting"].id
@@ -130,6 +154,10 @@ def test_the_part_of_a_study_for_a_table_has_the_trainings_of_its_features(folde
         (
             {"extractors": {"seen": {"run": "predicting", "output": "visual", "seed": 5}}},
             r"extractors.seen.seed: 5 is not among the seeds \[0, 1\]",
+        ),
+        (
+            {"seeds": [0, 1, 2], "experiments": {"predicting": {**PREDICTING, "seeds": [0, 1], "outputs": ["visual"]}}, "features": ["predicting_visual"]},
+            r"extractors.predicting_visual.seed: 2 is not among the seeds \[0, 1\] of its run; give the run one seed, or all",
         ),
         (
             {"extractors": {"seen": {"run": "predicting", "outptu": "visual"}}},

@@ -1,6 +1,8 @@
 """A network trained from clips without labels computes a feature, and a row is trained on it: one plan."""
 
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -28,14 +30,21 @@ STUDY = {
         "seen": {"run": "predicting", "output": "visual"},
     },
     "experiments": {
-        "predicting": {"task": "predicting", "model": "predicting", "options": {"width": 6}, "preset": "tiny"}
+        "predicting": {
+            "task": "predicting",
+            "model": "predicting",
+            "options": {"width": 6},
+            "preset": "tiny",
+            "outputs": ["visual"],
+        }
     },
     "tables": ["small"],
-    "seeds": [0],
+    "seeds": [0, 1],
     "training": {"epochs": 2, "batch_size": 4},
 }
 AVEL = {"method": "AVEL", "model": "avel", "options": {"inputs": "audio"}}
-ROWS = [{"row": name, "features": {"audio": name}, **AVEL} for name in ("look", "seen")]
+NAMES = ("look", "seen", "predicting_visual")
+ROWS = [{"row": name, "features": {"audio": name}, **AVEL} for name in NAMES]
 
 
 def learned_study(root: Path) -> Checkout:
@@ -78,10 +87,22 @@ def test_a_network_trained_from_clips_computes_a_feature_that_a_row_trains_on(tm
     rows = [read_json(path) for path in results.glob("runs/avel-*/seed0/metrics.json")]
     (seen,) = (row for row in rows if row["features"]["audio"]["extractor"] == "seen")
     assert seen["features"]["audio"]["sha256"] == array["attributes"]["sha256"]
+    weights = {}
+    for path in results.glob("runs/avel-*/seed*/metrics.json"):
+        row = read_json(path)
+        if row["experiment"].get("per_seed"):
+            weights[row["seed"], row["features"]["audio"]["extractor"]] = row["features"]["audio"]["weights"]
+    assert weights == {
+        (seed, f"predicting_visual-seed{seed}"): f"run {before.split('/')[1]}, seed {seed}" for seed in (0, 1)
+    }
+    check = [sys.executable, "-m", "avpipe", "results", "check", "--study", "study.yaml"]
+    subprocess.run(check, cwd=checkout.root, check=True)
 
     assert planned(checkout) == set()
     checkout.append("avpipe/training/predicting.py", "EDITED = True")
     stale = {name for name in planned(checkout) if not name.endswith("experiment.json")}
-    own = {f"{folder}seed0/{file}" for folder in (before, f"runs/{seen['experiment_id']}/")
+    learned = [row["experiment_id"] for row in rows if row["features"]["audio"]["extractor"] != "look"]
+    own = {f"runs/{run}/seed{seed}/{file}" for run in (before.split("/")[1], *learned) for seed in (0, 1)
            for file in ("metrics.json", "predictions.parquet", "checkpoint.pt")}  # fmt: skip
-    assert stale == own | {"features/seen.zarr/c/0/0/0", "features/seen.csv"}
+    arrays = ("seen", "predicting_visual-seed0", "predicting_visual-seed1")
+    assert stale == own | {f"features/{a}{end}" for a in arrays for end in (".zarr/c/0/0/0", ".csv")}

@@ -16,6 +16,8 @@ What scores are to be compared with: the mixture in place of each estimate (`num
 `avpipe.models.spectrogram.by_ideal_ratio_mask`, which knows the true sounds.
 """
 
+import contextlib
+from collections.abc import Iterator
 from itertools import permutations
 
 import numpy as np
@@ -52,10 +54,25 @@ def separation_scores(truth: Sounds, estimate: Sounds, any_order: bool = False) 
         if silent.size:
             raise ValueError(f"{name}: sound {silent[0]} is silent, so its ratios in decibels are undefined")
     both = [torch.from_numpy(each.astype(np.float64, order="C")) for each in (truth, estimate)]
-    sdr, sir, sar, *order = bss_eval_sources(*both, compute_permutation=any_order)
+    with _one_thread():
+        sdr, sir, sar, *order = bss_eval_sources(*both, compute_permutation=any_order)
     assigned = estimate[order[0].numpy()] if any_order else estimate
     scores = {"sdr": sdr.numpy(), "sir": sir.numpy(), "sar": sar.numpy()}
     return {**scores, "si_sdr": si_sdr(truth, assigned)}
+
+
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    """torch on one thread. With more, oneMKL 2024.2 (in torch 2.14's wheels) fails on some processors of AMD to solve several
+    systems of 512 equations at once, which fast_bss_eval does."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def si_sdr(truth: Sounds, estimate: Sounds) -> Scores:

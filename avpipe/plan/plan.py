@@ -292,6 +292,11 @@ class Plan:
         assert not isinstance(config, ImportedConfig)
         return f"{self.results}/segments/{config.preset.name}/{{shard}}.tar"
 
+    def extraction_threads(self, bundle: tuple[str, ...]) -> int:
+        """Processor threads of an extraction. Decoding for a run's network takes little; on a CPU one job a core wastes least."""
+        learned = isinstance(self.arrays[bundle[0]], LearnedConfig)
+        return 1 if learned and not self.on_gpu else 4
+
     def extract_code(self, bundle: tuple[str, ...]) -> str:
         """The fingerprint of everything that an extraction of these features executes, and of their networks' training."""
         learned = self.arrays[bundle[0]]

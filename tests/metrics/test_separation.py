@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 
 from avpipe.metrics.separation import on_off_error, separation_scores, si_sdr
 
@@ -34,6 +35,20 @@ def test_exchanged_estimates_have_the_same_scores_in_any_order_and_bad_ones_in_t
     for name, values in separation_scores(SOUNDS, exchanged, any_order=True).items():
         np.testing.assert_allclose(values, scores[name], atol=1e-6)
     assert (separation_scores(SOUNDS, exchanged)["sdr"] < scores["sdr"] - 5).all()
+
+
+def test_scores_are_the_same_with_several_threads():
+    """oneMKL 2024.2 fails there on some processors, see the code."""
+    truth = np.random.default_rng(0).standard_normal((2, 8000))
+    estimate = truth + 0.2 * truth[::-1]
+    found, before = [], torch.get_num_threads()
+    for threads in (1, 4):
+        torch.set_num_threads(threads)
+        found.append(separation_scores(truth, estimate))
+        assert torch.get_num_threads() == threads
+    torch.set_num_threads(before)
+    for name, scores in found[0].items():
+        np.testing.assert_array_equal(found[1][name], scores)
 
 
 def test_the_order_of_three_sounds_is_found():

@@ -20,7 +20,7 @@ for bundle in plan.bundles:
             plan.group_of("extract")
         conda:
             "../../envs/torch.yaml"
-        threads: 4
+        threads: plan.extraction_threads(bundle)
         resources:
             gpu=plan.on_gpu,
             gpu_percent=100 * plan.on_gpu,

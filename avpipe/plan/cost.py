@@ -200,19 +200,20 @@ def _trainings(plan: Plan, clips: int) -> list[Stage]:
     for kind, raw in (("train", False), ("train from clips", True)):
         names = [name for name, e in plan.experiments.items() if bool(e.preset) is raw]
         folder = Path(plan.results) / "benchmarks" / "train"
-        own = {name: _own_seconds(folder / f"{name}.tsv") for name in names}
-        seconds = [own[name] or _training(plan, name, clips).core_seconds for name in names]
+        jobs = [(name, plan.of_seeds(name, seeds)) for name in names for seeds in plan.jobs_of(name)]
+        own = {job: _own_seconds(folder / f"{job}.tsv") for _, job in jobs}
+        seconds = [own[job] or _training(plan, name, clips).core_seconds for name, job in jobs]
         known = [amount for amount in seconds if amount is not None]
         ended = sum(amount is not None for amount in own.values())
         source = f"{OWN}, {ended} trainings" if ended else "" if raw else TRAINING
-        if ended and ended < len(names) and not raw:
+        if ended and ended < len(jobs) and not raw:
             source += f"; the others: {TRAINING}"
-        hours = sum(known) / 3600 if len(known) == len(names) else None
+        hours = sum(known) / 3600 if len(known) == len(jobs) else None
         disk = [_folder_bytes(Path(plan.results) / "runs" / name) for name in names]
         done = [amount for amount in disk if amount is not None]
         if names:
             size = sum(done) / len(done) * len(names) if done else None
-            found.append(Stage(kind, len(names), hours, size, source))
+            found.append(Stage(kind, len(jobs), hours, size, source))
     return found
 
 

@@ -183,13 +183,24 @@ class Plan:
         """The seeds that an experiment is trained with."""
         return self._seeds.get(experiment_id, self.study.seeds)
 
+    def jobs_of(self, experiment_id: str) -> list[tuple[int, ...]]:
+        """The seeds of each job that trains an experiment. On features one job trains all, and loads them once; from clips, each
+        seed is a job, because it takes long."""
+        seeds = self.seeds_of(experiment_id)
+        return [(seed,) for seed in seeds] if self.experiments[experiment_id].preset else [seeds]
+
     @property
     def by_seeds(self) -> dict[tuple[int, ...], list[str]]:
-        """Seeds -> the experiments that are trained with them. A rule's jobs have the same outputs, so each needs its own rule."""
+        """Seeds of a job -> the experiments with such a job. A rule's jobs have the same outputs, so each needs its own rule."""
         found: dict[tuple[int, ...], list[str]] = {}
         for name in self.experiments:
-            found.setdefault(self.seeds_of(name), []).append(name)
+            for seeds in self.jobs_of(name):
+                found.setdefault(seeds, []).append(name)
         return found
+
+    def of_seeds(self, name: str, seeds: tuple[int, ...]) -> str:
+        """A name with the seeds of a training's job, for its rule and its files; the name alone if these are the study's."""
+        return name if seeds == self.study.seeds else f"{name}_seed_{'_'.join(map(str, seeds))}"
 
     def _check_presets(self) -> None:
         """Raise `ConfigError` for two formats of one name, or one that pads and reads more seconds than the dataset's clips have."""
@@ -313,12 +324,13 @@ class Plan:
             f"{self.results}/runs/{i}/seed{seed}/{file}" for i in ids for seed in seeds or self.seeds_of(i)
         ]
 
-    def checkpoints_before(self, experiment: Experiment) -> list[str]:
-        """The checkpoints that the runs of an experiment start from; none if it has no pretraining.
+    def checkpoints_before(self, experiment: Experiment, seeds: tuple[int, ...]) -> list[str]:
+        """The checkpoints that the runs of an experiment with these seeds start from; none if it has no pretraining.
 
         Checkpoints of another dataset are made by that dataset's own study.
         """
-        files = self.runs([experiment.pretraining], "checkpoint.pt") if experiment.pretraining else []
+        before = experiment.pretraining
+        files = self.runs([before], "checkpoint.pt", seeds) if before else []
         other = experiment.pretrained_on
         return [file.replace(self.results, f"results/{other}", 1) for file in files] if other else files
 
@@ -540,9 +552,9 @@ class Plan:
         names = self.arrays_of(self.experiment(wildcards))
         return [f"{self.results}/features/{name}.csv" for name in names]
 
-    def run_start(self, wildcards: Wildcards) -> list[str]:
-        """The pretraining checkpoints that the runs start from; none for most experiments."""
-        return self.checkpoints_before(self.experiment(wildcards))
+    def run_start(self, seeds: tuple[int, ...], wildcards: Wildcards) -> list[str]:
+        """The pretraining checkpoints that the runs with these seeds start from; none for most experiments."""
+        return self.checkpoints_before(self.experiment(wildcards), seeds)
 
     def run_off_screen(self, wildcards: Wildcards) -> list[str]:
         """The clips of another dataset whose sounds a separation mixes in; none for most experiments.
@@ -572,7 +584,7 @@ class Plan:
             pictures = preset.segments * preset.width * preset.height * 3
             sound = preset.samples * preset.channels
             stored = preset.decoded_bytes if clips * preset.decoded_bytes <= KEPT_MB * 10**6 else 0
-            return Training(experiment, len(self.seeds_of(experiment.id)), clips, pictures + sound, stored)
+            return Training(experiment, 1, clips, pictures + sound, stored)
         arrays = [self.study.array(name) for name in set(experiment.features.values())]
         numbers = [math.prod(feature_shape(array)) for array in arrays]
         widths = [{"float16": 2, "float32": 4, "float64": 8}[array.dtype] for array in arrays]

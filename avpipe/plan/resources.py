@@ -29,11 +29,11 @@ GPU_MB = 12_000
 
 @dataclass(frozen=True)
 class Training:
-    """All seeds of an experiment, which one job trains.
+    """What one job trains.
 
     Args:
         experiment: what is trained.
-        seeds: how many.
+        seeds: how many of its seeds; on features all, from clips one.
         clips: of the dataset; 0 as long as there is no manifest.
         numbers: of a clip's features together; of a training from clips a picture a second, and the sound.
         stored: bytes of a clip's features, as stored and as kept in memory; of a decoded clip, 0 if clips are too many to be kept.

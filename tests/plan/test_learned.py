@@ -99,6 +99,8 @@ def test_an_experiment_is_trained_with_its_own_seeds_unless_a_row_asks_for_it_to
     found = plan(folder, experiments={"predicting": {**PREDICTING, "seeds": [0]}})
     row, before = next(iter(found.experiments)), found.of_study["predicting"].id
     assert found.by_seeds == {(0, 1): [row], (0,): [before]}
+    assert [found.of_seeds("train", seeds) for seeds in found.by_seeds] == ["train", "train_seed_0"]
+    assert plan(folder).by_seeds == {(0, 1): [row], (0,): [before], (1,): [before]}, "a job for each seed"
     assert [file for file in found.outcomes if before in file] == [
         f"results/d/runs/{before}/seed0/metrics.json"
     ]
@@ -112,7 +114,8 @@ def test_an_experiment_is_trained_with_its_own_seeds_unless_a_row_asks_for_it_to
     }
     (folder / "tables" / "small.yaml").write_text(yaml.safe_dump(table))
     assert plan(folder, experiments={"predicting": {**PREDICTING, "seeds": [0]}}).by_seeds == {
-        (0, 1): [before]
+        (0,): [before],
+        (1,): [before],
     }
 
 

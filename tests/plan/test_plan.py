@@ -126,8 +126,9 @@ def test_pretraining_of_an_experiment_is_trained_first(tmp_path):
     assert found.extractors == ["a", "v", "p"]
     runs = f"results/d/runs/{by_model['avg'].id}"
     started = [f"{runs}/seed0/checkpoint.pt", f"{runs}/seed4/checkpoint.pt"]
-    assert found.checkpoints_before(by_model["avg_parser"]) == started
-    assert found.checkpoints_before(by_model["han"]) == found.checkpoints_before(by_model["avg"]) == []
+    assert found.checkpoints_before(by_model["avg_parser"], (0, 4)) == started
+    assert found.checkpoints_before(by_model["avg_parser"], (4,)) == started[1:]
+    assert [found.checkpoints_before(by_model[name], (0, 4)) for name in ("han", "avg")] == [[], []]
     part = json.loads(found.table_study(SimpleNamespace(table="small")))
     assert set(part["extractors"]) == {"a", "v", "p"}
     assert set(part["recipes"]) == {"long"}
@@ -140,7 +141,7 @@ def test_pretraining_of_an_experiment_is_trained_first(tmp_path):
     assert set(by_model) == {"han", "avg_parser"}
     assert elsewhere.extractors == ["a", "v"]
     started = [path.replace("/d/", "/audioset/") for path in started]
-    assert elsewhere.checkpoints_before(by_model["avg_parser"]) == started
+    assert elsewhere.checkpoints_before(by_model["avg_parser"], (0, 4)) == started
 
 
 def test_a_figure_of_the_annotations_reads_no_run_and_needs_no_clip():
@@ -230,7 +231,7 @@ def test_ucf101s_splits_are_the_same_experiments_on_whole_videos_in_folders_of_t
     assert (whole.fps, whole.width, whole.height) == (Fraction(30_000, 1001), 256, 256)
     assert (whole.sample_rate, whole.channels, whole.pad) == (21_000, 2, False)
     audioset = plan(**study_file("audioset_multisensory"))
-    start = {path for e in made.experiments.values() for path in made.checkpoints_before(e)}
+    start = {path for e in made.experiments.values() for path in made.checkpoints_before(e, made.study.seeds)}
     assert len(start) == 2
     assert start <= set(audioset.runs(audioset.experiments.values(), "checkpoint.pt"))
     splits = {first["dataset"]["name"]}

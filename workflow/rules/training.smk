@@ -1,4 +1,4 @@
-# Stage 5: features to runs. One job trains all seeds of an experiment and loads the features once.
+# Stage 5: features to runs. One job trains all seeds of an experiment and loads the features once; from clips, each seed is a job.
 
 
 # One job writes all experiments, in a second. A file's name says what is in it, so runs do not compare its time.
@@ -15,13 +15,13 @@ for seeds in plan.by_seeds:
 
     rule:
         name:
-            "train" if seeds == study.seeds else f"train_seed_{'_'.join(map(str, seeds))}"
+            plan.of_seeds("train", seeds)
         input:
             experiment=ancient("results/{dataset}/runs/{experiment}/experiment.json"),
             clips="results/{dataset}/clips.parquet",
             manifest="results/{dataset}/manifest.parquet",
             features=run_inputs,
-            start=plan.run_start,
+            start=partial(plan.run_start, seeds),
             off_screen=plan.run_off_screen,
             index=ancient("results/{dataset}/manifest.json"),
             labels=ancient(["results/{dataset}/events.parquet", "results/{dataset}/categories.csv"]),
@@ -39,9 +39,9 @@ for seeds in plan.by_seeds:
                 seed=seeds,
             ),
         log:
-            "results/{dataset}/logs/train/{experiment}.log",
+            f"results/{{dataset}}/logs/train/{plan.of_seeds('{experiment}', seeds)}.log",
         benchmark:
-            "results/{dataset}/benchmarks/train/{experiment}.tsv"
+            f"results/{{dataset}}/benchmarks/train/{plan.of_seeds('{experiment}', seeds)}.tsv"
         wildcard_constraints:
             experiment="|".join(plan.by_seeds[seeds]),
         conda:

@@ -1,6 +1,7 @@
 """On a real Slurm, which `slurm.sh` starts: the quick study gives the tables of a local run, and what clusters do to jobs.
 
-All tests use one Slurm and what one local run of the quick study left.
+All tests use one Slurm. Most of their time they wait for Snakemake to look at its jobs, so the quick study runs on Slurm and beside it
+at once.
 """
 
 import contextlib
@@ -28,7 +29,7 @@ pytestmark = [pytest.mark.slurm, pytest.mark.slow, pytest.mark.timeout(1500)]
 SCRIPT = Path(__file__).with_name("slurm.sh")
 QUICK = "workflow/configs/quick.yaml"
 DOCUMENTED = re.compile(rf"^    (\.venv/bin/snakemake --workflow-profile .*{QUICK})$", re.MULTILINE)
-EPOCHS = 400
+EPOCHS = 200
 STATES = "runs/*/.resume/*/*.pt"
 POLL = "slurm-init-seconds-before-status-checks"
 
@@ -90,7 +91,7 @@ def wait_for(condition: Callable[[], Any], seconds: float, why: Callable[[], str
 
 @dataclass
 class Clone:
-    """A checkout with `.venv`, as the documentation has it; the profile looks at jobs every 2 s."""
+    """A checkout with `.venv`, as the documentation has it; the profile looks at jobs after 3, 16 and 39 s, not after 20, 50 and 90."""
 
     root: Path
 
@@ -128,16 +129,8 @@ def make_clone(root: Path) -> Clone:
     sources_to(root)
     (root / ".venv").symlink_to(Path(sys.executable).parent.parent)
     profile = root / "workflow" / "profiles" / "slurm" / "profile.yaml"
-    profile.write_text(re.sub(rf"{POLL}: \d+", f"{POLL}: 2", profile.read_text()))
+    profile.write_text(re.sub(rf"{POLL}: \d+", f"{POLL}: 3", profile.read_text()))
     return Clone(root)
-
-
-@pytest.fixture(scope="module")
-def local(slurm: Slurm, tmp_path_factory: pytest.TempPathFactory) -> Clone:
-    """The quick study, run on this machine without Slurm."""
-    clone = make_clone(tmp_path_factory.mktemp("local"))
-    clone.run(f".venv/bin/snakemake --cores 2 all --configfile {QUICK}")
-    return clone
 
 
 def documented_command() -> str:
@@ -145,9 +138,18 @@ def documented_command() -> str:
     return command
 
 
-def test_the_quick_study_by_the_documented_command_gives_the_tables_of_a_local_run(slurm, local, tmp_path):
-    clone = make_clone(tmp_path / "clone")
-    clone.run(documented_command())
+@pytest.fixture(scope="module")
+def both(slurm: Slurm, tmp_path_factory: pytest.TempPathFactory) -> tuple[Clone, Clone]:
+    """The quick study, run by the documented command on Slurm, and on this machine without it."""
+    clone, local = (make_clone(tmp_path_factory.mktemp(name)) for name in ("slurm", "local"))
+    with clone.start(documented_command()) as process:
+        local.run(f".venv/bin/snakemake --cores 2 all --configfile {QUICK}")
+        finish(clone, process)
+    return clone, local
+
+
+def test_the_quick_study_by_the_documented_command_gives_the_tables_of_a_local_run(slurm, both):
+    clone, local = both
     compared = sorted(
         file.relative_to(local.results)
         for pattern in ("tables/*", "runs/*/seed*/predictions.parquet", "features/*.zarr/c/**/*")
@@ -170,10 +172,10 @@ def test_the_quick_study_by_the_documented_command_gives_the_tables_of_a_local_r
 
 
 @pytest.fixture
-def training(local: Clone, slurm: Slurm, tmp_path: Path) -> Iterator[Clone]:
+def training(both: tuple[Clone, Clone], slurm: Slurm, tmp_path: Path) -> Iterator[Clone]:
     """A clone with all features, and a study of one training that takes some ten seconds."""
     root = tmp_path / "clone"
-    shutil.copytree(local.root, root, symlinks=True)
+    shutil.copytree(both[1].root, root, symlinks=True)
     study = yaml.safe_load((root / QUICK).read_text())
     study |= {"tables": ["one"], "figures": [], "seeds": [0, 1]}
     study["training"] |= {"epochs": EPOCHS, "evaluate_every": EPOCHS}
@@ -212,6 +214,12 @@ def running_training(
     return found
 
 
+def trainer(clone: Clone) -> int:
+    """The number of the process that trains, from the newest lock."""
+    lock = max(clone.results.glob("runs/*/.seed*.lock"), key=lambda path: path.stat().st_mtime)
+    return int(json.loads(lock.read_text())["pid"])
+
+
 def log_of(clone: Clone) -> str:
     """The log of the last training, which alone writes to it; "" before it."""
     logs = list((clone.results / "logs" / "train").glob("*.log"))
@@ -237,6 +245,9 @@ def test_a_training_goes_on_after_all_that_clusters_do_to_it(slurm, training):
         cancelled = running_training(slurm, training, process)
         slurm.ask("scancel", cancelled)
         late = running_training(slurm, training, process, after=cancelled)
+        os.kill(
+            trainer(training), signal.SIGSTOP
+        )  # it must not end before Slurm looks at the time, every half minute
         slurm.ask("scontrol", "update", f"jobid={late}", "endtime=now")
         last = running_training(slurm, training, process, after=late)
         slurm.stop_controller()  # not for long: without accounting the plugin hangs (docs/cluster.md)
@@ -259,8 +270,7 @@ def test_after_a_killed_snakemake_the_same_command_trains_nothing_twice(slurm, t
     with training.start(COMMAND) as process:
         first = running_training(slurm, training, process)
         process.kill()
-    (lock,) = training.results.glob("runs/*/.seed0.lock")
-    trains = json.loads(lock.read_text())["pid"]
+    trains = trainer(training)
     os.kill(trains, signal.SIGSTOP)
     try:
         training.run(f"{COMMAND} --unlock")

@@ -60,7 +60,7 @@ def test_every_row_names_a_model_that_can_be_built(name: str) -> None:
     for study in studies_of(name):
         spec = load_table(TABLES[name], study) if name in TABLES else load_figure(FIGURES[name], study)
         for experiment in spec.experiments(study).values():
-            widths = {f"{r}_dim": study.arrays[n] for r, n in experiment.features.items()}
+            widths = {f"{r}_dim": study.array(n) for r, n in experiment.features.items()}
             of_runs = {key: array.width for key, array in widths.items() if isinstance(array, LearnedConfig)}
             build(experiment.model, json.dumps({**of_runs, **experiment.options}))
 

@@ -123,7 +123,7 @@ def test_every_rule_has_its_environment_and_every_environment_a_rule():
     text = "".join(path.read_text() for path in (ROOT / "workflow" / "rules").glob("*.smk"))
     for name, job in JOBS.items():
         rule = "extract" if name == "encode" else name  # features by a run's network have the same rule
-        forms = (f"rule {rule}:", f"checkpoint {rule}:", f'f"{rule}_')
+        forms = (f"rule {rule}:", f"checkpoint {rule}:", f'f"{rule}_', f'of_seeds("{rule}"')
         start = min(text.index(form) for form in forms if form in text)
         named = re.search(r'conda:\s+"../../envs/(\w+)\.yaml"', text[start:])
         assert named, rule

@@ -5,12 +5,14 @@ PyTorch. The converted network is kept in the user's cache folder. Each network 
 PyTorch before it is used; the difference is its drift.
 """
 
+import contextlib
 import copy
+import ctypes
 import logging
 import shutil
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -123,13 +125,27 @@ def _on_openvino(
         "ENABLE_HYPER_THREADING": True,  # else OpenVINO takes fewer threads than it is given
         "ENABLE_CPU_PINNING": False,  # else jobs side by side are bound to the same cores
     }
-    request = openvino.Core().compile_model(model, "CPU", options).create_infer_request()
+    with _same_signal_stack():
+        request = openvino.Core().compile_model(model, "CPU", options).create_infer_request()
 
     def run(inputs: Tensor) -> Tensor:
-        outputs = request.infer([inputs.contiguous().numpy()], share_inputs=True)
+        with _same_signal_stack():
+            outputs = request.infer([inputs.contiguous().numpy()], share_inputs=True)
         return torch.from_numpy(outputs[0])
 
     return run, f"openvino {version}"
+
+
+@contextlib.contextmanager
+def _same_signal_stack() -> Iterator[None]:
+    """Give the thread its stack for signal handlers back. OpenVINO sets one of its own, which it frees with the network; the next
+    handler, of Ctrl-C or of a process that ends, would then crash."""
+    stack, libc = (ctypes.c_void_p * 3)(), ctypes.CDLL(None)  # a stack_t: address, flags, size
+    libc.sigaltstack(None, stack)
+    try:
+        yield
+    finally:
+        libc.sigaltstack(stack, None)
 
 
 def _openvino() -> Any:

@@ -1,5 +1,6 @@
 """OpenVINO computes what PyTorch does where the work is worth it, from a converted network that is kept."""
 
+import ctypes
 import hashlib
 import importlib.util
 import subprocess
@@ -135,6 +136,18 @@ class TestWithOpenVINO:
             network, inputs, fast = prepared(dimensions, seed=seed)
             torch.testing.assert_close(fast(inputs), network(inputs), rtol=1e-4, atol=1e-4)
         assert len(converted) == len(kept(cache)) == 3
+
+    def test_the_stack_of_signal_handlers_stays_the_threads_own(self, cache: Path) -> None:
+        def stack() -> list[int | None]:
+            found = (ctypes.c_void_p * 3)()
+            ctypes.CDLL(None).sigaltstack(None, found)
+            return list(found)
+
+        before = stack()
+        for dimensions in (4, 5):
+            _, inputs, fast = prepared(dimensions)
+            fast(inputs)
+            assert stack() == before
 
     def test_where_nothing_can_be_kept_the_runtime_is_the_same(
         self, cache: Path, converted: list[int]

@@ -138,8 +138,8 @@ def _on_openvino(
 
 @contextlib.contextmanager
 def _same_signal_stack() -> Iterator[None]:
-    """Give the thread its stack for signal handlers back. OpenVINO sets one of its own, which it frees with the network; the next
-    handler, of Ctrl-C or of a process that ends, would then crash."""
+    """Give the thread its stack for signal handlers back. OpenVINO sets one of its own, whose memory may be
+    gone later; the next signal with a handler, such as Ctrl-C or the end of a child process, would then crash."""
     stack, libc = (ctypes.c_void_p * 3)(), ctypes.CDLL(None)  # a stack_t: address, flags, size
     libc.sigaltstack(None, stack)
     try:

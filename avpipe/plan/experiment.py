@@ -132,7 +132,7 @@ class ExperimentConfig(Trained):
     )
     outputs: tuple[str, ...] = Field(
         (),
-        description="outputs of its network that are extractors of the study, each with the name EXPERIMENT_OUTPUT: by the run of its one seed, or, with several, by that of each reader's seed",
+        description="outputs of its network that are extractors of the study, each with the name EXPERIMENT_OUTPUT; if it has several seeds, there is a feature for each, and the run of a row reads that of its own seed",
     )
 
 

@@ -304,7 +304,8 @@ class Plan:
         return f"{self.results}/segments/{config.preset.name}/{{shard}}.tar"
 
     def extraction_threads(self, bundle: tuple[str, ...]) -> int:
-        """Processor threads of an extraction. Decoding for a run's network takes little; on a CPU one job a core wastes least."""
+        """Processor threads of an extraction. By a run's network on a CPU one, so that short jobs, which mostly start and decode, run
+        side by side."""
         learned = isinstance(self.arrays[bundle[0]], LearnedConfig)
         return 1 if learned and not self.on_gpu else 4
 

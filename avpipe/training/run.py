@@ -1,7 +1,8 @@
 """Trains an experiment: data, task and starting weights, then `fit` for every seed, then the runs' files.
 
-An experiment's seeds are trained one after another on features that are loaded once, but for features that
-each seed has its own of. Every run records the checkpoints that the protocols choose, so that a table can report another protocol without a training.
+An experiment's seeds are trained one after another on features that are loaded once; features that each seed has its own
+of are loaded for each. Every run records the checkpoints that the protocols choose, so that a table can report another
+protocol without a training.
 """
 
 import contextlib

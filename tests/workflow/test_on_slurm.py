@@ -1,7 +1,7 @@
 """On a real Slurm, which `slurm.sh` starts: the quick study gives the tables of a local run, and what clusters do to jobs.
 
-All tests use one Slurm. Most of their time they wait for Snakemake to look at its jobs, so the quick study runs on Slurm and beside it
-at once.
+All tests use one Slurm. Much of their time they wait for Snakemake to look at its jobs; so the quick study's two runs, on
+Slurm and without it, are made at once.
 """
 
 import contextlib
@@ -245,9 +245,8 @@ def test_a_training_goes_on_after_all_that_clusters_do_to_it(slurm, training):
         cancelled = running_training(slurm, training, process)
         slurm.ask("scancel", cancelled)
         late = running_training(slurm, training, process, after=cancelled)
-        os.kill(
-            trainer(training), signal.SIGSTOP
-        )  # it must not end before Slurm looks at the time, every half minute
+        # Suspended, so that it does not end before Slurm looks at the time, which it does every half minute.
+        os.kill(trainer(training), signal.SIGSTOP)
         slurm.ask("scontrol", "update", f"jobid={late}", "endtime=now")
         last = running_training(slurm, training, process, after=late)
         slurm.stop_controller()  # not for long: without accounting the plugin hangs (docs/cluster.md)

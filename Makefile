@@ -54,10 +54,8 @@ test: setup  ## tests, linters and type checker
 	$(BIN)/snakefmt --check Snakefile workflow/rules
 	$(BIN)/mypy
 	$(BIN)/snakemake --lint
-	@# a free worker gets one or two tests at a time, slow tests first; what fails is run once more, alone, to tell a fault of
-	@# the code from one of the machine (a worker process that was killed): both runs are in the output
-	$(BIN)/pytest -n $(CORES) --dist load --maxschedchunk 2 --durations 30 || \
-	    { echo "Failed tests, once more:"; $(BIN)/pytest --last-failed --last-failed-no-failures none; }
+	@# a free worker gets one or two tests at a time, slow tests first
+	$(BIN)/pytest -n $(CORES) --dist load --maxschedchunk 2 --durations 30
 
 test-slurm: setup  ## tests on a Slurm of one node, which they install and start; skipped where they may not
 	$(BIN)/pytest -m slurm --durations 10 || { echo "Failed tests, once more:"; $(BIN)/pytest -m slurm --last-failed --last-failed-no-failures none; }

@@ -193,15 +193,18 @@ def export(
 @commands.command("coverage")
 @readable_errors
 def coverage(
-    array: Annotated[Path, typer.Argument(help="The array, features/{extractor}.zarr.")],
+    files: Annotated[
+        list[Path], typer.Argument(help="Files to write, features/{extractor}.csv, each beside its array.")
+    ],
     manifest: Annotated[Path, typer.Option(help="manifest.parquet.")],
-    out: Out,
 ) -> None:
-    """Count the clips of each split that have the feature; the array must be complete."""
+    """Count the clips of each split that have a feature; its array must be complete."""
     from avpipe.features.coverage import write_coverage
 
-    counts = write_coverage(array, manifest, out)
-    typer.echo(", ".join(f"{split} {valid} of {clips}" for split, (clips, valid) in counts.items()))
+    for file in files:
+        counts = write_coverage(file.with_suffix(".zarr"), manifest, file)
+        text = ", ".join(f"{split} {valid} of {clips}" for split, (clips, valid) in counts.items())
+        typer.echo(f"{file.stem}: {text}")
 
 
 @weights_commands.command("list")

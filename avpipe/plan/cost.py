@@ -158,7 +158,7 @@ def _features(plan: Plan, shards: int, clips: int) -> list[Stage]:
     """Extraction and import."""
     found, of_runs = [], Stage("extract networks of runs", 0, None, 0.0)
     for bundle in plan.bundles:
-        rate = _own_rate(plan, f"extract/{'_'.join(bundle)}") or _bundle_rate(
+        rate = _own_rate(plan, f"extract/{plan.of_bundle(bundle)}") or _bundle_rate(
             [plan.arrays[n] for n in bundle]
         )
         disk = sum(_feature_bytes(plan.arrays[name]) for name in bundle) * clips
@@ -178,7 +178,8 @@ def _after(plan: Plan, clips: int) -> tuple[list[Stage], int]:
     """What follows the features, and the memory of the largest training in MB."""
     found, memory = [Stage("clips", 1)], 0
     if used := {name for e in plan.experiments.values() for name in plan.arrays_of(e)}:
-        found.append(Stage("coverage", len(used)))
+        jobs = [*plan.bundles, *((name,) for name in plan.imports)]
+        found.append(Stage("coverage", sum(not used.isdisjoint(names) for names in jobs)))
     if plan.experiments:
         found += [Stage("experiments", 1), *_trainings(plan, clips)]
         memory = max(_training(plan, name, clips).memory_mb for name in plan.experiments)

@@ -178,6 +178,7 @@ class Plan:
                 self._seeds[experiment.id] = tuple(s for s in study.seeds if s in (*before, *given))
         self._processes = {e.id: study.experiments[n].processes for n, e in self.of_study.items()}
         self._check_presets()
+        self._check_bundles()
 
     def seeds_of(self, experiment_id: str) -> tuple[int, ...]:
         """The seeds that an experiment is trained with."""
@@ -217,6 +218,21 @@ class Plan:
                 raise ConfigError(
                     f"preset {preset.name} reads {preset.seconds:g} s, but the clips are {length:g} s long "
                     f"(dataset.options): a preset may read less than a clip, never more"
+                )
+
+    def _check_bundles(self) -> None:
+        """Raise `ConfigError` for a bundle whose extractors cannot share a job."""
+        for bundle in self.study.bundles:
+            arrays = [self.study.array(name) for name in bundle]
+            read = {
+                (a.preset, a.task if isinstance(a, LearnedConfig) else "")
+                for a in arrays
+                if not isinstance(a, ImportedConfig)
+            }
+            if len(read) > 1:
+                raise ConfigError(
+                    f"bundles: {', '.join(bundle)}: a job reads clips of one preset; networks of runs, which one task has "
+                    "trained, cannot share it with others"
                 )
 
     @staticmethod
@@ -279,9 +295,12 @@ class Plan:
 
     @property
     def bundles(self) -> list[tuple[str, ...]]:
-        """The needed extractors, grouped by the job that computes them: those of `bundles`, and those of one experiment's runs."""
-        needed = self.extractors
-        bundles = [tuple(name for name in bundle if name in needed) for bundle in self.study.bundles]
+        """The needed arrays, grouped by the job that computes them: those of `bundles`, and those of one experiment's runs."""
+        needed, study = self.extractors, self.study
+        bundles = [
+            tuple(array for name in bundle for array in study.arrays_of(name) if array in needed)
+            for bundle in study.bundles
+        ]
         bundled = {name for bundle in bundles for name in bundle}
         of_run: dict[Any, list[str]] = {}
         for name in needed:
@@ -292,6 +311,11 @@ class Plan:
                     same = Path(array.checkpoint).parents[1], array.preset
                 of_run.setdefault(same, []).append(name)
         return [bundle for bundle in bundles if bundle] + [tuple(names) for names in of_run.values()]
+
+    @staticmethod
+    def of_bundle(bundle: tuple[str, ...]) -> str:
+        """A bundle's name, for its rules and their files."""
+        return "_".join(bundle) if len(bundle) < 9 else f"{bundle[0]}_and_{len(bundle) - 1}_others"
 
     def chunk(self, extractor: str, shard: int | str) -> str:
         """The file that holds one shard of a feature: the output of the extraction job. `shard` may be a wildcard."""
@@ -311,9 +335,9 @@ class Plan:
 
     def extract_code(self, bundle: tuple[str, ...]) -> str:
         """The fingerprint of everything that an extraction of these features executes, and of their networks' training."""
-        learned = self.arrays[bundle[0]]
-        if isinstance(learned, LearnedConfig):
-            return array_code(learned)
+        arrays = [self.arrays[name] for name in bundle]
+        if isinstance(arrays[0], LearnedConfig):
+            return " ".join(dict.fromkeys(map(array_code, arrays)))
         return extract_code([self.study.with_backbone[name] for name in bundle])
 
     def runs(
@@ -526,7 +550,7 @@ class Plan:
         found = sorted({config.checkpoint for config in learned})
         absent = [file for file in found if not Path(file).is_file()]
         for feature, asked in self.study.extractors.items() if absent else ():
-            if bundle[0] in self.study.arrays_of(feature) and isinstance(asked, RunConfig) and asked.study:
+            if isinstance(asked, RunConfig) and asked.study and {*bundle} & {*self.study.arrays_of(feature)}:
                 raise ConfigError(
                     f"extractors.{feature}: {absent[0]} is missing. Train it first: "
                     f"snakemake --cores all {absent[0]} --configfile {asked.study}"

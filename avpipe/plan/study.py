@@ -112,7 +112,8 @@ class Study(Section):
         (), description="names of features to make even if no table or figure needs them"
     )
     bundles: tuple[tuple[str, ...], ...] = Field(
-        (), description="groups of extractors that run in one job, which decodes each clip once"
+        (),
+        description="groups of extractors that run in one job, which decodes each clip once; the name of an experiment stands for its `outputs`",
     )
     backbones: dict[str, tuple[Literal["supervised", "weakly-supervised"], ...]] = Field(
         default_factory=dict,
@@ -164,12 +165,15 @@ class Study(Section):
             return {**section, "preset": own.get(preset, preset) if isinstance(preset, str) else preset}
 
         media = named(config.get("media") or {}, "canonical")
-        extractors = config.get("extractors") or {}
+        extractors, outputs = config.get("extractors") or {}, _outputs(config)
         if isinstance(extractors, dict):
-            extractors = {**_outputs(config), **extractors}
+            extractors = {**outputs, **extractors}
         if isinstance(media, dict) and isinstance(extractors, dict):
             extractors = {name: named(config_, media["preset"]) for name, config_ in extractors.items()}
-        return {**config, "presets": own, "media": media, "extractors": extractors}
+        found = {**config, "presets": own, "media": media, "extractors": extractors}
+        return (
+            {**found, "bundles": _with_outputs(config["bundles"], outputs)} if "bundles" in config else found
+        )
 
     @model_validator(mode="after")
     def _known_seeds(self) -> "Study":
@@ -218,8 +222,6 @@ class Study(Section):
         for name in bundled:
             if name not in self.extractors:
                 raise ValueError(f"bundles: no extractor {name!r}; {suggest(name, list(self.extractors))}")
-            if name not in networks:
-                raise ValueError(f"bundles: {name} comes from a run, which has a job of its own")
             if bundled.count(name) > 1:
                 raise ValueError(f"bundles: extractor {name!r} stands in two bundles")
         if len(set(self.seeds)) != len(self.seeds) or not self.seeds:
@@ -429,6 +431,18 @@ def _outputs(config: dict[str, Any]) -> dict[str, Any]:
         for output in outputs or ():
             found[f"{name}_{output}"] = {"run": name, "output": output, "seed": seed}
     return found
+
+
+def _with_outputs(bundles: Any, outputs: Mapping[str, Any]) -> Any:
+    """A study's `bundles` with the extractors in place of the experiments whose `outputs` they are."""
+    of_experiment: dict[str, list[str]] = {}
+    for name, output in outputs.items():
+        of_experiment.setdefault(output["run"], []).append(name)
+    if not isinstance(bundles, list | tuple) or not all(
+        isinstance(bundle, list | tuple) for bundle in bundles
+    ):
+        return bundles
+    return [[n for name in bundle for n in of_experiment.get(str(name), [name])] for bundle in bundles]
 
 
 def check_recipe_keys(part: dict[str, Any], task: str, where: str) -> None:

@@ -34,15 +34,15 @@ def encode_shard(
     device: str = "auto",
     threads: int = 1,
 ) -> dict[str, Any]:
-    """Compute one shard of the features that the networks of an experiment's runs give, and write its file in each array.
+    """Compute one shard of the features that networks of runs give, and write its file in each array.
 
-    Each clip is decoded once for all seeds.
+    Each clip is decoded once for all networks.
 
     Args:
         segments: the shard's tar of canonical clips.
         manifest: manifest.json; rows.csv lies beside it.
         shard: its number.
-        configs: name of the array -> the run, of one experiment for all, and which of its outputs.
+        configs: name of the array -> the run and which of its outputs; all of one task and one preset.
         out: the folder features/; an array is out/{name}.zarr.
         device: "auto", "cpu", "cuda" or "cuda:N".
         threads: of the processor; all but one decode.
@@ -55,48 +55,46 @@ def encode_shard(
         ValueError: the run failed, a clip cannot be decoded, or the network's output has another shape or numbers that
             are not finite.
     """
-    config, index = next(iter(configs.values())), read_json(manifest)
+    index = read_json(manifest)
+    ((task_name, preset),) = {(each.task, each.preset) for each in configs.values()}
+    together = min(each.batch_size for each in configs.values())
     models: dict[str, Any] = {each.checkpoint: load_model(Path(each.checkpoint)) for each in configs.values()}
-    task = registry.load(TASKS, config.task, "task")
+    task = registry.load(TASKS, task_name, "task")
     first, size = shard * int(index["shard_size"]), int(index["shard_size"])
     rows = {clip: row for row, clip in enumerate(read_rows(manifest_file(manifest.parent, "rows.csv")))}
     usable = set(task.parts)
-    clips = [c for c in raw_clips([segments], config.preset).values() if c.parts.keys() >= usable]
+    clips = [c for c in raw_clips([segments], preset).values() if c.parts.keys() >= usable]
     values = {name: np.full((size, *feature_shape(c)), np.nan, c.dtype) for name, c in configs.items()}
     sha256, done = {run: weights_digest(model.state_dict()) for run, model in models.items()}, 0
     torch.set_num_threads(threads)
     with claim_device(device, default_locks()) as place, torch.inference_mode():
         for model in models.values():
             model.to(place)
-        for batch in in_order(RawClips(clips, task.segments, 0, threads - 1), place, config.batch_size):
+        for batch in in_order(RawClips(clips, task.segments, 0, threads - 1), place, together):
             found = {run: model.encode(batch) for run, model in models.items()}
-            these = clips[done : done + config.batch_size]
+            these = clips[done : done + together]
             for name, each in configs.items():
                 features = found[each.checkpoint][each.output].float().cpu().numpy()
                 for clip, feature in zip(these, features, strict=True):
                     values[name][rows[clip.clip] - first] = _checked(feature, clip.clip, each)
             done += len(these)
-    identity = {
-        "fps": None,
-        "weights_files": {},
-        "preprocessing": f"{config.task}.segments, {config.model}.encode",
-        "dataset": index["dataset"],
-    }
     environment = {**fingerprint.environment(), "device": place.type}
     environment.pop("cores")
-    named = registry.target(TASKS, config.task, "task"), registry.target(MODELS, config.model, "model")
-    modules = [name.split(":")[0] for name in named]
-    about = {"environment": environment, "code": fingerprint.fingerprint(__name__, *modules)}
     for name, each in configs.items():
-        own = {
+        identity = {
+            "fps": None,
+            "weights_files": {},
+            "preprocessing": f"{each.task}.segments, {each.model}.encode",
+            "dataset": index["dataset"],
             "config": each.model_dump(mode="json", exclude={"batch_size", "study"}),
             "extractor": name,
             "weights": f"run {Path(each.checkpoint).parts[-3]}, seed {each.seed}",
             "sha256": sha256[each.checkpoint],
         }
-        write_shard(
-            out / f"{name}.zarr", each, shard, int(index["rows"]), values[name], {**identity, **own}, about
-        )
+        named = registry.target(TASKS, each.task, "task"), registry.target(MODELS, each.model, "model")
+        code = fingerprint.fingerprint(__name__, *(target.split(":")[0] for target in named))
+        about = {"environment": environment, "code": code}
+        write_shard(out / f"{name}.zarr", each, shard, int(index["rows"]), values[name], identity, about)
     return {"clips": len(clips), "device": str(place)}
 
 

@@ -10,11 +10,13 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from avpipe.features.store import open_features
 from avpipe.files import write_json
 from avpipe.media.logmel import SAMPLE_RATE, log_mel
 from avpipe.media.normalise import normalise_shard
 from avpipe.media.presets import CANONICAL
 from avpipe.media.segments import VideoFrames, decode_audio, decode_frames, read_shard
+from avpipe.models import MODELS
 from avpipe.plan.extractor import LearnedConfig
 from avpipe.training import TASKS, encode
 from avpipe.training.raw import RawClip, RawClips, raw_clips
@@ -140,6 +142,34 @@ def test_what_is_missing_or_damaged_is_named(tar, tmp_path):
         raw_clips([tmp_path / "1.tar"], CANONICAL)
 
 
+def learned(run: str, width: int) -> LearnedConfig:
+    return LearnedConfig(
+        run=run, output="visual", seed=0, task="predicting", model="predicting", preset=CANONICAL, width=width, checkpoint=f"{run}/seed0/c.pt"
+    )  # fmt: skip
+
+
+def test_networks_of_several_runs_share_a_job_and_give_what_each_gives_alone(tar, tmp_path, monkeypatch):
+    nets = {name: Net(width=width) for name, width in (("p", 4), ("q", 6))}
+    monkeypatch.setitem(TASKS, "predicting", "tests.predicting:Predicting")
+    monkeypatch.setitem(MODELS, "predicting", "tests.predicting:Net")
+    monkeypatch.setattr(encode, "load_model", lambda checkpoint: nets[checkpoint.parts[-3]])
+    asked = {"p_visual": learned("p", 4), "q_visual": learned("q", 6)}
+    for jobs, folder in (([asked], "together"), ([{n: c} for n, c in asked.items()], "alone")):
+        root = tmp_path / folder
+        write_json(root / "manifest.json", {"rows": 3, "shard_size": 3, "dataset": "d", "shards": {"0": ""}})
+        (root / "rows.csv").write_text("clip\na\nb\nmute\n")
+        for job in jobs:
+            encode.encode_shard(tar, root / "manifest.json", 0, job, root / "features")
+    for name, config in asked.items():
+        together, alone = (
+            open_features(tmp_path / f / "features" / f"{name}.zarr") for f in ("together", "alone")
+        )
+        assert together.array.shape == (3, SECONDS, config.width)
+        assert together.valid.tolist() == [True, True, False]
+        np.testing.assert_array_equal(together.array[:2], alone.array[:2])
+        assert together.array.attrs["weights"] == f"run {config.run}, seed 0"
+
+
 @pytest.mark.parametrize(
     ("width", "message"), [(5, r"gives \(10, 4\), and \(10, 5\) was planned"), (4, "finite")]
 )
@@ -151,8 +181,6 @@ def test_a_feature_that_cannot_be_stored_is_refused(tar, tmp_path, monkeypatch, 
     monkeypatch.setattr(encode, "load_model", lambda checkpoint: net)
     write_json(tmp_path / "manifest.json", {"rows": 3, "shard_size": 3, "dataset": "d"})
     (tmp_path / "rows.csv").write_text("clip\na\nb\nmute\n")
-    config = LearnedConfig(
-        run="p", output="visual", seed=0, task="predicting", model="predicting", preset=CANONICAL, width=width, checkpoint="r/seed0/c.pt"
-    )  # fmt: skip
+    config = learned("p", width)
     with pytest.raises(ValueError, match=f"visual of predicting, clip a: .*{message}"):
         encode.encode_shard(tar, tmp_path / "manifest.json", 0, {"seen": config}, tmp_path)

@@ -95,6 +95,23 @@ def test_with_several_seeds_each_run_of_a_row_reads_the_features_of_its_own_seed
     assert part.array("predicting_visual") == both[0]
 
 
+def test_networks_of_several_experiments_share_a_job_where_the_study_says_so(folder):
+    ours = {**PREDICTING, "seeds": [1], "outputs": ["visual", "predicted"]}
+    own = {"one": ours, "two": {**ours, "options": {"width": 6}}}
+    features = ["one_visual", "two_visual", "two_predicted"]
+    changes = {"experiments": own, "features": features, "tables": [], "extractors": {}}
+    assert plan(folder, **changes).bundles == [("one_visual",), ("two_visual", "two_predicted")]
+    (bundle,) = plan(folder, **changes, bundles=[["one", "two"]]).bundles
+    assert bundle == tuple(features), "a name of an experiment stands for its outputs"
+    checkpoints = plan(folder, **changes, bundles=[["one", "two"]]).extractor_weights(bundle, None)
+    assert [len(checkpoints), *{c.split("/")[-2] for c in checkpoints}] == [2, "seed1"]
+    changes["extractors"] = {"sound": {"backbone": "vggish", "preset": "tiny"}}
+    with pytest.raises(ConfigError, match="cannot share it with others"):
+        plan(folder, **changes, bundles=[["sound", "one"]])
+    with pytest.raises(ConfigError, match="no extractor 'three'"):
+        plan(folder, **changes, bundles=[["three"]])
+
+
 def test_an_experiment_is_trained_with_its_own_seeds_unless_a_row_asks_for_it_too(folder):
     found = plan(folder, experiments={"predicting": {**PREDICTING, "seeds": [0]}})
     row, before = next(iter(found.experiments)), found.of_study["predicting"].id

@@ -117,7 +117,7 @@ def test_extending(root: Path) -> None:
     for file, line, expected in (
         ("mypkg/tasks.py", "# a comment", set()),
         ("mypkg/nets.py", "EDITED = True", runs),
-        ("mypkg/networks.py", "EDITED = True", runs | {"extract_sound_look", "coverage", "avin"}),
+        ("mypkg/networks.py", "EDITED = True", runs | {"extract_sound_look", "coverage_sound_look", "avin"}),
     ):
         with (root / file).open("a") as source:
             source.write(f"\n{line}\n")

@@ -47,7 +47,6 @@ localrules:
     manifest,
     experiments,
     clips,
-    coverage,
     table,
     figure,
 
@@ -56,7 +55,6 @@ wildcard_constraints:
     dataset=study.dataset.name,
     shard=r"\d+",
     preset="|".join(preset.name for preset in plan.presets),
-    extractor=r"[A-Za-z0-9_-]+",
     experiment=r"[A-Za-z0-9_-]+",
     seed=r"\d+",
     table=r"[A-Za-z0-9_-]+",
@@ -93,9 +91,9 @@ def outcome_tables(wildcards):
     return segment_files("parquet") if plan.needs_media else []
 
 
-def coverage_chunks(wildcards):
-    """Every shard of one feature."""
-    return feature_chunks([wildcards.extractor])
+def coverage_chunks(bundle, wildcards):
+    """Every shard of a bundle's features."""
+    return feature_chunks(bundle)
 
 
 def run_inputs(wildcards):

@@ -5,7 +5,7 @@ for bundle in plan.bundles:
 
     rule:
         name:
-            f"extract_{'_'.join(bundle)}"
+            f"extract_{plan.of_bundle(bundle)}"
         input:
             segments=plan.segments(bundle).replace(plan.results, "results/{dataset}"),
             index=ancient("results/{dataset}/manifest.json"),
@@ -13,9 +13,9 @@ for bundle in plan.bundles:
         output:
             [plan.chunk(name, "{shard}").replace(plan.results, "results/{dataset}") for name in bundle],
         log:
-            f"results/{{dataset}}/logs/extract/{'_'.join(bundle)}/{{shard}}.log",
+            f"results/{{dataset}}/logs/extract/{plan.of_bundle(bundle)}/{{shard}}.log",
         benchmark:
-            f"results/{{dataset}}/benchmarks/extract/{'_'.join(bundle)}/{{shard}}.tsv"
+            f"results/{{dataset}}/benchmarks/extract/{plan.of_bundle(bundle)}/{{shard}}.tsv"
         group:
             plan.group_of("extract")
         conda:
@@ -85,22 +85,26 @@ for name in plan.imports:
             " --shard {wildcards.shard} --results results/{wildcards.dataset} > {log} 2>&1"
 
 
-# Training depends on this one file per feature, not on every shard.
-rule coverage:
-    input:
-        chunks=coverage_chunks,
-        manifest=ancient("results/{dataset}/manifest.parquet"),
-    output:
-        "results/{dataset}/features/{extractor}.csv",
-    log:
-        "results/{dataset}/logs/coverage/{extractor}.log",
-    conda:
-        "../../envs/torch.yaml"
-    resources:
-        mem_mb=each_attempt(2000),
-        runtime=each_attempt(60),
-    params:
-        code=code("coverage"),
-    shell:
-        "python -m avpipe features coverage results/{wildcards.dataset}/features/{wildcards.extractor}.zarr"
-        " --manifest {input.manifest} --out {output} > {log} 2>&1"
+# Training depends on one file per feature, not on every shard. A job counts the features of a bundle.
+for bundle in [*plan.bundles, *((name,) for name in plan.imports)]:
+
+    rule:
+        name:
+            f"coverage_{plan.of_bundle(bundle)}"
+        input:
+            chunks=partial(coverage_chunks, bundle),
+            manifest=ancient("results/{dataset}/manifest.parquet"),
+        output:
+            [f"results/{{dataset}}/features/{name}.csv" for name in bundle],
+        log:
+            f"results/{{dataset}}/logs/coverage/{plan.of_bundle(bundle)}.log",
+        localrule: True
+        conda:
+            "../../envs/torch.yaml"
+        resources:
+            mem_mb=each_attempt(2000),
+            runtime=each_attempt(60),
+        params:
+            code=code("coverage"),
+        shell:
+            "python -m avpipe features coverage {output} --manifest {input.manifest} > {log} 2>&1"

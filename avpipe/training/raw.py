@@ -150,5 +150,6 @@ class RawClips(Dataset[Any]):
         index = range(len(self))[index]
         state = np.random.SeedSequence([self.seed, self.epoch, index]).generate_state(1, np.uint64)
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(int(state[0] >> np.uint64(1)))
+            # torch.manual_seed would keep a stack trace of each call for a GPU that is not in use yet.
+            torch.default_generator.manual_seed(int(state[0] >> np.uint64(1)))
             return self.read(self.clips[index].for_one_item())

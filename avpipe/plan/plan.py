@@ -186,9 +186,9 @@ class Plan:
 
     def jobs_of(self, experiment_id: str) -> list[tuple[int, ...]]:
         """The seeds of each job that trains an experiment. On features one job trains all, and loads them once; from clips, each
-        seed is a job, because it takes long."""
-        seeds = self.seeds_of(experiment_id)
-        return [(seed,) for seed in seeds] if self.experiments[experiment_id].preset else [seeds]
+        seed is a job, because it takes long; without epochs it does not."""
+        seeds, experiment = self.seeds_of(experiment_id), self.experiments[experiment_id]
+        return [(seed,) for seed in seeds] if experiment.preset and experiment.recipe.epochs else [seeds]
 
     @property
     def by_seeds(self) -> dict[tuple[int, ...], list[str]]:
@@ -315,7 +315,7 @@ class Plan:
     @staticmethod
     def of_bundle(bundle: tuple[str, ...]) -> str:
         """A bundle's name, for its rules and their files."""
-        return "_".join(bundle) if len(bundle) < 9 else f"{bundle[0]}_and_{len(bundle) - 1}_others"
+        return "_".join(bundle) if len(bundle) < 4 else f"{bundle[0]}_and_{len(bundle) - 1}_others"
 
     def chunk(self, extractor: str, shard: int | str) -> str:
         """The file that holds one shard of a feature: the output of the extraction job. `shard` may be a wildcard."""
@@ -399,9 +399,13 @@ class Plan:
         """GPUs of a job that computes: 1 if the study's `device` asks for them, else 0."""
         return int(self.study.device.startswith("cuda"))
 
-    def group_of(self, stage: str) -> str | None:
-        """The group of a shard's jobs: one job of a cluster does all stages of the shard that neither download nor need a GPU."""
-        alone = {"fetch": self.downloads_anything, "extract": bool(self.on_gpu)}
+    def group_of(self, stage: str, bundle: tuple[str, ...] = ()) -> str | None:
+        """The group of a shard's jobs: one job of a cluster does all stages of the shard that neither download nor need a GPU.
+
+        Extraction by a run's network waits for the training, which waits for the clips of all shards.
+        """
+        waits = any(isinstance(self.arrays[name], LearnedConfig) for name in bundle)
+        alone = {"fetch": self.downloads_anything, "extract": bool(self.on_gpu) or waits}
         return None if alone.get(stage) else "shard"
 
     @property

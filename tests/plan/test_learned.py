@@ -54,6 +54,9 @@ def test_a_rows_feature_brings_its_run_and_the_formats_of_its_clips(folder):
     assert found.extractor_weights(("seen",), None) == [checkpoint]
     assert found.segments(("seen",)) == "results/d/segments/tiny/{shard}.tar"
     assert found.chunk("seen", 3) == "results/d/features/seen.zarr/c/3/0/0"
+    assert [found.group_of("normalise"), found.group_of("extract", ("seen",))] == ["shard", None], (
+        "it waits for all shards"
+    )
     run = SimpleNamespace(experiment=before.id)
     assert (found.run_features(run), found.training_threads(run)) == ([], 1)
     assert f"results/d/runs/{before.id}/seed1/metrics.json" in found.outcomes
@@ -118,6 +121,10 @@ def test_an_experiment_is_trained_with_its_own_seeds_unless_a_row_asks_for_it_to
     assert found.by_seeds == {(0, 1): [row], (0,): [before]}
     assert [found.of_seeds("train", seeds) for seeds in found.by_seeds] == ["train", "train_seed_0"]
     assert plan(folder).by_seeds == {(0, 1): [row], (0,): [before], (1,): [before]}, "a job for each seed"
+    short = plan(
+        folder, experiments={"predicting": {**PREDICTING, "recipe": {"epochs": 0, "protocol": "last"}}}
+    )
+    assert list(short.by_seeds) == [(0, 1)], "where nothing is trained, one job for all seeds"
     assert [file for file in found.outcomes if before in file] == [
         f"results/d/runs/{before}/seed0/metrics.json"
     ]

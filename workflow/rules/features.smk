@@ -17,7 +17,7 @@ for bundle in plan.bundles:
         benchmark:
             f"results/{{dataset}}/benchmarks/extract/{plan.of_bundle(bundle)}/{{shard}}.tsv"
         group:
-            plan.group_of("extract")
+            plan.group_of("extract", bundle)
         conda:
             "../../envs/torch.yaml"
         threads: plan.extraction_threads(bundle)

@@ -125,7 +125,8 @@ def study_cost(plan: Plan, clips: int | None = None, shards: tuple[int, int] | N
     if plan.needs_media:
         stages += _media(plan, number, part)
     stages += _features(plan, number, part)
-    memory, largest = (rates.EXTRACTION_MB, "extract") if plan.bundles else (rates.OTHER_MB, "manifest")
+    extractions = [(plan.extraction_memory(bundle), "extract") for bundle in plan.bundles]
+    memory, largest = max([(rates.OTHER_MB, "manifest"), *extractions])
     if not shards:
         trained, needed = _after(plan, total)
         stages += trained

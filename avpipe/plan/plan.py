@@ -23,6 +23,7 @@ from avpipe.models import MODELS
 from avpipe.plan import fingerprint, registry
 from avpipe.plan.experiment import Experiment, check_model
 from avpipe.plan.extractor import ArrayConfig, ExtractorConfig, ImportedConfig, LearnedConfig, RunConfig
+from avpipe.plan.rates import EXTRACTION_MB
 from avpipe.plan.resources import KEPT_MB, Training
 from avpipe.plan.section import ConfigError
 from avpipe.plan.study import Study
@@ -332,6 +333,11 @@ class Plan:
         side by side."""
         learned = isinstance(self.arrays[bundle[0]], LearnedConfig)
         return 1 if learned and not self.on_gpu else 4
+
+    def extraction_memory(self, bundle: tuple[str, ...]) -> int:
+        """MB of an extraction; with networks of runs, by measurements of AV-BT's of full size (docs/cluster.md)."""
+        runs = {a.checkpoint for name in bundle if isinstance(a := self.arrays[name], LearnedConfig)}
+        return min(3000 + 500 * len(runs), EXTRACTION_MB) if runs else EXTRACTION_MB
 
     def extract_code(self, bundle: tuple[str, ...]) -> str:
         """The fingerprint of everything that an extraction of these features executes, and of their networks' training."""

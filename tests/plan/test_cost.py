@@ -129,7 +129,6 @@ def test_the_memory_is_that_of_the_rules() -> None:
     asked = {
         name: [int(mb) for mb in re.findall(r"mem_mb=\D*\((\d+)", rules)] for name, rules in text.items()
     }
-    assert max(asked.pop("features")) == rates.EXTRACTION_MB
     assert max(mb for found in asked.values() for mb in found) == rates.OTHER_MB
 
 

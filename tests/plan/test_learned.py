@@ -54,6 +54,7 @@ def test_a_rows_feature_brings_its_run_and_the_formats_of_its_clips(folder):
     assert found.extractor_weights(("seen",), None) == [checkpoint]
     assert found.segments(("seen",)) == "results/d/segments/tiny/{shard}.tar"
     assert found.chunk("seen", 3) == "results/d/features/seen.zarr/c/3/0/0"
+    assert (found.extraction_memory(("seen",)), found.extraction_threads(("seen",))) == (3500, 1)
     assert [found.group_of("normalise"), found.group_of("extract", ("seen",))] == ["shard", None], (
         "it waits for all shards"
     )

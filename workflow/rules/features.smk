@@ -25,7 +25,7 @@ for bundle in plan.bundles:
             gpu=plan.on_gpu,
             gpu_percent=100 * plan.on_gpu,
             extraction=1,
-            mem_mb=each_attempt(8000),
+            mem_mb=each_attempt(plan.extraction_memory(bundle)),
             runtime=each_attempt(240),
         params:
             code=plan.extract_code(bundle),

@@ -171,9 +171,9 @@ class Study(Section):
         if isinstance(media, dict) and isinstance(extractors, dict):
             extractors = {name: named(config_, media["preset"]) for name, config_ in extractors.items()}
         found = {**config, "presets": own, "media": media, "extractors": extractors}
-        return (
-            {**found, "bundles": _with_outputs(config["bundles"], outputs)} if "bundles" in config else found
-        )
+        if "bundles" in config:
+            found["bundles"] = _with_outputs(config["bundles"], outputs, extractors)
+        return found
 
     @model_validator(mode="after")
     def _known_seeds(self) -> "Study":
@@ -433,16 +433,16 @@ def _outputs(config: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _with_outputs(bundles: Any, outputs: Mapping[str, Any]) -> Any:
-    """A study's `bundles` with the extractors in place of the experiments whose `outputs` they are."""
-    of_experiment: dict[str, list[str]] = {}
-    for name, output in outputs.items():
-        of_experiment.setdefault(output["run"], []).append(name)
-    if not isinstance(bundles, list | tuple) or not all(
-        isinstance(bundle, list | tuple) for bundle in bundles
-    ):
+def _with_outputs(bundles: Any, outputs: Mapping[str, Any], extractors: Any) -> Any:
+    """A study's `bundles` with `outputs` in place of their experiments' names, unless an extractor has such a name."""
+    if not isinstance(bundles, list | tuple) or not all(isinstance(each, list | tuple) for each in bundles):
         return bundles
-    return [[n for name in bundle for n in of_experiment.get(str(name), [name])] for bundle in bundles]
+
+    def named(name: Any) -> list[Any]:
+        of_experiment: list[Any] = [output for output, config in outputs.items() if config["run"] == name]
+        return of_experiment if of_experiment and name not in extractors else [name]
+
+    return [[each for name in bundle for each in named(name)] for bundle in bundles]
 
 
 def check_recipe_keys(part: dict[str, Any], task: str, where: str) -> None:

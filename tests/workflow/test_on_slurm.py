@@ -167,7 +167,7 @@ def plays(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Future
         slurm, pool = Slurm(folder), stack.enter_context(ThreadPoolExecutor())
         short = {
             play.__name__: pool.submit(play, slurm, training_clone(local, root / play.__name__))
-            for play in (killed_snakemake, fake_gpu)
+            for play in (killed_snakemake, fake_gpu, two_processes)
         }
         clone = training_clone(local, root / "attempts")
         short["quick_study"] = pool.submit(quick_study, slurm, make_clone(root / "quick"), local)
@@ -307,6 +307,24 @@ def fake_gpu(slurm: Slurm, clone: Clone) -> None:
     assert "PyTorch sees 0 CUDA devices" in log_of(clone)
 
 
+def two_processes(slurm: Slurm, clone: Clone) -> None:
+    """torchrun starts them inside the one job, which has a CPU for each; torch's gloo joins them, not Slurm."""
+    one = {"task": "localization", "model": "avin", "setting": "supervised", "processes": 2, "seeds": [0]}
+    one |= {
+        "features": {"audio": "vggish", "visual": "visual_map"},
+        "recipe": {"epochs": 4, "evaluate_every": 4},
+    }
+    study = yaml.safe_load((clone.root / "study.yaml").read_text())
+    study |= {"tables": [], "experiments": {"one": one}}
+    (clone.root / "study.yaml").write_text(yaml.safe_dump(study))
+    clone.run(f"{COMMAND} --retries 0")
+    assert slurm.jobs(clone, "%C %T", "--states=all") == [["2", "COMPLETED"]]
+    (metrics,) = (json.loads(file.read_text()) for file in clone.results.glob("runs/*/seed0/metrics.json"))
+    assert (metrics["status"], metrics["experiment"]["recipe"]["epochs"]) == ("ok", 4)
+    logs = list((clone.results / "logs" / "train").rglob("*.log.processes/**/stderr.log"))
+    assert [log.read_text().count("usable clips") for log in logs] == [1, 1]
+
+
 def test_the_quick_study_by_the_documented_command_gives_the_tables_of_a_local_run(plays):
     plays["quick_study"].result()
 
@@ -321,3 +339,7 @@ def test_after_a_killed_snakemake_the_same_command_trains_nothing_twice(plays):
 
 def test_with_device_cuda_a_training_asks_for_a_gpu(plays):
     plays["fake_gpu"].result()
+
+
+def test_two_processes_train_together_in_one_job(plays):
+    plays["two_processes"].result()

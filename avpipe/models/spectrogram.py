@@ -79,7 +79,7 @@ def decibels(spectrum: Tensor) -> Tensor:
 
 def spectrogram(sound: Tensor) -> Spectrogram:
     """(..., L) -> magnitude and phase, (..., T, 1025) each. Raises as `stft` does."""
-    spectrum = stft(sound)
+    spectrum = stft(sound) + 0  # no -0, whose phase is pi: on some processors the transform of silence has it
     return Spectrogram((decibels(spectrum) + 10) / 90, spectrum.angle() / math.pi)
 
 

@@ -636,7 +636,8 @@ class Plan:
 
     def training_memory(self, wildcards: Wildcards, attempt: int) -> int:
         """Main memory of a training in MB; more for another attempt."""
-        return attempt * self.training_processes(wildcards, ()) * self.training(wildcards).memory_mb
+        processes = self.training_processes(wildcards, ())
+        return attempt * (processes * self.training(wildcards).memory_mb + _launchers_mb(processes))
 
     def training_minutes(self, wildcards: Wildcards, attempt: int) -> int:
         """Time of a training; more for another attempt."""
@@ -658,8 +659,8 @@ class Plan:
 
     def feature_memory(self, wildcards: Wildcards, resources: Any) -> int:
         """The part of a training's memory that is left for features, in MB; of each process."""
-        needed = self.training(wildcards)
-        own = resources.mem_mb // self.training_processes(wildcards, ())
+        needed, processes = self.training(wildcards), self.training_processes(wildcards, ())
+        own = (resources.mem_mb - _launchers_mb(processes)) // processes
         return max(0, own - needed.memory_mb + needed.features_mb)
 
     def table_inputs(self, wildcards: Wildcards) -> list[str]:
@@ -698,6 +699,11 @@ class Plan:
     def figure_study(self, wildcards: Wildcards) -> str:
         """The part of the study that a figure depends on."""
         return self._narrowed(self.figures[wildcards.figure], self._of_figure[wildcards.figure])
+
+
+def _launchers_mb(processes: int) -> int:
+    """MB beside the processes that train together: of the one that starts torchrun, and of torchrun. Both import torch (measured: 653, 558)."""
+    return 1300 if processes > 1 else 0
 
 
 def _imported_part(study: Study, used: set[str]) -> dict[str, Any]:

@@ -253,5 +253,5 @@ def test_several_processes_ask_for_more_of_a_machine_and_change_no_experiment():
     asked = SimpleNamespace(experiment=together.of_study[name].id)
     assert [p.training_gpus(asked) for p in (alone, together)] == [1, 2]
     assert together.training_threads(asked) == 2 * alone.training_threads(asked)
-    assert together.training_memory(asked, 1) == 2 * alone.training_memory(asked, 1)
+    assert together.training_memory(asked, 1) == 2 * alone.training_memory(asked, 1) + 1300
     assert together.training_gpu_asked(asked) == 200

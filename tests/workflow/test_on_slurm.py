@@ -30,7 +30,7 @@ pytestmark = [pytest.mark.slurm, pytest.mark.slow, pytest.mark.timeout(1500)]
 SCRIPT = Path(__file__).with_name("slurm.sh")
 QUICK = "workflow/configs/quick.yaml"
 DOCUMENTED = re.compile(rf"^    (\.venv/bin/snakemake --workflow-profile .*{QUICK})$", re.MULTILINE)
-EPOCHS = 200
+EPOCHS = 300
 STATES = "runs/*/.resume/*/*.pt"
 COMMAND = ".venv/bin/snakemake --workflow-profile workflow/profiles/slurm all --configfile study.yaml"
 POLL = "slurm-init-seconds-before-status-checks"
@@ -131,7 +131,7 @@ def training_clone(features: Clone, root: Path) -> Clone:
     """A checkout with all features, and a study of one training that takes some ten seconds."""
     shutil.copytree(features.root, root, symlinks=True)
     study = yaml.safe_load((root / QUICK).read_text())
-    study |= {"tables": ["one"], "figures": [], "seeds": [0, 1]}
+    study |= {"tables": ["one"], "figures": [], "seeds": [0]}
     study["training"] |= {"epochs": EPOCHS, "evaluate_every": EPOCHS}
     (root / "study.yaml").write_text(yaml.safe_dump(study))
     table = yaml.safe_load((root / "workflow" / "tables" / "avin_fusion.yaml").read_text())
@@ -230,7 +230,7 @@ def log_of(clone: Clone) -> str:
 
 
 def finished_runs(clone: Clone) -> list[dict[str, Any]]:
-    """metrics.json of the study's runs: two seeds."""
+    """metrics.json of the study's runs."""
     found = [json.loads(path.read_text()) for path in clone.results.glob("runs/*/seed*/metrics.json")]
     return [run for run in found if run["experiment"]["recipe"]["epochs"] == EPOCHS]
 
@@ -267,7 +267,7 @@ def attempts(slurm: Slurm, clone: Clone, others: Sequence[Future[None]]) -> None
     assert log_of(clone).startswith(f"Slurm job {last} on ")
     assert log_of(clone).count("usable clips") == 1
     assert "going on after epoch" in log_of(clone)
-    assert len(finished_runs(clone)) == 2
+    assert len(finished_runs(clone)) == 1
 
 
 def killed_snakemake(slurm: Slurm, clone: Clone) -> None:
@@ -289,8 +289,8 @@ def killed_snakemake(slurm: Slurm, clone: Clone) -> None:
     jobs = slurm.jobs(clone, "%i %T", "--states=all")
     assert [job[1] for job in jobs] == ["COMPLETED", "COMPLETED"]
     assert jobs[0][0] == first, "the first job ran to its end"
-    assert log_of(clone).count("another process has trained it meanwhile") == 2
-    assert len(finished_runs(clone)) == 2
+    assert log_of(clone).count("another process has trained it meanwhile") == 1
+    assert len(finished_runs(clone)) == 1
 
 
 def fake_gpu(slurm: Slurm, clone: Clone) -> None:

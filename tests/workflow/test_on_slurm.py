@@ -43,7 +43,7 @@ def slurm_script(*arguments: object) -> subprocess.CompletedProcess[str]:
 
 @dataclass
 class Clone:
-    """A checkout with `.venv`, as the documentation has it; the profile looks at jobs after 3, 16 and 39 s, not after 20, 50 and 90."""
+    """A checkout with `.venv`, as the documentation has it; the profile looks at jobs after 1, 12 and 33 s, not after 20, 50 and 90."""
 
     root: Path
 
@@ -123,7 +123,7 @@ def make_clone(root: Path) -> Clone:
     sources_to(root)
     (root / ".venv").symlink_to(Path(sys.executable).parent.parent)
     profile = root / "workflow" / "profiles" / "slurm" / "profile.yaml"
-    profile.write_text(re.sub(rf"{POLL}: \d+", f"{POLL}: 3", profile.read_text()))
+    profile.write_text(re.sub(rf"{POLL}: \d+", f"{POLL}: 1", profile.read_text()))
     return Clone(root)
 
 

@@ -128,8 +128,11 @@ class VGGish(nn.Module):
             layers += [nn.Conv2d(before, width, 3, padding=1), nn.ReLU()]
             layers += [nn.MaxPool2d(2)] if last else []
             before = width
-        # With few channels half the time on a CPU; with 64 no more than otherwise.
-        self.features = nn.Sequential(*layers).to(memory_format=torch.channels_last)
+        self.features = nn.Sequential(*layers)
+        if (
+            channels < 64
+        ):  # few channels take half the time so on a CPU; with 64 the numbers stay torchvggish's to the last bit
+            self.features.to(memory_format=torch.channels_last)
         sizes = (6 * 4 * 8 * c, 64 * c, 64 * c, 128)
         dense = ((nn.Linear(i, o), nn.ReLU()) for i, o in itertools.pairwise(sizes))
         self.embeddings = nn.Sequential(*(layer for pair in dense for layer in pair))

@@ -83,8 +83,10 @@ def extract(
         else:
             configs[text] = published_config(text)
     if learned:
+        from avpipe.training.devices import keep_freed_memory
         from avpipe.training.encode import encode_shard
 
+        keep_freed_memory()
         counts = encode_shard(segments, manifest, shard, learned, out, device=device, threads=threads)
         typer.echo(json.dumps(counts))
     if not configs:

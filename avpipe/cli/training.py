@@ -58,9 +58,10 @@ def train(
 ) -> None:
     """Train and evaluate one experiment; writes runs/{experiment}/seed{n}/metrics.json and predictions.parquet."""
     from avpipe.lock import sole_writer
-    from avpipe.training.devices import started_processes
+    from avpipe.training.devices import keep_freed_memory, started_processes
     from avpipe.training.run import train_experiment
 
+    keep_freed_memory()
     room = None if feature_memory is None else feature_memory * 10**6
     experiment, folder = _read(file, results)
     started = started_processes() > 1  # by torchrun; the process that started it holds the locks

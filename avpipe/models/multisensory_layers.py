@@ -62,8 +62,27 @@ class SameConv(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, in_channels, ...) -> (B, channels, ...); an axis of n is ceil(n / stride) afterwards."""
         x, padding = _pad_end(x, self.kernel, self.stride)
+        if len(self.kernel) == 1 and self.stride[0] > 1 and x.shape[1] == 2:  # a waveform
+            return conv_by_phases(x, self.weight, self.bias, self.stride[0], padding[0])
         convolve = functional.conv1d if len(self.kernel) == 1 else functional.conv3d
         return convolve(x, self.weight, self.bias, self.stride, padding)
+
+
+def conv_by_phases(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, padding: int) -> Tensor:
+    """`torch.nn.functional.conv1d`, in half of the time on a CPU where there are few input channels.
+
+    Sample i of a channel becomes sample i // stride of the channel's i % stride'th phase, so the convolution moves by one
+    step and has `stride` times as many input channels. The kernel gets zeros up to a multiple of the stride.
+    """
+    taps = -(-weight.shape[-1] // stride)
+    steps = (x.shape[-1] + 2 * padding - weight.shape[-1]) // stride + taps
+
+    def phases(samples: Tensor) -> Tensor:  # (N, C, stride n) -> (N, C stride, n)
+        return samples.unflatten(-1, (-1, stride)).transpose(2, 3).flatten(1, 2)
+
+    x = functional.pad(x, (padding, steps * stride - x.shape[-1] - padding))
+    weight = functional.pad(weight, (0, taps * stride - weight.shape[-1]))
+    return functional.conv1d(phases(x), phases(weight), bias)
 
 
 class BatchNorm(nn.Module):

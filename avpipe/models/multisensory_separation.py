@@ -233,30 +233,31 @@ class MultisensorySeparation(nn.Module):
         return Spectrogram(functional.pad(magnitude, (0, 1), value=-1), torch.cat([phase, last], dim=-1))
 
 
-def separation_losses(
-    predicted: Spectrogram, truth: Spectrogram, phase_weight: float = 0.01
-) -> dict[str, Tensor]:
-    """Both losses of the paper, to be weighted by their names.
-
-    A predicted sound's cost beside a true one is the mean absolute difference of their magnitudes (1 is 90 decibels) plus
-    `phase_weight` times that of their phases, which do not wrap around.
+def on_off_loss(predicted: Spectrogram, truth: Spectrogram, phase_weight: float = 0.01) -> Tensor:
+    """The paper's loss of a network whose first sound is the on-screen one: the mean over clips of `difference`.
 
     Args:
         predicted: (B, 2, T, 1025), on-screen first.
         truth: the same for the two sounds that were mixed.
         phase_weight: the released code's by default.
-
-    Returns:
-        `on_off`: the cost of both in the given order. `any_order`: in the order with the smaller cost, which each clip has
-        for itself (permutation-invariant training). Both are means over clips.
     """
-    cost = sum(
-        weight * (ours.unsqueeze(2) - theirs.unsqueeze(1)).abs().mean((3, 4))
-        for weight, ours, theirs in zip((1.0, phase_weight), predicted, truth, strict=True)
-    )  # (B, predicted 2, true 2)
-    assert isinstance(cost, Tensor)
-    given, swapped = cost[:, 0, 0] + cost[:, 1, 1], cost[:, 0, 1] + cost[:, 1, 0]
-    return {"on_off": given.mean(), "any_order": torch.minimum(given, swapped).mean()}
+    return difference(predicted, truth, phase_weight).mean()
+
+
+def any_order_loss(predicted: Spectrogram, truth: Spectrogram, phase_weight: float = 0.01) -> Tensor:
+    """As `on_off_loss`, but each clip's sounds are in the order with the smaller difference (permutation-invariant training)."""
+    swapped = Spectrogram(*(each.flip(1) for each in truth))
+    orders = (difference(predicted, each, phase_weight) for each in (truth, swapped))
+    return torch.minimum(*orders).mean()
+
+
+def difference(predicted: Spectrogram, truth: Spectrogram, phase_weight: float) -> Tensor:
+    """The sum over both sounds of the mean absolute difference of their magnitudes (1 is 90 decibels) plus `phase_weight`
+    times that of their phases, which do not wrap around: (B, 2, T, F) -> (B,)."""
+    magnitude, phase = (
+        (ours - theirs).abs().mean((2, 3)).sum(1) for ours, theirs in zip(predicted, truth, strict=True)
+    )
+    return magnitude + phase_weight * phase
 
 
 def normalize_loudness(sound: Tensor, rms: float = 0.1) -> Tensor:

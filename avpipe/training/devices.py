@@ -4,6 +4,7 @@ Importing Fabric takes two seconds of processor time, more than many trainings h
 """
 
 import contextlib
+import ctypes
 import os
 from typing import Any
 
@@ -51,6 +52,16 @@ class _InBfloat16(nn.Module):
         with torch.autocast("cpu", torch.bfloat16):
             output = self.model(*inputs)
         return output.float() if isinstance(output, Tensor) else output.in_float32()
+
+
+def keep_freed_memory() -> None:
+    """Have this process keep up to 1 GiB of memory that it frees. By glibc's own rules it is given back after each step of a
+    training on a CPU and asked for again page by page, which is a tenth of a step's time. Elsewhere this does nothing."""
+    trim_threshold, mmap_threshold = -1, -3  # numbers from malloc.h
+    with contextlib.suppress(AttributeError, OSError):
+        libc = ctypes.CDLL(None)
+        libc.mallopt(trim_threshold, 2**30)
+        libc.mallopt(mmap_threshold, 2**25)  # the largest that glibc itself would choose
 
 
 def started_processes() -> int:

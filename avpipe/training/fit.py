@@ -105,9 +105,10 @@ class _Training:
             use_whole_batches(self.network)
             torch.manual_seed(seed + 1_000_003 * fabric.global_rank)  # each process drops out other units
         self.network.to(self.device)
-        self.optimizer = make_optimizer(recipe, self.network)
-        best: Literal["max", "min"] = "max" if self.metric.higher_is_better else "min"
-        self.schedule = make_schedule(recipe, self.optimizer, best)
+        if recipe.epochs:  # not for nothing: an optimizer makes torch import its compiler, for a second
+            self.optimizer = make_optimizer(recipe, self.network)
+            best: Literal["max", "min"] = "max" if self.metric.higher_is_better else "min"
+            self.schedule = make_schedule(recipe, self.optimizer, best)
         self.model = fabric.setup_module(self.network)
         self.shuffler = torch.Generator().manual_seed(seed)
         self.rows: list[dict[str, float]] = []

@@ -17,7 +17,7 @@ Deviation: the released code mixes the clips of a batch with one another.
 
 import csv
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
@@ -33,7 +33,7 @@ from avpipe.media.presets import Preset
 from avpipe.metrics.metric import Metric
 from avpipe.metrics.separation import on_off_error, separation_scores, si_sdr
 from avpipe.models.base import model_default
-from avpipe.models.multisensory_separation import UNet, mix, separation_losses
+from avpipe.models.multisensory_separation import UNet, any_order_loss, mix, on_off_loss
 from avpipe.models.spectrogram import (
     EDGE,
     HOP,
@@ -196,13 +196,15 @@ class Separation(RawTask):
         return super().model()
 
     def loss(self, model: nn.Module, batch: SeparationBatch, progress: float) -> dict[str, Tensor]:
-        """`on_off`, `any_order` and `l2`, half of the sum of the u-net's squared weights, each times its factor."""
+        """`on_off`, `any_order` and `l2` (`_penalty`), each times its factor; only those with a factor are computed."""
         predicted = model(batch.frames, batch.parts.sum(1))
         truth = spectrogram(batch.parts.mean(2))  # (B, 2, T, 1025)
-        unet = next(part for part in model.modules() if isinstance(part, UNet))
-        squares = [w.square().sum() for w in unet.parameters() if w.ndim > 1]
-        terms = {**separation_losses(predicted, truth), "l2": torch.stack(squares).sum() / 2}
-        return {name: factor * terms[name] for name, factor in self.weights.items() if factor}
+        terms: dict[str, Callable[[], Tensor]] = {
+            "on_off": lambda: on_off_loss(predicted, truth),
+            "any_order": lambda: any_order_loss(predicted, truth),
+            "l2": lambda: _penalty(model),
+        }
+        return {name: factor * terms[name]() for name, factor in self.weights.items() if factor}
 
     def evaluate(self, model: nn.Module, loader: Loader) -> Evaluation:
         """All `metrics`. The table has a row for each mixture: clip, other, hidden (left, right or none); the scores of both
@@ -359,6 +361,12 @@ def _pictures(batch: SeparationBatch, magnitude: Tensor, i: int) -> dict[str, An
         for name, each in shown.items()
     }  # fmt: skip
     return {"frame": frame.tobytes(), "height": frame.shape[0], "width": frame.shape[1], **bands}
+
+
+def _penalty(model: nn.Module) -> Tensor:
+    """Half of the sum of the u-net's squared weights, without its vectors."""
+    unet = next(part for part in model.modules() if isinstance(part, UNet))
+    return torch.stack([w.square().sum() for w in unet.parameters() if w.ndim > 1]).sum() / 2
 
 
 def window_of(seconds: float, preset: Preset) -> tuple[int, int]:

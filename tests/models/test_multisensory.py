@@ -95,9 +95,11 @@ def tf_pool(x, kernel, stride):
 
 @pytest.mark.parametrize("size", [7, 8, 9, 10])
 @pytest.mark.parametrize(("kernel", "stride"), [(4, 1), (4, 3), (5, 2), (1, 2)])
-def test_a_convolution_of_any_length_is_tensorflows(size, kernel, stride):
+@pytest.mark.parametrize("channels", [2, 3])  # 2: computed in another way
+def test_a_convolution_of_any_length_is_tensorflows(size, kernel, stride, channels):
     random = np.random.default_rng(0)
-    x, conv = random.normal(size=(size, 2)), SameConv(2, 3, [kernel], [stride], bias=True).double()
+    x = random.normal(size=(size, channels))
+    conv = SameConv(channels, 3, [kernel], [stride], bias=True).double()
     weight = conv.weight.detach().numpy().transpose(2, 1, 0)
     found = conv(torch.from_numpy(x.T)[None])[0].detach().numpy().T
     np.testing.assert_allclose(found, tf_conv(x, weight, [stride]), atol=1e-12)

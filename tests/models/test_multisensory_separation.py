@@ -16,9 +16,10 @@ from avpipe.models.multisensory_separation import (
     Down,
     MultisensorySeparation,
     Up,
+    any_order_loss,
     mix,
     normalize_loudness,
-    separation_losses,
+    on_off_loss,
     stretch,
 )
 from avpipe.models.spectrogram import Spectrogram, spectrogram, waveform
@@ -249,7 +250,7 @@ def test_a_step_of_training_reaches_every_parameter_but_the_head():
     model, (frames, mixture) = small(), clips(2)
     result = model(frames, mixture)
     truth = spectrogram(0.1 * torch.randn(2, 2, CLIP))
-    separation_losses(result, truth)["on_off"].backward()
+    on_off_loss(result, truth).backward()
     assert untrained(model) == ["multisensory.head.weight", "multisensory.head.bias"]
 
 
@@ -282,7 +283,7 @@ def test_results_in_bfloat16_are_nearly_those_of_float32():
         rough = model(frames, mixture)
         assert rough.magnitude.dtype == torch.float32
         with without_onednn():
-            separation_losses(model.train()(frames, mixture), spectrogram(mixture))["on_off"].backward()
+            on_off_loss(model.train()(frames, mixture), spectrogram(mixture)).backward()
     assert (rough.magnitude - exact.magnitude).norm() < 0.02 * exact.magnitude.norm()
     assert all(p.grad.isfinite().all() for p in model.parameters() if p.requires_grad)
 
@@ -314,11 +315,9 @@ def test_losses_of_two_clips_are_those_of_loops():
             costs.append(cost)
         on_off.append(costs[0])
         any_order.append(min(costs))
-    found = separation_losses(
-        Spectrogram(*torch.from_numpy(predicted)), Spectrogram(*torch.from_numpy(truth))
-    )
-    assert found["on_off"].item() == pytest.approx(np.mean(on_off))
-    assert found["any_order"].item() == pytest.approx(np.mean(any_order))
+    both = Spectrogram(*torch.from_numpy(predicted)), Spectrogram(*torch.from_numpy(truth))
+    assert on_off_loss(*both).item() == pytest.approx(np.mean(on_off))
+    assert any_order_loss(*both).item() == pytest.approx(np.mean(any_order))
     assert any_order[1] == pytest.approx(2 * 0.01 * 1.01)
     assert any_order[1] < on_off[1]
 
@@ -332,18 +331,17 @@ def constant(*values: float) -> Spectrogram:
 def test_losses_of_constant_sounds_are_those_computed_by_hand():
     # in order: |.2 - .5| + |.6 - .1| = .8; exchanged: |.2 - .1| + |.6 - .5| = .2; phases differ by the same
     predicted, truth = constant(0.2, 0.6), constant(0.5, 0.1)
-    found = separation_losses(predicted, truth)
-    assert found["on_off"].item() == pytest.approx(0.8 * 1.01)
-    assert found["any_order"].item() == pytest.approx(0.2 * 1.01)
-    found = separation_losses(predicted, constant(0.1, 0.5), phase_weight=0.5)
-    assert found["on_off"].item() == found["any_order"].item() == pytest.approx(0.2 * 1.5)
-    assert MultisensorySeparation.default_loss_weights.keys() == {*found, "l2"}
+    assert on_off_loss(predicted, truth).item() == pytest.approx(0.8 * 1.01)
+    assert any_order_loss(predicted, truth).item() == pytest.approx(0.2 * 1.01)
+    for loss in (on_off_loss, any_order_loss):
+        found = loss(predicted, constant(0.1, 0.5), phase_weight=0.5)
+        assert found.item() == pytest.approx(0.2 * 1.5)
 
 
 def test_only_the_better_order_gives_gradients():
     predicted = constant(0.2, 0.6)
     magnitude = predicted.magnitude.clone().requires_grad_()
-    separation_losses(Spectrogram(magnitude, predicted.phase), constant(0.5, 0.1))["any_order"].backward()
+    any_order_loss(Spectrogram(magnitude, predicted.phase), constant(0.5, 0.1)).backward()
     expected = torch.full((1, 2, 3, 5), 1 / 15, dtype=torch.float64)  # |.2 - .1| and |.6 - .5| both want less
     torch.testing.assert_close(magnitude.grad, expected)
 
@@ -375,7 +373,7 @@ def test_a_full_size_step_on_two_mixtures():
     frames = torch.randint(0, 256, (2, 3, 63, 224, 224), dtype=torch.uint8)
     found = sizes_of_layers(model)
     result = model(frames, mixture.sound)
-    losses = separation_losses(result, spectrogram(mixture.parts.mean(2)))
-    (losses["on_off"] + losses["any_order"]).backward()
+    truth = spectrogram(mixture.parts.mean(2))
+    (on_off_loss(result, truth) + any_order_loss(result, truth)).backward()
     assert found == TABLE
     assert untrained(model) == ["multisensory.head.weight", "multisensory.head.bias"]

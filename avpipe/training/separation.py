@@ -4,15 +4,13 @@ Owens and Efros, Audio-Visual Scene Analysis with Self-Supervised Multisensory F
 `avpipe.models.multisensory_separation`. Lengths, losses and loudness are those of the released code
 (andrewowens/multisensory: src/sep_params.py, src/sourcesep.py).
 
-Each clip is on-screen once an epoch. In training, the other clip and where both are cut are drawn anew each time. In
-evaluation they follow from the clips' names, so every model separates the same mixtures; or the other clip is the one that
-`annotations/pairs.csv` names (columns clip, other). Both clips are of the same split, so if the splits have different
-speakers, so have the mixtures.
+Each clip is on-screen once an epoch. In training, where clips are cut is drawn anew each time, and the clips of a batch are
+mixed with one another, as in the released code (`mixed_in_batch`). In evaluation the other clip and the cuts follow from the
+clips' names, so every model separates the same mixtures; or the other clip is the one that `annotations/pairs.csv` names
+(columns clip, other). Both clips are of the same split, so if the splits have different speakers, so have the mixtures.
 
 With `off_screen: NAME`, half of the other clips in training are of another dataset, as the slides' "VoxCeleb + AudioSet" has
-it. The evaluated mixtures stay the same.
-
-Deviation: the released code mixes the clips of a batch with one another.
+it; the rest are then drawn from all training clips. The evaluated mixtures stay the same.
 """
 
 import csv
@@ -181,7 +179,7 @@ class Separation(RawTask):
         return None
 
     def read(self, clip: RawClip) -> SeparationBatch:
-        """A random other clip, window of each, crop, and a horizontal flip for half of the items."""
+        """A random other clip (used in a batch of one, or with `off_screen`), window of each, crop, and half of the items mirrored."""
         return self._item(clip, torch.default_generator, augment=True)
 
     def read_held_out(self, clip: RawClip) -> SeparationBatch:
@@ -197,8 +195,9 @@ class Separation(RawTask):
 
     def loss(self, model: nn.Module, batch: SeparationBatch, progress: float) -> dict[str, Tensor]:
         """`on_off`, `any_order` and `l2` (`_penalty`), each times its factor; only those with a factor are computed."""
-        predicted = model(batch.frames, batch.parts.sum(1))
-        truth = spectrogram(batch.parts.mean(2))  # (B, 2, T, 1025)
+        parts = batch.parts if self.data.off_screen else mixed_in_batch(batch.parts)
+        predicted = model(batch.frames, parts.sum(1))
+        truth = spectrogram(parts.mean(2))  # (B, 2, T, 1025)
         terms: dict[str, Callable[[], Tensor]] = {
             "on_off": lambda: on_off_loss(predicted, truth),
             "any_order": lambda: any_order_loss(predicted, truth),
@@ -361,6 +360,24 @@ def _pictures(batch: SeparationBatch, magnitude: Tensor, i: int) -> dict[str, An
         for name, each in shown.items()
     }  # fmt: skip
     return {"frame": frame.tobytes(), "height": frame.shape[0], "width": frame.shape[1], **bands}
+
+
+def mixed_in_batch(parts: Tensor) -> Tensor:
+    """The off-screen sound of item i becomes the on-screen one of item i + B // 2; after the last item comes the first.
+
+    So each sound is on-screen once and off-screen once, and in an even batch each mixture is there for the pictures of either
+    clip. A batch of one keeps the sound that was drawn for it. With several processes, each mixes its own part.
+
+    Args:
+        parts: (B, 2, 2, L), on-screen first.
+
+    Returns:
+        The same shape.
+    """
+    on_screen = parts[:, 0]
+    return (
+        parts if len(parts) == 1 else torch.stack([on_screen, on_screen.roll(-(len(parts) // 2), 0)], dim=1)
+    )
 
 
 def _penalty(model: nn.Module) -> Tensor:

@@ -18,7 +18,14 @@ from avpipe.plan.experiment import Experiment
 from avpipe.plan.recipe import Recipe
 from avpipe.training.data import collate
 from avpipe.training.pretrained import Pretrained
-from avpipe.training.separation import Separation, SeparationBatch, hide_half, side_by_side, window_of
+from avpipe.training.separation import (
+    Separation,
+    SeparationBatch,
+    hide_half,
+    mixed_in_batch,
+    side_by_side,
+    window_of,
+)
 from tests.builders import encode_video, tar_of
 
 from .conftest import SHARD, write_study
@@ -100,8 +107,8 @@ def test_a_window_has_the_released_sizes_and_an_option_is_a_longer_one():
 
 def test_both_sounds_have_one_loudness_and_their_sum_is_what_the_network_hears(open_task):
     task = open_task()
-    item = task.datasets()["train"][0]
-    torch.testing.assert_close(item.parts.square().mean(-1), torch.full((2, 2), 0.01))
+    items = [task.datasets()["train"][i] for i in range(2)]
+    torch.testing.assert_close(items[0].parts.square().mean(-1), torch.full((2, 2), 0.01))
     heard = []
 
     class Listening(MultisensorySeparation):
@@ -109,8 +116,8 @@ def test_both_sounds_have_one_loudness_and_their_sum_is_what_the_network_hears(o
             heard.append(mixture)
             return super().forward(frames, mixture)
 
-    task.loss(Listening(**OPTIONS), collate([item, item]), 0.0)
-    assert torch.equal(heard[0], torch.stack([item.parts[0] + item.parts[1]] * 2))
+    task.loss(Listening(**OPTIONS), collate(items), 0.0)
+    assert torch.equal(heard[0], torch.stack([items[0].parts[0] + items[1].parts[0]] * 2))
 
 
 def test_the_other_clip_is_of_the_same_split_and_drawn_anew_in_each_epoch(open_task):
@@ -321,6 +328,25 @@ def test_starts_from_an_alignment_network_or_from_a_separation_network(open_task
     assert (network.multisensory.fused.conv5_2.norm.weight == 1).all()
     task.start = Pretrained("before", network.state_dict(), "")
     torch.testing.assert_close(task.model().state_dict(), network.state_dict(), rtol=0, atol=0)
+
+
+def test_in_training_the_clips_of_a_batch_are_mixed_with_one_another():
+    parts = torch.randn(4, 2, 2, 5)
+    found = mixed_in_batch(parts)
+    assert torch.equal(found[:, 0], parts[:, 0])
+    assert torch.equal(found[:, 1], parts[[2, 3, 0, 1], 0])  # mixtures 0 and 2, 1 and 3 are the same
+    assert torch.equal(mixed_in_batch(parts[:3])[:, 1], parts[[1, 2, 0], 0])
+    assert torch.equal(mixed_in_batch(parts[:1]), parts[:1])
+
+
+@pytest.mark.parametrize("off_screen", [False, True])
+def test_sounds_of_another_dataset_stay_in_their_mixtures(open_task, off_screen):
+    task = open_task(loss_weights={"l2": 0.0})
+    task.data = replace(task.data, off_screen=list(task.data.raw.values()) if off_screen else [])
+    batch = collate([task.datasets()["train"][i] for i in range(2)])
+    expected = batch.parts if off_screen else torch.stack([batch.parts[:, 0], batch.parts[[1, 0], 0]], 1)
+    loss = task.loss(knowing(expected.mean(2)), batch, 0.0)["on_off"]
+    assert loss.item() == pytest.approx(0, abs=1e-6)
 
 
 def test_the_penalty_is_on_the_weights_of_the_u_nets_convolutions_alone(open_task):

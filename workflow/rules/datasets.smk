@@ -10,6 +10,8 @@ rule demo:
     conda:
         "../../envs/media.yaml"
     threads: 8
+    # It takes all cores; the experiments can be written beside other jobs.
+    priority: 1
     resources:
         mem_mb=each_attempt(2000),
         runtime=each_attempt(60),

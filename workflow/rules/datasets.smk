@@ -7,11 +7,10 @@ rule demo:
         directory("results/{dataset}/annotations"),
     log:
         "results/{dataset}/logs/demo.log",
+    priority: 1  # it takes all cores; the experiments can be written beside other jobs
     conda:
         "../../envs/media.yaml"
     threads: 8
-    # It takes all cores; the experiments can be written beside other jobs.
-    priority: 1
     resources:
         mem_mb=each_attempt(2000),
         runtime=each_attempt(60),

@@ -374,10 +374,10 @@ def mixed_in_batch(parts: Tensor) -> Tensor:
     Returns:
         The same shape.
     """
+    if len(parts) == 1:
+        return parts
     on_screen = parts[:, 0]
-    return (
-        parts if len(parts) == 1 else torch.stack([on_screen, on_screen.roll(-(len(parts) // 2), 0)], dim=1)
-    )
+    return torch.stack([on_screen, on_screen.roll(-(len(parts) // 2), 0)], dim=1)
 
 
 def _penalty(model: nn.Module) -> Tensor:

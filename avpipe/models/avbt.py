@@ -129,9 +129,8 @@ class VGGish(nn.Module):
             layers += [nn.MaxPool2d(2)] if last else []
             before = width
         self.features = nn.Sequential(*layers)
-        if (
-            channels < 64
-        ):  # few channels take half the time so on a CPU; with 64 the numbers stay torchvggish's to the last bit
+        # Few channels take half the time so on a CPU; with 64 the numbers stay torchvggish's to the last bit.
+        if channels < 64:
             self.features.to(memory_format=torch.channels_last)
         sizes = (6 * 4 * 8 * c, 64 * c, 64 * c, 128)
         dense = ((nn.Linear(i, o), nn.ReLU()) for i, o in itertools.pairwise(sizes))

@@ -105,7 +105,7 @@ class _Training:
             use_whole_batches(self.network)
             torch.manual_seed(seed + 1_000_003 * fabric.global_rank)  # each process drops out other units
         self.network.to(self.device)
-        if recipe.epochs:  # not for nothing: an optimizer makes torch import its compiler, for a second
+        if recipe.epochs:  # else there is nothing to optimize, and making an optimizer takes torch a second
             self.optimizer = make_optimizer(recipe, self.network)
             best: Literal["max", "min"] = "max" if self.metric.higher_is_better else "min"
             self.schedule = make_schedule(recipe, self.optimizer, best)

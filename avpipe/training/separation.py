@@ -179,7 +179,8 @@ class Separation(RawTask):
         return None
 
     def read(self, clip: RawClip) -> SeparationBatch:
-        """A random other clip (used in a batch of one, or with `off_screen`), window of each, crop, and half of the items mirrored."""
+        """A random window, crop, and a horizontal flip for half of the items; and a random window of a random other clip, which is
+        heard in a batch of one, or with `off_screen`."""
         return self._item(clip, torch.default_generator, augment=True)
 
     def read_held_out(self, clip: RawClip) -> SeparationBatch:

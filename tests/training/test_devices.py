@@ -29,6 +29,5 @@ def test_freed_memory_is_kept_for_the_next_step():
         int(subprocess.check_output([sys.executable, "-c", FAULTS.replace("if keep", f"if {keep}")]))
         for keep in (True, False)
     )
-    assert (
-        kept < 100 < given_back
-    )  # pages; a step touches 31,000 of 4 kB, fewer where the system has larger ones
+    # Pages; a round touches 31,000 of 4 kB, fewer where the system has larger ones.
+    assert kept < 100 < given_back

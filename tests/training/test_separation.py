@@ -349,6 +349,14 @@ def test_sounds_of_another_dataset_stay_in_their_mixtures(open_task, off_screen)
     assert loss.item() == pytest.approx(0, abs=1e-6)
 
 
+def test_the_loss_has_the_terms_that_have_a_factor(open_task):
+    named = MultisensorySeparation.default_loss_weights
+    batch = collate([open_task().datasets()["train"][i] for i in range(2)])
+    for chosen in ({"on_off"}, {"any_order", "l2"}, set(named)):
+        task = open_task(loss_weights={name: float(name in chosen) for name in named})
+        assert task.loss(MultisensorySeparation(**OPTIONS), batch, 0.0).keys() == chosen
+
+
 def test_the_penalty_is_on_the_weights_of_the_u_nets_convolutions_alone(open_task):
     task = open_task(loss_weights={"on_off": 0.0, "l2": 0.5})
     network = MultisensorySeparation(**OPTIONS)
